@@ -1,1 +1,13 @@
-//! assay-lm.
+//! Decoder-only language models: configuration, weights, tokenizer, chat template, transformer, adapters, sampling.
+
+mod config;
+mod error;
+mod source;
+mod weights;
+
+pub use config::{
+    Architecture, ModelConfig, RopeScaling, RopeSettings, SUPPORTED_ARCHITECTURES,
+};
+pub use error::LmError;
+pub use source::ModelSource;
+pub use weights::{GgufFile, Weights};

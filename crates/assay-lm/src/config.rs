@@ -1,0 +1,206 @@
+//! The shape of a decoder-only transformer, as `config.json` or GGUF metadata states it.
+//!
+//! Decides which models this crate computes and refuses the rest by name: an architecture, an activation, a sliding
+//! window or a rotary embedding that is not implemented is an error here and never a wrong number later. Reads no
+//! weights and no tokenizer.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::LmError;
+
+mod gguf;
+mod hugging_face;
+mod rope;
+
+pub use rope::{RopeScaling, RopeSettings};
+
+pub(crate) use hugging_face::{CONFIG_FILE, read_json};
+
+/// The families of models that are computed.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Architecture {
+    /// Llama 2 and 3, SmolLM 1 and 2, and others that publish as `LlamaForCausalLM`.
+    Llama,
+    /// Qwen 2 and 2.5: Llama with a bias on queries, keys and values.
+    Qwen2,
+}
+
+/// Names of the supported architectures, for messages.
+pub const SUPPORTED_ARCHITECTURES: &str = "llama (LlamaForCausalLM) and qwen2 (Qwen2ForCausalLM)";
+
+/// The shape and constants of one model.
+///
+/// A value that comes from [`ModelConfig::read`] has passed [`ModelConfig::validate`].
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct ModelConfig {
+    /// The family.
+    pub architecture: Architecture,
+    /// Rows of the embedding and of the output matrix.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the feed-forward layer.
+    pub intermediate_size: usize,
+    /// Number of transformer layers.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of a head; even.
+    pub head_dim: usize,
+    /// The constant under the root of every norm.
+    pub rms_norm_eps: f64,
+    /// The rotary embedding.
+    pub rope: RopeSettings,
+    /// The longest sequence in tokens.
+    pub max_positions: usize,
+    /// Whether queries, keys and values have a bias.
+    pub qkv_bias: bool,
+    /// Whether the output matrix is the embedding.
+    pub tie_word_embeddings: bool,
+    /// The token that starts a document, if the model names one.
+    pub bos_token_id: Option<u32>,
+    /// Every token that ends a generation: `generation_config.json` where present, else the configuration.
+    pub eos_token_ids: Vec<u32>,
+}
+
+impl Architecture {
+    /// The class that transformers builds for this family.
+    pub fn causal_lm_class(self) -> &'static str {
+        match self {
+            Self::Llama => "LlamaForCausalLM",
+            Self::Qwen2 => "Qwen2ForCausalLM",
+        }
+    }
+
+    /// The class that transformers builds for a per-token head on this family.
+    pub fn token_classification_class(self) -> &'static str {
+        match self {
+            Self::Llama => "LlamaForTokenClassification",
+            Self::Qwen2 => "Qwen2ForTokenClassification",
+        }
+    }
+
+    /// The family's `model_type` in `config.json` and `general.architecture` in GGUF.
+    pub fn model_type(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Qwen2 => "qwen2",
+        }
+    }
+}
+
+impl ModelConfig {
+    /// Reads a Hugging Face directory (`config.json`, `generation_config.json`) or a `.gguf` file.
+    ///
+    /// # Errors
+    /// Names the file and the setting: missing or malformed files, an unsupported architecture or option, sizes that
+    /// contradict each other.
+    pub fn read(path: &Path) -> Result<Self, LmError> {
+        crate::source::ModelSource::open(path)?.config()
+    }
+
+    /// Width of all query heads together.
+    pub fn query_size(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Width of all key (or value) heads together.
+    pub fn kv_size(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Checks that sizes are within bounds and do not contradict each other; `path` is named in the error.
+    ///
+    /// # Errors
+    /// [`LmError::InvalidConfig`] naming the setting and its bound.
+    pub fn validate(&self, path: &Path) -> Result<(), LmError> {
+        let bounds: [(&str, usize, usize); 8] = [
+            ("vocab_size", self.vocab_size, 1 << 22),
+            ("hidden_size", self.hidden_size, 1 << 16),
+            ("intermediate_size", self.intermediate_size, 1 << 20),
+            ("num_hidden_layers", self.layers, 1 << 10),
+            ("num_attention_heads", self.heads, 1 << 10),
+            ("num_key_value_heads", self.kv_heads, 1 << 10),
+            ("head_dim", self.head_dim, 1 << 10),
+            ("max_position_embeddings", self.max_positions, 1 << 24),
+        ];
+        for (field, value, highest) in bounds {
+            if value == 0 || value > highest {
+                return invalid(path, field, format!("must lie in 1..={highest}, not {value}"));
+            }
+        }
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            let reason = format!("{} does not divide num_attention_heads = {}", self.kv_heads, self.heads);
+            return invalid(path, "num_key_value_heads", reason);
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            return invalid(path, "head_dim", format!("must be even for rotary embedding, not {}", self.head_dim));
+        }
+        if !(self.rms_norm_eps > 0.0 && self.rms_norm_eps < 1.0) {
+            return invalid(path, "rms_norm_eps", format!("must lie in (0, 1), not {}", self.rms_norm_eps));
+        }
+        for &id in self.eos_token_ids.iter().chain(&self.bos_token_id) {
+            if id as usize >= self.vocab_size {
+                let reason = format!("{id} is outside the vocabulary of {}", self.vocab_size);
+                return invalid(path, "bos_token_id, eos_token_id", reason);
+            }
+        }
+        self.rope.validate(path, self.head_dim)
+    }
+}
+
+pub(crate) fn invalid<T>(path: &Path, field: &str, reason: impl Into<String>) -> Result<T, LmError> {
+    Err(LmError::InvalidConfig { path: path.to_owned(), field: field.to_owned(), reason: reason.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(crate) fn small() -> ModelConfig {
+        ModelConfig {
+            architecture: Architecture::Llama,
+            vocab_size: 64,
+            hidden_size: 32,
+            intermediate_size: 48,
+            layers: 2,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 8,
+            rms_norm_eps: 1e-5,
+            rope: RopeSettings { theta: 10_000.0, scaling: RopeScaling::None },
+            max_positions: 128,
+            qkv_bias: false,
+            tie_word_embeddings: true,
+            bos_token_id: Some(1),
+            eos_token_ids: vec![2],
+        }
+    }
+
+    #[test]
+    fn contradictory_sizes_name_the_setting() {
+        let path = Path::new("m/config.json");
+        assert!(small().validate(path).is_ok());
+        let broken: [(fn(&mut ModelConfig), &str); 8] = [
+            (|c| c.heads = 0, "m/config.json: num_attention_heads: must lie in 1..=1024, not 0"),
+            (|c| c.kv_heads = 3, "num_key_value_heads: 3 does not divide num_attention_heads = 4"),
+            (|c| c.head_dim = 7, "head_dim: must be even"),
+            (|c| c.layers = 1 << 40, "num_hidden_layers"),
+            (|c| c.vocab_size = usize::MAX, "vocab_size"),
+            (|c| c.rms_norm_eps = f64::NAN, "rms_norm_eps"),
+            (|c| c.rope.theta = 0.0, "rope_theta"),
+            (|c| c.eos_token_ids = vec![64], "64 is outside the vocabulary of 64"),
+        ];
+        for (break_it, expected) in broken {
+            let mut config = small();
+            break_it(&mut config);
+            let message = config.validate(path).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message:?} lacks {expected:?}");
+        }
+    }
+}
