@@ -1,1 +1,21 @@
-//! assay-tasks.
+//! What is learned from and what is measured on: problems, prompts, answers, reasoning steps, perturbed demonstrations
+//! and the trace record.
+//!
+//! Everything here is pure: no model, no device, no printing. The only effects are reading and writing files in
+//! [`datasets`] and [`trace_io`]. All randomness comes from [`random::Stream`].
+
+pub mod answers;
+pub mod arithmetic;
+pub mod datasets;
+mod error;
+mod lines;
+pub mod message;
+pub mod perturbations;
+pub mod problem;
+pub mod prompts;
+pub mod random;
+pub mod segments;
+pub mod trace;
+pub mod trace_io;
+
+pub use error::TasksError;

@@ -1,0 +1,93 @@
+//! A question with what an expert wrote about it, and the check that problem sets do not overlap.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::TasksError;
+
+/// How many overlapping problems an error names.
+const EXAMPLES: usize = 5;
+
+/// One question, with the expert's reasoning and the gold answer where they are known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Identifier, unique in its data set.
+    pub id: String,
+    /// The question as the user wrote it.
+    pub question: String,
+    /// The expert's reasoning: calculator marks stripped, without the final answer line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub demonstration: Option<String>,
+    /// The gold answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+}
+
+/// Checks that no problem is in two of the three sets, by identifier and by question.
+///
+/// Questions are compared without regard to case and white space, so a renumbered copy is still found.
+///
+/// # Errors
+/// [`TasksError::Overlap`] naming the two sets and the first shared identifiers or questions.
+pub fn assert_disjoint(train: &[Problem], validation: &[Problem], test: &[Problem]) -> Result<(), TasksError> {
+    assert_pair(("train", train), ("validation", validation))?;
+    assert_pair(("train", train), ("test", test))?;
+    assert_pair(("validation", validation), ("test", test))
+}
+
+fn assert_pair(
+    (first, left): (&'static str, &[Problem]),
+    (second, right): (&'static str, &[Problem]),
+) -> Result<(), TasksError> {
+    let ids: BTreeSet<&str> = left.iter().map(|problem| problem.id.as_str()).collect();
+    let questions: BTreeSet<String> = left.iter().map(|problem| normalised(&problem.question)).collect();
+    let mut shared = Vec::new();
+    for problem in right {
+        if ids.contains(problem.id.as_str()) {
+            shared.push(problem.id.clone());
+        } else if questions.contains(&normalised(&problem.question)) {
+            shared.push(problem.question.clone());
+        }
+    }
+    if shared.is_empty() {
+        return Ok(());
+    }
+    let count = shared.len();
+    shared.truncate(EXAMPLES);
+    Err(TasksError::Overlap { first, second, count, examples: shared })
+}
+
+fn normalised(question: &str) -> String {
+    question.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(id: &str, question: &str) -> Problem {
+        Problem { id: id.into(), question: question.into(), ..Problem::default() }
+    }
+
+    #[test]
+    fn fault_15_a_test_problem_in_training_or_validation_is_an_error() {
+        let train = [problem("a", "How many?"), problem("b", "How much?")];
+        let validation = [problem("c", "When?")];
+        let test = [problem("d", "Where?")];
+        assert!(assert_disjoint(&train, &validation, &test).is_ok());
+
+        let renumbered = [problem("x", "how  MUCH?")];
+        let error = assert_disjoint(&train, &validation, &renumbered).unwrap_err();
+        assert_eq!(error.to_string(), r#"train and test share 1 problems, among them ["how  MUCH?"]"#);
+
+        let same_id = [problem("c", "Whence?")];
+        match assert_disjoint(&train, &validation, &same_id).unwrap_err() {
+            TasksError::Overlap { first, second, count, examples } => {
+                assert_eq!((first, second, count, examples), ("validation", "test", 1, vec!["c".to_string()]));
+            }
+            other => panic!("{other}"),
+        }
+        assert!(assert_disjoint(&train, &train[1..], &test).is_err());
+    }
+}
