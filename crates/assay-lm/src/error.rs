@@ -113,14 +113,6 @@ pub enum LmError {
         /// What is not supported, and what is.
         reason: String,
     },
-    /// A token id is outside the vocabulary.
-    #[error("token id {id} is outside the vocabulary of {vocab_size} tokens")]
-    UnknownToken {
-        /// The id.
-        id: u32,
-        /// The number of tokens.
-        vocab_size: usize,
-    },
     /// A chat prompt was asked of a model that has no chat template.
     #[error(
         "{} has no chat template (tokenizer_config.json, chat_template.jinja or tokenizer.chat_template): \

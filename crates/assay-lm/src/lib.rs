@@ -3,6 +3,8 @@
 mod config;
 mod error;
 mod source;
+mod template;
+mod tokenizer;
 mod weights;
 
 pub use config::{
@@ -10,4 +12,6 @@ pub use config::{
 };
 pub use error::LmError;
 pub use source::ModelSource;
+pub use template::{ChatTemplate, GenerationPrompt, TemplateDate};
+pub use tokenizer::{ControlTokens, Tokenizer};
 pub use weights::{GgufFile, Weights};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::config::CONFIG_FILE;
 use crate::weights::{GgufFile, Weights};
-use crate::{LmError, ModelConfig};
+use crate::{ChatTemplate, LmError, ModelConfig, Tokenizer};
 
 /// An existing model on disk.
 #[derive(Clone, Debug)]
@@ -69,6 +69,28 @@ impl ModelSource {
         match self {
             Self::Directory(dir) => Weights::from_directory(dir),
             Self::Gguf(file) => Ok(Weights::from_gguf(Arc::clone(file))),
+        }
+    }
+
+    /// The model's tokenizer.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::read`].
+    pub fn tokenizer(&self) -> Result<Tokenizer, LmError> {
+        match self {
+            Self::Directory(dir) => Tokenizer::from_directory(dir),
+            Self::Gguf(file) => Tokenizer::from_gguf(file),
+        }
+    }
+
+    /// The model's own chat template.
+    ///
+    /// # Errors
+    /// [`LmError::NoTemplate`] when the model has none; the reasons of [`ChatTemplate::new`].
+    pub fn template(&self, tokenizer: &Tokenizer) -> Result<ChatTemplate, LmError> {
+        match self {
+            Self::Directory(dir) => ChatTemplate::from_directory(dir, tokenizer),
+            Self::Gguf(file) => ChatTemplate::from_gguf(file, tokenizer),
         }
     }
 }

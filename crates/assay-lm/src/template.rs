@@ -1,0 +1,277 @@
+//! A model's own chat template, rendered as transformers renders it.
+//!
+//! The template comes from the model that is prompted, never from a table of names; a model without one is refused
+//! unless [`ChatTemplate::plain`] is chosen. Templates are untrusted programs: they run with a budget of work and
+//! memory, see no files and include no other template. Text of messages never becomes a control token.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use assay_tasks::message::Message;
+use minijinja::{Environment, Value, context};
+use serde::Deserialize;
+
+use crate::config::read_json;
+use crate::tokenizer::{Piece, Tokenizer};
+use crate::weights::GgufFile;
+use crate::{ControlTokens, LmError};
+
+mod date;
+mod environment;
+
+pub use date::TemplateDate;
+
+const TEMPLATE_FILE: &str = "chat_template.jinja";
+const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
+const NAME: &str = "chat";
+
+/// Whether a rendering ends with the header of the assistant's turn.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum GenerationPrompt {
+    /// The rendering is a prompt: the model's next token is the completion's first.
+    Add,
+    /// The rendering is a finished conversation.
+    Omit,
+}
+
+/// A compiled chat template of one model.
+#[derive(Clone, Debug)]
+pub struct ChatTemplate {
+    path: PathBuf,
+    /// `None` for the plain template.
+    engine: Option<Environment<'static>>,
+    source: Option<String>,
+    names: TokenNames,
+    end_of_turn: u32,
+}
+
+/// Names of control tokens that a template may print.
+#[derive(Clone, Debug, Default)]
+struct TokenNames {
+    bos: Option<String>,
+    eos: Option<String>,
+    pad: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct TokenizerConfigFile {
+    chat_template: Option<TemplateField>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum TemplateField {
+    One(String),
+    Named(Vec<NamedTemplate>),
+}
+
+#[derive(Deserialize)]
+struct NamedTemplate {
+    name: String,
+    template: String,
+}
+
+impl ChatTemplate {
+    /// Compiles a template for a tokenizer and finds the token that ends an assistant's turn.
+    ///
+    /// `origin` is named in errors: the file that the template comes from.
+    ///
+    /// # Errors
+    /// [`LmError::Template`] when the source does not parse, [`LmError::ForeignTemplate`] when it ends a turn with a
+    /// control token that the tokenizer does not have, [`LmError::NoEndOfTurn`] when nothing ends a turn.
+    pub fn new(source: &str, tokenizer: &Tokenizer, origin: &Path) -> Result<Self, LmError> {
+        let engine = environment::compile(source, NAME, TemplateDate::default())
+            .map_err(|source| LmError::Template { path: origin.to_owned(), action: "parsing", source })?;
+        let mut template = Self {
+            path: origin.to_owned(),
+            engine: Some(engine),
+            source: Some(source.to_owned()),
+            names: TokenNames::of(tokenizer),
+            end_of_turn: 0,
+        };
+        template.end_of_turn = template.find_end_of_turn(tokenizer)?;
+        Ok(template)
+    }
+
+    /// The template of a base model: contents of messages with a blank line after each, no roles, no control tokens.
+    ///
+    /// A turn ends with the tokenizer's end-of-text token.
+    ///
+    /// # Errors
+    /// [`LmError::NoEndOfTurn`] when the tokenizer names no such token.
+    pub fn plain(tokenizer: &Tokenizer) -> Result<Self, LmError> {
+        let path = tokenizer.path().to_owned();
+        match tokenizer.eos() {
+            Some(end_of_turn) => {
+                Ok(Self { path, engine: None, source: None, names: TokenNames::of(tokenizer), end_of_turn })
+            }
+            None => Err(LmError::NoEndOfTurn { path }),
+        }
+    }
+
+    /// Reads `chat_template.jinja`, else `tokenizer_config.json`, of a directory.
+    pub(crate) fn from_directory(dir: &Path, tokenizer: &Tokenizer) -> Result<Self, LmError> {
+        let path = dir.join(TEMPLATE_FILE);
+        if path.is_file() {
+            let source = fs::read_to_string(&path)
+                .map_err(|source| LmError::Io { action: "reading", path: path.clone(), source })?;
+            return Self::new(&source, tokenizer, &path);
+        }
+        let path = dir.join(TOKENIZER_CONFIG_FILE);
+        let field = match path.is_file() {
+            true => read_json::<TokenizerConfigFile>(&path, "tokenizer configuration")?.chat_template,
+            false => None,
+        };
+        let source = match field {
+            Some(TemplateField::One(source)) => Some(source),
+            Some(TemplateField::Named(list)) => {
+                list.into_iter().find(|named| named.name == "default").map(|named| named.template)
+            }
+            None => None,
+        };
+        match source {
+            Some(source) => Self::new(&source, tokenizer, &path),
+            None => Err(LmError::NoTemplate { path: dir.to_owned() }),
+        }
+    }
+
+    /// Reads `tokenizer.chat_template` of a GGUF file.
+    pub(crate) fn from_gguf(file: &GgufFile, tokenizer: &Tokenizer) -> Result<Self, LmError> {
+        match file.text("tokenizer.chat_template")? {
+            Some(source) => Self::new(source, tokenizer, file.path()),
+            None => Err(LmError::NoTemplate { path: file.path().to_owned() }),
+        }
+    }
+
+    /// The same template with another date for templates that print today's.
+    ///
+    /// # Errors
+    /// Never for a template that compiled before.
+    pub fn with_date(mut self, date: TemplateDate) -> Result<Self, LmError> {
+        if let Some(source) = &self.source {
+            let engine = environment::compile(source, NAME, date)
+                .map_err(|source| LmError::Template { path: self.path.clone(), action: "parsing", source })?;
+            self.engine = Some(engine);
+        }
+        Ok(self)
+    }
+
+    /// The text of a conversation.
+    ///
+    /// # Errors
+    /// [`LmError::Template`] when the template raises an exception, fails or exceeds its budget.
+    pub fn render(&self, messages: &[Message], prompt: GenerationPrompt) -> Result<String, LmError> {
+        let Some(engine) = &self.engine else {
+            return Ok(messages.iter().map(|message| format!("{}\n\n", message.content)).collect());
+        };
+        let values: Value = messages
+            .iter()
+            .map(|message| context! { role => message.role.name(), content => message.content.as_str() })
+            .collect();
+        let context = context! {
+            messages => values,
+            add_generation_prompt => prompt == GenerationPrompt::Add,
+            tools => (),
+            documents => (),
+            ..self.names.context()
+        };
+        let failed = |source| LmError::Template { path: self.path.clone(), action: "rendering", source };
+        engine.get_template(NAME).map_err(failed)?.render(context).map_err(failed)
+    }
+
+    /// Token ids of a prompt, up to and with the header of the assistant's turn.
+    ///
+    /// Control tokens that the template writes are control tokens; names of control tokens in messages stay text. The
+    /// beginning of text is the template's business, so it is never doubled; the plain template puts it first where
+    /// the tokenizer expects it.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`] and [`Tokenizer::encode`].
+    pub fn prompt_ids(&self, tokenizer: &Tokenizer, messages: &[Message]) -> Result<Vec<u32>, LmError> {
+        if self.engine.is_none() {
+            let mut ids: Vec<u32> = tokenizer.bos().filter(|_| tokenizer.adds_bos()).into_iter().collect();
+            ids.extend(tokenizer.encode(&self.render(messages, GenerationPrompt::Add)?)?);
+            return Ok(ids);
+        }
+        let mark = unused_mark(messages);
+        let guarded: Vec<Message> = messages
+            .iter()
+            .map(|message| Message { role: message.role, content: tokenizer.guard(&message.content, mark) })
+            .collect();
+        let text = self.render(&guarded, GenerationPrompt::Add)?;
+        let mut ids = Vec::new();
+        for piece in tokenizer.pieces(&text) {
+            match piece {
+                Piece::Control(id) => ids.push(id),
+                Piece::Text(text) if text.contains(mark) => ids.extend(tokenizer.encode(&text.replace(mark, ""))?),
+                Piece::Text(text) => ids.extend(tokenizer.encode(text)?),
+            }
+        }
+        Ok(ids)
+    }
+
+    /// The token that ends an assistant's turn: the last token of every completion that was not cut.
+    pub fn end_of_turn(&self) -> u32 {
+        self.end_of_turn
+    }
+
+    /// The template's source; none for the plain template.
+    pub fn source(&self) -> Option<&str> {
+        self.source.as_deref()
+    }
+
+    /// Writes `chat_template.jinja` into an existing directory; nothing for the plain template.
+    ///
+    /// # Errors
+    /// Names the file that could not be written.
+    pub fn save(&self, dir: &Path) -> Result<(), LmError> {
+        let Some(source) = &self.source else { return Ok(()) };
+        let path = dir.join(TEMPLATE_FILE);
+        fs::write(&path, source).map_err(|source| LmError::Io { action: "writing", path, source })
+    }
+
+    /// The first control token after an assistant's content, else the tokenizer's end of text.
+    fn find_end_of_turn(&self, tokenizer: &Tokenizer) -> Result<u32, LmError> {
+        let messages = [Message::user("question"), Message::assistant(PROBE)];
+        let rendered = self.render(&messages, GenerationPrompt::Omit).unwrap_or_default();
+        let after = rendered.rsplit_once(PROBE).map_or("", |(_, after)| after);
+        if let Some(token) = control_shaped(after).filter(|token| tokenizer.token_id(token).is_none()) {
+            return Err(LmError::ForeignTemplate { path: self.path.clone(), token: token.to_owned() });
+        }
+        let control = tokenizer.pieces(after).into_iter().find_map(|piece| match piece {
+            Piece::Control(id) => Some(id),
+            Piece::Text(_) => None,
+        });
+        control.or(tokenizer.eos()).ok_or_else(|| LmError::NoEndOfTurn { path: self.path.clone() })
+    }
+}
+
+const PROBE: &str = "assistantcontent";
+
+impl TokenNames {
+    fn of(tokenizer: &Tokenizer) -> Self {
+        let name = |id: Option<u32>| id.map(|id| tokenizer.decode(&[id], ControlTokens::Keep));
+        Self { bos: name(tokenizer.bos()), eos: name(tokenizer.eos()), pad: name(tokenizer.pad()) }
+    }
+
+    /// The names that exist; the others stay undefined, as in transformers.
+    fn context(&self) -> Value {
+        let named = [("bos_token", &self.bos), ("eos_token", &self.eos), ("pad_token", &self.pad)];
+        named.into_iter().filter_map(|(key, name)| Some((key, name.clone()?))).collect()
+    }
+}
+
+/// A leading `<|name|>`, after whitespace.
+fn control_shaped(text: &str) -> Option<&str> {
+    let text = text.trim_start();
+    let inner = text.strip_prefix("<|")?;
+    let end = inner.find("|>")?;
+    let word = inner[..end].chars().all(|c| c.is_alphanumeric() || c == '_');
+    word.then(|| &text[..end + 4])
+}
+
+/// A private-use character that no message contains.
+fn unused_mark(messages: &[Message]) -> char {
+    let used = |mark: &char| messages.iter().any(|message| message.content.contains(*mark));
+    ('\u{e000}'..='\u{f8ff}').find(|mark| !used(mark)).unwrap_or('\u{10fffd}')
+}

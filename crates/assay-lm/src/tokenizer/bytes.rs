@@ -1,0 +1,166 @@
+//! Bytes of tokens, and character-safe ranges over them.
+
+use std::path::Path;
+
+use tokenizers::DecoderWrapper;
+
+use crate::LmError;
+
+/// The exact bytes of every token of a vocabulary, in one buffer.
+#[derive(Clone, Debug)]
+pub(super) struct TokenBytes {
+    buffer: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl TokenBytes {
+    /// Spells every token of a byte-level or closed vocabulary.
+    pub(super) fn of(inner: &tokenizers::Tokenizer, path: &Path) -> Result<Self, LmError> {
+        let byte_level = match inner.get_decoder() {
+            Some(DecoderWrapper::ByteLevel(_)) => true,
+            Some(DecoderWrapper::Fuse(_)) => false,
+            _ => {
+                let reason = "this kind of tokenizer is not supported, only byte-level BPE and closed vocabularies";
+                return Err(LmError::UnsupportedTokenizer { path: path.to_owned(), reason: reason.to_owned() });
+            }
+        };
+        let added = inner.get_added_tokens_decoder();
+        let mut spelled: Vec<(u32, Vec<u8>)> = Vec::new();
+        for (token, id) in inner.get_vocab(true) {
+            let exact = !byte_level || added.contains_key(&id);
+            spelled.push((id, if exact { token.into_bytes() } else { byte_level_bytes(&token) }));
+        }
+        spelled.sort_unstable_by_key(|(id, _)| *id);
+        if spelled.last().is_some_and(|(id, _)| *id as usize >= 2 * spelled.len() + MAX_GAP) {
+            let reason = "token ids are far beyond the number of tokens".to_owned();
+            return Err(LmError::UnsupportedTokenizer { path: path.to_owned(), reason });
+        }
+        let (mut buffer, mut ends) = (Vec::new(), Vec::new());
+        for (id, token) in spelled {
+            ends.resize(id as usize, buffer.len());
+            buffer.extend_from_slice(&token);
+            ends.push(buffer.len());
+        }
+        Ok(Self { buffer, ends })
+    }
+
+    /// A token's bytes; nothing for ids outside the vocabulary.
+    pub(super) fn of_token(&self, id: u32) -> &[u8] {
+        let id = id as usize;
+        let start = match id {
+            0 => 0,
+            _ => self.ends.get(id - 1).copied().unwrap_or(self.buffer.len()),
+        };
+        let end = self.ends.get(id).copied().unwrap_or(start);
+        &self.buffer[start..end]
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+}
+
+const MAX_GAP: usize = 1 << 16;
+
+/// Joins tokens into a text and gives each its byte range in it.
+///
+/// Bytes that are no valid UTF-8 become one U+FFFD a maximal run of a broken character. A boundary inside a character
+/// moves to the character's start, so a character belongs to the last token that has part of it.
+pub(super) fn spell<'t>(tokens: impl Iterator<Item = &'t [u8]>) -> (String, Vec<(usize, usize)>) {
+    let (mut raw, mut ends) = (Vec::new(), Vec::new());
+    for token in tokens {
+        raw.extend_from_slice(token);
+        ends.push(raw.len());
+    }
+    let mut text = String::with_capacity(raw.len());
+    // Positions in `raw` at which a character of `text` ends, as (raw, text).
+    let mut marks = vec![(0, 0)];
+    let mut at = 0;
+    for chunk in raw.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            text.push(c);
+            at += c.len_utf8();
+            marks.push((at, text.len()));
+        }
+        if !chunk.invalid().is_empty() {
+            text.push(char::REPLACEMENT_CHARACTER);
+            at += chunk.invalid().len();
+            marks.push((at, text.len()));
+        }
+    }
+    let mut spans = Vec::with_capacity(ends.len());
+    let (mut start, mut mark) = (0, 0);
+    for end in ends {
+        while mark + 1 < marks.len() && marks[mark + 1].0 <= end {
+            mark += 1;
+        }
+        spans.push((start, marks[mark].1));
+        start = marks[mark].1;
+    }
+    (text, spans)
+}
+
+/// Ranges without gaps or overlaps from a tokenizer's own ranges, which repeat a character that tokens share.
+pub(super) fn char_spans(offsets: &[(usize, usize)], length: usize) -> Vec<(usize, usize)> {
+    let mut spans = Vec::with_capacity(offsets.len());
+    let mut start = 0;
+    for (index, _) in offsets.iter().enumerate() {
+        let next = offsets.get(index + 1).map_or(length, |next| next.0);
+        let end = next.max(start);
+        spans.push((start, end));
+        start = end;
+    }
+    spans
+}
+
+/// Undoes GPT-2's printable alphabet; a token that is not written in it stands for its own UTF-8.
+fn byte_level_bytes(token: &str) -> Vec<u8> {
+    let bytes: Option<Vec<u8>> = token.chars().map(byte_of).collect();
+    bytes.unwrap_or_else(|| token.as_bytes().to_vec())
+}
+
+/// The byte that a character of GPT-2's alphabet stands for.
+///
+/// Printable Latin-1 stands for itself; the other 68 bytes, in order, are U+0100 and following.
+fn byte_of(c: char) -> Option<u8> {
+    let printable = |code: u32| matches!(code, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    let code = u32::from(c);
+    if printable(code) {
+        return u8::try_from(code).ok();
+    }
+    let index = code.checked_sub(0x100)?;
+    (0..=u8::MAX).filter(|&byte| !printable(u32::from(byte))).nth(index as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alphabet_has_each_byte_once() {
+        let mut bytes: Vec<u8> = (0..0x200).filter_map(char::from_u32).filter_map(byte_of).collect();
+        bytes.sort_unstable();
+        assert_eq!(bytes, (0..=255).collect::<Vec<u8>>());
+        assert_eq!(byte_of('Ġ'), Some(b' '));
+        assert_eq!(byte_of('Ċ'), Some(b'\n'));
+        assert_eq!(byte_level_bytes("Ġcafé"), b" caf\xe9");
+        assert_eq!(byte_level_bytes("a b"), b"a b");
+    }
+
+    /// The four bytes of one character in three tokens, then a broken byte, then text.
+    #[test]
+    fn shared_characters_belong_to_their_last_token() {
+        let crab = "🦀".as_bytes();
+        let tokens = [b"a".as_slice(), &crab[..1], &crab[1..3], &crab[3..], b"\xff", b"b\xe2\x82", b"!"];
+        let (text, spans) = spell(tokens.into_iter());
+        assert_eq!(text, "a🦀\u{fffd}b\u{fffd}!");
+        assert_eq!(spans, [(0, 1), (1, 1), (1, 1), (1, 5), (5, 8), (8, 9), (9, 13)]);
+        assert_eq!(text.len(), 13);
+    }
+
+    #[test]
+    fn repeated_ranges_become_a_partition() {
+        assert_eq!(char_spans(&[(0, 4), (0, 4), (4, 5), (5, 8)], 8), [(0, 0), (0, 4), (4, 5), (5, 8)]);
+        assert_eq!(char_spans(&[(1, 3), (4, 5)], 6), [(0, 4), (4, 6)]);
+    }
+}
