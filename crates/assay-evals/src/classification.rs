@@ -1,0 +1,145 @@
+//! Reward against correctness: does a higher score mean a correct trace, and by how much.
+//!
+//! Ranking (AUROC) is here; probabilities (temperature, isotonic, ECE, Brier, reliability) are in the calibration
+//! part. All slices are parallel: entry i of each belongs to trace i, and the shorter one bounds the result.
+
+mod calibration;
+
+pub use calibration::{
+    Calibration, ECE_BINS, Isotonic, ReliabilityBin, brier, brier_weighted, ece, ece_weighted, fit_calibration,
+    fit_isotonic, fit_temperature, reliability,
+};
+
+use crate::statistics::mean;
+
+/// Area under the ROC curve: `P(score of a correct > score of a wrong) + 1/2 P(equal)`, over all pairs.
+///
+/// `None` if there is one class only.
+pub fn auroc(scores: &[f64], correct: &[bool]) -> Option<f64> {
+    RankedTraces::new(scores, correct, &vec![0; scores.len()]).auroc(&[1.0])
+}
+
+/// Mean over groups (problems, generators) of the AUROC within the group, each group with both classes counted once.
+///
+/// `groups[i]` is the group of trace i. Returns the per-group values in ascending group order with their groups;
+/// groups of one class are left out. Their mean is the number to report: a ranking within a problem cannot profit
+/// from telling easy problems from hard ones.
+pub fn auroc_by_group(scores: &[f64], correct: &[bool], groups: &[usize]) -> Vec<(usize, f64)> {
+    let mut order: Vec<usize> = (0..scores.len().min(correct.len()).min(groups.len())).collect();
+    order.sort_by_key(|&i| groups[i]);
+    let of_group = |members: &[usize]| {
+        let own_scores: Vec<f64> = members.iter().map(|&i| scores[i]).collect();
+        let own_labels: Vec<bool> = members.iter().map(|&i| correct[i]).collect();
+        Some((groups[members[0]], auroc(&own_scores, &own_labels)?))
+    };
+    order.chunk_by(|&a, &b| groups[a] == groups[b]).filter_map(of_group).collect()
+}
+
+/// The mean of [`auroc_by_group`]; `None` if no group has both classes.
+pub fn auroc_within(scores: &[f64], correct: &[bool], groups: &[usize]) -> Option<f64> {
+    let values: Vec<f64> = auroc_by_group(scores, correct, groups).into_iter().map(|(_, value)| value).collect();
+    mean(&values)
+}
+
+/// Traces sorted by score once, so that the AUROC of each bootstrap resample is one linear pass.
+#[derive(Clone, Debug)]
+pub struct RankedTraces {
+    /// Class, unit and whether the score equals the one before, in ascending order of score.
+    ranked: Vec<(bool, u32, bool)>,
+}
+
+impl RankedTraces {
+    /// Sorts; `units[i]` is the bootstrap unit (the problem) of trace i.
+    pub fn new(scores: &[f64], correct: &[bool], units: &[usize]) -> Self {
+        let mut order: Vec<(f64, bool, u32)> =
+            scores.iter().zip(correct).zip(units).map(|((&score, &class), &unit)| (score, class, unit as u32)).collect();
+        order.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut previous = f64::NAN;
+        let mark = |(score, class, unit)| {
+            let tied = score == previous;
+            previous = score;
+            (class, unit, tied)
+        };
+        Self { ranked: order.into_iter().map(mark).collect() }
+    }
+
+    /// AUROC in which a trace counts `weights[unit]` times; `None` if one class has no weight.
+    pub fn auroc(&self, weights: &[f64]) -> Option<f64> {
+        let (mut wrong_below, mut right, mut pairs) = (0.0, 0.0, 0.0);
+        let (mut block_right, mut block_wrong) = (0.0, 0.0);
+        for &(class, unit, tied) in &self.ranked {
+            if !tied {
+                pairs += block_right * (wrong_below + 0.5 * block_wrong);
+                wrong_below += block_wrong;
+                right += block_right;
+                (block_right, block_wrong) = (0.0, 0.0);
+            }
+            let weight = weights[unit as usize];
+            if class {
+                block_right += weight;
+            } else {
+                block_wrong += weight;
+            }
+        }
+        pairs += block_right * (wrong_below + 0.5 * block_wrong);
+        let all_pairs = (right + block_right) * (wrong_below + block_wrong);
+        (all_pairs > 0.0).then(|| pairs / all_pairs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn auroc_by_hand_with_a_tie() {
+        // pairs (right, wrong): (2,1) won, (2,2) half, (3,1) won, (3,2) won
+        let value = auroc(&[1.0, 2.0, 2.0, 3.0], &[false, true, false, true]).unwrap();
+        assert_eq!(value, 3.5 / 4.0);
+        assert_eq!(auroc(&[1.0, 1.0], &[true, false]), Some(0.5));
+        assert_eq!(auroc(&[1.0, 2.0], &[true, true]), None);
+        assert_eq!(auroc(&[], &[]), None);
+    }
+
+    #[test]
+    fn within_problem_ignores_differences_between_problems() {
+        // Pooled the ranking looks good, within each problem it is upside down.
+        let scores = [10.0, 11.0, 12.0, 0.0, 1.0, 2.0, 13.0];
+        let correct = [true, true, false, true, false, false, true];
+        let problems = [7, 7, 7, 3, 3, 3, 9];
+        assert!(auroc(&scores, &correct).unwrap() > 0.5);
+        assert_eq!(auroc_by_group(&scores, &correct, &problems), [(3, 0.0), (7, 0.0)]);
+        assert_eq!(auroc_within(&scores, &correct, &problems), Some(0.0));
+        assert_eq!(auroc_within(&scores[6..], &correct[6..], &problems[6..]), None);
+    }
+
+    #[test]
+    fn weights_repeat_units() {
+        let (scores, correct, units) = ([0.3, 0.1, 0.2, 0.2], [true, false, true, false], [0, 0, 1, 1]);
+        let ranked = RankedTraces::new(&scores, &correct, &units);
+        let twice = auroc(&[0.3, 0.1, 0.3, 0.1, 0.2, 0.2], &[true, false, true, false, true, false]).unwrap();
+        assert!((ranked.auroc(&[2.0, 1.0]).unwrap() - twice).abs() < 1e-15);
+        assert_eq!(ranked.auroc(&[0.0, 0.0]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn auroc_counts_pairs(raw in prop::collection::vec((-4i8..5, any::<bool>()), 2..40)) {
+            let scores: Vec<f64> = raw.iter().map(|(s, _)| f64::from(*s)).collect();
+            let correct: Vec<bool> = raw.iter().map(|(_, c)| *c).collect();
+            let (mut won, mut pairs) = (0.0, 0.0);
+            for (a, _) in raw.iter().filter(|(_, c)| *c) {
+                for (b, _) in raw.iter().filter(|(_, c)| !*c) {
+                    pairs += 1.0;
+                    won += if a > b { 1.0 } else if a == b { 0.5 } else { 0.0 };
+                }
+            }
+            match auroc(&scores, &correct) {
+                Some(value) => prop_assert!((value - won / pairs).abs() < 1e-12),
+                None => prop_assert_eq!(pairs, 0.0),
+            }
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! From scores to probabilities, and how far off those are.
+
+use serde::{Deserialize, Serialize};
+
+use crate::scores::{sigmoid, softplus};
+
+/// Number of equal-width bins of the expected calibration error.
+pub const ECE_BINS: usize = 15;
+
+/// The probability that a trace is correct, `sigmoid(scale * score + bias)`: temperature `1 / scale` and a bias.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    /// Inverse temperature.
+    pub scale: f64,
+    /// Added to the scaled score.
+    pub bias: f64,
+}
+
+/// A non-decreasing map from score to probability.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Isotonic {
+    /// Distinct scores, ascending.
+    pub scores: Vec<f64>,
+    /// Probability at each of them.
+    pub probabilities: Vec<f64>,
+}
+
+/// One bin of the reliability diagram. The bin holds probabilities in `[low, high)`, the last also 1.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReliabilityBin {
+    /// Lower edge.
+    pub low: f64,
+    /// Upper edge.
+    pub high: f64,
+    /// Mean predicted probability of its traces.
+    pub confidence: f64,
+    /// Share of them that is correct.
+    pub accuracy: f64,
+    /// Their number.
+    pub count: usize,
+}
+
+impl Calibration {
+    /// The score itself as a logit.
+    pub const IDENTITY: Self = Self { scale: 1.0, bias: 0.0 };
+
+    /// `sigmoid(scale * score + bias)`.
+    pub fn probability(&self, score: f64) -> f64 {
+        sigmoid(self.scale * score + self.bias)
+    }
+}
+
+impl Isotonic {
+    /// Probability by linear interpolation between fitted scores, constant beyond them; 0.5 if nothing was fitted.
+    pub fn probability(&self, score: f64) -> f64 {
+        let above = self.scores.partition_point(|&known| known < score);
+        match (above.checked_sub(1), self.scores.get(above)) {
+            (None, None) => 0.5,
+            (None, Some(_)) => self.probabilities[0],
+            (Some(below), None) => self.probabilities[below],
+            (Some(below), Some(&right)) => {
+                let share = (score - self.scores[below]) / (right - self.scores[below]);
+                self.probabilities[below] + share * (self.probabilities[above] - self.probabilities[below])
+            }
+        }
+    }
+}
+
+/// Scale and bias with the least mean negative log-likelihood plus `5e-7 a^2`, `a` the scale on standardised scores.
+///
+/// Newton's method with step halving on two parameters. The ridge only matters when scores separate the classes
+/// perfectly, where the likelihood has no maximum. `None` if there is one class only.
+pub fn fit_calibration(scores: &[f64], correct: &[bool]) -> Option<Calibration> {
+    let positives = correct.iter().filter(|c| **c).count();
+    if positives == 0 || positives == correct.len() {
+        return None;
+    }
+    let centre = crate::statistics::mean(scores)?;
+    let spread = crate::statistics::population_std(scores).filter(|spread| *spread > 0.0).unwrap_or(1.0);
+    let standard: Vec<f64> = scores.iter().map(|score| (score - centre) / spread).collect();
+    let mut point = (0.0, 0.0);
+    let mut loss = penalised_nll(&standard, correct, point);
+    for _ in 0..100 {
+        let (step_a, step_b) = newton_step(&standard, correct, point);
+        let mut length = 1.0;
+        let mut next = (point.0 - step_a, point.1 - step_b);
+        let mut next_loss = penalised_nll(&standard, correct, next);
+        while next_loss > loss && length > 1e-10 {
+            length *= 0.5;
+            next = (point.0 - length * step_a, point.1 - length * step_b);
+            next_loss = penalised_nll(&standard, correct, next);
+        }
+        if next_loss > loss {
+            break;
+        }
+        let moved = (next.0 - point.0).abs() + (next.1 - point.1).abs();
+        (point, loss) = (next, next_loss);
+        if moved < 1e-13 {
+            break;
+        }
+    }
+    Some(Calibration { scale: point.0 / spread, bias: point.1 - point.0 * centre / spread })
+}
+
+/// The temperature T in [1e-3, 1e3] with the least mean negative log-likelihood of `sigmoid(score / T)`.
+///
+/// Golden-section search over log T, 100 steps. `None` on no traces.
+pub fn fit_temperature(scores: &[f64], correct: &[bool]) -> Option<f64> {
+    if scores.is_empty() || correct.is_empty() {
+        return None;
+    }
+    let loss = |log_t: f64| mean_nll(scores, correct, ((-log_t).exp(), 0.0));
+    let inverse_golden = (5f64.sqrt() - 1.0) / 2.0;
+    let (mut low, mut high) = (1e-3f64.ln(), 1e3f64.ln());
+    let (mut left, mut right) = (high - inverse_golden * (high - low), low + inverse_golden * (high - low));
+    let (mut loss_left, mut loss_right) = (loss(left), loss(right));
+    for _ in 0..100 {
+        if loss_left <= loss_right {
+            (high, right, loss_right) = (right, left, loss_left);
+            left = high - inverse_golden * (high - low);
+            loss_left = loss(left);
+        } else {
+            (low, left, loss_left) = (left, right, loss_right);
+            right = low + inverse_golden * (high - low);
+            loss_right = loss(right);
+        }
+    }
+    Some(((low + high) / 2.0).exp())
+}
+
+/// Isotonic regression of correctness on score by pool-adjacent-violators; equal scores are pooled first.
+pub fn fit_isotonic(scores: &[f64], correct: &[bool]) -> Isotonic {
+    let mut pairs: Vec<(f64, f64)> =
+        scores.iter().zip(correct).map(|(&score, &c)| (score, f64::from(u8::from(c)))).collect();
+    pairs.sort_by(|a, b| a.0.total_cmp(&b.0));
+    // Blocks of (sum of labels, traces, distinct scores).
+    let mut blocks: Vec<(f64, f64, usize)> = Vec::new();
+    let mut distinct = Vec::new();
+    for tied in pairs.chunk_by(|a, b| a.0 == b.0) {
+        distinct.push(tied[0].0);
+        let mut block = (tied.iter().map(|pair| pair.1).sum::<f64>(), tied.len() as f64, 1);
+        while let Some(last) = blocks.pop() {
+            if last.0 * block.1 < block.0 * last.1 {
+                blocks.push(last);
+                break;
+            }
+            block = (last.0 + block.0, last.1 + block.1, last.2 + block.2);
+        }
+        blocks.push(block);
+    }
+    let expand = |(sum, count, scores): (f64, f64, usize)| std::iter::repeat_n(sum / count, scores);
+    Isotonic { scores: distinct, probabilities: blocks.into_iter().flat_map(expand).collect() }
+}
+
+/// Mean squared error of probabilities, `1/n sum (p - correct)^2`; `None` on no traces.
+pub fn brier(probabilities: &[f64], correct: &[bool]) -> Option<f64> {
+    brier_weighted(probabilities, correct, |_| 1.0)
+}
+
+/// [`brier`] in which trace i counts `weight(i)` times; `None` if nothing has weight.
+pub fn brier_weighted(probabilities: &[f64], correct: &[bool], weight: impl Fn(usize) -> f64) -> Option<f64> {
+    let (mut total, mut weights) = (0.0, 0.0);
+    for (i, (p, &c)) in probabilities.iter().zip(correct).enumerate() {
+        let w = weight(i);
+        total += w * (p - f64::from(u8::from(c))).powi(2);
+        weights += w;
+    }
+    (weights > 0.0).then(|| total / weights)
+}
+
+/// Expected calibration error over [`ECE_BINS`] equal-width bins: `sum_b n_b/n |accuracy_b - confidence_b|`.
+///
+/// `None` on no traces.
+pub fn ece(probabilities: &[f64], correct: &[bool]) -> Option<f64> {
+    ece_weighted(probabilities, correct, |_| 1.0)
+}
+
+/// [`ece`] in which trace i counts `weight(i)` times; `None` if nothing has weight.
+pub fn ece_weighted(probabilities: &[f64], correct: &[bool], weight: impl Fn(usize) -> f64) -> Option<f64> {
+    // |accuracy - confidence| n_b is the absolute sum of (correct - p) over the bin.
+    let (mut gaps, mut weights) = ([0.0f64; ECE_BINS], 0.0);
+    for (i, (&p, &c)) in probabilities.iter().zip(correct).enumerate() {
+        let w = weight(i);
+        gaps[bin_of(p)] += w * (f64::from(u8::from(c)) - p);
+        weights += w;
+    }
+    (weights > 0.0).then(|| gaps.iter().map(|gap| gap.abs()).sum::<f64>() / weights)
+}
+
+/// The non-empty bins of the reliability diagram, in ascending order; the bins of [`ece`].
+pub fn reliability(probabilities: &[f64], correct: &[bool]) -> Vec<ReliabilityBin> {
+    let mut sums = [(0.0f64, 0.0f64, 0usize); ECE_BINS];
+    for (&p, &c) in probabilities.iter().zip(correct) {
+        let (confidence, accuracy, count) = &mut sums[bin_of(p)];
+        *confidence += p;
+        *accuracy += f64::from(u8::from(c));
+        *count += 1;
+    }
+    let width = 1.0 / ECE_BINS as f64;
+    let bin = |(b, (confidence, accuracy, count)): (usize, (f64, f64, usize))| ReliabilityBin {
+        low: b as f64 * width,
+        high: (b + 1) as f64 * width,
+        confidence: confidence / count as f64,
+        accuracy: accuracy / count as f64,
+        count,
+    };
+    sums.into_iter().enumerate().filter(|(_, (.., count))| *count > 0).map(bin).collect()
+}
+
+fn bin_of(probability: f64) -> usize {
+    ((probability * ECE_BINS as f64) as usize).min(ECE_BINS - 1)
+}
+
+const RIDGE: f64 = 1e-6;
+
+fn penalised_nll(scores: &[f64], correct: &[bool], point: (f64, f64)) -> f64 {
+    mean_nll(scores, correct, point) + 0.5 * RIDGE * point.0 * point.0
+}
+
+fn mean_nll(scores: &[f64], correct: &[bool], (scale, bias): (f64, f64)) -> f64 {
+    let of_trace = |(&score, &c): (&f64, &bool)| {
+        let logit = scale * score + bias;
+        softplus(if c { -logit } else { logit })
+    };
+    scores.iter().zip(correct).map(of_trace).sum::<f64>() / scores.len() as f64
+}
+
+/// Hessian^-1 gradient of the penalised loss in (scale, bias).
+fn newton_step(scores: &[f64], correct: &[bool], (scale, bias): (f64, f64)) -> (f64, f64) {
+    let n = scores.len() as f64;
+    let (mut grad_a, mut grad_b) = (RIDGE * scale, 0.0);
+    let (mut aa, mut ab, mut bb) = (RIDGE, 0.0, 1e-12);
+    for (&score, &c) in scores.iter().zip(correct) {
+        let p = sigmoid(scale * score + bias);
+        let (error, curvature) = ((p - f64::from(u8::from(c))) / n, p * (1.0 - p) / n);
+        grad_a += error * score;
+        grad_b += error;
+        aa += curvature * score * score;
+        ab += curvature * score;
+        bb += curvature;
+    }
+    let determinant = aa * bb - ab * ab;
+    ((bb * grad_a - ab * grad_b) / determinant, (aa * grad_b - ab * grad_a) / determinant)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ece_and_brier_by_hand() {
+        let (p, correct) = ([0.02, 0.03, 0.9, 1.0], [false, true, true, true]);
+        assert!((ece(&p, &correct).unwrap() - (0.95 + 0.1) / 4.0).abs() < 1e-12);
+        let expected = (0.02f64.powi(2) + 0.97f64.powi(2) + 0.01) / 4.0;
+        assert!((brier(&p, &correct).unwrap() - expected).abs() < 1e-12);
+        let bins = reliability(&p, &correct);
+        assert_eq!(bins.iter().map(|bin| bin.count).collect::<Vec<_>>(), [2, 1, 1]);
+        assert_eq!((bins[0].accuracy, bins[2].high), (0.5, 1.0));
+        assert_eq!((ece(&[], &[]), brier(&[], &[])), (None, None));
+    }
+
+    #[test]
+    fn calibration_recovers_the_generating_logits() {
+        // Each score repeated so that the share of correct traces equals sigmoid(2 s - 1) to three digits.
+        let (mut scores, mut correct) = (Vec::new(), Vec::new());
+        for step in -4i32..=4 {
+            let score = f64::from(step) / 2.0;
+            let right = (1000.0 * sigmoid(2.0 * score - 1.0)).round() as usize;
+            scores.extend(std::iter::repeat_n(score, 1000));
+            correct.extend((0..1000).map(|i| i < right));
+        }
+        let fitted = fit_calibration(&scores, &correct).unwrap();
+        assert!((fitted.scale - 2.0).abs() < 0.01 && (fitted.bias + 1.0).abs() < 0.01, "{fitted:?}");
+        let probabilities: Vec<f64> = scores.iter().map(|&s| fitted.probability(s)).collect();
+        assert!(ece(&probabilities, &correct).unwrap() < 0.002);
+        assert!((fit_temperature(&[1.0, 1.0, 1.0, 1.0], &[true, true, true, false]).unwrap() - 1.0 / 3f64.ln()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn separable_and_one_class_data_are_defined() {
+        let fitted = fit_calibration(&[-1.0, -0.5, 0.5, 1.0], &[false, false, true, true]).unwrap();
+        assert!(fitted.scale > 3.0 && fitted.scale.is_finite());
+        assert_eq!(fit_calibration(&[1.0, 2.0], &[true, true]), None);
+        let constant = fit_calibration(&[3.0, 3.0, 3.0, 3.0], &[true, false, false, false]).unwrap();
+        assert!((constant.probability(3.0) - 0.25).abs() < 1e-9);
+    }
+
+    #[test]
+    fn isotonic_pools_violators_and_interpolates() {
+        let fitted = fit_isotonic(&[1.0, 2.0, 3.0, 4.0, 4.0], &[false, true, false, true, true]);
+        assert_eq!(fitted.scores, [1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(fitted.probabilities, [0.0, 0.5, 0.5, 1.0]);
+        assert_eq!(fitted.probability(3.5), 0.75);
+        assert_eq!((fitted.probability(-9.0), fitted.probability(9.0)), (0.0, 1.0));
+        assert_eq!(fit_isotonic(&[], &[]).probability(0.0), 0.5);
+    }
+}

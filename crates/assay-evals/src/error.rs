@@ -1,0 +1,78 @@
+//! The one error type of this crate.
+
+use std::path::PathBuf;
+
+/// What went wrong, with what was being done to what.
+#[derive(Debug, thiserror::Error)]
+pub enum EvalError {
+    /// A name that is none of the known ones.
+    #[error("unknown {what} `{name}`{}", nearest.as_ref().map(|n| format!("; did you mean `{n}`?")).unwrap_or_default())]
+    UnknownName {
+        /// What kind of name: `selector`, `trace score`.
+        what: &'static str,
+        /// The name as given.
+        name: String,
+        /// The known name closest to it.
+        nearest: Option<&'static str>,
+    },
+    /// A number that is NaN or infinite.
+    #[error("{what} of a trace of problem `{id}` by `{generator}` is not finite")]
+    NonFinite {
+        /// Which measurement.
+        what: String,
+        /// The problem's identifier.
+        id: String,
+        /// The trace's generator.
+        generator: String,
+    },
+    /// Token arrays of one trace with different lengths.
+    #[error("a trace of problem `{id}` has {expected} tokens but {found} entries in {field}")]
+    Misaligned {
+        /// The problem's identifier.
+        id: String,
+        /// The array of the wrong length.
+        field: &'static str,
+        /// Number of tokens.
+        expected: usize,
+        /// Number of entries found.
+        found: usize,
+    },
+    /// A file that could not be read or written.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// `read` or `write`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A file that is not the JSON it should be.
+    #[error("{what}, line {line}: malformed JSON")]
+    Json {
+        /// Which file or text.
+        what: String,
+        /// One-based line number.
+        line: usize,
+        /// The cause.
+        source: serde_json::Error,
+    },
+    /// A summary whose tree does not end in `{value, low, high, n}` objects.
+    #[error("summary entry `{entry}`: {problem}")]
+    Summary {
+        /// The dotted name.
+        entry: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// The known name closest to `name` in edit distance, if any is within half of its length.
+pub(crate) fn nearest_name(name: &str, known: &[&'static str]) -> Option<&'static str> {
+    known
+        .iter()
+        .map(|&candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
+        .min()
+        .filter(|(distance, candidate)| *distance <= candidate.len().max(2) / 2 + 1)
+        .map(|(_, candidate)| candidate)
+}

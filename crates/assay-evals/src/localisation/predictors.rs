@@ -1,0 +1,233 @@
+//! The predictors: per-token suspicion from rewards, or from what needs no reward.
+
+use serde::{Deserialize, Serialize};
+
+use super::LocalisationCase;
+use crate::error::{EvalError, nearest_name};
+
+/// A rule that gives every token a suspicion; the predicted error token has the highest.
+///
+/// r_t is the reward after token t, l_t its log-probability.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Predictor {
+    /// `r_{t-1} - r_t` over consecutive scored tokens; the first has none.
+    LargestDrop,
+    /// `r'_t - r_t`, r' the reward of the unperturbed demonstration at the same token index. It sees the original.
+    PairedDrop,
+    /// `-r_t`.
+    LowestReward,
+    /// `-r_t` among tokens with a digit.
+    LowestRewardNumber,
+    /// The first token with `r_t` below a threshold, then the others by `-r_t`.
+    BelowThreshold,
+    /// The start of the second segment in the best two-mean fit with a fall between the segments:
+    /// `k (n-k) / n (mean_before - mean_from)^2`, negative where the mean rises.
+    ChangePoint,
+    /// Every token alike: the exact expectation of a uniform guess.
+    Chance,
+    /// `l_{t-1} - l_t`.
+    LogprobDrop,
+    /// `-l_t`.
+    LowestLogprob,
+    /// Entropy of the policy before token t.
+    Entropy,
+    /// `-l_t` among tokens with a digit.
+    SurprisingNumber,
+}
+
+impl Predictor {
+    /// Every predictor, in the order of [`Predictor::NAMES`].
+    pub const ALL: [Self; 11] = [
+        Self::LargestDrop,
+        Self::PairedDrop,
+        Self::LowestReward,
+        Self::LowestRewardNumber,
+        Self::BelowThreshold,
+        Self::ChangePoint,
+        Self::Chance,
+        Self::LogprobDrop,
+        Self::LowestLogprob,
+        Self::Entropy,
+        Self::SurprisingNumber,
+    ];
+
+    /// Names, as in `summary.json` and on the command line.
+    pub const NAMES: [&'static str; 11] = [
+        "largest_drop",
+        "paired_drop",
+        "lowest_reward",
+        "lowest_reward_number",
+        "below_threshold",
+        "change_point",
+        "chance",
+        "logprob_drop",
+        "lowest_logprob",
+        "entropy",
+        "surprising_number",
+    ];
+
+    /// The predictor's name.
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+
+    /// The predictor called `name`.
+    ///
+    /// # Errors
+    /// [`EvalError::UnknownName`] with the nearest known name.
+    pub fn parse(name: &str) -> Result<Self, EvalError> {
+        Self::ALL.into_iter().find(|predictor| predictor.name() == name).ok_or_else(|| EvalError::UnknownName {
+            what: "predictor",
+            name: name.to_owned(),
+            nearest: nearest_name(name, &Self::NAMES),
+        })
+    }
+
+    /// Whether it needs no reward.
+    pub fn is_baseline(self) -> bool {
+        matches!(
+            self,
+            Self::Chance | Self::LogprobDrop | Self::LowestLogprob | Self::Entropy | Self::SurprisingNumber
+        )
+    }
+
+    /// Suspicion of each token of the perturbed text, `None` for tokens that cannot be the prediction.
+    ///
+    /// `None` altogether where the case lacks what the predictor needs, or no token can be the prediction.
+    pub fn suspicion(self, case: &LocalisationCase<'_>, threshold: Option<f32>) -> Option<Vec<Option<f64>>> {
+        let rewards = widen(case.token_rewards);
+        let logprobs = || Some(case.logprobs?.iter().map(|&value| Some(f64::from(value))).collect::<Vec<_>>());
+        let suspicion = match self {
+            Self::LargestDrop => drops(&rewards),
+            Self::PairedDrop => paired_drops(&rewards, &widen(case.reference_rewards?)),
+            Self::LowestReward => negated(&rewards),
+            Self::LowestRewardNumber => numbers_only(case, negated(&rewards)),
+            Self::BelowThreshold => first_below(&rewards, f64::from(threshold?)),
+            Self::ChangePoint => change_points(&rewards),
+            Self::Chance => case.token_offsets.iter().map(|_| Some(0.0)).collect(),
+            Self::LogprobDrop => drops(&logprobs()?),
+            Self::LowestLogprob => negated(&logprobs()?),
+            Self::Entropy => case.entropies?.iter().map(|&value| Some(f64::from(value))).collect(),
+            Self::SurprisingNumber => numbers_only(case, negated(&logprobs()?)),
+        };
+        let usable = suspicion.len() == case.token_offsets.len() && suspicion.iter().any(Option::is_some);
+        usable.then_some(suspicion)
+    }
+}
+
+fn widen(values: &[Option<f32>]) -> Vec<Option<f64>> {
+    values.iter().map(|value| value.map(f64::from)).collect()
+}
+
+fn negated(values: &[Option<f64>]) -> Vec<Option<f64>> {
+    values.iter().map(|value| value.map(|value| -value)).collect()
+}
+
+fn drops(values: &[Option<f64>]) -> Vec<Option<f64>> {
+    let mut before = None;
+    let drop = |value: &Option<f64>| {
+        let current = (*value)?;
+        before.replace(current).map(|before: f64| before - current)
+    };
+    values.iter().map(drop).collect()
+}
+
+fn paired_drops(values: &[Option<f64>], reference: &[Option<f64>]) -> Vec<Option<f64>> {
+    let original = reference.iter().copied().chain(std::iter::repeat(None));
+    values.iter().zip(original).map(|(value, original)| Some(original? - (*value)?)).collect()
+}
+
+fn first_below(values: &[Option<f64>], threshold: f64) -> Vec<Option<f64>> {
+    let first = values.iter().position(|value| value.is_some_and(|value| value < threshold));
+    let mut suspicion = negated(values);
+    if let Some(first) = first {
+        suspicion[first] = Some(f64::INFINITY);
+    }
+    suspicion
+}
+
+fn change_points(values: &[Option<f64>]) -> Vec<Option<f64>> {
+    let total: f64 = values.iter().flatten().sum();
+    let n = values.iter().flatten().count() as f64;
+    let (mut before, mut k) = (0.0, 0.0);
+    let gain = |value: &Option<f64>| {
+        let value = (*value)?;
+        let split = (k > 0.0).then(|| {
+            let fall = before / k - (total - before) / (n - k);
+            k * (n - k) / n * fall * fall.abs()
+        });
+        before += value;
+        k += 1.0;
+        split
+    };
+    values.iter().map(gain).collect()
+}
+
+/// Keeps the suspicion of tokens that hold an ASCII digit.
+fn numbers_only(case: &LocalisationCase<'_>, suspicion: Vec<Option<f64>>) -> Vec<Option<f64>> {
+    let bytes = case.text.as_bytes();
+    let has_digit = |&(start, end): &(usize, usize)| {
+        bytes.get(start..end).is_some_and(|token| token.iter().any(u8::is_ascii_digit))
+    };
+    suspicion.into_iter().zip(case.token_offsets).map(|(value, offsets)| value.filter(|_| has_digit(offsets))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drops_skip_unscored_tokens() {
+        let values = [None, Some(2.0), None, Some(0.5), Some(1.0)];
+        assert_eq!(drops(&values), [None, None, None, Some(1.5), Some(-0.5)]);
+    }
+
+    #[test]
+    fn paired_drops_stop_with_the_shorter_text() {
+        let values = [Some(1.0), Some(-2.0), Some(0.0)];
+        assert_eq!(paired_drops(&values, &[Some(1.0), Some(1.0)]), [Some(0.0), Some(3.0), None]);
+    }
+
+    #[test]
+    fn the_first_token_below_wins_even_if_another_is_lower() {
+        let suspicion = first_below(&[Some(1.0), Some(-1.0), Some(-5.0)], 0.0);
+        assert_eq!(suspicion, [Some(-1.0), Some(f64::INFINITY), Some(5.0)]);
+        assert_eq!(first_below(&[Some(1.0), Some(0.5)], 0.0), [Some(-1.0), Some(-0.5)]);
+    }
+
+    #[test]
+    fn change_point_is_the_start_of_the_lower_segment() {
+        let values = [2.0, 1.0, 2.0, -1.0, 0.0, -1.0].map(Some);
+        let gains = change_points(&values);
+        let best = (1..6).max_by(|&a, &b| gains[a].partial_cmp(&gains[b]).unwrap()).unwrap();
+        assert_eq!(best, 3);
+        // k = 3: 3*3/6 * (5/3 + 2/3)^2
+        assert!((gains[3].unwrap() - 1.5 * (7.0f64 / 3.0).powi(2)).abs() < 1e-12);
+        assert!(change_points(&[Some(0.0), Some(1.0)])[1].unwrap() < 0.0);
+    }
+
+    #[test]
+    fn numbers_are_tokens_with_a_digit() {
+        let case = LocalisationCase { text: "a1 b", token_offsets: &[(0, 2), (2, 4)], ..LocalisationCase::default() };
+        assert_eq!(numbers_only(&case, vec![Some(1.0), Some(2.0)]), [Some(1.0), None]);
+    }
+
+    #[test]
+    fn names_round_trip() {
+        for predictor in Predictor::ALL {
+            assert_eq!(Predictor::parse(predictor.name()).unwrap(), predictor);
+            assert_eq!(serde_json::to_value(predictor).unwrap(), predictor.name());
+        }
+        assert!(Predictor::parse("entropi").unwrap_err().to_string().contains("did you mean `entropy`"));
+    }
+
+    #[test]
+    fn missing_inputs_are_none() {
+        let case = LocalisationCase { token_offsets: &[(0, 1)], token_rewards: &[Some(0.0)], text: "a", ..LocalisationCase::default() };
+        for predictor in [Predictor::PairedDrop, Predictor::LogprobDrop, Predictor::Entropy, Predictor::BelowThreshold] {
+            assert_eq!(predictor.suspicion(&case, None), None, "{predictor:?}");
+        }
+        assert_eq!(Predictor::LargestDrop.suspicion(&case, None), None);
+    }
+}

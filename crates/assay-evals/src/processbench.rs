@@ -1,0 +1,309 @@
+//! First-wrong-step detection in the ProcessBench format.
+//!
+//! A trace is a list of steps with a label: the index of the first wrong step, or none for a correct trace. The
+//! prediction is the first step whose score lies below a threshold; without such a step the trace is called correct.
+//! Source: Zheng et al. 2024, arXiv 2412.06559.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{EvalError, nearest_name};
+use crate::statistics::{BootstrapSettings, bootstrap, bootstrap_mean};
+use crate::summary::Summary;
+
+/// One trace with a score for each step.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StepCase {
+    /// Identifier of the trace.
+    pub id: String,
+    /// Score of each step, high for good; `None` where nothing was scored.
+    pub step_scores: Vec<Option<f64>>,
+    /// Index of the first wrong step; `None` for a correct trace.
+    pub label: Option<usize>,
+}
+
+/// How token rewards become a step's score.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepScore {
+    /// Mean reward of the step's tokens.
+    Mean,
+    /// Lowest reward of the step's tokens.
+    Min,
+    /// Reward after the step's last token.
+    Last,
+    /// Minus the largest fall `r_{t-1} - r_t` inside the step, the reward before its first token included.
+    Drop,
+}
+
+/// Detection quality at one threshold.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepQuality {
+    /// Share of wrong traces whose first wrong step was named exactly; `None` without wrong traces.
+    pub accuracy_wrong: Option<f64>,
+    /// Share of correct traces in which nothing was named; `None` without correct traces.
+    pub accuracy_correct: Option<f64>,
+}
+
+impl StepScore {
+    /// Every step score.
+    pub const ALL: [Self; 4] = [Self::Mean, Self::Min, Self::Last, Self::Drop];
+
+    /// Names, in the order of [`StepScore::ALL`].
+    pub const NAMES: [&'static str; 4] = ["mean", "min", "last", "drop"];
+
+    /// The score's name.
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+
+    /// The step score called `name`.
+    ///
+    /// # Errors
+    /// [`EvalError::UnknownName`] with the nearest known name.
+    pub fn parse(name: &str) -> Result<Self, EvalError> {
+        Self::ALL.into_iter().find(|score| score.name() == name).ok_or_else(|| EvalError::UnknownName {
+            what: "step score",
+            name: name.to_owned(),
+            nearest: nearest_name(name, &Self::NAMES),
+        })
+    }
+
+    /// Score of each step from token rewards; `None` for steps in which no token was scored.
+    ///
+    /// `steps` are byte ranges in the text, ascending. A token belongs to the step that holds its last byte.
+    pub fn of_steps(
+        self,
+        token_offsets: &[(usize, usize)],
+        token_rewards: &[Option<f32>],
+        steps: &[Range<usize>],
+    ) -> Vec<Option<f64>> {
+        let scored: Vec<(usize, f64, Option<f64>)> = with_drops(token_offsets, token_rewards);
+        let of_step = |step: &Range<usize>| {
+            let first = scored.partition_point(|(last_byte, ..)| *last_byte < step.start);
+            let end = scored.partition_point(|(last_byte, ..)| *last_byte < step.end).max(first);
+            self.of_tokens(&scored[first..end])
+        };
+        steps.iter().map(of_step).collect()
+    }
+
+    fn of_tokens(self, tokens: &[(usize, f64, Option<f64>)]) -> Option<f64> {
+        let (_, last, _) = *tokens.last()?;
+        let rewards = tokens.iter().map(|(_, reward, _)| *reward);
+        match self {
+            Self::Mean => Some(rewards.sum::<f64>() / tokens.len() as f64),
+            Self::Min => rewards.reduce(f64::min),
+            Self::Last => Some(last),
+            Self::Drop => tokens.iter().filter_map(|(.., drop)| *drop).reduce(f64::max).map(|drop| -drop),
+        }
+    }
+}
+
+impl StepQuality {
+    /// `2 a b / (a + b)` of the two accuracies; 0 if both are 0, `None` if one of the classes is missing.
+    pub fn f1(&self) -> Option<f64> {
+        let (wrong, correct) = (self.accuracy_wrong?, self.accuracy_correct?);
+        Some(if wrong + correct > 0.0 { 2.0 * wrong * correct / (wrong + correct) } else { 0.0 })
+    }
+}
+
+/// The first step with a score below the threshold; `None` calls the trace correct.
+pub fn predict(step_scores: &[Option<f64>], threshold: f64) -> Option<usize> {
+    step_scores.iter().position(|score| score.is_some_and(|score| score < threshold))
+}
+
+/// Quality over all cases at one threshold.
+pub fn quality(cases: &[StepCase], threshold: f64) -> StepQuality {
+    quality_weighted(cases.iter().map(|case| (case.label.is_some(), is_right(case, threshold), 1.0)))
+}
+
+/// The threshold with the highest F1 on validation cases, halfway between the scores that bound it.
+///
+/// A prediction only changes where the threshold passes a score, so the search is exact: a correct trace is right up to
+/// its lowest score; a wrong one from just above its first wrong step's score up to the lowest score before it.
+/// `O(n log n)` in the number of steps. Among equally good thresholds the lowest. `None` without both classes or
+/// without scores.
+pub fn choose_threshold(cases: &[StepCase]) -> Option<f64> {
+    let (mut events, mut all_scores) = (Vec::new(), Vec::new());
+    let (mut correct, mut wrong) = (0.0, 0.0);
+    for case in cases {
+        let Some(label) = case.label else {
+            correct += 1.0;
+            // Right while the threshold is at most the lowest score.
+            let lowest = case.step_scores.iter().flatten().copied().fold(f64::INFINITY, f64::min);
+            events.push((lowest, (0.0, -1.0)));
+            all_scores.extend(case.step_scores.iter().flatten());
+            continue;
+        };
+        wrong += 1.0;
+        let before = case.step_scores.iter().take(label).flatten().copied().fold(f64::INFINITY, f64::min);
+        if let Some(own) = case.step_scores.get(label).copied().flatten().filter(|own| *own < before) {
+            events.push((own, (1.0, 0.0)));
+            events.push((before, (-1.0, 0.0)));
+        }
+        all_scores.extend(case.step_scores.iter().flatten());
+    }
+    all_scores.sort_by(f64::total_cmp);
+    all_scores.dedup();
+    let (&lowest, &highest) = (all_scores.first()?, all_scores.last()?);
+    events.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let f1 = |named: f64, passed: f64| {
+        let quality = StepQuality {
+            accuracy_wrong: (wrong > 0.0).then(|| named / wrong),
+            accuracy_correct: (correct > 0.0).then(|| passed / correct),
+        };
+        quality.f1()
+    };
+    let (mut named, mut passed) = (0.0, correct);
+    let mut best = (f1(named, passed)?, lowest);
+    for tied in events.chunk_by(|a, b| a.0 == b.0) {
+        for (_, (wrong_change, correct_change)) in tied {
+            named += wrong_change;
+            passed += correct_change;
+        }
+        let value = f1(named, passed)?;
+        if value > best.0 && tied[0].0.is_finite() {
+            let next = all_scores[all_scores.partition_point(|score| *score <= tied[0].0)..].first();
+            best = (value, next.map_or(highest + 1.0, |next| tied[0].0 + (next - tied[0].0) / 2.0));
+        }
+    }
+    Some(best.1)
+}
+
+/// The entries `processbench.{f1, accuracy_wrong, accuracy_correct}` of test cases at a threshold from validation,
+/// intervals by bootstrap over traces.
+pub fn summary(test: &[StepCase], threshold: f64, settings: &BootstrapSettings) -> Summary {
+    summary_of(&judged(test, threshold), settings)
+}
+
+/// The same by cross-fitting: each of two halves (even and odd positions after sorting by identifier) is judged at the
+/// threshold chosen on the other. Falls back to no prediction quality (empty) if a half has one class only.
+pub fn cross_fitted_summary(cases: &[StepCase], settings: &BootstrapSettings) -> Summary {
+    let mut order: Vec<&StepCase> = cases.iter().collect();
+    order.sort_by(|a, b| a.id.cmp(&b.id));
+    let half = |parity: usize| order.iter().skip(parity).step_by(2).map(|case| (*case).clone()).collect::<Vec<_>>();
+    let (even, odd) = (half(0), half(1));
+    let (Some(for_odd), Some(for_even)) = (choose_threshold(&even), choose_threshold(&odd)) else {
+        return Summary::default();
+    };
+    let mut all = judged(&even, for_even);
+    all.extend(judged(&odd, for_odd));
+    summary_of(&all, settings)
+}
+
+/// Whether each case is a wrong trace, and whether it was judged right.
+fn judged(cases: &[StepCase], threshold: f64) -> Vec<(bool, bool)> {
+    cases.iter().map(|case| (case.label.is_some(), is_right(case, threshold))).collect()
+}
+
+fn summary_of(judged: &[(bool, bool)], settings: &BootstrapSettings) -> Summary {
+    let mut summary = Summary::default();
+    let f1 = bootstrap(judged.len(), settings, |weights| {
+        quality_weighted(judged.iter().zip(weights).map(|(&(wrong, right), &weight)| (wrong, right, weight))).f1()
+    });
+    summary.insert_some("processbench.f1", f1);
+    for (name, class) in [("accuracy_wrong", true), ("accuracy_correct", false)] {
+        let of_class = judged.iter().filter(|(wrong, _)| *wrong == class);
+        let values: Vec<f64> = of_class.map(|(_, right)| f64::from(u8::from(*right))).collect();
+        summary.insert_some(&format!("processbench.{name}"), bootstrap_mean(&values, settings));
+    }
+    summary
+}
+
+fn is_right(case: &StepCase, threshold: f64) -> bool {
+    predict(&case.step_scores, threshold) == case.label
+}
+
+fn quality_weighted(judged: impl Iterator<Item = (bool, bool, f64)>) -> StepQuality {
+    let mut sums = [(0.0, 0.0); 2];
+    for (wrong, right, weight) in judged {
+        let (hits, total) = &mut sums[usize::from(wrong)];
+        *hits += if right { weight } else { 0.0 };
+        *total += weight;
+    }
+    let share = |(hits, total): (f64, f64)| (total > 0.0).then(|| hits / total);
+    StepQuality { accuracy_wrong: share(sums[1]), accuracy_correct: share(sums[0]) }
+}
+
+/// Last byte, reward and fall from the scored token before, of each scored token that is not empty.
+fn with_drops(token_offsets: &[(usize, usize)], token_rewards: &[Option<f32>]) -> Vec<(usize, f64, Option<f64>)> {
+    let mut before: Option<f64> = None;
+    let scored = token_offsets.iter().zip(token_rewards).filter(|((start, end), _)| end > start);
+    let measured = scored.filter_map(|(&(_, end), reward)| {
+        let reward = f64::from((*reward)?);
+        let drop = before.replace(reward).map(|before| before - reward);
+        Some((end - 1, reward, drop))
+    });
+    measured.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn case(scores: &[f64], label: Option<usize>) -> StepCase {
+        StepCase { id: format!("{scores:?}"), step_scores: scores.iter().copied().map(Some).collect(), label }
+    }
+
+    #[test]
+    fn f1_is_the_harmonic_mean() {
+        let cases = [
+            case(&[1.0, -1.0, -2.0], Some(1)),
+            case(&[1.0, 0.5, -2.0], Some(1)),
+            case(&[2.0, 3.0], None),
+            case(&[2.0, -3.0], None),
+            case(&[1.0], None),
+        ];
+        let quality = quality(&cases, 0.0);
+        assert_eq!(quality.accuracy_wrong, Some(0.5));
+        assert_eq!(quality.accuracy_correct, Some(2.0 / 3.0));
+        assert!((quality.f1().unwrap() - 4.0 / 7.0).abs() < 1e-15);
+        let one_class = super::quality(&cases[2..], 0.0);
+        assert_eq!((one_class.accuracy_wrong, one_class.f1()), (None, None));
+    }
+
+    #[test]
+    fn step_scores_by_hand() {
+        let offsets = [(0, 2), (2, 4), (4, 5), (5, 8), (8, 8)];
+        let rewards = [Some(1.0), Some(3.0), None, Some(-1.0), Some(9.0)];
+        let steps = [0..4, 4..5, 5..8];
+        let of = |score: StepScore| score.of_steps(&offsets, &rewards, &steps);
+        assert_eq!(of(StepScore::Mean), [Some(2.0), None, Some(-1.0)]);
+        assert_eq!(of(StepScore::Min), [Some(1.0), None, Some(-1.0)]);
+        assert_eq!(of(StepScore::Last), [Some(3.0), None, Some(-1.0)]);
+        assert_eq!(of(StepScore::Drop), [Some(2.0), None, Some(-4.0)]);
+    }
+
+    #[test]
+    fn summary_has_the_three_entries() {
+        let cases = [case(&[1.0, -1.0], Some(1)), case(&[2.0, 3.0], None)];
+        let summary = summary(&cases, 0.0, &BootstrapSettings::default());
+        for name in ["f1", "accuracy_wrong", "accuracy_correct"] {
+            assert_eq!(summary.get(&format!("processbench.{name}")).unwrap().value, 1.0);
+        }
+        assert_eq!(summary.get("processbench.f1").unwrap().n, 2);
+        assert!(cross_fitted_summary(&cases, &BootstrapSettings::default()).is_empty());
+        let four = [&cases[..], &[case(&[1.5, -1.0], Some(1)), case(&[2.5, 3.0], None)]].concat();
+        assert_eq!(cross_fitted_summary(&four, &BootstrapSettings::default()).get("processbench.f1").unwrap().value, 1.0);
+    }
+
+    proptest! {
+        #[test]
+        fn the_chosen_threshold_is_the_best(
+            raw in prop::collection::vec((prop::collection::vec(-3i8..4, 1..5), prop::option::of(0usize..4)), 2..12),
+        ) {
+            let cases: Vec<StepCase> = raw.iter().map(|(scores, label)| {
+                let scores: Vec<f64> = scores.iter().map(|s| f64::from(*s)).collect();
+                case(&scores, label.map(|label| label.min(scores.len() - 1)))
+            }).collect();
+            let best = (-8..=9).filter_map(|t| quality(&cases, f64::from(t) / 2.0 + 0.25).f1()).reduce(f64::max);
+            match choose_threshold(&cases) {
+                Some(threshold) => prop_assert_eq!(quality(&cases, threshold).f1(), best),
+                None => prop_assert_eq!(best, None),
+            }
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Formulas by which a training run is watched: signal left in the groups, length hacking, collapse.
+
+use crate::statistics::{pearson, population_std};
+
+/// A run below this share of its start accuracy is reported collapsed.
+pub const COLLAPSE_SHARE: f64 = 0.2;
+
+/// Share of groups whose trace scores all agree, so that a group-relative advantage carries no signal.
+///
+/// A group agrees if its population standard deviation is at most `1e-6 (1 + |mean|)`. Groups of fewer than two traces
+/// agree. `None` without groups.
+pub fn zero_std_share<G: AsRef<[f64]>>(groups: &[G]) -> Option<f64> {
+    let agrees = |scores: &[f64]| {
+        let size = 1.0 + scores.iter().sum::<f64>().abs() / scores.len().max(1) as f64;
+        population_std(scores).is_none_or(|spread| spread <= 1e-6 * size)
+    };
+    let agreeing = groups.iter().filter(|group| agrees(group.as_ref())).count();
+    (!groups.is_empty()).then(|| agreeing as f64 / groups.len() as f64)
+}
+
+/// Pearson's r of trace score and length; a strong one says that the reward measures length. `None` as
+/// [`pearson`].
+pub fn reward_length_correlation(scores: &[f64], lengths: &[f64]) -> Option<f64> {
+    pearson(scores, lengths)
+}
+
+/// Whether accuracy fell below [`COLLAPSE_SHARE`] of the accuracy at the start. A run that started at 0 cannot collapse.
+pub fn is_collapsed(start_accuracy: f64, accuracy: f64) -> bool {
+    accuracy < COLLAPSE_SHARE * start_accuracy
+}
+
+/// Share of logits on the right side of 0: above for experts, below for negatives; a logit of exactly 0 counts half.
+///
+/// `None` without logits.
+pub fn discriminator_accuracy(expert_logits: &[f64], negative_logits: &[f64]) -> Option<f64> {
+    let right = |logit: f64| if logit == 0.0 { 0.5 } else { f64::from(u8::from(logit > 0.0)) };
+    let total = expert_logits.len() + negative_logits.len();
+    let hits: f64 = expert_logits.iter().map(|&z| right(z)).chain(negative_logits.iter().map(|&z| right(-z))).sum();
+    (total > 0).then(|| hits / total as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_std_groups_are_counted() {
+        let groups = [vec![1.0, 1.0], vec![0.0, 1.0], vec![5.0], vec![1e6, 1e6 + 0.1]];
+        assert_eq!(zero_std_share(&groups), Some(0.75));
+        assert_eq!(zero_std_share::<Vec<f64>>(&[]), None);
+    }
+
+    #[test]
+    fn collapse_is_below_a_fifth_of_the_start() {
+        assert!(is_collapsed(0.5, 0.099));
+        assert!(!is_collapsed(0.5, 0.1));
+        assert!(!is_collapsed(0.0, 0.0));
+    }
+
+    #[test]
+    fn discriminator_accuracy_by_hand() {
+        assert_eq!(discriminator_accuracy(&[1.0, -1.0], &[-2.0, 0.0]), Some(2.5 / 4.0));
+        assert_eq!(discriminator_accuracy(&[], &[]), None);
+        assert!((reward_length_correlation(&[1.0, 2.0], &[4.0, 3.0]).unwrap() + 1.0).abs() < 1e-12);
+    }
+}
