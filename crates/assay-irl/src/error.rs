@@ -1,0 +1,123 @@
+//! Everything that can go wrong while training, with the thing it went wrong on.
+
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// An error of this crate.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum IrlError {
+    /// Two lists that describe the same tokens differ in length.
+    #[error("trace {trace}: {what} has {found} entries, {expected} were expected")]
+    LengthMismatch {
+        /// The list that has the wrong length.
+        what: &'static str,
+        /// Index of the trace in the update.
+        trace: usize,
+        /// Its length.
+        found: usize,
+        /// The length it should have.
+        expected: usize,
+    },
+    /// A number that must be finite is not.
+    #[error("trace {trace}, token {token}: {what} is {value}")]
+    NonFinite {
+        /// The number's name.
+        what: &'static str,
+        /// Index of the trace in the update.
+        trace: usize,
+        /// Index of the completion token.
+        token: usize,
+        /// The number.
+        value: f64,
+    },
+    /// A setting has a value without meaning.
+    #[error("setting `{key}`: {reason}")]
+    InvalidSetting {
+        /// Dotted path of the key.
+        key: String,
+        /// What is wrong and what is allowed.
+        reason: String,
+    },
+    /// A setting that does not exist.
+    #[error("unknown setting `{key}` in {origin}{}", nearest_hint(.nearest.as_deref()))]
+    UnknownSetting {
+        /// Dotted path of the key.
+        key: String,
+        /// The file or the option that named it.
+        origin: String,
+        /// The nearest key that exists.
+        nearest: Option<String>,
+    },
+    /// A setting whose value has the wrong type or is not one of the choices.
+    #[error("setting `{key}` in {origin}: {reason}")]
+    SettingType {
+        /// Dotted path of the key.
+        key: String,
+        /// The file or the option that set it.
+        origin: String,
+        /// What was expected.
+        reason: String,
+    },
+    /// A settings file or a `--set` option that cannot be read as one.
+    #[error("{origin}: {reason}")]
+    SettingsSyntax {
+        /// The file or the option.
+        origin: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file could not be read or written.
+    #[error("{doing} {}", .path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// A file was read but its content is not what it should be.
+    #[error("{}: {reason}", .path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No demonstration is left to learn from.
+    #[error(
+        "none of {problems} problems has a usable demonstration ({too_long} are longer than {limit} tokens)"
+    )]
+    NoDemonstrations {
+        /// Problems looked at.
+        problems: usize,
+        /// Demonstrations longer than the limit.
+        too_long: usize,
+        /// The completion limit in tokens.
+        limit: usize,
+    },
+    /// A trainable parameter received no gradient.
+    #[error("no gradient reached the trainable parameter {parameter}")]
+    MissingGradient {
+        /// Its name.
+        parameter: String,
+    },
+}
+
+impl IrlError {
+    /// A failed file operation.
+    pub fn io(doing: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::Io { doing, path: path.to_owned(), source }
+    }
+
+    /// A setting without meaning.
+    pub(crate) fn setting(key: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::InvalidSetting { key: key.into(), reason: reason.into() }
+    }
+}
+
+fn nearest_hint(nearest: Option<&str>) -> String {
+    nearest.map_or_else(String::new, |key| format!("; did you mean `{key}`?"))
+}

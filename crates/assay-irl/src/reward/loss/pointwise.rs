@@ -1,0 +1,83 @@
+//! Terms over single token logits: cross-entropy, Wasserstein difference, retention.
+
+use super::labels::{Class, Label};
+use super::{BceReduction, BceSettings, LabelledTrace, SmoothingStyle, sigmoid, softplus};
+use crate::masked_mean::masked_mean;
+
+/// 1/2 mean_pos + 1/2 mean_neg of softplus(z) - y z; adds weight * gradient to `grads`.
+pub(super) fn bce(
+    traces: &[LabelledTrace<'_>],
+    labels: &[Label],
+    settings: &BceSettings,
+    grads: &mut [Vec<f64>],
+) -> f64 {
+    let eps = match settings.smoothing_style {
+        SmoothingStyle::V1 => settings.smoothing / 2.0,
+        SmoothingStyle::V2 => settings.smoothing,
+    };
+    let mut loss = 0.0;
+    for (class, target) in [(Class::Positive, 1.0 - eps), (Class::Negative, eps)] {
+        let own = of_class(labels, class, settings.reduction);
+        let mean = masked_mean(own.iter().map(|label| {
+            let z = logit(traces, label);
+            (softplus(z) - target * z, label.weight)
+        }));
+        for label in &own {
+            let slope = sigmoid(logit(traces, label)) - target;
+            grads[label.trace][label.token] += settings.weight * 0.5 * mean.scale * label.weight * slope;
+        }
+        loss += 0.5 * mean.mean;
+    }
+    loss
+}
+
+/// mean_neg z - mean_pos z; adds weight * gradient to `grads`.
+pub(super) fn wgan(
+    traces: &[LabelledTrace<'_>],
+    labels: &[Label],
+    weight: f64,
+    grads: &mut [Vec<f64>],
+) -> f64 {
+    let mut loss = 0.0;
+    for (class, sign) in [(Class::Positive, -1.0), (Class::Negative, 1.0)] {
+        let own = of_class(labels, class, BceReduction::Global);
+        let mean = masked_mean(own.iter().map(|label| (logit(traces, label), label.weight)));
+        for label in &own {
+            grads[label.trace][label.token] += weight * sign * mean.scale * label.weight;
+        }
+        loss += sign * mean.mean;
+    }
+    loss
+}
+
+/// 1/2 mean z^2 over all labels; adds weight * gradient to `grads`.
+pub(super) fn retention(
+    traces: &[LabelledTrace<'_>],
+    labels: &[Label],
+    weight: f64,
+    grads: &mut [Vec<f64>],
+) -> f64 {
+    let square = |label: &Label| 0.5 * logit(traces, label).powi(2);
+    let mean = masked_mean(labels.iter().map(|label| (square(label), label.weight)));
+    for label in labels {
+        grads[label.trace][label.token] += weight * mean.scale * label.weight * logit(traces, label);
+    }
+    mean.mean
+}
+
+fn logit(traces: &[LabelledTrace<'_>], label: &Label) -> f64 {
+    f64::from(traces[label.trace].logits[label.token])
+}
+
+/// The labels of a class; with `per_sequence` each weight is divided by the trace's number of labels of the class, so
+/// that the weighted mean over labels is the weighted mean of the traces' means.
+fn of_class(labels: &[Label], class: Class, reduction: BceReduction) -> Vec<Label> {
+    let mut own: Vec<Label> = labels.iter().copied().filter(|label| label.class == class).collect();
+    if reduction == BceReduction::PerSequence {
+        for run in own.chunk_by_mut(|a, b| a.trace == b.trace) {
+            let count = run.len() as f64;
+            run.iter_mut().for_each(|label| label.weight /= count);
+        }
+    }
+    own
+}
