@@ -21,7 +21,11 @@ pub enum Split {
 }
 
 /// Generates problems of one split.
-pub fn generate(_settings: &ArithmeticSettings, _split: Split, _seed: u64) -> Result<Vec<Problem>, TasksError> {
+pub fn generate(
+    _settings: &ArithmeticSettings,
+    _split: Split,
+    _seed: u64,
+) -> Result<Vec<Problem>, TasksError> {
     Ok(Vec::new())
 }
 

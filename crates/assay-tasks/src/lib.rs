@@ -10,6 +10,7 @@ pub mod datasets;
 mod error;
 mod lines;
 pub mod message;
+mod numbers;
 pub mod perturbations;
 pub mod problem;
 pub mod prompts;

@@ -20,7 +20,10 @@ pub(crate) struct Lines<R> {
 impl Lines<BufReader<File>> {
     /// Opens a file.
     pub(crate) fn open(path: &Path) -> Result<Self, TasksError> {
-        let file = File::open(path).map_err(|source| TasksError::Read { path: path.to_owned(), source })?;
+        let file = File::open(path).map_err(|source| TasksError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
         Ok(Self::new(path, BufReader::with_capacity(1 << 18, file)))
     }
 }
@@ -28,7 +31,12 @@ impl Lines<BufReader<File>> {
 impl<R: BufRead> Lines<R> {
     /// Reads from an open reader; `path` only names it in errors.
     pub(crate) fn new(path: &Path, reader: R) -> Self {
-        Self { path: path.to_owned(), reader, number: 0, limit: LONGEST_LINE }
+        Self {
+            path: path.to_owned(),
+            reader,
+            number: 0,
+            limit: LONGEST_LINE,
+        }
     }
 
     fn read_line(&mut self) -> Result<Option<String>, TasksError> {
@@ -36,7 +44,10 @@ impl<R: BufRead> Lines<R> {
         let read = (&mut self.reader)
             .take(self.limit as u64 + 2)
             .read_until(b'\n', &mut bytes)
-            .map_err(|source| TasksError::Read { path: self.path.clone(), source })?;
+            .map_err(|source| TasksError::Read {
+                path: self.path.clone(),
+                source,
+            })?;
         if read == 0 {
             return Ok(None);
         }
@@ -45,10 +56,16 @@ impl<R: BufRead> Lines<R> {
             bytes.pop();
         }
         if bytes.len() > self.limit {
-            return Err(TasksError::LineTooLong { path: self.path.clone(), line: self.number, limit: self.limit });
+            return Err(TasksError::LineTooLong {
+                path: self.path.clone(),
+                line: self.number,
+                limit: self.limit,
+            });
         }
-        let text = String::from_utf8(bytes)
-            .map_err(|_| TasksError::InvalidUtf8 { path: self.path.clone(), line: self.number })?;
+        let text = String::from_utf8(bytes).map_err(|_| TasksError::InvalidUtf8 {
+            path: self.path.clone(),
+            line: self.number,
+        })?;
         Ok(Some(text))
     }
 }
@@ -61,7 +78,11 @@ impl<R: BufRead> Iterator for Lines<R> {
             match self.read_line() {
                 Ok(None) => return None,
                 Ok(Some(line)) => {
-                    let line = if self.number == 1 { line.trim_start_matches('\u{feff}').to_owned() } else { line };
+                    let line = if self.number == 1 {
+                        line.trim_start_matches('\u{feff}').to_owned()
+                    } else {
+                        line
+                    };
                     if !line.trim().is_empty() {
                         return Some(Ok((self.number, line)));
                     }
@@ -84,7 +105,10 @@ mod tests {
 
     #[test]
     fn blank_lines_are_counted_and_skipped() {
-        let lines: Vec<_> = read("\u{feff}a\n\n \r\nb".as_bytes(), 9).into_iter().map(Result::unwrap).collect();
+        let lines: Vec<_> = read("\u{feff}a\n\n \r\nb".as_bytes(), 9)
+            .into_iter()
+            .map(Result::unwrap)
+            .collect();
         assert_eq!(lines, [(1, "a".to_string()), (4, "b".to_string())]);
     }
 

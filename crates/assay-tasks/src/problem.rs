@@ -30,7 +30,11 @@ pub struct Problem {
 ///
 /// # Errors
 /// [`TasksError::Overlap`] naming the two sets and the first shared identifiers or questions.
-pub fn assert_disjoint(train: &[Problem], validation: &[Problem], test: &[Problem]) -> Result<(), TasksError> {
+pub fn assert_disjoint(
+    train: &[Problem],
+    validation: &[Problem],
+    test: &[Problem],
+) -> Result<(), TasksError> {
     assert_pair(("train", train), ("validation", validation))?;
     assert_pair(("train", train), ("test", test))?;
     assert_pair(("validation", validation), ("test", test))
@@ -41,7 +45,10 @@ fn assert_pair(
     (second, right): (&'static str, &[Problem]),
 ) -> Result<(), TasksError> {
     let ids: BTreeSet<&str> = left.iter().map(|problem| problem.id.as_str()).collect();
-    let questions: BTreeSet<String> = left.iter().map(|problem| normalised(&problem.question)).collect();
+    let questions: BTreeSet<String> = left
+        .iter()
+        .map(|problem| normalised(&problem.question))
+        .collect();
     let mut shared = Vec::new();
     for problem in right {
         if ids.contains(problem.id.as_str()) {
@@ -55,11 +62,20 @@ fn assert_pair(
     }
     let count = shared.len();
     shared.truncate(EXAMPLES);
-    Err(TasksError::Overlap { first, second, count, examples: shared })
+    Err(TasksError::Overlap {
+        first,
+        second,
+        count,
+        examples: shared,
+    })
 }
 
 fn normalised(question: &str) -> String {
-    question.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
+    question
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+        .to_lowercase()
 }
 
 #[cfg(test)]
@@ -67,7 +83,11 @@ mod tests {
     use super::*;
 
     fn problem(id: &str, question: &str) -> Problem {
-        Problem { id: id.into(), question: question.into(), ..Problem::default() }
+        Problem {
+            id: id.into(),
+            question: question.into(),
+            ..Problem::default()
+        }
     }
 
     #[test]
@@ -79,12 +99,23 @@ mod tests {
 
         let renumbered = [problem("x", "how  MUCH?")];
         let error = assert_disjoint(&train, &validation, &renumbered).unwrap_err();
-        assert_eq!(error.to_string(), r#"train and test share 1 problems, among them ["how  MUCH?"]"#);
+        assert_eq!(
+            error.to_string(),
+            r#"train and test share 1 problems, among them ["how  MUCH?"]"#
+        );
 
         let same_id = [problem("c", "Whence?")];
         match assert_disjoint(&train, &validation, &same_id).unwrap_err() {
-            TasksError::Overlap { first, second, count, examples } => {
-                assert_eq!((first, second, count, examples), ("validation", "test", 1, vec!["c".to_string()]));
+            TasksError::Overlap {
+                first,
+                second,
+                count,
+                examples,
+            } => {
+                assert_eq!(
+                    (first, second, count, examples),
+                    ("validation", "test", 1, vec!["c".to_string()])
+                );
             }
             other => panic!("{other}"),
         }

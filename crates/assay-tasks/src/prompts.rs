@@ -1,8 +1,11 @@
 //! How a question is asked and how a completion is written: one rendering for demonstrations and foreign traces alike.
+//!
+//! Demonstrations, policy samples and foreign traces must look alike, or a discriminator learns their layout instead of
+//! their reasoning. Chat templates belong to the model, not to this module.
 
 use serde::{Deserialize, Serialize};
 
-use crate::answers::AnswerForm;
+use crate::answers::{AnswerForm, AnswerSource, extract_lenient};
 use crate::message::Message;
 use crate::problem::Problem;
 
@@ -54,33 +57,300 @@ pub struct PromptSettings {
 pub struct RenderedTrace {
     /// The completion text.
     pub text: String,
-    /// The final answer, if the text states one.
+    /// The final answer the text states, else its last number.
     pub answer: Option<String>,
 }
 
+const THINK_ANSWER: &str = "You solve problems step by step. Write your reasoning inside <think> </think> and then only \
+the final answer inside <answer> </answer>.";
+
+const HASHES: &str = "You solve problems step by step, one step a line. On the last line write #### and the final answer.";
+
 impl PromptSettings {
-    /// The chat that asks `question`.
-    pub fn messages(&self, _question: &str) -> Vec<Message> {
-        Vec::new()
+    /// The chat that asks `question`: system message, worked examples, question.
+    pub fn messages(&self, question: &str) -> Vec<Message> {
+        let mut messages = Vec::with_capacity(2 * self.examples.len() + 2);
+        match &self.style {
+            PromptStyle::ThinkAnswer => messages.push(Message::system(THINK_ANSWER)),
+            PromptStyle::Gsm8k => messages.push(Message::system(HASHES)),
+            PromptStyle::Plain => {}
+            PromptStyle::Custom { system, .. } => messages.push(Message::system(system)),
+        }
+        for example in &self.examples {
+            messages.push(Message::user(&example.question));
+            messages.push(Message::assistant(
+                self.completion(&example.reasoning, &example.answer),
+            ));
+        }
+        messages.push(Message::user(question));
+        messages
     }
 
     /// The completion that reasons and answers.
-    pub fn completion(&self, _reasoning: &str, _answer: &str) -> String {
-        String::new()
+    pub fn completion(&self, reasoning: &str, answer: &str) -> String {
+        let (reasoning, answer) = (reasoning.trim(), answer.trim());
+        match self.answer_form() {
+            AnswerForm::Tags => {
+                format!("<think>\n{reasoning}\n</think>\n<answer>\n{answer}\n</answer>")
+            }
+            AnswerForm::Hashes if reasoning.is_empty() => format!("#### {answer}"),
+            AnswerForm::Hashes => format!("{reasoning}\n#### {answer}"),
+        }
     }
 
     /// How completions of this style state their answer.
     pub fn answer_form(&self) -> AnswerForm {
-        AnswerForm::Tags
+        match &self.style {
+            PromptStyle::ThinkAnswer => AnswerForm::Tags,
+            PromptStyle::Gsm8k | PromptStyle::Plain => AnswerForm::Hashes,
+            PromptStyle::Custom { form, .. } => *form,
+        }
     }
 
     /// The completion of a problem's demonstration, or `None` where it has no demonstration.
-    pub fn demonstration(&self, _problem: &Problem) -> Option<String> {
-        None
+    ///
+    /// Without a gold answer the completion ends with the reasoning.
+    pub fn demonstration(&self, problem: &Problem) -> Option<String> {
+        let reasoning = problem.demonstration.as_deref()?;
+        Some(match &problem.answer {
+            Some(answer) => self.completion(reasoning, answer),
+            None => self.unanswered(reasoning),
+        })
     }
 
     /// Rewrites a foreign text in this style.
+    ///
+    /// Calculator marks are stripped and a stated final answer (`<answer>`, `####`, `A: 26`, `The answer is 26.`) is
+    /// moved into the style's form. A text that states none ends with its reasoning; no answer is put in its mouth.
     pub fn render_foreign(&self, text: &str) -> RenderedTrace {
-        RenderedTrace { text: text.to_owned(), answer: None }
+        let plain = without_calculator_marks(text);
+        let (reasoning, stated) = split_completion(&plain);
+        let rendered = match &stated {
+            Some(answer) => self.completion(&reasoning, answer),
+            None => self.unanswered(&reasoning),
+        };
+        let answer =
+            stated.or_else(|| extract_lenient(&plain).map(|answer| answer.text.to_owned()));
+        RenderedTrace {
+            text: rendered,
+            answer,
+        }
+    }
+
+    fn unanswered(&self, reasoning: &str) -> String {
+        match self.answer_form() {
+            AnswerForm::Tags => format!("<think>\n{}\n</think>", reasoning.trim()),
+            AnswerForm::Hashes => reasoning.trim().to_owned(),
+        }
+    }
+}
+
+/// Removes GSM8K's calculator marks: `2*3 = <<2*3=6>>6` becomes `2*3 = 6`.
+pub fn without_calculator_marks(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(open) = rest.find("<<") {
+        let line = rest[open..]
+            .find('\n')
+            .map_or(rest.len(), |length| open + length);
+        let Some(close) = rest[open..line].find(">>") else {
+            plain.push_str(&rest[..open + 2]);
+            rest = &rest[open + 2..];
+            continue;
+        };
+        plain.push_str(&rest[..open]);
+        rest = &rest[open + close + 2..];
+    }
+    plain.push_str(rest);
+    plain
+}
+
+/// The reasoning of a completion in any layout, and the final answer it states.
+pub(crate) fn split_completion(text: &str) -> (String, Option<String>) {
+    if let Some(found) = extract_lenient(text) {
+        let answer = Some(found.text.to_owned());
+        match found.source {
+            AnswerSource::Tags => {
+                let open = text[..found.span.start]
+                    .rfind("<answer>")
+                    .unwrap_or(found.span.start);
+                return (without_think_tags(&text[..open]), answer);
+            }
+            AnswerSource::Hashes => {
+                let open = text[..found.span.start]
+                    .rfind("####")
+                    .unwrap_or(found.span.start);
+                return (without_think_tags(&text[..open]), answer);
+            }
+            AnswerSource::Boxed | AnswerSource::LastNumber => {}
+        }
+    }
+    let text = text.trim();
+    let last = text.rfind('\n').map_or(0, |at| at + 1);
+    match answer_line(&text[last..]) {
+        Some(answer) => (without_think_tags(&text[..last]), Some(answer.to_owned())),
+        None => (without_think_tags(text), None),
+    }
+}
+
+fn without_think_tags(reasoning: &str) -> String {
+    reasoning
+        .replace("<think>", "")
+        .replace("</think>", "")
+        .trim()
+        .to_owned()
+}
+
+/// The answer of a line that is nothing but one: `A: 26`, `Answer: 26`, `The answer is 26.`
+fn answer_line(line: &str) -> Option<&str> {
+    const LEADS: [&str; 7] = [
+        "the final answer is",
+        "the answer is",
+        "so the answer is",
+        "final answer:",
+        "answer:",
+        "a:",
+        "####",
+    ];
+    let line = line.trim().trim_matches('*').trim();
+    let lead = LEADS.iter().find(|lead| {
+        line.get(..lead.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(lead))
+    })?;
+    let answer = line[lead.len()..]
+        .trim_start_matches([':', '*', ' '])
+        .trim_end_matches(['.', ' ']);
+    (!answer.is_empty()).then_some(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::answers::extract_strict;
+    use crate::message::Role;
+
+    fn settings(style: PromptStyle) -> PromptSettings {
+        PromptSettings {
+            style,
+            examples: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_target_is_the_papers() {
+        let prompts = settings(PromptStyle::ThinkAnswer);
+        assert_eq!(
+            prompts.completion(" 2+2 = 4\n", "4"),
+            "<think>\n2+2 = 4\n</think>\n<answer>\n4\n</answer>"
+        );
+        assert_eq!(
+            settings(PromptStyle::Gsm8k).completion("2+2 = 4", "4"),
+            "2+2 = 4\n#### 4"
+        );
+        let messages = prompts.messages("How many?");
+        assert_eq!(
+            messages.iter().map(|m| m.role).collect::<Vec<_>>(),
+            [Role::System, Role::User]
+        );
+        assert!(messages[0].content.contains("<think> </think>"));
+        assert_eq!(
+            settings(PromptStyle::Plain).messages("How many?"),
+            [Message::user("How many?")]
+        );
+    }
+
+    #[test]
+    fn worked_examples_are_earlier_turns_in_the_same_layout() {
+        let example = WorkedExample {
+            question: "1+1?".into(),
+            reasoning: "1+1 = 2".into(),
+            answer: "2".into(),
+        };
+        let prompts = PromptSettings {
+            style: PromptStyle::Plain,
+            examples: vec![example],
+        };
+        assert_eq!(
+            prompts.messages("2+2?"),
+            [
+                Message::user("1+1?"),
+                Message::assistant("1+1 = 2\n#### 2"),
+                Message::user("2+2?")
+            ]
+        );
+    }
+
+    #[test]
+    fn foreign_and_demonstration_are_written_alike() {
+        let problem = Problem {
+            demonstration: Some("16 - 3 = 13 eggs\n13 * 2 = $26".into()),
+            answer: Some("26".into()),
+            ..Problem::default()
+        };
+        let marked = "16 - 3 = <<16-3=13>>13 eggs\n13 * 2 = $<<13*2=26>>26\n";
+        for style in [
+            PromptStyle::ThinkAnswer,
+            PromptStyle::Gsm8k,
+            PromptStyle::Plain,
+        ] {
+            let prompts = settings(style);
+            let demonstration = prompts.demonstration(&problem).unwrap();
+            for end in [
+                "A: 26",
+                "#### 26",
+                "The answer is 26.",
+                "**Answer: 26**",
+                "<answer>26</answer>",
+            ] {
+                let rendered = prompts.render_foreign(&format!("{marked}{end}"));
+                assert_eq!(
+                    rendered,
+                    RenderedTrace {
+                        text: demonstration.clone(),
+                        answer: Some("26".into())
+                    },
+                    "{end}"
+                );
+            }
+            assert_eq!(prompts.render_foreign(&demonstration).text, demonstration);
+        }
+    }
+
+    #[test]
+    fn no_answer_is_invented() {
+        let rendered = settings(PromptStyle::ThinkAnswer).render_foreign("She has 5 left");
+        assert_eq!(rendered.text, "<think>\nShe has 5 left\n</think>");
+        assert_eq!(rendered.answer.as_deref(), Some("5"));
+        assert_eq!(
+            settings(PromptStyle::Gsm8k).render_foreign("a << b").text,
+            "a << b"
+        );
+    }
+
+    #[test]
+    fn settings_are_read_from_toml() {
+        let prompts: PromptSettings = toml::from_str("style = \"gsm8k\"").unwrap();
+        assert_eq!(prompts.style, PromptStyle::Gsm8k);
+        let prompts: PromptSettings =
+            toml::from_str("style = { custom = { system = \"Be brief.\", form = \"hashes\" } }")
+                .unwrap();
+        assert_eq!(prompts.messages("Q")[0], Message::system("Be brief."));
+        assert_eq!(prompts.answer_form(), AnswerForm::Hashes);
+        assert!(toml::from_str::<PromptSettings>("styl = \"gsm8k\"").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn rendering_twice_changes_nothing(text in "(?s).{0,60}|[a-z0-9 \n#<>/:.A]{0,60}", answer in "[a-z0-9]{1,6}") {
+            for style in [PromptStyle::ThinkAnswer, PromptStyle::Plain] {
+                let prompts = settings(style);
+                prompts.render_foreign(&text);
+                let completion = prompts.completion("3 + 4 = 7", &answer);
+                prop_assert_eq!(&prompts.render_foreign(&completion).text, &completion);
+                prop_assert_eq!(extract_strict(&completion, prompts.answer_form()).unwrap().text, answer.as_str());
+            }
+        }
     }
 }

@@ -23,7 +23,9 @@ pub struct Stream {
 impl Stream {
     /// The stream of `seed` and `path`; equal arguments give equal streams.
     pub fn new(seed: u64, path: &[u64]) -> Self {
-        Self { generator: ChaCha8Rng::from_seed(key(seed, path)) }
+        Self {
+            generator: ChaCha8Rng::from_seed(key(seed, path)),
+        }
     }
 
     /// The next 64 random bits.
@@ -76,9 +78,9 @@ impl Stream {
 
 /// A fixed 64-bit number of a text, to name a stream after an identifier: FNV-1a, then the splitmix64 finaliser.
 pub fn text_key(text: &str) -> u64 {
-    let hash = text
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
     mix(hash)
 }
 
@@ -99,4 +101,72 @@ fn mix(mut value: u64) -> u64 {
     value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     value ^ (value >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_are_the_same_in_every_version() {
+        let mut stream = Stream::new(42, &[1, 2]);
+        assert_eq!([stream.next_u64(), stream.next_u64()], [0, 0]);
+        assert_eq!(text_key("gsm8k-0"), 0);
+    }
+
+    #[test]
+    fn different_paths_give_different_streams() {
+        let first = |seed, path: &[u64]| Stream::new(seed, path).next_u64();
+        let all = [
+            first(1, &[]),
+            first(1, &[0]),
+            first(1, &[0, 0]),
+            first(1, &[1, 0]),
+            first(1, &[0, 1]),
+            first(0, &[1]),
+        ];
+        for (index, value) in all.iter().enumerate() {
+            assert!(!all[..index].contains(value));
+        }
+        assert_eq!(first(7, &[3]), first(7, &[3]));
+    }
+
+    #[test]
+    fn moments_are_those_of_the_distributions() {
+        let mut stream = Stream::new(0, &[]);
+        let count = 40_000;
+        let (mut uniform, mut normal, mut square) = (0.0, 0.0, 0.0);
+        for _ in 0..count {
+            let value = stream.uniform_f32();
+            assert!((0.0..1.0).contains(&value));
+            uniform += f64::from(value);
+            let value = f64::from(stream.normal_f32());
+            normal += value;
+            square += value * value;
+        }
+        let count = f64::from(count);
+        assert!((uniform / count - 0.5).abs() < 0.006 && (normal / count).abs() < 0.02);
+        assert!((square / count - 1.0).abs() < 0.03);
+    }
+
+    #[test]
+    fn below_is_uniform_and_bounded() {
+        let mut stream = Stream::new(3, &[9]);
+        let mut counts = [0; 6];
+        for _ in 0..60_000 {
+            counts[stream.below(6)] += 1;
+        }
+        assert!(
+            counts
+                .iter()
+                .all(|&count: &i32| (count - 10_000).abs() < 400),
+            "{counts:?}"
+        );
+        assert_eq!((stream.below(0), stream.below(1)), (0, 0));
+        let mut items: Vec<usize> = (0..50).collect();
+        stream.shuffle(&mut items);
+        assert_ne!(items, (0..50).collect::<Vec<_>>());
+        items.sort_unstable();
+        assert_eq!(items, (0..50).collect::<Vec<_>>());
+    }
 }
