@@ -8,6 +8,7 @@ pub mod masked_mean;
 pub mod optimiser;
 pub mod policy;
 pub mod reward;
+pub mod settings;
 pub mod sft;
 
 pub use error::IrlError;

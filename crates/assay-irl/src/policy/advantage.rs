@@ -32,11 +32,13 @@ pub enum AdvantageKind {
     /// Every token's reward against the group's last tokens, discounted sum of the future.
     Dense {
         /// Discount in [0, 1]; 0 is a_it itself.
+        #[serde(default = "default_gamma")]
         gamma: f64,
     },
     /// Every token's reward against the other traces' means.
     Prime {
         /// Discount in [0, 1].
+        #[serde(default = "default_gamma")]
         gamma: f64,
     },
     /// The mean token reward, one scalar a trace.
@@ -45,13 +47,23 @@ pub enum AdvantageKind {
     /// Credit to the weakest tokens.
     SoftMin {
         /// T of the credit weights, in rewards, above 0.
+        #[serde(default = "default_temperature")]
         temperature: f64,
     },
     /// Potential-based shaping with the token reward as potential.
     Potential {
         /// Discount in [0, 1].
+        #[serde(default = "default_gamma")]
         gamma: f64,
     },
+}
+
+fn default_gamma() -> f64 {
+    0.9
+}
+
+fn default_temperature() -> f64 {
+    1.0
 }
 
 /// What a difference from the mean is divided by.

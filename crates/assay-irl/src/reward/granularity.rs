@@ -17,12 +17,17 @@ pub enum Granularity {
     /// Every n-th completion token, counted from the first, and the last.
     Interval {
         /// n, at least 1.
+        #[serde(default = "default_every")]
         every: usize,
     },
     /// The last token of each reasoning step, and the last token.
     Step,
     /// The last completion token only.
     Sparse,
+}
+
+fn default_every() -> usize {
+    15
 }
 
 impl Granularity {

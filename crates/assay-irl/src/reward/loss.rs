@@ -144,10 +144,15 @@ pub enum PairScore {
     /// -T log mean exp(-z / T): near the minimum for small T, near the mean for large T.
     SoftMin {
         /// T in logits, above 0.
+        #[serde(default = "default_temperature")]
         temperature: f64,
     },
     /// z at the last labelled position.
     Last,
+}
+
+fn default_temperature() -> f64 {
+    1.0
 }
 
 /// Localised pair term: softplus(-(z_expert[p] - z_perturbed[q])), mean over pairs of one prompt, with p and q the
