@@ -1,0 +1,243 @@
+//! The command line: names, options and their help.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Learn a dense reasoning reward from expert demonstrations, train a policy with it, use it as a critic.
+#[derive(Parser)]
+#[command(name = "assay", version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Run the whole method on a built-in arithmetic task: no files, no network, a few minutes.
+    Quickstart(QuickstartArgs),
+    /// Train a policy, and with `airl` a reward.
+    Train(TrainArgs),
+    /// Sample completions of problems.
+    Sample(SampleArgs),
+    /// Give traces token rewards and, on request, policy log-probabilities.
+    Score(ScoreArgs),
+    /// Choose among the traces of each problem and report the accuracy of the choice.
+    Select(SelectArgs),
+    /// Everything that traces tell: pass@k, selection, reward against correctness.
+    Eval(EvalArgs),
+    /// Inject errors into demonstrations and see whether the reward finds them.
+    Localise(LocaliseArgs),
+    /// Write an HTML report of a run or of traces.
+    Report(ReportArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct QuickstartArgs {
+    /// Directory of the results.
+    #[arg(long, default_value = "runs/quickstart")]
+    pub(crate) out: PathBuf,
+    /// Seed of everything random.
+    #[arg(long, default_value_t = 42)]
+    pub(crate) seed: u64,
+    /// Head of the reward model.
+    #[arg(long, value_enum)]
+    pub(crate) head: Option<Head>,
+    /// Print summary.json instead of the table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Head {
+    Linear,
+    Implicit,
+    Hybrid,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Trainer {
+    /// Supervised fine-tuning on demonstrations.
+    Sft,
+    /// GRPO with the answer verifier.
+    Grpo,
+    /// Adversarial inverse reinforcement learning from demonstrations.
+    Airl,
+}
+
+#[derive(Args)]
+pub(crate) struct TrainArgs {
+    /// Which trainer.
+    #[arg(value_enum)]
+    pub(crate) trainer: Trainer,
+    /// Settings file (TOML).
+    #[arg(short, long)]
+    pub(crate) config: PathBuf,
+    /// Override a setting: `--set run.iterations=20`. May be repeated; later ones win.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Run directory.
+    #[arg(long, required_unless_present = "dry_run")]
+    pub(crate) out: Option<PathBuf>,
+    /// Continue from the newest checkpoint in the run directory.
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Print the resolved settings and stop.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print the last iteration's metrics as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which model, and how it samples.
+#[derive(Args)]
+pub(crate) struct SampleArgs {
+    /// Model: a Hugging Face directory or a .gguf file.
+    #[arg(long)]
+    pub(crate) model: PathBuf,
+    /// Policy adapter (PEFT directory).
+    #[arg(long)]
+    pub(crate) adapter: Option<PathBuf>,
+    /// Problems: JSONL as GSM8K is published.
+    #[arg(long)]
+    pub(crate) problems: PathBuf,
+    /// Samples a problem.
+    #[arg(long, default_value_t = 16)]
+    pub(crate) samples: usize,
+    /// Use the first N problems only.
+    #[arg(long)]
+    pub(crate) limit: Option<usize>,
+    /// Where the traces go.
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// Sampling temperature.
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) temperature: f64,
+    /// Mass of the likeliest tokens that is kept.
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) top_p: f64,
+    /// Number of likeliest tokens kept; 0 keeps all.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) top_k: usize,
+    /// Most tokens a completion may have.
+    #[arg(long, default_value_t = 300)]
+    pub(crate) max_tokens: usize,
+    /// Sequences decoded at a time.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) batch: usize,
+    /// How prompts and answers are written.
+    #[arg(long, default_value = "think_answer")]
+    pub(crate) style: String,
+    /// Name written into the traces; the model's and adapter's path otherwise.
+    #[arg(long)]
+    pub(crate) generator: Option<String>,
+    /// Seed of the samples.
+    #[arg(long, default_value_t = 42)]
+    pub(crate) seed: u64,
+    /// Print accuracy and counts as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct ScoreArgs {
+    /// Reward: a checkpoint's reward directory or an exported adapter.
+    #[arg(long)]
+    pub(crate) reward: PathBuf,
+    /// Base model of the reward; the one named in it otherwise.
+    #[arg(long)]
+    pub(crate) model: Option<PathBuf>,
+    /// Traces: assay's, the two foreign JSONL shapes, or ProcessBench JSON.
+    #[arg(long)]
+    pub(crate) traces: PathBuf,
+    /// Fill in log-probabilities of this policy too.
+    #[arg(long)]
+    pub(crate) policy: Option<PathBuf>,
+    /// Adapter of that policy.
+    #[arg(long, requires = "policy")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// Rows of a packed batch.
+    #[arg(long, default_value_t = 4096)]
+    pub(crate) token_budget: usize,
+    /// Where the scored traces go.
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// Print counts as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct SelectArgs {
+    /// Scored traces.
+    #[arg(long)]
+    pub(crate) traces: PathBuf,
+    /// One selector; all of them otherwise.
+    #[arg(long)]
+    pub(crate) selector: Option<String>,
+    /// Trace score of the reward selectors.
+    #[arg(long, default_value = "mean")]
+    pub(crate) score: String,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct EvalArgs {
+    /// Scored traces.
+    #[arg(long)]
+    pub(crate) traces: PathBuf,
+    /// Trace score of the reward.
+    #[arg(long, default_value = "mean")]
+    pub(crate) score: String,
+    /// Also write the summary here.
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct LocaliseArgs {
+    /// Reward: a checkpoint's reward directory or an exported adapter.
+    #[arg(long)]
+    pub(crate) reward: PathBuf,
+    /// Base model of the reward; the one named in it otherwise.
+    #[arg(long)]
+    pub(crate) model: Option<PathBuf>,
+    /// Demonstrations: JSONL as GSM8K is published; or ProcessBench JSON.
+    #[arg(long)]
+    pub(crate) demonstrations: PathBuf,
+    /// Use the first N demonstrations only.
+    #[arg(long)]
+    pub(crate) limit: Option<usize>,
+    /// Perturbation kinds; number errors otherwise. May be repeated.
+    #[arg(long = "kind")]
+    pub(crate) kinds: Vec<String>,
+    /// Seed of the injected errors.
+    #[arg(long, default_value_t = 42)]
+    pub(crate) seed: u64,
+    /// Rows of a packed batch.
+    #[arg(long, default_value_t = 4096)]
+    pub(crate) token_budget: usize,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct ReportArgs {
+    /// A run directory.
+    #[arg(long, required_unless_present = "traces")]
+    pub(crate) run: Option<PathBuf>,
+    /// Scored traces.
+    #[arg(long)]
+    pub(crate) traces: Option<PathBuf>,
+    /// The HTML file.
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+}

@@ -1,0 +1,113 @@
+//! The rules of ARCHITECTURE.md that a machine can check: who imports whom, and how large files may grow.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Crate and the workspace crates it may import. Anything else is a violation.
+const MAY_IMPORT: [(&str, &[&str]); 6] = [
+    ("assay-tasks", &[]),
+    ("assay-evals", &["assay-tasks"]),
+    ("assay-ops", &[]),
+    ("assay-lm", &["assay-ops", "assay-tasks"]),
+    ("assay-irl", &["assay-lm", "assay-ops", "assay-evals", "assay-tasks"]),
+    ("assay-cli", &["assay-irl", "assay-lm", "assay-ops", "assay-evals", "assay-tasks"]),
+];
+
+/// Crate and words its sources must not contain.
+const NEVER: [(&str, &[&str]); 5] = [
+    ("assay-tasks", &["candle", "println!", "anyhow"]),
+    ("assay-evals", &["candle", "println!", "anyhow"]),
+    ("assay-ops", &["println!", "anyhow", "assay_lm"]),
+    ("assay-lm", &["println!", "anyhow", "assay_irl", "assay_evals", "reward"]),
+    ("assay-irl", &["println!", "anyhow", "stdout", "std::process"]),
+];
+
+const MAX_LINES_BEFORE_TESTS: usize = 600;
+
+fn crates_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn sources(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// Code above the test module, comments left out.
+fn code(path: &Path) -> Vec<String> {
+    let text = fs::read_to_string(path).unwrap();
+    let before_tests = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned();
+    before_tests.lines().map(|line| line.split("//").next().unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
+fn crates_import_only_what_the_architecture_allows() {
+    for (name, allowed) in MAY_IMPORT {
+        let manifest = fs::read_to_string(crates_dir().join(name).join("Cargo.toml")).unwrap();
+        let dependencies = manifest.split("[dependencies]").nth(1).unwrap_or_default();
+        let dependencies = dependencies.split("\n[").next().unwrap_or_default();
+        for line in dependencies.lines().filter(|line| line.starts_with("assay-")) {
+            let imported = line.split(['.', ' ', '=']).next().unwrap();
+            assert!(allowed.contains(&imported), "{name} must not depend on {imported}");
+        }
+    }
+}
+
+#[test]
+fn crates_do_not_contain_what_belongs_elsewhere() {
+    for (name, words) in NEVER {
+        for path in sources(&crates_dir().join(name).join("src")) {
+            for (number, line) in code(&path).iter().enumerate() {
+                for word in words {
+                    assert!(!line.contains(word), "{}:{}: {word}", path.display(), number + 1);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_maths_of_the_method_sees_no_model_and_no_files() {
+    let irl = crates_dir().join("assay-irl/src");
+    for part in ["reward", "policy"] {
+        for path in sources(&irl.join(part)).into_iter().chain([irl.join(format!("{part}.rs"))]) {
+            if !path.exists() {
+                continue;
+            }
+            for (number, line) in code(&path).iter().enumerate() {
+                for word in ["assay_lm", "candle", "std::fs", "std::path", "tracing"] {
+                    assert!(!line.contains(word), "{}:{}: {word}", path.display(), number + 1);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_stays_in_assay_ops() {
+    for (name, _) in MAY_IMPORT.iter().filter(|(name, _)| *name != "assay-ops") {
+        for path in sources(&crates_dir().join(name).join("src")) {
+            let lines = code(&path);
+            let found = lines.iter().position(|line| line.contains("unsafe "));
+            assert!(found.is_none(), "{}:{}", path.display(), found.unwrap_or(0) + 1);
+        }
+    }
+}
+
+#[test]
+fn files_stay_small() {
+    for (name, _) in MAY_IMPORT {
+        for path in sources(&crates_dir().join(name).join("src")) {
+            let lines = code(&path).len();
+            assert!(lines <= MAX_LINES_BEFORE_TESTS, "{} has {lines} lines before its tests", path.display());
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The two players as trainable maps from packed batches to one scalar a completion token.
+//!
+//! The policy gives log-probabilities, the discriminator gives logits. Losses see only these scalars and return their
+//! gradients; [`update`] turns those into gradients of parameters, micro-batch after micro-batch, and checks that
+//! every trainable parameter received one.
+
+use assay_lm::packed::{Group, MicroBatch, PackedBatch, micro_batches};
+use assay_lm::transformer::{Gradients, Tape};
+use candle_core::{Tensor, Var};
+
+use crate::IrlError;
+
+/// One scalar a completion token, one list a completion, in the order of the groups.
+pub type TokenScalars = Vec<Vec<f32>>;
+
+/// What a forward pass in training keeps for the backward pass.
+pub struct Recording {
+    /// Inputs of the layers.
+    pub tape: Tape,
+    /// Hidden states after the final norm, `[T, hidden]`.
+    pub hidden: Tensor,
+}
+
+/// A trainable map from a packed batch to one scalar a completion token.
+pub trait Player {
+    /// Scalars without gradients.
+    ///
+    /// # Errors
+    /// Fails when the batch does not fit the model.
+    fn infer(&self, batch: &PackedBatch) -> Result<TokenScalars, IrlError>;
+
+    /// Scalars and what [`Player::backward`] needs.
+    ///
+    /// # Errors
+    /// As [`Player::infer`].
+    fn forward(&self, batch: &PackedBatch) -> Result<(TokenScalars, Recording), IrlError>;
+
+    /// Adds the gradients of `sum(grads * scalars)` to `gradients`.
+    ///
+    /// # Errors
+    /// As [`Player::infer`].
+    fn backward(
+        &self,
+        batch: &PackedBatch,
+        recording: Recording,
+        grads: &[Vec<f32>],
+        gradients: &mut Gradients,
+    ) -> Result<(), IrlError>;
+
+    /// Trainable tensors by name, in a fixed order.
+    fn parameters(&self) -> Vec<(String, Var)>;
+}
+
+/// Scalars of every completion of an update, in order, within a token budget.
+///
+/// # Errors
+/// As [`Player::infer`].
+pub fn infer_all(player: &dyn Player, groups: &[Group], token_budget: usize) -> Result<TokenScalars, IrlError> {
+    let mut all = Vec::new();
+    for part in micro_batches(groups, token_budget) {
+        all.extend(player.infer(&PackedBatch::new(&part.groups)?)?);
+    }
+    Ok(all)
+}
+
+/// One forward and backward pass over an update: `loss` gets the scalars of all completions and returns what it
+/// reports and the gradient of each scalar.
+///
+/// When the update exceeds the token budget it is cut into micro-batches: a first pass gathers all scalars, so that
+/// the loss always sees the whole update and the result does not depend on the budget.
+///
+/// # Errors
+/// Whatever `loss` returns; [`IrlError::MissingGradient`] names a trainable parameter that received none.
+pub fn update<R>(
+    player: &dyn Player,
+    groups: &[Group],
+    token_budget: usize,
+    loss: impl FnOnce(&[Vec<f32>]) -> Result<(R, TokenScalars), IrlError>,
+) -> Result<(R, Gradients), IrlError> {
+    let parts = micro_batches(groups, token_budget);
+    let mut gradients = Gradients::default();
+    let report = if let [part] = parts.as_slice() {
+        let batch = PackedBatch::new(&part.groups)?;
+        let (scalars, recording) = player.forward(&batch)?;
+        let (report, grads) = loss(&scalars)?;
+        player.backward(&batch, recording, &grads, &mut gradients)?;
+        report
+    } else {
+        let (report, grads) = loss(&infer_all(player, groups, token_budget)?)?;
+        backward_parts(player, &parts, &grads, &mut gradients)?;
+        report
+    };
+    check_coverage(player, &gradients)?;
+    Ok((report, gradients))
+}
+
+fn backward_parts(
+    player: &dyn Player,
+    parts: &[MicroBatch],
+    grads: &[Vec<f32>],
+    gradients: &mut Gradients,
+) -> Result<(), IrlError> {
+    let mut rest = grads;
+    for part in parts {
+        let (own, later) = rest.split_at(part.origin.len());
+        rest = later;
+        let batch = PackedBatch::new(&part.groups)?;
+        let (_, recording) = player.forward(&batch)?;
+        player.backward(&batch, recording, own, gradients)?;
+    }
+    Ok(())
+}
+
+fn check_coverage(player: &dyn Player, gradients: &Gradients) -> Result<(), IrlError> {
+    for (name, var) in player.parameters() {
+        if gradients.get(&var).is_none() {
+            return Err(IrlError::MissingGradient { parameter: name });
+        }
+    }
+    Ok(())
+}
+
+/// A flat `[N]` tensor of per-token gradients.
+pub(crate) fn flatten(grads: &[Vec<f32>]) -> Result<Tensor, IrlError> {
+    let flat = grads.concat();
+    let n = flat.len();
+    Ok(Tensor::from_vec(flat, n, &candle_core::Device::Cpu)?)
+}

@@ -1,0 +1,116 @@
+//! The policy: a transformer, trained whole or through an adapter, giving token log-probabilities.
+
+use std::sync::Arc;
+
+use assay_lm::adapter::Adapter;
+use assay_lm::packed::PackedBatch;
+use assay_lm::transformer::{Gradients, Transformer};
+use assay_ops::{TokenLogprobs, token_logprobs};
+use candle_core::{Device, Tensor, Var};
+
+use crate::IrlError;
+use crate::player::{Player, Recording, TokenScalars, flatten};
+
+/// What of the policy is trained.
+pub enum Trainable {
+    /// The LoRA pairs of an adapter on a frozen base.
+    Adapter(Adapter),
+    /// Every weight of the transformer, by name.
+    Whole(Vec<(String, Var)>),
+}
+
+/// A policy.
+pub struct PolicyModel {
+    /// The base, with variables in it when it is trained whole.
+    pub transformer: Arc<Transformer>,
+    /// What is trained.
+    pub trainable: Trainable,
+}
+
+impl PolicyModel {
+    /// The adapter, if the policy has one.
+    pub fn adapter(&self) -> Option<&Adapter> {
+        match &self.trainable {
+            Trainable::Adapter(adapter) => Some(adapter),
+            Trainable::Whole(_) => None,
+        }
+    }
+
+    /// Token log-probabilities and entropies (nats) of every completion.
+    ///
+    /// # Errors
+    /// Fails when the batch does not fit the model.
+    pub fn logprobs_and_entropies(&self, batch: &PackedBatch) -> Result<(TokenScalars, TokenScalars), IrlError> {
+        logprobs_and_entropies(&self.transformer, self.adapter(), batch)
+    }
+}
+
+/// Token log-probabilities and entropies of a transformer with or without an adapter; no gradients.
+///
+/// # Errors
+/// Fails when the batch does not fit the model.
+pub fn logprobs_and_entropies(
+    transformer: &Transformer,
+    adapter: Option<&Adapter>,
+    batch: &PackedBatch,
+) -> Result<(TokenScalars, TokenScalars), IrlError> {
+    let hidden = transformer.hidden(batch, adapter)?;
+    let out = completion_logprobs(&transformer.detached(), &hidden, batch)?;
+    let split = |t: &Tensor| -> Result<_, IrlError> { Ok(batch.split_by_completion(&t.to_vec1::<f32>()?)) };
+    Ok((split(&out.logprobs)?, split(&out.entropies)?))
+}
+
+/// log pi(token | before) of completion tokens from hidden states `[T, hidden]`.
+pub(crate) fn completion_logprobs(
+    transformer: &Transformer,
+    hidden: &Tensor,
+    batch: &PackedBatch,
+) -> Result<TokenLogprobs, IrlError> {
+    let (rows, targets) = batch.predictions();
+    let count = rows.len();
+    let rows = hidden.index_select(&Tensor::from_vec(rows, count, &Device::Cpu)?, 0)?;
+    Ok(token_logprobs(&rows, transformer.output_matrix(), &targets)?)
+}
+
+impl Player for PolicyModel {
+    fn infer(&self, batch: &PackedBatch) -> Result<TokenScalars, IrlError> {
+        Ok(self.logprobs_and_entropies(batch)?.0)
+    }
+
+    fn forward(&self, batch: &PackedBatch) -> Result<(TokenScalars, Recording), IrlError> {
+        let (hidden, tape) = self.transformer.forward_recorded(batch, self.adapter())?;
+        let logprobs = completion_logprobs(&self.transformer.detached(), &hidden, batch)?.logprobs;
+        let scalars = batch.split_by_completion(&logprobs.to_vec1::<f32>()?);
+        Ok((scalars, Recording { tape, hidden }))
+    }
+
+    fn backward(
+        &self,
+        batch: &PackedBatch,
+        recording: Recording,
+        grads: &[Vec<f32>],
+        gradients: &mut Gradients,
+    ) -> Result<(), IrlError> {
+        let hidden = Var::from_tensor(&recording.hidden)?;
+        let logprobs = completion_logprobs(&self.transformer, hidden.as_tensor(), batch)?.logprobs;
+        let mut store = logprobs.mul(&flatten(grads)?)?.sum_all()?.backward()?;
+        if let assay_ops::Matrix::Dense(output) = self.transformer.output_matrix()
+            && output.is_variable()
+        {
+            gradients.absorb(&mut store, std::iter::once(output))?;
+        }
+        let grad_hidden = match store.remove(hidden.as_tensor()) {
+            Some(gradient) => gradient,
+            None => hidden.as_tensor().zeros_like()?,
+        };
+        self.transformer.backward(batch, self.adapter(), recording.tape, grad_hidden, gradients)?;
+        Ok(())
+    }
+
+    fn parameters(&self) -> Vec<(String, Var)> {
+        match &self.trainable {
+            Trainable::Adapter(adapter) => adapter.parameters().to_vec(),
+            Trainable::Whole(parameters) => parameters.clone(),
+        }
+    }
+}

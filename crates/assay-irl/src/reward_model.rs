@@ -1,0 +1,238 @@
+//! The discriminator: an adapted backbone and a head that gives one logit a completion token.
+//!
+//! With h_t the hidden state after token t (final norm applied), pi_D the adapted backbone with its own output matrix
+//! and pi_ref the adapter-off backbone:
+//! - `linear`:   z_t = w . h_t + b
+//! - `implicit`: z_t = beta (log pi_D(y_t | y_<t) - log pi_ref(y_t | y_<t)) + b
+//! - `hybrid`:   the sum of the two, one b
+//!
+//! The reward is r = log D - log(1 - D) = z with D = sigmoid(z).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use assay_lm::adapter::{Adapter, AdapterCard};
+use assay_lm::packed::PackedBatch;
+use assay_lm::peft;
+use assay_lm::transformer::{Gradients, Transformer};
+use assay_ops::reward_head;
+use candle_core::{DType, Device, Tensor, Var};
+use serde::{Deserialize, Serialize};
+
+use crate::IrlError;
+use crate::player::{Player, Recording, TokenScalars, flatten};
+use crate::policy_model::completion_logprobs;
+use crate::settings::HeadSettings;
+
+/// File beside a reward adapter that says how its token rewards are computed.
+pub const HEAD_FILE: &str = "reward_head.json";
+const SCORE_WEIGHT: &str = "base_model.model.score.weight";
+const SCORE_BIAS: &str = "base_model.model.score.bias";
+
+/// A token reward model.
+pub struct RewardModel {
+    backbone: Arc<Transformer>,
+    adapter: Adapter,
+    head: HeadSettings,
+    /// `[hidden]`; used by linear and hybrid heads.
+    weight: Option<Var>,
+    /// `[1]`.
+    bias: Var,
+}
+
+/// The head as written beside the adapter.
+#[derive(Serialize, Deserialize)]
+struct HeadFile {
+    head: HeadSettings,
+    formula: String,
+}
+
+impl RewardModel {
+    /// A fresh reward model: adapter as PEFT starts one, head weight and bias zero.
+    ///
+    /// # Errors
+    /// Fails when a tensor cannot be made.
+    pub fn new(backbone: Arc<Transformer>, adapter: Adapter, head: HeadSettings) -> Result<Self, IrlError> {
+        let hidden = backbone.config().hidden_size;
+        let weight = match head {
+            HeadSettings::Implicit { .. } => None,
+            HeadSettings::Linear | HeadSettings::Hybrid { .. } => Some(Var::zeros(hidden, DType::F32, &Device::Cpu)?),
+        };
+        let bias = Var::zeros(1, DType::F32, &Device::Cpu)?;
+        Ok(Self { backbone, adapter, head, weight, bias })
+    }
+
+    /// Reads a reward directory: a PEFT adapter, its head and the head's kind.
+    ///
+    /// A directory without [`HEAD_FILE`] is a plain PEFT token classifier and gets a linear head.
+    ///
+    /// # Errors
+    /// Names the file and the thing that is missing or does not match the backbone.
+    pub fn load(dir: &Path, backbone: Arc<Transformer>) -> Result<Self, IrlError> {
+        let loaded = peft::load(dir, backbone.config())?;
+        let path = dir.join(HEAD_FILE);
+        let head = if path.exists() {
+            let text = std::fs::read_to_string(&path).map_err(|source| IrlError::io("reading", &path, source))?;
+            let file: HeadFile = serde_json::from_str(&text)
+                .map_err(|source| IrlError::Malformed { path: path.clone(), reason: source.to_string() })?;
+            file.head
+        } else {
+            HeadSettings::Linear
+        };
+        let mut model = Self::new(backbone, loaded.adapter, head)?;
+        let hidden = model.backbone.config().hidden_size;
+        let tensor = |name: &str, count: usize| -> Result<Option<Tensor>, IrlError> {
+            let Some(tensor) = loaded.extra.get(name) else { return Ok(None) };
+            if tensor.elem_count() != count {
+                let reason = format!("{name} has {} values, the backbone needs {count}", tensor.elem_count());
+                return Err(IrlError::Malformed { path: dir.join(peft::WEIGHTS_FILE), reason });
+            }
+            Ok(Some(tensor.flatten_all()?))
+        };
+        if let Some(weight) = &mut model.weight {
+            let read = tensor(SCORE_WEIGHT, hidden)?.ok_or_else(|| IrlError::Malformed {
+                path: dir.join(peft::WEIGHTS_FILE),
+                reason: format!("{SCORE_WEIGHT} is missing"),
+            })?;
+            weight.set(&read)?;
+        }
+        if let Some(read) = tensor(SCORE_BIAS, 1)? {
+            model.bias.set(&read)?;
+        }
+        Ok(model)
+    }
+
+    /// Writes the PEFT adapter, the head and [`HEAD_FILE`] into an existing directory.
+    ///
+    /// # Errors
+    /// Names the file that could not be written.
+    pub fn save(&self, dir: &Path, base_model: &str) -> Result<(), IrlError> {
+        let mut extra = vec![(SCORE_BIAS.to_owned(), self.bias.as_tensor().clone())];
+        if let Some(weight) = &self.weight {
+            extra.push((SCORE_WEIGHT.to_owned(), weight.as_tensor().reshape((1, ()))?));
+        }
+        let linear = matches!(self.head, HeadSettings::Linear);
+        let card = AdapterCard {
+            base_model: base_model.to_owned(),
+            task_type: if linear { "TOKEN_CLS" } else { "CAUSAL_LM" },
+            modules_to_save: if linear { vec!["score".to_owned()] } else { Vec::new() },
+        };
+        self.adapter.save(dir, &card, &extra)?;
+        let formula = match self.head {
+            HeadSettings::Linear => "z_t = score(h_t)",
+            HeadSettings::Implicit { .. } => "z_t = beta (log pi_D(y_t) - log pi_ref(y_t)) + score.bias",
+            HeadSettings::Hybrid { .. } => "z_t = score(h_t) + beta (log pi_D(y_t) - log pi_ref(y_t))",
+        };
+        let file = HeadFile { head: self.head, formula: formula.to_owned() };
+        let path = dir.join(HEAD_FILE);
+        let text = serde_json::to_string_pretty(&file).unwrap_or_default() + "\n";
+        std::fs::write(&path, text).map_err(|source| IrlError::io("writing", &path, source))
+    }
+
+    /// The head's kind.
+    pub fn head(&self) -> HeadSettings {
+        self.head
+    }
+
+    /// The adapter.
+    pub fn adapter(&self) -> &Adapter {
+        &self.adapter
+    }
+
+    /// Sets the head's bias, e.g. to a reference value.
+    ///
+    /// # Errors
+    /// Fails when the variable cannot be written.
+    pub fn set_bias(&self, bias: f32) -> Result<(), IrlError> {
+        Ok(self.bias.set(&Tensor::from_vec(vec![bias], 1, &Device::Cpu)?)?)
+    }
+
+    /// The factor of the log-ratio, where the head has one.
+    fn beta(&self) -> Option<f64> {
+        match self.head {
+            HeadSettings::Linear => None,
+            HeadSettings::Implicit { beta } | HeadSettings::Hybrid { beta } => Some(beta),
+        }
+    }
+
+    /// log pi_ref of completion tokens, `[N]`.
+    fn reference_logprobs(&self, batch: &PackedBatch) -> Result<Tensor, IrlError> {
+        let hidden = self.backbone.hidden(batch, None)?;
+        Ok(completion_logprobs(&self.backbone.detached(), &hidden, batch)?.logprobs.detach())
+    }
+
+    /// Logits `[N]` of completion tokens without their reference term, differentiable in hidden states and head.
+    fn head_logits(&self, hidden: &Tensor, batch: &PackedBatch) -> Result<Tensor, IrlError> {
+        let bias = self.bias.as_tensor();
+        let linear = match &self.weight {
+            Some(weight) => {
+                let rows = batch.completion_rows();
+                let count = rows.len();
+                let rows = hidden.index_select(&Tensor::from_vec(rows, count, &Device::Cpu)?, 0)?;
+                Some(reward_head(&rows, weight.as_tensor(), bias)?)
+            }
+            None => None,
+        };
+        let Some(beta) = self.beta() else {
+            return linear.ok_or_else(|| IrlError::Malformed {
+                path: HEAD_FILE.into(),
+                reason: "a linear head has no weight".to_owned(),
+            });
+        };
+        let ratio = (completion_logprobs(&self.backbone, hidden, batch)?.logprobs * beta)?;
+        Ok(match linear {
+            Some(linear) => (linear + ratio)?,
+            None => ratio.broadcast_add(bias)?,
+        })
+    }
+
+    /// Logits of every completion from hidden states, reference term included, without gradients.
+    fn logits(&self, hidden: &Tensor, batch: &PackedBatch) -> Result<TokenScalars, IrlError> {
+        let mut logits = self.head_logits(&hidden.detach(), batch)?.detach();
+        if let Some(beta) = self.beta() {
+            logits = (logits - (self.reference_logprobs(batch)? * beta)?)?;
+        }
+        Ok(batch.split_by_completion(&logits.to_vec1::<f32>()?))
+    }
+}
+
+impl Player for RewardModel {
+    fn infer(&self, batch: &PackedBatch) -> Result<TokenScalars, IrlError> {
+        let hidden = self.backbone.hidden(batch, Some(&self.adapter))?;
+        self.logits(&hidden, batch)
+    }
+
+    fn forward(&self, batch: &PackedBatch) -> Result<(TokenScalars, Recording), IrlError> {
+        let (hidden, tape) = self.backbone.forward_recorded(batch, Some(&self.adapter))?;
+        Ok((self.logits(&hidden, batch)?, Recording { tape, hidden }))
+    }
+
+    fn backward(
+        &self,
+        batch: &PackedBatch,
+        recording: Recording,
+        grads: &[Vec<f32>],
+        gradients: &mut Gradients,
+    ) -> Result<(), IrlError> {
+        let hidden = Var::from_tensor(&recording.hidden)?;
+        let logits = self.head_logits(hidden.as_tensor(), batch)?;
+        let mut store = logits.mul(&flatten(grads)?)?.sum_all()?.backward()?;
+        let own = self.weight.iter().chain([&self.bias]).map(Var::as_tensor);
+        gradients.absorb(&mut store, own)?;
+        let grad_hidden = match store.remove(hidden.as_tensor()) {
+            Some(gradient) => gradient,
+            None => hidden.as_tensor().zeros_like()?,
+        };
+        self.backbone.backward(batch, Some(&self.adapter), recording.tape, grad_hidden, gradients)?;
+        Ok(())
+    }
+
+    fn parameters(&self) -> Vec<(String, Var)> {
+        let mut parameters = self.adapter.parameters().to_vec();
+        if let Some(weight) = &self.weight {
+            parameters.push((SCORE_WEIGHT.to_owned(), weight.clone()));
+        }
+        parameters.push((SCORE_BIAS.to_owned(), self.bias.clone()));
+        parameters
+    }
+}

@@ -1,0 +1,240 @@
+//! LoRA adapters: several named ones may live on one frozen base.
+//!
+//! An adapter adds `scale * (x A^T) B^T` to a projection, scale = alpha / rank. Names and files are PEFT's, so an
+//! adapter written here loads there and the other way round.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use assay_ops::Lora;
+use assay_tasks::random::Stream;
+use candle_core::{Device, Tensor, Var};
+use serde::{Deserialize, Serialize};
+
+use crate::{LmError, ModelConfig};
+
+/// The seven projections of a decoder layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Projection {
+    /// Attention queries.
+    #[serde(rename = "q_proj")]
+    Query,
+    /// Attention keys.
+    #[serde(rename = "k_proj")]
+    Key,
+    /// Attention values.
+    #[serde(rename = "v_proj")]
+    Value,
+    /// Attention output.
+    #[serde(rename = "o_proj")]
+    Output,
+    /// Feed-forward gate.
+    #[serde(rename = "gate_proj")]
+    Gate,
+    /// Feed-forward up.
+    #[serde(rename = "up_proj")]
+    Up,
+    /// Feed-forward down.
+    #[serde(rename = "down_proj")]
+    Down,
+}
+
+impl Projection {
+    /// All seven, in the order of the forward pass.
+    pub const ALL: [Self; 7] = [Self::Query, Self::Key, Self::Value, Self::Output, Self::Gate, Self::Up, Self::Down];
+
+    /// The module's path inside a layer, as Hugging Face names it.
+    pub fn module(self) -> &'static str {
+        match self {
+            Self::Query => "self_attn.q_proj",
+            Self::Key => "self_attn.k_proj",
+            Self::Value => "self_attn.v_proj",
+            Self::Output => "self_attn.o_proj",
+            Self::Gate => "mlp.gate_proj",
+            Self::Up => "mlp.up_proj",
+            Self::Down => "mlp.down_proj",
+        }
+    }
+
+    /// `(out, in)` features of the projection in a model.
+    pub fn shape(self, config: &ModelConfig) -> (usize, usize) {
+        let (hidden, ffn) = (config.hidden_size, config.intermediate_size);
+        let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        match self {
+            Self::Query => (q, hidden),
+            Self::Key | Self::Value => (kv, hidden),
+            Self::Output => (hidden, q),
+            Self::Gate | Self::Up => (ffn, hidden),
+            Self::Down => (hidden, ffn),
+        }
+    }
+}
+
+/// Shape of an adapter: PEFT's `LoraConfig` as far as it is used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraSettings {
+    /// Rank r of A and B.
+    pub rank: usize,
+    /// Numerator of the scale alpha / rank.
+    pub alpha: f64,
+    /// Projections that get a pair; the default is all seven.
+    #[serde(default = "all_projections")]
+    pub targets: Vec<Projection>,
+}
+
+fn all_projections() -> Vec<Projection> {
+    Projection::ALL.to_vec()
+}
+
+impl LoraSettings {
+    /// alpha / rank.
+    pub fn scale(&self) -> f64 {
+        self.alpha / self.rank as f64
+    }
+}
+
+/// The A and B of one projection: `[rank, in]` and `[out, rank]`, f32.
+#[derive(Clone, Debug)]
+pub struct LoraPair {
+    /// Down map.
+    pub a: Tensor,
+    /// Up map, zero at the start.
+    pub b: Tensor,
+    scale: f64,
+}
+
+impl LoraPair {
+    /// The pair as the fused operation takes it.
+    pub fn as_lora(&self) -> Lora<'_> {
+        Lora { a: &self.a, b: &self.b, scale: self.scale }
+    }
+}
+
+/// The pairs of one layer.
+pub type LayerAdapter = BTreeMap<Projection, LoraPair>;
+
+/// A named set of LoRA pairs for one base model.
+#[derive(Clone, Debug)]
+pub struct Adapter {
+    /// Rank, alpha, targets.
+    pub settings: LoraSettings,
+    layers: Vec<LayerAdapter>,
+    parameters: Vec<(String, Var)>,
+}
+
+impl Adapter {
+    /// A fresh adapter as PEFT starts one: A uniform in ±1/sqrt(in) (Kaiming with a = sqrt 5), B zero.
+    ///
+    /// # Errors
+    /// [`LmError::InvalidAdapter`] when the rank is zero or no projection is named.
+    pub fn new(config: &ModelConfig, settings: &LoraSettings, seed: u64) -> Result<Self, LmError> {
+        let mut index = 0;
+        Self::build(config, settings, |_, shape| {
+            index += 1;
+            let (rows, columns) = shape;
+            let is_a = index % 2 == 1;
+            let bound = if is_a { 1.0 / (columns as f32).sqrt() } else { 0.0 };
+            let mut stream = Stream::new(seed, &[index]);
+            let values: Vec<f32> =
+                (0..rows * columns).map(|_| (2.0 * stream.uniform_f32() - 1.0) * bound).collect();
+            Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+        })
+    }
+
+    /// An adapter whose tensors come from `source`, asked by PEFT name and shape, A before B.
+    pub(crate) fn build(
+        config: &ModelConfig,
+        settings: &LoraSettings,
+        mut source: impl FnMut(&str, (usize, usize)) -> Result<Tensor, LmError>,
+    ) -> Result<Self, LmError> {
+        if settings.rank == 0 || settings.targets.is_empty() {
+            let reason = "rank must be at least 1 and at least one projection must be named".to_owned();
+            return Err(LmError::InvalidAdapter { reason });
+        }
+        let mut layers = Vec::with_capacity(config.layers);
+        let mut parameters = Vec::new();
+        for layer in 0..config.layers {
+            let mut pairs = LayerAdapter::new();
+            for &projection in &settings.targets {
+                let (out, input) = projection.shape(config);
+                let name = |half| parameter_name(layer, projection, half);
+                let a = Var::from_tensor(&source(&name("A"), (settings.rank, input))?)?;
+                let b = Var::from_tensor(&source(&name("B"), (out, settings.rank))?)?;
+                let pair =
+                    LoraPair { a: a.as_tensor().clone(), b: b.as_tensor().clone(), scale: settings.scale() };
+                pairs.insert(projection, pair);
+                parameters.push((name("A"), a));
+                parameters.push((name("B"), b));
+            }
+            layers.push(pairs);
+        }
+        Ok(Self { settings: settings.clone(), layers, parameters })
+    }
+
+    /// Pairs of one layer, tracked: gradients flow to A and B.
+    pub fn layer(&self, layer: usize) -> &LayerAdapter {
+        &self.layers[layer]
+    }
+
+    /// Trainable tensors with their PEFT names, in a fixed order.
+    pub fn parameters(&self) -> &[(String, Var)] {
+        &self.parameters
+    }
+
+    /// The same weights without gradient tracking; shares storage with `self`.
+    pub fn detached(&self) -> Self {
+        let layers = self.layers.iter().map(|pairs| {
+            let detach = |pair: &LoraPair| LoraPair { a: pair.a.detach(), b: pair.b.detach(), scale: pair.scale };
+            pairs.iter().map(|(&projection, pair)| (projection, detach(pair))).collect()
+        });
+        Self { settings: self.settings.clone(), layers: layers.collect(), parameters: Vec::new() }
+    }
+
+    /// An independent copy of the weights, trainable on its own.
+    ///
+    /// # Errors
+    /// Fails when a tensor cannot be copied.
+    pub fn duplicate(&self) -> Result<Self, LmError> {
+        let mut copies = Vec::with_capacity(self.parameters.len());
+        for (name, var) in &self.parameters {
+            copies.push((name.clone(), Var::from_tensor(var.as_tensor())?));
+        }
+        let mut next = copies.iter();
+        let mut layers = Vec::with_capacity(self.layers.len());
+        for pairs in &self.layers {
+            let mut copy = LayerAdapter::new();
+            for &projection in &self.settings.targets {
+                let (Some((_, a)), Some((_, b))) = (next.next(), next.next()) else { break };
+                let scale = pairs[&projection].scale;
+                copy.insert(projection, LoraPair { a: a.as_tensor().clone(), b: b.as_tensor().clone(), scale });
+            }
+            layers.push(copy);
+        }
+        Ok(Self { settings: self.settings.clone(), layers, parameters: copies })
+    }
+
+    /// Writes `adapter_model.safetensors` and `adapter_config.json` into an existing directory.
+    ///
+    /// # Errors
+    /// Names the file that could not be written.
+    pub fn save(&self, dir: &Path, card: &AdapterCard, extra: &[(String, Tensor)]) -> Result<(), LmError> {
+        crate::peft::save(self, dir, card, extra)
+    }
+}
+
+/// What `adapter_config.json` says beside rank, alpha and targets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdapterCard {
+    /// Name or path of the base model.
+    pub base_model: String,
+    /// `CAUSAL_LM` or `TOKEN_CLS`.
+    pub task_type: &'static str,
+    /// Modules saved whole beside the pairs, e.g. `score`.
+    pub modules_to_save: Vec<String>,
+}
+
+/// PEFT's name of one half of a pair: `half` is `A` or `B`.
+pub(crate) fn parameter_name(layer: usize, projection: Projection, half: &str) -> String {
+    format!("base_model.model.model.layers.{layer}.{}.lora_{half}.weight", projection.module())
+}

@@ -1,0 +1,234 @@
+//! Packed batches: the unit of work of every forward pass.
+//!
+//! A batch is a flat list of tokens without padding. A group's prompt appears once; each completion attends to its
+//! prompt and to itself, and its positions continue from the prompt. What is decided here: the order of rows, which
+//! row predicts which token, and how whole completions are cut into micro-batches. Attention itself is in `assay-ops`.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use assay_ops::{AttentionLayout, GroupSpans};
+
+use crate::LmError;
+
+/// One prompt and the completions that share it, as token ids.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Group {
+    /// The rendered prompt; never empty.
+    pub prompt: Vec<u32>,
+    /// Completions, end-of-turn token included; each may be empty.
+    pub completions: Vec<Vec<u32>>,
+}
+
+impl Group {
+    /// Number of rows this group takes in a packed batch: prompt once, completions once each.
+    pub fn rows(&self) -> usize {
+        self.prompt.len() + self.completions.iter().map(Vec::len).sum::<usize>()
+    }
+}
+
+/// Where a completion lies in a packed batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompletionSpan {
+    /// Index of its group in the batch.
+    pub group: usize,
+    /// Index of the completion in its group.
+    pub index: usize,
+    /// Its rows.
+    pub rows: Range<usize>,
+    /// The prompt's last row: its hidden state predicts the completion's first token.
+    pub prompt_last_row: usize,
+}
+
+impl CompletionSpan {
+    /// The row whose hidden state predicts each token of the completion, in order.
+    ///
+    /// Token 0 is predicted by the prompt's last row, token t by the row of token t-1.
+    pub fn prediction_rows(&self) -> impl Iterator<Item = u32> + '_ {
+        let before_last = self.rows.end.saturating_sub(1).max(self.rows.start);
+        let own = self.rows.start..before_last;
+        std::iter::once(self.prompt_last_row).chain(own).take(self.rows.len()).map(|row| row as u32)
+    }
+}
+
+/// A packed batch: tokens, positions, attention spans.
+///
+/// # Shapes
+/// `tokens` and `positions` have one entry a row, `[T]`. Rows are, group after group: the prompt, then each completion.
+#[derive(Clone, Debug)]
+pub struct PackedBatch {
+    /// Token id of each row.
+    pub tokens: Arc<[u32]>,
+    /// Position of each row, continuing from the prompt within each completion.
+    pub positions: Arc<[u32]>,
+    /// Which rows attend to which.
+    pub layout: Arc<AttentionLayout>,
+    /// Completions in group order.
+    pub completions: Vec<CompletionSpan>,
+    /// Rows of each group's prompt.
+    pub prompts: Vec<Range<usize>>,
+}
+
+impl PackedBatch {
+    /// Packs groups into one flat batch.
+    ///
+    /// # Errors
+    /// [`LmError::EmptyPrompt`] names the group whose prompt has no token.
+    pub fn new(groups: &[Group]) -> Result<Self, LmError> {
+        let total = groups.iter().map(Group::rows).sum();
+        let mut tokens = Vec::with_capacity(total);
+        let mut positions = Vec::with_capacity(total);
+        let mut completions = Vec::new();
+        let mut prompts = Vec::with_capacity(groups.len());
+        let mut spans = Vec::with_capacity(groups.len());
+        for (group_index, group) in groups.iter().enumerate() {
+            if group.prompt.is_empty() {
+                return Err(LmError::EmptyPrompt { group: group_index });
+            }
+            let prompt = append(&mut tokens, &mut positions, &group.prompt, 0);
+            let mut own = Vec::with_capacity(group.completions.len());
+            for (index, completion) in group.completions.iter().enumerate() {
+                let rows = append(&mut tokens, &mut positions, completion, group.prompt.len());
+                own.push(rows.clone());
+                completions.push(CompletionSpan { group: group_index, index, rows, prompt_last_row: prompt.end - 1 });
+            }
+            prompts.push(prompt.clone());
+            spans.push(GroupSpans { prompt, completions: own });
+        }
+        let layout = Arc::new(AttentionLayout::new(spans)?);
+        Ok(Self { tokens: tokens.into(), positions: positions.into(), layout, completions, prompts })
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Whether the batch has no rows.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// Rows that predict completion tokens and the tokens they predict, both `[N]`, completion after completion.
+    pub fn predictions(&self) -> (Vec<u32>, Arc<[u32]>) {
+        let rows = self.completions.iter().flat_map(CompletionSpan::prediction_rows).collect();
+        let targets: Vec<u32> =
+            self.completions.iter().flat_map(|span| self.tokens[span.rows.clone()].iter().copied()).collect();
+        (rows, targets.into())
+    }
+
+    /// Rows of completion tokens, `[N]`, completion after completion.
+    pub fn completion_rows(&self) -> Vec<u32> {
+        self.completions.iter().flat_map(|span| span.rows.clone()).map(|row| row as u32).collect()
+    }
+
+    /// Cuts a flat `[N]` list over completion tokens into one list a completion.
+    pub fn split_by_completion(&self, flat: &[f32]) -> Vec<Vec<f32>> {
+        let mut rest = flat;
+        self.completions
+            .iter()
+            .map(|span| {
+                let (head, tail) = rest.split_at(span.rows.len().min(rest.len()));
+                rest = tail;
+                head.to_vec()
+            })
+            .collect()
+    }
+}
+
+fn append(tokens: &mut Vec<u32>, positions: &mut Vec<u32>, ids: &[u32], first_position: usize) -> Range<usize> {
+    let start = tokens.len();
+    tokens.extend_from_slice(ids);
+    positions.extend((first_position..first_position + ids.len()).map(|p| p as u32));
+    start..tokens.len()
+}
+
+/// A part of an update that fits the token budget.
+#[derive(Clone, Debug)]
+pub struct MicroBatch {
+    /// Groups with the completions of this part; a prompt reappears in each part that has completions of it.
+    pub groups: Vec<Group>,
+    /// For each completion, in batch order: (group, completion) in the update it was cut from.
+    pub origin: Vec<(usize, usize)>,
+}
+
+/// Cuts an update into micro-batches of at most `token_budget` rows.
+///
+/// Completions are never cut; one that exceeds the budget on its own gets a micro-batch of its own. Order is kept, so
+/// concatenating the parts gives the update again. Groups without completions do not appear.
+pub fn micro_batches(groups: &[Group], token_budget: usize) -> Vec<MicroBatch> {
+    let mut parts = Vec::new();
+    let mut current = MicroBatch { groups: Vec::new(), origin: Vec::new() };
+    let mut rows = 0;
+    let mut open_group = None;
+    for (group_index, group) in groups.iter().enumerate() {
+        for (index, completion) in group.completions.iter().enumerate() {
+            let prompt_rows = if open_group == Some(group_index) { 0 } else { group.prompt.len() };
+            if !current.origin.is_empty() && rows + prompt_rows + completion.len() > token_budget {
+                parts.push(std::mem::replace(&mut current, MicroBatch { groups: Vec::new(), origin: Vec::new() }));
+                rows = 0;
+                open_group = None;
+            }
+            if open_group != Some(group_index) {
+                current.groups.push(Group { prompt: group.prompt.clone(), completions: Vec::new() });
+                rows += group.prompt.len();
+                open_group = Some(group_index);
+            }
+            if let Some(last) = current.groups.last_mut() {
+                last.completions.push(completion.clone());
+            }
+            current.origin.push((group_index, index));
+            rows += completion.len();
+        }
+    }
+    if !current.origin.is_empty() {
+        parts.push(current);
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(prompt: usize, completions: &[usize]) -> Group {
+        let ids = |n: usize| (0..n as u32).collect();
+        Group { prompt: ids(prompt), completions: completions.iter().map(|&n| ids(n)).collect() }
+    }
+
+    #[test]
+    fn a_completion_is_predicted_by_the_prompts_last_row_and_then_by_itself() {
+        let batch = PackedBatch::new(&[group(3, &[2, 0, 1]), group(1, &[3])]).unwrap();
+        assert_eq!(&*batch.positions, &[0, 1, 2, 3, 4, 3, 0, 1, 2, 3]);
+        let (rows, targets) = batch.predictions();
+        assert_eq!(rows, [2, 3, 2, 6, 7, 8]);
+        assert_eq!(&*targets, &[0, 1, 0, 0, 1, 2]);
+        assert_eq!(batch.completion_rows(), [3, 4, 5, 7, 8, 9]);
+        assert_eq!(batch.split_by_completion(&[1., 2., 3., 4., 5., 6.]), vec![
+            vec![1., 2.],
+            vec![],
+            vec![3.],
+            vec![4., 5., 6.]
+        ]);
+    }
+
+    #[test]
+    fn micro_batches_hold_whole_completions_and_lose_none() {
+        let groups = [group(5, &[4, 4, 4]), group(2, &[50, 1]), group(9, &[])];
+        for budget in [1, 9, 13, 14, 40, 1000] {
+            let parts = micro_batches(&groups, budget);
+            let origins: Vec<_> = parts.iter().flat_map(|part| part.origin.clone()).collect();
+            assert_eq!(origins, [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]);
+            for part in &parts {
+                let rows: usize = part.groups.iter().map(Group::rows).sum();
+                assert!(rows <= budget || part.origin.len() == 1, "{rows} rows for budget {budget}");
+            }
+        }
+        assert_eq!(micro_batches(&groups, 13).len(), 4);
+    }
+
+    #[test]
+    fn an_empty_prompt_is_refused() {
+        assert!(matches!(PackedBatch::new(&[group(1, &[1]), group(0, &[1])]), Err(LmError::EmptyPrompt { group: 1 })));
+    }
+}

@@ -1,0 +1,239 @@
+//! Sampling completions: prompts once, samples batched over prompts, finished sequences leaving the batch.
+//!
+//! Decided here: who is in the batch at each decoding step and which random number each token gets. Sample i of a
+//! prompt has its own stream and token t takes the stream's t-th number, so results do not depend on batch layout.
+//! How one token is drawn from logits is in [`crate::draw`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use assay_ops::{CacheRow, HeadShape, KvCache, cached_attention, linear};
+use assay_tasks::random::Stream;
+use candle_core::{Device, Tensor};
+
+use crate::adapter::Adapter;
+use crate::draw::{Drawn, SamplingSettings, draw};
+use crate::packed::{Group, PackedBatch};
+use crate::transformer::{Attend, PromptCache, Transformer};
+use crate::LmError;
+
+/// One prompt and the streams of the samples wanted from it.
+#[derive(Clone, Debug)]
+pub struct SampleRequest {
+    /// The rendered prompt; never empty.
+    pub prompt: Vec<u32>,
+    /// One stream a sample.
+    pub streams: Vec<Stream>,
+}
+
+/// A sampled completion.
+///
+/// # Shapes
+/// All three lists have one entry a token, the end-of-turn token included.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Completion {
+    /// Token ids.
+    pub token_ids: Vec<u32>,
+    /// log-probability of each token under the distribution it was drawn from.
+    pub sampling_logprobs: Vec<f32>,
+    /// log-probability of each token under the policy at temperature 1, as the sampler saw it.
+    pub policy_logprobs: Vec<f32>,
+    /// Whether the completion limit was reached before an end-of-turn token.
+    pub truncated: bool,
+}
+
+/// Limits of a sampling run.
+#[derive(Clone, Debug)]
+pub struct SamplingLimits {
+    /// Most tokens a completion may have; at least 1.
+    pub max_new_tokens: usize,
+    /// Tokens that end a completion; they are part of it.
+    pub stop_tokens: Vec<u32>,
+    /// Most sequences decoded at a time; at least 1.
+    pub max_sequences: usize,
+}
+
+/// Samples every request; the result has the requests' order, one list of completions a prompt.
+///
+/// `on_token` is called with the number of tokens drawn at each step (for progress).
+///
+/// # Errors
+/// An empty prompt, a limit of zero, or a failing operation.
+pub fn sample(
+    model: &Transformer,
+    adapter: Option<&Adapter>,
+    requests: &[SampleRequest],
+    settings: (&SamplingSettings, &SamplingLimits),
+    mut on_token: impl FnMut(usize),
+) -> Result<Vec<Vec<Completion>>, LmError> {
+    let (draw_settings, limits) = settings;
+    if limits.max_new_tokens == 0 || limits.max_sequences == 0 {
+        return Err(LmError::InvalidSampling { reason: "max_new_tokens and max_sequences must be at least 1".into() });
+    }
+    draw_settings.validate()?;
+    let total: usize = requests.iter().map(|r| r.streams.len()).sum();
+    if total == 0 {
+        return Ok(requests.iter().map(|_| Vec::new()).collect());
+    }
+    let (model, adapter) = (model.detached(), adapter.map(Adapter::detached));
+    let mut decoder = Decoder::new(&model, adapter.as_ref(), requests, limits)?;
+    while decoder.refill(requests, draw_settings, &mut on_token)? {
+        let logits = decoder.step()?;
+        decoder.advance(&logits, draw_settings)?;
+        on_token(decoder.drawn_last);
+    }
+    Ok(decoder.finished)
+}
+
+/// A sequence in the batch.
+struct Active {
+    request: usize,
+    sample: usize,
+    slot: u32,
+    stream: Stream,
+}
+
+struct Decoder<'m> {
+    model: &'m Transformer,
+    adapter: Option<&'m Adapter>,
+    limits: &'m SamplingLimits,
+    prompts: PackedBatch,
+    prompt_cache: PromptCache,
+    /// Logits after each prompt, `[prompts, vocab]` row by row.
+    first_logits: Vec<Vec<f32>>,
+    caches: Vec<KvCache>,
+    waiting: VecDeque<(usize, usize)>,
+    free_slots: Vec<u32>,
+    active: Vec<Active>,
+    finished: Vec<Vec<Completion>>,
+    drawn_last: usize,
+}
+
+impl<'m> Decoder<'m> {
+    fn new(
+        model: &'m Transformer,
+        adapter: Option<&'m Adapter>,
+        requests: &[SampleRequest],
+        limits: &'m SamplingLimits,
+    ) -> Result<Self, LmError> {
+        let groups: Vec<Group> =
+            requests.iter().map(|r| Group { prompt: r.prompt.clone(), completions: Vec::new() }).collect();
+        let prompts = PackedBatch::new(&groups)?;
+        let (hidden, prompt_cache) = model.prefill(&prompts, adapter)?;
+        let last: Vec<u32> = prompts.prompts.iter().map(|rows| rows.end as u32 - 1).collect();
+        let rows = last.len();
+        let last = hidden.index_select(&Tensor::from_vec(last, rows, &Device::Cpu)?, 0)?;
+        let first_logits = linear(&last, model.output_matrix(), None, None)?.to_vec2()?;
+        let waiting: VecDeque<_> = requests
+            .iter()
+            .enumerate()
+            .flat_map(|(request, r)| (0..r.streams.len()).map(move |sample| (request, sample)))
+            .collect();
+        let slots = limits.max_sequences.min(waiting.len());
+        let kv_dim = model.config().kv_heads * model.config().head_dim;
+        let caches = (0..model.config().layers)
+            .map(|_| KvCache::new(slots, limits.max_new_tokens, kv_dim, &Device::Cpu))
+            .collect::<Result<_, _>>()?;
+        let finished = requests.iter().map(|r| vec![Completion::default(); r.streams.len()]).collect();
+        let free_slots = (0..slots as u32).rev().collect();
+        let active = Vec::with_capacity(slots);
+        Ok(Self {
+            model, adapter, limits, prompts, prompt_cache, first_logits, caches, waiting, free_slots, active, finished,
+            drawn_last: 0,
+        })
+    }
+
+    /// Lets waiting samples into free slots and draws their first tokens; false when nothing is left to decode.
+    fn refill(
+        &mut self,
+        requests: &[SampleRequest],
+        settings: &SamplingSettings,
+        on_token: &mut impl FnMut(usize),
+    ) -> Result<bool, LmError> {
+        while let (Some(&slot), Some(&(request, sample))) = (self.free_slots.last(), self.waiting.front()) {
+            self.waiting.pop_front();
+            let mut stream = requests[request].streams[sample].clone();
+            let drawn = draw(&self.first_logits[request], settings, stream.uniform_f64())?;
+            on_token(1);
+            if !self.record(request, sample, drawn) {
+                self.free_slots.pop();
+                self.active.push(Active { request, sample, slot, stream });
+            }
+        }
+        Ok(!self.active.is_empty())
+    }
+
+    /// Appends a token to a completion; true when that ends it.
+    fn record(&mut self, request: usize, sample: usize, drawn: Drawn) -> bool {
+        let completion = &mut self.finished[request][sample];
+        completion.token_ids.push(drawn.token);
+        completion.sampling_logprobs.push(drawn.sampling_logprob);
+        completion.policy_logprobs.push(drawn.policy_logprob);
+        let stopped = self.limits.stop_tokens.contains(&drawn.token);
+        completion.truncated = !stopped && completion.token_ids.len() >= self.limits.max_new_tokens;
+        stopped || completion.truncated
+    }
+
+    /// One decoding step of every active sequence: logits `[S, vocab]`.
+    fn step(&mut self) -> Result<Tensor, LmError> {
+        let mut tokens = Vec::with_capacity(self.active.len());
+        let mut positions = Vec::with_capacity(self.active.len());
+        let mut rows = Vec::with_capacity(self.active.len());
+        for sequence in &self.active {
+            let own = &self.finished[sequence.request][sequence.sample].token_ids;
+            let prompt = self.prompts.prompts[sequence.request].clone();
+            tokens.extend(own.last());
+            positions.push((prompt.len() + own.len() - 1) as u32);
+            rows.push(CacheRow { prompt, slot: sequence.slot as usize, len: own.len() });
+        }
+        let slots: Vec<u32> = self.active.iter().map(|s| s.slot).collect();
+        let lens: Vec<u32> = rows.iter().map(|row| row.len as u32 - 1).collect();
+        let mut attention = CachedAttention {
+            prompts: &self.prompt_cache,
+            caches: &mut self.caches,
+            rows: &rows,
+            slots: &slots,
+            lens: &lens,
+            shape: self.model.head_shape(),
+        };
+        let (tokens, positions): (Arc<[u32]>, Arc<[u32]>) = (tokens.into(), positions.into());
+        let hidden = self.model.run(&tokens, &positions, self.adapter, &mut attention)?;
+        Ok(linear(&hidden, self.model.output_matrix(), None, None)?)
+    }
+
+    /// Draws one token a sequence and takes the finished ones out of the batch.
+    fn advance(&mut self, logits: &Tensor, settings: &SamplingSettings) -> Result<(), LmError> {
+        let vocab = logits.dim(1)?;
+        let values = logits.flatten_all()?.to_vec1::<f32>()?;
+        let drawn = crate::draw::draw_rows(&values, vocab, settings, self.active.iter_mut().map(|s| &mut s.stream))?;
+        self.drawn_last = drawn.len();
+        let sequences = std::mem::take(&mut self.active);
+        for (sequence, drawn) in sequences.into_iter().zip(drawn) {
+            if self.record(sequence.request, sequence.sample, drawn) {
+                self.free_slots.push(sequence.slot);
+            } else {
+                self.active.push(sequence);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Attention of decoding: appends the new keys and values, then attends to prompt and cache.
+struct CachedAttention<'c> {
+    prompts: &'c PromptCache,
+    caches: &'c mut [KvCache],
+    rows: &'c [CacheRow],
+    slots: &'c [u32],
+    lens: &'c [u32],
+    shape: HeadShape,
+}
+
+impl Attend for CachedAttention<'_> {
+    fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, LmError> {
+        let cache = &mut self.caches[layer];
+        cache.append(k, v, self.slots, self.lens)?;
+        let (prompt_k, prompt_v) = &self.prompts.layers[layer];
+        Ok(cached_attention(q, (prompt_k, prompt_v), cache, self.rows, self.shape)?)
+    }
+}

@@ -1,0 +1,521 @@
+//! The decoder-only transformer of the Llama 3 and Qwen2 families over packed batches.
+//!
+//! Decided here: the order of operations of a layer, per-layer recomputation in training, and which tensors are
+//! trainable. Left out: reading weights ([`crate::weights`]), heads (output matrix rows go to `token_logprobs`),
+//! sampling ([`crate::sampling`]).
+
+use std::collections::HashMap;
+
+use assay_ops::{
+    HeadShape, Matrix, RopeTable, embedding, grouped_attention, linear, rms_norm, rope, swiglu,
+};
+use assay_tasks::random::Stream;
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Device, Tensor, TensorId, Var};
+
+use crate::adapter::{Adapter, LayerAdapter, Projection};
+use crate::weights::Weights;
+use crate::{LmError, ModelConfig, PackedBatch};
+
+/// A projection's weight `[out, in]` and optional bias `[out]`.
+#[derive(Clone)]
+struct Dense {
+    weight: Matrix,
+    bias: Option<Tensor>,
+}
+
+#[derive(Clone)]
+struct Layer {
+    input_norm: Tensor,
+    attention_norm: Tensor,
+    projections: HashMap<Projection, Dense>,
+}
+
+/// A decoder-only transformer. Cheap to clone: clones share storage.
+#[derive(Clone)]
+pub struct Transformer {
+    config: ModelConfig,
+    embedding: Matrix,
+    layers: Vec<Layer>,
+    final_norm: Tensor,
+    output: Option<Matrix>,
+    rope: RopeTable,
+}
+
+/// Inputs of every layer, kept by a forward pass in training so that the backward pass can recompute the rest.
+///
+/// # Shapes
+/// One `[T, hidden]` f32 tensor a layer, and the input of the final norm.
+pub struct Tape {
+    inputs: Vec<Tensor>,
+}
+
+/// Gradients by tensor, summed over micro-batches.
+#[derive(Default)]
+pub struct Gradients {
+    by_id: HashMap<TensorId, Tensor>,
+}
+
+impl Gradients {
+    /// The gradient of a variable, if any reached it.
+    pub fn get(&self, var: &Var) -> Option<&Tensor> {
+        self.by_id.get(&var.as_tensor().id())
+    }
+
+    /// Adds a gradient to what is there.
+    ///
+    /// # Errors
+    /// Fails when the shapes differ.
+    pub fn add(&mut self, id: TensorId, gradient: Tensor) -> Result<(), LmError> {
+        let sum = match self.by_id.remove(&id) {
+            Some(before) => (before + gradient)?,
+            None => gradient,
+        };
+        self.by_id.insert(id, sum.detach());
+        Ok(())
+    }
+
+    /// Moves the gradients of `tensors` out of a candle store.
+    ///
+    /// # Errors
+    /// Fails when the shapes differ from an earlier micro-batch's.
+    pub fn absorb<'t>(
+        &mut self,
+        store: &mut GradStore,
+        tensors: impl Iterator<Item = &'t Tensor>,
+    ) -> Result<(), LmError> {
+        for tensor in tensors {
+            if let Some(gradient) = store.remove(tensor) {
+                self.add(tensor.id(), gradient)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Keys and values of the prompts of a batch, layer by layer: `[T, kv_dim]` each, keys after rotation.
+pub struct PromptCache {
+    pub(crate) layers: Vec<(Tensor, Tensor)>,
+}
+
+/// How one decoding step attends: called for each layer with rotated queries, rotated keys and values.
+pub(crate) trait Attend {
+    fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, LmError>;
+}
+
+impl Transformer {
+    /// Builds the model from a weight source.
+    ///
+    /// # Errors
+    /// Names the file and tensor that is missing or whose shape does not match the configuration.
+    pub fn load(config: &ModelConfig, weights: &Weights) -> Result<Self, LmError> {
+        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+        let mut layers = Vec::with_capacity(config.layers);
+        for index in 0..config.layers {
+            let prefix = format!("model.layers.{index}");
+            let mut projections = HashMap::new();
+            for projection in Projection::ALL {
+                let (out, input) = projection.shape(config);
+                let name = format!("{prefix}.{}", projection.module());
+                let weight = weights.matrix(&format!("{name}.weight"), [out, input])?;
+                let has_bias = config.qkv_bias
+                    && matches!(projection, Projection::Query | Projection::Key | Projection::Value);
+                let bias = if has_bias { Some(weights.vector(&format!("{name}.bias"), out)?) } else { None };
+                projections.insert(projection, Dense { weight, bias });
+            }
+            layers.push(Layer {
+                input_norm: weights.vector(&format!("{prefix}.input_layernorm.weight"), hidden)?,
+                attention_norm: weights.vector(&format!("{prefix}.post_attention_layernorm.weight"), hidden)?,
+                projections,
+            });
+        }
+        let output = if config.tie_word_embeddings {
+            None
+        } else {
+            Some(weights.matrix("lm_head.weight", [vocab, hidden])?)
+        };
+        Ok(Self {
+            config: config.clone(),
+            embedding: weights.matrix("model.embed_tokens.weight", [vocab, hidden])?,
+            layers,
+            final_norm: weights.vector("model.norm.weight", hidden)?,
+            output,
+            rope: rope_table(config)?,
+        })
+    }
+
+    /// A randomly initialised, fully trainable model and its parameters by Hugging Face name.
+    ///
+    /// Matrices are normal with standard deviation 0.02 (residual outputs divided by sqrt(2 layers)), norms one,
+    /// biases zero.
+    ///
+    /// # Errors
+    /// Fails when a tensor cannot be allocated.
+    pub fn random(config: &ModelConfig, seed: u64) -> Result<(Self, Vec<(String, Var)>), LmError> {
+        let mut index = 0;
+        Self::trainable(config, |name, dims| {
+            index += 1;
+            let count = dims.iter().product();
+            let residual = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
+            let deviation = if residual { 0.02 / (2.0 * config.layers as f32).sqrt() } else { 0.02 };
+            let mut stream = Stream::new(seed, &[index]);
+            let values: Vec<f32> = match dims.len() {
+                2 => (0..count).map(|_| stream.normal_f32() * deviation).collect(),
+                _ if name.ends_with(".bias") => vec![0.0; count],
+                _ => vec![1.0; count],
+            };
+            Ok(Tensor::from_vec(values, dims, &Device::Cpu)?)
+        })
+    }
+
+    /// A fully trainable model whose tensors come from `source`, asked by Hugging Face name and shape.
+    ///
+    /// # Errors
+    /// Whatever `source` returns.
+    pub fn trainable(
+        config: &ModelConfig,
+        mut source: impl FnMut(&str, &[usize]) -> Result<Tensor, LmError>,
+    ) -> Result<(Self, Vec<(String, Var)>), LmError> {
+        let mut parameters: Vec<(String, Var)> = Vec::new();
+        let mut make = |name: String, dims: &[usize]| -> Result<Tensor, LmError> {
+            let var = Var::from_tensor(&source(&name, dims)?)?;
+            let tensor = var.as_tensor().clone();
+            parameters.push((name, var));
+            Ok(tensor)
+        };
+        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+        let embedding = Matrix::Dense(make("model.embed_tokens.weight".to_owned(), &[vocab, hidden])?);
+        let mut layers = Vec::with_capacity(config.layers);
+        for index in 0..config.layers {
+            let prefix = format!("model.layers.{index}");
+            let input_norm = make(format!("{prefix}.input_layernorm.weight"), &[hidden])?;
+            let attention_norm = make(format!("{prefix}.post_attention_layernorm.weight"), &[hidden])?;
+            let mut projections = HashMap::new();
+            for projection in Projection::ALL {
+                let (out, input) = projection.shape(config);
+                let name = format!("{prefix}.{}", projection.module());
+                let weight = Matrix::Dense(make(format!("{name}.weight"), &[out, input])?);
+                let has_bias = config.qkv_bias
+                    && matches!(projection, Projection::Query | Projection::Key | Projection::Value);
+                let bias = if has_bias { Some(make(format!("{name}.bias"), &[out])?) } else { None };
+                projections.insert(projection, Dense { weight, bias });
+            }
+            layers.push(Layer { input_norm, attention_norm, projections });
+        }
+        let final_norm = make("model.norm.weight".to_owned(), &[hidden])?;
+        let output = match config.tie_word_embeddings {
+            true => None,
+            false => Some(Matrix::Dense(make("lm_head.weight".to_owned(), &[vocab, hidden])?)),
+        };
+        let rope = rope_table(config)?;
+        let model = Self { config: config.clone(), embedding, layers, final_norm, output, rope };
+        Ok((model, parameters))
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The output matrix `[vocab, hidden]`; the embedding when they are tied.
+    pub fn output_matrix(&self) -> &Matrix {
+        self.output.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// The same weights without gradient tracking; shares storage with `self`.
+    pub fn detached(&self) -> Self {
+        let layers = self.layers.iter().map(Layer::detached).collect();
+        Self {
+            config: self.config.clone(),
+            embedding: detach_matrix(&self.embedding),
+            layers,
+            final_norm: self.final_norm.detach(),
+            output: self.output.as_ref().map(detach_matrix),
+            rope: self.rope.clone(),
+        }
+    }
+
+    /// The same model with quantised matrices expanded to f32: more memory, no expansion in every pass.
+    ///
+    /// # Errors
+    /// Fails when the memory cannot be had.
+    pub fn dequantised(&self) -> Result<Self, LmError> {
+        let mut copy = self.clone();
+        copy.embedding = self.embedding.dequantised()?;
+        copy.output = self.output.as_ref().map(Matrix::dequantised).transpose()?;
+        for layer in &mut copy.layers {
+            for dense in layer.projections.values_mut() {
+                dense.weight = dense.weight.dequantised()?;
+            }
+        }
+        Ok(copy)
+    }
+
+    /// A model whose projections include an adapter: W + scale * B A.
+    ///
+    /// # Errors
+    /// Fails when a matrix product fails.
+    pub fn merged(&self, adapter: &Adapter) -> Result<Self, LmError> {
+        let mut copy = self.detached().dequantised()?;
+        for (index, layer) in copy.layers.iter_mut().enumerate() {
+            for (projection, pair) in adapter.detached().layer(index) {
+                let Some(dense) = layer.projections.get_mut(projection) else { continue };
+                if let Matrix::Dense(weight) = &dense.weight {
+                    let lora = pair.as_lora();
+                    let delta = (lora.b.matmul(lora.a)? * lora.scale)?;
+                    dense.weight = Matrix::Dense((weight + delta)?);
+                }
+            }
+        }
+        Ok(copy)
+    }
+
+    /// Every tensor by Hugging Face name, f32, as a directory of weights holds them.
+    ///
+    /// # Errors
+    /// Fails when a quantised matrix cannot be expanded.
+    pub fn named_tensors(&self) -> Result<Vec<(String, Tensor)>, LmError> {
+        let mut named = vec![("model.embed_tokens.weight".to_owned(), self.embedding.to_dense()?)];
+        for (index, layer) in self.layers.iter().enumerate() {
+            let prefix = format!("model.layers.{index}");
+            named.push((format!("{prefix}.input_layernorm.weight"), layer.input_norm.clone()));
+            named.push((format!("{prefix}.post_attention_layernorm.weight"), layer.attention_norm.clone()));
+            for projection in Projection::ALL {
+                let dense = &layer.projections[&projection];
+                let name = format!("{prefix}.{}", projection.module());
+                named.push((format!("{name}.weight"), dense.weight.to_dense()?));
+                if let Some(bias) = &dense.bias {
+                    named.push((format!("{name}.bias"), bias.clone()));
+                }
+            }
+        }
+        named.push(("model.norm.weight".to_owned(), self.final_norm.clone()));
+        if let Some(output) = &self.output {
+            named.push(("lm_head.weight".to_owned(), output.to_dense()?));
+        }
+        Ok(named)
+    }
+
+    /// Hidden states after the final norm, `[T, hidden]` f32, without gradients.
+    ///
+    /// # Errors
+    /// A token id outside the vocabulary or a position beyond the rope table.
+    pub fn hidden(&self, batch: &PackedBatch, adapter: Option<&Adapter>) -> Result<Tensor, LmError> {
+        let (model, adapter) = (self.detached(), adapter.map(Adapter::detached));
+        let mut x = embedding(&model.embedding, &batch.tokens)?;
+        for (index, layer) in model.layers.iter().enumerate() {
+            x = model.layer_forward(layer, adapter.as_ref().map(|a| a.layer(index)), &x, batch)?;
+        }
+        Ok(rms_norm(&x, &model.final_norm, model.config.rms_norm_eps)?)
+    }
+
+    /// Hidden states of prompts and their keys and values for decoding.
+    ///
+    /// # Errors
+    /// As [`Transformer::hidden`].
+    pub fn prefill(
+        &self,
+        batch: &PackedBatch,
+        adapter: Option<&Adapter>,
+    ) -> Result<(Tensor, PromptCache), LmError> {
+        let mut keep = KeepKeys { batch, shape: self.head_shape(), layers: Vec::new() };
+        let hidden = self.run(&batch.tokens, &batch.positions, adapter, &mut keep)?;
+        Ok((hidden, PromptCache { layers: keep.layers }))
+    }
+
+    /// Hidden states `[S, hidden]` of one row a sequence, attention supplied by the caller. No gradients.
+    pub(crate) fn run(
+        &self,
+        tokens: &std::sync::Arc<[u32]>,
+        positions: &std::sync::Arc<[u32]>,
+        adapter: Option<&Adapter>,
+        attention: &mut impl Attend,
+    ) -> Result<Tensor, LmError> {
+        let mut x = embedding(&self.embedding, tokens)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let lora = adapter.map(|a| a.layer(index));
+            let (q, k, v) = self.attention_inputs(layer, lora, &x, positions)?;
+            let attended = attention.attend(index, &q, &k, &v)?;
+            x = self.after_attention(layer, lora, &x, &attended)?;
+        }
+        Ok(rms_norm(&x, &self.final_norm, self.config.rms_norm_eps)?)
+    }
+
+    /// Forward pass of training: hidden states after the final norm (no graph) and the tape for [`Self::backward`].
+    ///
+    /// # Errors
+    /// As [`Transformer::hidden`].
+    pub fn forward_recorded(
+        &self,
+        batch: &PackedBatch,
+        adapter: Option<&Adapter>,
+    ) -> Result<(Tensor, Tape), LmError> {
+        let (model, adapter) = (self.detached(), adapter.map(Adapter::detached));
+        let mut inputs = Vec::with_capacity(model.layers.len() + 1);
+        let mut x = embedding(&model.embedding, &batch.tokens)?;
+        for (index, layer) in model.layers.iter().enumerate() {
+            let y = model.layer_forward(layer, adapter.as_ref().map(|a| a.layer(index)), &x, batch)?;
+            inputs.push(std::mem::replace(&mut x, y));
+        }
+        let hidden = rms_norm(&x, &model.final_norm, model.config.rms_norm_eps)?;
+        inputs.push(x);
+        Ok((hidden, Tape { inputs }))
+    }
+
+    /// Backward pass from the gradient at the hidden states: recomputes one layer at a time and adds to `gradients`
+    /// whatever reaches a variable of the model or the adapter. Gradients of frozen weights are never computed.
+    ///
+    /// # Errors
+    /// Fails when an operation fails.
+    pub fn backward(
+        &self,
+        batch: &PackedBatch,
+        adapter: Option<&Adapter>,
+        tape: Tape,
+        grad_hidden: Tensor,
+        gradients: &mut Gradients,
+    ) -> Result<(), LmError> {
+        let mut inputs = tape.inputs;
+        let mut grad = grad_hidden;
+        if let Some(input) = inputs.pop() {
+            let norm = |x: &Tensor| Ok(rms_norm(x, &self.final_norm, self.config.rms_norm_eps)?);
+            grad = pull_back(&input, &grad, norm, std::iter::once(&self.final_norm), gradients)?;
+        }
+        for (index, layer) in self.layers.iter().enumerate().rev() {
+            let Some(input) = inputs.pop() else { break };
+            let lora = adapter.map(|a| a.layer(index));
+            let forward = |x: &Tensor| self.layer_forward(layer, lora, x, batch);
+            grad = pull_back(&input, &grad, forward, layer_tensors(layer, lora), gradients)?;
+        }
+        if let Matrix::Dense(table) = &self.embedding
+            && table.is_variable()
+        {
+            let x = embedding(&self.embedding, &batch.tokens)?;
+            let mut store = x.mul(&grad)?.sum_all()?.backward()?;
+            gradients.absorb(&mut store, std::iter::once(table))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn head_shape(&self) -> HeadShape {
+        HeadShape { heads: self.config.heads, kv_heads: self.config.kv_heads, head_dim: self.config.head_dim }
+    }
+
+    fn layer_forward(
+        &self,
+        layer: &Layer,
+        lora: Option<&LayerAdapter>,
+        x: &Tensor,
+        batch: &PackedBatch,
+    ) -> Result<Tensor, LmError> {
+        let (q, k, v) = self.attention_inputs(layer, lora, x, &batch.positions)?;
+        let attended = grouped_attention(&q, &k, &v, &batch.layout, self.head_shape())?;
+        self.after_attention(layer, lora, x, &attended)
+    }
+
+    /// Rotated queries, rotated keys, values of a layer's input.
+    fn attention_inputs(
+        &self,
+        layer: &Layer,
+        lora: Option<&LayerAdapter>,
+        x: &Tensor,
+        positions: &std::sync::Arc<[u32]>,
+    ) -> Result<(Tensor, Tensor, Tensor), LmError> {
+        let h = rms_norm(x, &layer.input_norm, self.config.rms_norm_eps)?;
+        let q = rope(&layer.project(Projection::Query, &h, lora)?, positions, &self.rope)?;
+        let k = rope(&layer.project(Projection::Key, &h, lora)?, positions, &self.rope)?;
+        Ok((q, k, layer.project(Projection::Value, &h, lora)?))
+    }
+
+    /// Attention output projection, residual, feed-forward, residual.
+    fn after_attention(
+        &self,
+        layer: &Layer,
+        lora: Option<&LayerAdapter>,
+        x: &Tensor,
+        attended: &Tensor,
+    ) -> Result<Tensor, LmError> {
+        let x = (x + layer.project(Projection::Output, attended, lora)?)?;
+        let h = rms_norm(&x, &layer.attention_norm, self.config.rms_norm_eps)?;
+        let gate = layer.project(Projection::Gate, &h, lora)?;
+        let up = layer.project(Projection::Up, &h, lora)?;
+        Ok((&x + layer.project(Projection::Down, &swiglu(&gate, &up)?, lora)?)?)
+    }
+}
+
+impl Layer {
+    fn project(&self, which: Projection, x: &Tensor, lora: Option<&LayerAdapter>) -> Result<Tensor, LmError> {
+        let dense = &self.projections[&which];
+        let pair = lora.and_then(|pairs| pairs.get(&which)).map(|pair| pair.as_lora());
+        Ok(linear(x, &dense.weight, dense.bias.as_ref(), pair)?)
+    }
+
+    fn detached(&self) -> Self {
+        let projections = self.projections.iter().map(|(&which, dense)| {
+            let bias = dense.bias.as_ref().map(Tensor::detach);
+            (which, Dense { weight: detach_matrix(&dense.weight), bias })
+        });
+        Self {
+            input_norm: self.input_norm.detach(),
+            attention_norm: self.attention_norm.detach(),
+            projections: projections.collect(),
+        }
+    }
+}
+
+/// Keeps each layer's keys and values while attending within the packed batch.
+struct KeepKeys<'b> {
+    batch: &'b PackedBatch,
+    shape: HeadShape,
+    layers: Vec<(Tensor, Tensor)>,
+}
+
+impl Attend for KeepKeys<'_> {
+    fn attend(&mut self, _layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, LmError> {
+        self.layers.push((k.clone(), v.clone()));
+        Ok(grouped_attention(q, k, v, &self.batch.layout, self.shape)?)
+    }
+}
+
+fn rope_table(config: &ModelConfig) -> Result<RopeTable, LmError> {
+    let frequencies = config.rope.inverse_frequencies(config.head_dim);
+    Ok(RopeTable::new(&frequencies, config.max_positions, &Device::Cpu)?)
+}
+
+fn detach_matrix(matrix: &Matrix) -> Matrix {
+    match matrix {
+        Matrix::Dense(tensor) => Matrix::Dense(tensor.detach()),
+        Matrix::Quantised(blocks) => Matrix::Quantised(blocks.clone()),
+    }
+}
+
+/// Variables of a layer and its adapter pairs.
+fn layer_tensors<'l>(layer: &'l Layer, lora: Option<&'l LayerAdapter>) -> impl Iterator<Item = &'l Tensor> {
+    let weights = layer.projections.values().flat_map(|dense| {
+        let weight = match &dense.weight {
+            Matrix::Dense(tensor) => Some(tensor),
+            Matrix::Quantised(_) => None,
+        };
+        weight.into_iter().chain(dense.bias.as_ref())
+    });
+    let pairs = lora.into_iter().flat_map(|pairs| pairs.values().flat_map(|pair| [&pair.a, &pair.b]));
+    [&layer.input_norm, &layer.attention_norm].into_iter().chain(weights).chain(pairs).filter(|t| t.is_variable())
+}
+
+/// Gradient at `input` of `forward(input) . grad_output`; gradients of `tensors` are added on the way.
+fn pull_back<'t>(
+    input: &Tensor,
+    grad_output: &Tensor,
+    forward: impl FnOnce(&Tensor) -> Result<Tensor, LmError>,
+    tensors: impl Iterator<Item = &'t Tensor>,
+    gradients: &mut Gradients,
+) -> Result<Tensor, LmError> {
+    let x = Var::from_tensor(&input.to_dtype(DType::F32)?)?;
+    let y = forward(x.as_tensor())?;
+    let mut store = y.mul(grad_output)?.sum_all()?.backward()?;
+    gradients.absorb(&mut store, tensors)?;
+    match store.remove(x.as_tensor()) {
+        Some(gradient) => Ok(gradient.detach()),
+        None => Err(LmError::NoGradient { what: "a layer's input".to_owned() }),
+    }
+}
