@@ -22,6 +22,9 @@ pub mod stability;
 pub mod statistics;
 pub mod summary;
 
+#[cfg(test)]
+mod golden_tests;
+
 pub use error::EvalError;
 pub use evaluation::{EvalSettings, Evaluation, Evaluator, evaluate};
 pub use scores::TraceScore;
