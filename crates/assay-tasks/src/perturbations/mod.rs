@@ -1,4 +1,16 @@
 //! Perturbed demonstrations: right reasoning with one known error.
+//!
+//! Each perturbation is a named function from a text to a corrupted text and the place of its first corruption, drawn
+//! from a [`Stream`]. It never returns its input, keeps the format of what it changes and works on every completion
+//! layout: the answer is what stands in the last `<answer>` or behind the last `####`, the reasoning is what stands
+//! before it. What cannot be corrupted is skipped and counted, never padded with the input.
+
+mod answer;
+mod edit;
+mod group;
+mod numbers;
+mod operators;
+mod steps;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -6,8 +18,9 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use crate::TasksError;
-use crate::problem::Problem;
 use crate::random::Stream;
+
+pub use group::{DemonstrationGroup, group_demonstrations};
 
 /// A named way to corrupt a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -15,23 +28,25 @@ use crate::random::Stream;
 pub enum Perturbation {
     /// Another operator in one arithmetic step, its right-hand side kept.
     FlipOperator,
-    /// The nearest number of the same format as the answer; yes and no flip.
+    /// The nearest number of the same format as the answer; yes and no flip, a choice becomes another.
     CorruptAnswer,
     /// Another number of the reasoning as the answer.
     AnswerFromReasoning,
-    /// Other digits in one number of the reasoning.
+    /// Another digit in one number of the reasoning.
     CorruptNumbers,
+    /// Another digit in each of three numbers of the reasoning, or as many as there are.
+    CorruptManyNumbers,
     /// Two numbers of the reasoning exchanged.
     SwapNumbers,
-    /// A step left out.
+    /// A step left out whose result is used later.
     DropStep,
-    /// Two steps exchanged.
+    /// Two steps exchanged of which the later uses the earlier.
     SwapSteps,
-    /// A wrong result that later steps use.
+    /// A wrong result that all later uses carry on, the answer included. Held out of training.
     CarryError,
-    /// A number of the reasoning times ten or a tenth.
+    /// A number of the reasoning times ten or a tenth. Held out of training.
     WrongUnitScale,
-    /// A number of the reasoning plus or minus one.
+    /// A number of the reasoning plus or minus one. Held out of training.
     OffByOne,
 }
 
@@ -40,21 +55,72 @@ pub enum Perturbation {
 pub struct Perturbed {
     /// The corrupted text.
     pub text: String,
-    /// Byte range in `text` of the first corruption.
+    /// Byte range in `text` of the first corruption; never empty.
+    ///
+    /// Before its start the two texts are equal, at its start their characters differ. It ends with the corrupted number,
+    /// operator or step; after a deletion, with the step that now stands at the place.
     pub span: Range<usize>,
     /// What was done.
     pub kind: Perturbation,
 }
 
 impl Perturbation {
+    /// All perturbations, those held out of training last.
+    pub const ALL: [Perturbation; 11] = [
+        Perturbation::FlipOperator,
+        Perturbation::CorruptAnswer,
+        Perturbation::AnswerFromReasoning,
+        Perturbation::CorruptNumbers,
+        Perturbation::CorruptManyNumbers,
+        Perturbation::SwapNumbers,
+        Perturbation::DropStep,
+        Perturbation::SwapSteps,
+        Perturbation::CarryError,
+        Perturbation::WrongUnitScale,
+        Perturbation::OffByOne,
+    ];
+
     /// The name in settings and reports.
     pub fn name(self) -> &'static str {
-        ""
+        match self {
+            Perturbation::FlipOperator => "flip_operator",
+            Perturbation::CorruptAnswer => "corrupt_answer",
+            Perturbation::AnswerFromReasoning => "answer_from_reasoning",
+            Perturbation::CorruptNumbers => "corrupt_numbers",
+            Perturbation::CorruptManyNumbers => "corrupt_many_numbers",
+            Perturbation::SwapNumbers => "swap_numbers",
+            Perturbation::DropStep => "drop_step",
+            Perturbation::SwapSteps => "swap_steps",
+            Perturbation::CarryError => "carry_error",
+            Perturbation::WrongUnitScale => "wrong_unit_scale",
+            Perturbation::OffByOne => "off_by_one",
+        }
     }
 
-    /// Corrupts `text`, or `None` where this is impossible.
-    pub fn apply(self, _text: &str, _stream: &mut Stream) -> Option<Perturbed> {
-        None
+    /// Whether the kind is kept for testing localisation on errors never trained on.
+    pub fn is_held_out(self) -> bool {
+        matches!(
+            self,
+            Perturbation::CarryError | Perturbation::WrongUnitScale | Perturbation::OffByOne
+        )
+    }
+
+    /// Corrupts `text`, or `None` where it offers nothing to corrupt in this way.
+    pub fn apply(self, text: &str, stream: &mut Stream) -> Option<Perturbed> {
+        let edited = match self {
+            Perturbation::FlipOperator => operators::flip_operator(text, stream),
+            Perturbation::CorruptAnswer => answer::corrupt_answer(text, stream),
+            Perturbation::AnswerFromReasoning => answer::answer_from_reasoning(text, stream),
+            Perturbation::CorruptNumbers => numbers::corrupt_numbers(text, 1, stream),
+            Perturbation::CorruptManyNumbers => numbers::corrupt_numbers(text, 3, stream),
+            Perturbation::SwapNumbers => numbers::swap_numbers(text, stream),
+            Perturbation::DropStep => steps::drop_step(text, stream),
+            Perturbation::SwapSteps => steps::swap_steps(text, stream),
+            Perturbation::CarryError => numbers::carry_error(text, stream),
+            Perturbation::WrongUnitScale => numbers::wrong_unit_scale(text, stream),
+            Perturbation::OffByOne => numbers::off_by_one(text, stream),
+        }?;
+        edited.located(text, self)
     }
 }
 
@@ -69,57 +135,47 @@ pub struct Registry {
 pub struct PerturbOutcome {
     /// The corrupted texts, all different.
     pub perturbed: Vec<Perturbed>,
-    /// Attempts that were impossible, by kind.
+    /// Attempts that were impossible or repeated an earlier text, by kind.
     pub skipped: BTreeMap<Perturbation, usize>,
 }
 
-/// A demonstration with its corruptions: the only way to hold them together, so they stay under their own question.
-#[derive(Clone, Debug)]
-pub struct DemonstrationGroup<'a> {
-    problem: &'a Problem,
-    demonstration: String,
-    outcome: PerturbOutcome,
-}
-
-impl<'a> DemonstrationGroup<'a> {
-    /// The problem all texts belong to.
-    pub fn problem(&self) -> &'a Problem {
-        self.problem
-    }
-
-    /// The rendered demonstration.
-    pub fn demonstration(&self) -> &str {
-        &self.demonstration
-    }
-
-    /// Its corruptions.
-    pub fn perturbed(&self) -> &[Perturbed] {
-        &self.outcome.perturbed
-    }
-
-    /// Attempts that were impossible, by kind.
-    pub fn skipped(&self) -> &BTreeMap<Perturbation, usize> {
-        &self.outcome.skipped
-    }
-}
+/// How often one kind is redrawn when it repeats a text that was already made.
+const REDRAWS: usize = 4;
 
 impl Registry {
-    /// The perturbations of method section 4, used in training.
+    /// The perturbations used in training.
     pub fn training() -> Self {
-        Self { kinds: Vec::new() }
+        Self {
+            kinds: Perturbation::ALL
+                .into_iter()
+                .filter(|kind| !kind.is_held_out())
+                .collect(),
+        }
     }
 
     /// Kinds kept out of training, to test whether localisation generalises.
     pub fn held_out() -> Self {
-        Self { kinds: Vec::new() }
+        Self {
+            kinds: Perturbation::ALL
+                .into_iter()
+                .filter(|kind| kind.is_held_out())
+                .collect(),
+        }
     }
 
     /// The perturbations with these names.
     ///
     /// # Errors
     /// [`TasksError::UnknownPerturbation`] naming the nearest known name; [`TasksError::NoPerturbation`] for no names.
-    pub fn named(_names: &[String]) -> Result<Self, TasksError> {
-        Err(TasksError::NoPerturbation)
+    pub fn named(names: &[String]) -> Result<Self, TasksError> {
+        let kinds = names
+            .iter()
+            .map(|name| by_name(name))
+            .collect::<Result<Vec<_>, _>>()?;
+        if kinds.is_empty() {
+            return Err(TasksError::NoPerturbation);
+        }
+        Ok(Self { kinds })
     }
 
     /// The perturbations in order.
@@ -127,8 +183,62 @@ impl Registry {
         &self.kinds
     }
 
-    /// `count` different corruptions of `text`.
-    pub fn perturb_all(&self, _text: &str, _count: usize, _stream: &mut Stream) -> PerturbOutcome {
-        PerturbOutcome::default()
+    /// `count` different corruptions of `text`, each of a kind drawn uniformly among those that are possible.
+    ///
+    /// Fewer than `count` are returned only where every kind is exhausted.
+    pub fn perturb_all(&self, text: &str, count: usize, stream: &mut Stream) -> PerturbOutcome {
+        let mut outcome = PerturbOutcome::default();
+        while outcome.perturbed.len() < count {
+            let mut order = self.kinds.clone();
+            stream.shuffle(&mut order);
+            let made = order.into_iter().find_map(|kind| {
+                let new = draw_new(kind, text, &outcome.perturbed, stream);
+                if new.is_none() {
+                    *outcome.skipped.entry(kind).or_default() += 1;
+                }
+                new
+            });
+            match made {
+                Some(made) => outcome.perturbed.push(made),
+                None => break,
+            }
+        }
+        outcome
     }
 }
+
+fn by_name(name: &str) -> Result<Perturbation, TasksError> {
+    if let Some(kind) = Perturbation::ALL
+        .into_iter()
+        .find(|kind| kind.name() == name)
+    {
+        return Ok(kind);
+    }
+    let distance = |kind: &Perturbation| strsim::damerau_levenshtein(kind.name(), name);
+    let nearest = Perturbation::ALL
+        .into_iter()
+        .min_by_key(distance)
+        .map_or("", Perturbation::name);
+    Err(TasksError::UnknownPerturbation {
+        name: name.to_owned(),
+        nearest: nearest.to_owned(),
+    })
+}
+
+fn draw_new(
+    kind: Perturbation,
+    text: &str,
+    made: &[Perturbed],
+    stream: &mut Stream,
+) -> Option<Perturbed> {
+    for _ in 0..REDRAWS {
+        let drawn = kind.apply(text, stream)?;
+        if made.iter().all(|earlier| earlier.text != drawn.text) {
+            return Some(drawn);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;
