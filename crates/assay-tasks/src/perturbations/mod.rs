@@ -12,7 +12,7 @@ mod numbers;
 mod operators;
 mod steps;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -128,6 +128,7 @@ impl Perturbation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registry {
     kinds: Vec<Perturbation>,
+    alphabet: Option<BTreeSet<char>>,
 }
 
 /// What perturbing one text gave.
@@ -139,8 +140,8 @@ pub struct PerturbOutcome {
     pub skipped: BTreeMap<Perturbation, usize>,
 }
 
-/// How often one kind is redrawn when it repeats a text that was already made.
-const REDRAWS: usize = 4;
+/// How often one kind is drawn before it is skipped, where it repeats a text or leaves the alphabet.
+const REDRAWS: usize = 8;
 
 impl Registry {
     /// The perturbations used in training.
@@ -150,6 +151,7 @@ impl Registry {
                 .into_iter()
                 .filter(|kind| !kind.is_held_out())
                 .collect(),
+            alphabet: None,
         }
     }
 
@@ -160,6 +162,7 @@ impl Registry {
                 .into_iter()
                 .filter(|kind| kind.is_held_out())
                 .collect(),
+            alphabet: None,
         }
     }
 
@@ -175,7 +178,20 @@ impl Registry {
         if kinds.is_empty() {
             return Err(TasksError::NoPerturbation);
         }
-        Ok(Self { kinds })
+        Ok(Self {
+            kinds,
+            alphabet: None,
+        })
+    }
+
+    /// The same perturbations, redrawn until their texts consist of these characters only.
+    ///
+    /// For tasks with a closed vocabulary, where a character never seen would give a corruption away.
+    pub fn within(self, alphabet: &str) -> Self {
+        Self {
+            alphabet: Some(alphabet.chars().collect()),
+            ..self
+        }
     }
 
     /// The perturbations in order.
@@ -192,7 +208,7 @@ impl Registry {
             let mut order = self.kinds.clone();
             stream.shuffle(&mut order);
             let made = order.into_iter().find_map(|kind| {
-                let new = draw_new(kind, text, &outcome.perturbed, stream);
+                let new = self.draw_new(kind, text, &outcome.perturbed, stream);
                 if new.is_none() {
                     *outcome.skipped.entry(kind).or_default() += 1;
                 }
@@ -204,6 +220,29 @@ impl Registry {
             }
         }
         outcome
+    }
+
+    fn draw_new(
+        &self,
+        kind: Perturbation,
+        text: &str,
+        made: &[Perturbed],
+        stream: &mut Stream,
+    ) -> Option<Perturbed> {
+        for _ in 0..REDRAWS {
+            let drawn = kind.apply(text, stream)?;
+            let known = |alphabet: &BTreeSet<char>| {
+                drawn
+                    .text
+                    .chars()
+                    .all(|character| alphabet.contains(&character))
+            };
+            let new = made.iter().all(|earlier| earlier.text != drawn.text);
+            if new && self.alphabet.as_ref().is_none_or(known) {
+                return Some(drawn);
+            }
+        }
+        None
     }
 }
 
@@ -223,21 +262,6 @@ fn by_name(name: &str) -> Result<Perturbation, TasksError> {
         name: name.to_owned(),
         nearest: nearest.to_owned(),
     })
-}
-
-fn draw_new(
-    kind: Perturbation,
-    text: &str,
-    made: &[Perturbed],
-    stream: &mut Stream,
-) -> Option<Perturbed> {
-    for _ in 0..REDRAWS {
-        let drawn = kind.apply(text, stream)?;
-        if made.iter().all(|earlier| earlier.text != drawn.text) {
-            return Some(drawn);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -109,13 +109,24 @@ fn ends_in_operand(before: &str, all: &[Numeral]) -> bool {
         if rest.ends_with(')') || ends_quantity(bare.len()) {
             return true;
         }
-        let shorter = rest.trim_end_matches(char::is_alphabetic);
+        let shorter = without_unit(rest);
         if shorter.len() == rest.len() || words == UNIT_WORDS {
             return false;
         }
         rest = shorter.trim_end_matches(' ');
     }
     false
+}
+
+/// The text without the unit word it ends in: `sessions/day` and `/week` are one word.
+fn without_unit(text: &str) -> &str {
+    let mut rest = text.trim_end_matches(char::is_alphabetic);
+    while rest.len() < text.len() && rest.ends_with('/') {
+        rest = rest
+            .trim_end_matches('/')
+            .trim_end_matches(char::is_alphabetic);
+    }
+    rest
 }
 
 /// Whether `after`, the end of a text of `length` bytes, starts with a quantity or an opening bracket.

@@ -63,6 +63,50 @@ fn an_operator_becomes_another_and_the_result_stays() {
 }
 
 #[test]
+fn rates_are_operands() {
+    let changed = results(
+        Perturbation::FlipOperator,
+        "$9/week * 4 weeks/month = $36/month",
+    );
+    assert_eq!(
+        changed,
+        [
+            "$9/week + 4 weeks/month = $36/month",
+            "$9/week - 4 weeks/month = $36/month",
+            "$9/week / 4 weeks/month = $36/month"
+        ]
+    );
+    assert_eq!(
+        results(
+            Perturbation::FlipOperator,
+            "7 words/minute - 2 words/minute = 5"
+        )
+        .len(),
+        3
+    );
+}
+
+#[test]
+fn an_alphabet_keeps_strange_characters_out() {
+    let registry = Registry::training().within("0123 +-*=#\n");
+    for seed in 0..50 {
+        for perturbed in registry
+            .perturb_all("1+2 = 3\n3*1 = 3\n#### 3", 4, &mut Stream::new(seed, &[]))
+            .perturbed
+        {
+            assert!(
+                perturbed
+                    .text
+                    .chars()
+                    .all(|character| "0123 +-*=#\n".contains(character)),
+                "{}",
+                perturbed.text
+            );
+        }
+    }
+}
+
+#[test]
 fn hyphens_dates_bullets_and_units_are_not_operators() {
     for text in [
         "a 120-page book",
