@@ -230,10 +230,11 @@ fn last_number(text: &str) -> Option<FoundAnswer<'_>> {
         |n: &Numeral| text[..n.span.start].ends_with(|c: char| c.is_alphabetic() || c == '_');
     let index = all.iter().rposition(|numeral| !attached(numeral))?;
     let mut span = all[index].span.clone();
-    if let Some(previous) = index.checked_sub(1).map(|previous| &all[previous]) {
-        if &text[previous.span.end..span.start] == "/" && !attached(previous) {
-            span.start = previous.span.start;
-        }
+    if let Some(previous) = index.checked_sub(1).map(|previous| &all[previous])
+        && &text[previous.span.end..span.start] == "/"
+        && !attached(previous)
+    {
+        span.start = previous.span.start;
     }
     let before = text[..span.start].trim_end_matches(['$', '€', '£']);
     for minus in ['-', '−'] {
@@ -303,18 +304,18 @@ fn without_markup(answer: &str) -> String {
         .replace("\\tfrac", "\\frac")
         .replace("\\$", "$")
         .replace("\\%", "%");
-    if let Some((before, after)) = plain.split_once("\\frac{") {
-        if let Some((numerator, denominator)) = after.split_once("}{") {
-            let mixed = if before.ends_with(|c: char| c.is_ascii_digit()) {
-                " "
-            } else {
-                ""
-            };
-            plain = format!(
-                "{before}{mixed}{numerator}/{}",
-                denominator.replacen('}', "", 1)
-            );
-        }
+    if let Some((before, after)) = plain.split_once("\\frac{")
+        && let Some((numerator, denominator)) = after.split_once("}{")
+    {
+        let mixed = if before.ends_with(|c: char| c.is_ascii_digit()) {
+            " "
+        } else {
+            ""
+        };
+        plain = format!(
+            "{before}{mixed}{numerator}/{}",
+            denominator.replacen('}', "", 1)
+        );
     }
     plain
         .replace("\\text{", " ")

@@ -18,6 +18,21 @@ pub struct DemonstrationGroup<'a> {
 }
 
 impl<'a> DemonstrationGroup<'a> {
+    /// Corrupts a problem's own rendered demonstration `count` times.
+    pub fn corrupt(
+        (problem, demonstration): (&'a Problem, &str),
+        registry: &Registry,
+        count: usize,
+        stream: &mut Stream,
+    ) -> Self {
+        let outcome = registry.perturb_all(demonstration, count, stream);
+        Self {
+            problem,
+            demonstration: demonstration.to_owned(),
+            outcome,
+        }
+    }
+
     /// The problem all texts belong to.
     pub fn problem(&self) -> &'a Problem {
         self.problem

@@ -144,6 +144,14 @@ pub struct PerturbOutcome {
 const REDRAWS: usize = 8;
 
 impl Registry {
+    /// Exactly these perturbations.
+    pub fn of(kinds: &[Perturbation]) -> Self {
+        Self {
+            kinds: kinds.to_vec(),
+            alphabet: None,
+        }
+    }
+
     /// The perturbations used in training.
     pub fn training() -> Self {
         Self {
