@@ -6,8 +6,8 @@
 mod calibration;
 
 pub use calibration::{
-    Calibration, ECE_BINS, Isotonic, ReliabilityBin, brier, brier_weighted, ece, ece_weighted, fit_calibration,
-    fit_isotonic, fit_temperature, reliability,
+    Calibration, ECE_BINS, Isotonic, ReliabilityBin, brier, brier_weighted, ece, ece_weighted,
+    fit_calibration, fit_isotonic, fit_temperature, reliability,
 };
 
 use crate::statistics::mean;
@@ -32,12 +32,18 @@ pub fn auroc_by_group(scores: &[f64], correct: &[bool], groups: &[usize]) -> Vec
         let own_labels: Vec<bool> = members.iter().map(|&i| correct[i]).collect();
         Some((groups[members[0]], auroc(&own_scores, &own_labels)?))
     };
-    order.chunk_by(|&a, &b| groups[a] == groups[b]).filter_map(of_group).collect()
+    order
+        .chunk_by(|&a, &b| groups[a] == groups[b])
+        .filter_map(of_group)
+        .collect()
 }
 
 /// The mean of [`auroc_by_group`]; `None` if no group has both classes.
 pub fn auroc_within(scores: &[f64], correct: &[bool], groups: &[usize]) -> Option<f64> {
-    let values: Vec<f64> = auroc_by_group(scores, correct, groups).into_iter().map(|(_, value)| value).collect();
+    let values: Vec<f64> = auroc_by_group(scores, correct, groups)
+        .into_iter()
+        .map(|(_, value)| value)
+        .collect();
     mean(&values)
 }
 
@@ -51,8 +57,12 @@ pub struct RankedTraces {
 impl RankedTraces {
     /// Sorts; `units[i]` is the bootstrap unit (the problem) of trace i.
     pub fn new(scores: &[f64], correct: &[bool], units: &[usize]) -> Self {
-        let mut order: Vec<(f64, bool, u32)> =
-            scores.iter().zip(correct).zip(units).map(|((&score, &class), &unit)| (score, class, unit as u32)).collect();
+        let mut order: Vec<(f64, bool, u32)> = scores
+            .iter()
+            .zip(correct)
+            .zip(units)
+            .map(|((&score, &class), &unit)| (score, class, unit as u32))
+            .collect();
         order.sort_by(|a, b| a.0.total_cmp(&b.0));
         let mut previous = f64::NAN;
         let mark = |(score, class, unit)| {
@@ -60,7 +70,9 @@ impl RankedTraces {
             previous = score;
             (class, unit, tied)
         };
-        Self { ranked: order.into_iter().map(mark).collect() }
+        Self {
+            ranked: order.into_iter().map(mark).collect(),
+        }
     }
 
     /// AUROC in which a trace counts `weights[unit]` times; `None` if one class has no weight.
@@ -74,12 +86,11 @@ impl RankedTraces {
                 right += block_right;
                 (block_right, block_wrong) = (0.0, 0.0);
             }
+            // Without a branch on the class, which nothing predicts.
             let weight = weights[unit as usize];
-            if class {
-                block_right += weight;
-            } else {
-                block_wrong += weight;
-            }
+            let of_right = weight * f64::from(u8::from(class));
+            block_right += of_right;
+            block_wrong += weight - of_right;
         }
         pairs += block_right * (wrong_below + 0.5 * block_wrong);
         let all_pairs = (right + block_right) * (wrong_below + block_wrong);
@@ -110,16 +121,30 @@ mod tests {
         let correct = [true, true, false, true, false, false, true];
         let problems = [7, 7, 7, 3, 3, 3, 9];
         assert!(auroc(&scores, &correct).unwrap() > 0.5);
-        assert_eq!(auroc_by_group(&scores, &correct, &problems), [(3, 0.0), (7, 0.0)]);
+        assert_eq!(
+            auroc_by_group(&scores, &correct, &problems),
+            [(3, 0.0), (7, 0.0)]
+        );
         assert_eq!(auroc_within(&scores, &correct, &problems), Some(0.0));
-        assert_eq!(auroc_within(&scores[6..], &correct[6..], &problems[6..]), None);
+        assert_eq!(
+            auroc_within(&scores[6..], &correct[6..], &problems[6..]),
+            None
+        );
     }
 
     #[test]
     fn weights_repeat_units() {
-        let (scores, correct, units) = ([0.3, 0.1, 0.2, 0.2], [true, false, true, false], [0, 0, 1, 1]);
+        let (scores, correct, units) = (
+            [0.3, 0.1, 0.2, 0.2],
+            [true, false, true, false],
+            [0, 0, 1, 1],
+        );
         let ranked = RankedTraces::new(&scores, &correct, &units);
-        let twice = auroc(&[0.3, 0.1, 0.3, 0.1, 0.2, 0.2], &[true, false, true, false, true, false]).unwrap();
+        let twice = auroc(
+            &[0.3, 0.1, 0.3, 0.1, 0.2, 0.2],
+            &[true, false, true, false, true, false],
+        )
+        .unwrap();
         assert!((ranked.auroc(&[2.0, 1.0]).unwrap() - twice).abs() < 1e-15);
         assert_eq!(ranked.auroc(&[0.0, 0.0]), None);
     }

@@ -20,7 +20,7 @@ use crate::error::EvalError;
 use crate::pass_at_k::pass_at_k;
 use crate::scores::{ScoreSettings, TraceScore};
 use crate::selection::{Candidate, SelectorConstants};
-use crate::statistics::{BootstrapSettings, Estimate, bootstrap_mean, mean, paired_difference};
+use crate::statistics::{BootstrapSettings, Estimate, Resampler, mean, paired_difference};
 use crate::summary::{Summary, segment};
 
 /// Which traces form the group that a selector chooses from.
@@ -121,6 +121,7 @@ pub struct Evaluation {
 #[derive(Clone, Debug)]
 pub struct Evaluator {
     settings: EvalSettings,
+    resampler: Resampler,
     rows: Vec<Row>,
     problems: Vec<ProblemAnswers>,
     problem_index: HashMap<String, usize>,
@@ -139,6 +140,9 @@ struct Row {
     /// By [`TraceScore::ALL`].
     scores: [Option<f64>; TraceScore::ALL.len()],
 }
+
+/// A number read off one trace.
+type Measure = &'static dyn Fn(&Row) -> f64;
 
 /// A problem and the distinct answers given to it.
 #[derive(Clone, Debug)]
@@ -183,6 +187,7 @@ impl Evaluator {
     /// An evaluator that has seen nothing.
     pub fn new(settings: EvalSettings) -> Self {
         Self {
+            resampler: Resampler::new(settings.bootstrap),
             settings,
             rows: Vec::new(),
             problems: Vec::new(),
@@ -218,10 +223,20 @@ impl Evaluator {
             }
         }
         let problem = self.problem(&trace.id);
-        let answer = trace.predicted_answer.as_deref().map(|answer| self.problems[problem].class(answer));
+        let answer = trace
+            .predicted_answer
+            .as_deref()
+            .map(|answer| self.problems[problem].class(answer));
         let generator = self.generator(&trace.generator);
         let truncated = trace.finish_reason == Some(FinishReason::Length);
-        self.rows.push(Row { problem, generator, correct, answer, truncated, scores });
+        self.rows.push(Row {
+            problem,
+            generator,
+            correct,
+            answer,
+            truncated,
+            scores,
+        });
         Ok(())
     }
 
@@ -252,7 +267,9 @@ impl Evaluator {
 
     /// The score in use: the one chosen on validation, else the configured one.
     fn score(&self) -> TraceScore {
-        self.settings.fitted.map_or(self.settings.score, |fitted| fitted.score)
+        self.settings
+            .fitted
+            .map_or(self.settings.score, |fitted| fitted.score)
     }
 
     /// Fold of a problem: by its identifier, not by its place in the file.
@@ -262,19 +279,35 @@ impl Evaluator {
 
     /// What judges the problems of each fold.
     fn fitted_folds(&self) -> Vec<Option<Fitted>> {
-        let fit_without = |fold| critic::fit(self, self.settings.score, &|problem| self.fold(problem) != fold);
+        let fit_without = |fold| {
+            critic::fit(self, self.settings.score, &|problem| {
+                self.fold(problem) != fold
+            })
+        };
         let folds = 0..self.settings.folds.max(2);
-        folds.map(|fold| self.settings.fitted.or_else(|| fit_without(fold))).collect()
+        folds
+            .map(|fold| self.settings.fitted.or_else(|| fit_without(fold)))
+            .collect()
     }
 
     /// Rows of each group, in the order of the problems, with the group's problem.
     fn groups(&self) -> Vec<(usize, Vec<usize>)> {
         let mut groups: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
         for (index, row) in self.rows.iter().enumerate() {
-            let generator = if self.settings.group_by == GroupBy::Generator { row.generator } else { 0 };
-            groups.entry((row.problem, generator)).or_default().push(index);
+            let generator = if self.settings.group_by == GroupBy::Generator {
+                row.generator
+            } else {
+                0
+            };
+            groups
+                .entry((row.problem, generator))
+                .or_default()
+                .push(index);
         }
-        groups.into_iter().map(|((problem, _), rows)| (problem, rows)).collect()
+        groups
+            .into_iter()
+            .map(|((problem, _), rows)| (problem, rows))
+            .collect()
     }
 
     fn candidate(&self, row: usize) -> Candidate {
@@ -295,30 +328,45 @@ impl Evaluator {
         }
         let prefix = format!("policy.{}", segment(&self.generators[generator]));
         for &k in &self.settings.pass_ks {
-            let value = |rows: &[&Row]| pass_at_k(rows.len(), rows.iter().filter(|row| row.correct).count(), k);
-            let values = of_problem.iter().filter_map(|(&problem, rows)| Some((problem, value(rows)?)));
+            let value = |rows: &[&Row]| {
+                pass_at_k(rows.len(), rows.iter().filter(|row| row.correct).count(), k)
+            };
+            let values = of_problem
+                .iter()
+                .filter_map(|(&problem, rows)| Some((problem, value(rows)?)));
             self.add_mean(&format!("{prefix}.pass_at_k.{k}"), values.collect(), result);
         }
         let share = |rows: &[&Row], of: &dyn Fn(&Row) -> f64| {
             mean(&rows.iter().map(|row| of(row)).collect::<Vec<_>>()).unwrap_or(0.0)
         };
-        let measures: [(&str, &dyn Fn(&Row) -> f64); 3] = [
+        let measures: [(&str, Measure); 3] = [
             ("answered", &|row| f64::from(u8::from(row.answer.is_some()))),
             ("truncated", &|row| f64::from(u8::from(row.truncated))),
-            ("length", &|row| row.score(TraceScore::Length).unwrap_or(0.0)),
+            ("length", &|row| {
+                row.score(TraceScore::Length).unwrap_or(0.0)
+            }),
         ];
         for (name, of) in measures {
-            let values = of_problem.iter().map(|(&problem, rows)| (problem, share(rows, of)));
+            let values = of_problem
+                .iter()
+                .map(|(&problem, rows)| (problem, share(rows, of)));
             self.add_mean(&format!("{prefix}.{name}"), values.collect(), result);
         }
     }
 
     /// Adds the mean of one value a problem to the summary, and the values to `per_problem`.
-    fn add_mean(&self, name: &str, values: Vec<(usize, f64)>, result: &mut Evaluation) -> Option<Estimate> {
+    fn add_mean(
+        &self,
+        name: &str,
+        values: Vec<(usize, f64)>,
+        result: &mut Evaluation,
+    ) -> Option<Estimate> {
         let numbers: Vec<f64> = values.iter().map(|(_, value)| *value).collect();
-        let estimate = bootstrap_mean(&numbers, &self.settings.bootstrap)?;
+        let estimate = self.resampler.mean(&numbers)?;
         result.summary.insert(name, estimate);
-        let named = values.into_iter().map(|(problem, value)| (self.problems[problem].id.clone(), value));
+        let named = values
+            .into_iter()
+            .map(|(problem, value)| (self.problems[problem].id.clone(), value));
         result.per_problem.insert(name.to_owned(), named.collect());
         Some(estimate)
     }
@@ -327,16 +375,23 @@ impl Evaluator {
         if let Some(&known) = self.problem_index.get(id) {
             return known;
         }
-        self.problems.push(ProblemAnswers { id: id.to_owned(), answers: Vec::new() });
-        self.problem_index.insert(id.to_owned(), self.problems.len() - 1);
+        self.problems.push(ProblemAnswers {
+            id: id.to_owned(),
+            answers: Vec::new(),
+        });
+        self.problem_index
+            .insert(id.to_owned(), self.problems.len() - 1);
         self.problems.len() - 1
     }
 
     fn generator(&mut self, name: &str) -> usize {
-        self.generators.iter().position(|known| known == name).unwrap_or_else(|| {
-            self.generators.push(name.to_owned());
-            self.generators.len() - 1
-        })
+        self.generators
+            .iter()
+            .position(|known| known == name)
+            .unwrap_or_else(|| {
+                self.generators.push(name.to_owned());
+                self.generators.len() - 1
+            })
     }
 }
 
@@ -344,9 +399,16 @@ impl Evaluation {
     /// Paired bootstrap of this evaluation minus another in one entry, over the problems both have.
     ///
     /// `None` if they share no problem in that entry, or it has no values a problem.
-    pub fn difference(&self, other: &Self, entry: &str, settings: &BootstrapSettings) -> Option<Estimate> {
+    pub fn difference(
+        &self,
+        other: &Self,
+        entry: &str,
+        settings: &BootstrapSettings,
+    ) -> Option<Estimate> {
         let (own, others) = (self.per_problem.get(entry)?, other.per_problem.get(entry)?);
-        let shared = own.iter().filter_map(|(id, value)| Some((*value, *others.get(id)?)));
+        let shared = own
+            .iter()
+            .filter_map(|(id, value)| Some((*value, *others.get(id)?)));
         let (a, b): (Vec<f64>, Vec<f64>) = shared.unzip();
         paired_difference(&a, &b, settings)
     }
@@ -361,7 +423,10 @@ impl Row {
 impl ProblemAnswers {
     /// Class of an answer: answers that count as equal share one.
     fn class(&mut self, answer: &str) -> u32 {
-        let known = self.answers.iter().position(|known| known == answer || answers::same_answer(known, answer));
+        let known = self
+            .answers
+            .iter()
+            .position(|known| known == answer || answers::same_answer(known, answer));
         let class = known.unwrap_or_else(|| {
             self.answers.push(answer.to_owned());
             self.answers.len() - 1
@@ -374,7 +439,12 @@ impl ProblemAnswers {
 fn correctness(trace: &ScoredTrace) -> Option<bool> {
     trace.correct.or_else(|| {
         let gold = trace.answer.as_deref()?;
-        Some(trace.predicted_answer.as_deref().is_some_and(|predicted| answers::same_answer(predicted, gold)))
+        Some(
+            trace
+                .predicted_answer
+                .as_deref()
+                .is_some_and(|predicted| answers::same_answer(predicted, gold)),
+        )
     })
 }
 
@@ -384,14 +454,25 @@ fn check_alignment(trace: &ScoredTrace) -> Result<(), EvalError> {
         ("token_ids", Some(trace.token_ids.len())),
         ("token_offsets", Some(trace.token_offsets.len())),
         ("token_rewards", Some(trace.token_rewards.len())),
-        ("policy_logprobs", trace.policy_logprobs.as_ref().map(Vec::len)),
-        ("sampling_logprobs", trace.sampling_logprobs.as_ref().map(Vec::len)),
+        (
+            "policy_logprobs",
+            trace.policy_logprobs.as_ref().map(Vec::len),
+        ),
+        (
+            "sampling_logprobs",
+            trace.sampling_logprobs.as_ref().map(Vec::len),
+        ),
         ("entropies", trace.entropies.as_ref().map(Vec::len)),
     ];
     for (field, found) in lengths {
         let found = found.unwrap_or(expected);
         if found != expected && !(field.starts_with("token") && found == 0) {
-            return Err(EvalError::Misaligned { id: trace.id.clone(), field, expected, found });
+            return Err(EvalError::Misaligned {
+                id: trace.id.clone(),
+                field,
+                expected,
+                found,
+            });
         }
     }
     Ok(())
@@ -413,7 +494,11 @@ mod tests {
             token_offsets: (0..length).map(|i| (i, i + 1)).collect(),
             token_rewards: vec![Some(score); length],
             policy_logprobs: Some(vec![-0.5; length]),
-            predicted_answer: Some(if correct { "1".into() } else { format!("{}", 2 + stream.below(3)) }),
+            predicted_answer: Some(if correct {
+                "1".into()
+            } else {
+                format!("{}", 2 + stream.below(3))
+            }),
             correct: Some(correct),
             ..ScoredTrace::default()
         }
@@ -427,7 +512,8 @@ mod tests {
             let offset = between * stream.normal_f32();
             for _ in 0..16 {
                 let score = stream.normal_f32();
-                let correct = f64::from(stream.uniform_f32()) < crate::scores::sigmoid(f64::from(score * 2.0 + offset));
+                let correct = f64::from(stream.uniform_f32())
+                    < crate::scores::sigmoid(f64::from(score * 2.0 + offset));
                 all.push(trace(problem, correct, score * 2.0 + offset, &mut stream));
             }
         }
@@ -435,21 +521,37 @@ mod tests {
     }
 
     fn quick() -> EvalSettings {
-        let bootstrap = BootstrapSettings { resamples: 200, ..BootstrapSettings::default() };
-        EvalSettings { bootstrap, ..EvalSettings::default() }
+        let bootstrap = BootstrapSettings {
+            resamples: 200,
+            ..BootstrapSettings::default()
+        };
+        EvalSettings {
+            bootstrap,
+            ..EvalSettings::default()
+        }
     }
 
     #[test]
     fn entries_are_there_and_agree_with_each_other() {
         let result = evaluate(traces(120, 1.0), &quick()).unwrap();
-        let value = |name: &str| result.summary.get(name).unwrap_or_else(|| panic!("{name}")).value;
+        let value = |name: &str| {
+            result
+                .summary
+                .get(name)
+                .unwrap_or_else(|| panic!("{name}"))
+                .value
+        };
         assert_eq!((result.traces, result.problems), (1920, 120));
         // random at 16 of 16 samples is pass@1
         assert!((value("select.random.at_16") - value("policy.base.pass_at_k.1")).abs() < 1e-12);
         for n in [2, 4, 8, 16] {
             let at = |selector: &str| value(&format!("select.{selector}.at_{n}"));
             assert!(at("oracle") >= at("best_of_n") && at("best_of_n") > at("random") + 0.1);
-            assert!((at("best_of_n") - at("random") - value(&format!("select_gain.best_of_n.at_{n}"))).abs() < 1e-12);
+            assert!(
+                (at("best_of_n") - at("random") - value(&format!("select_gain.best_of_n.at_{n}")))
+                    .abs()
+                    < 1e-12
+            );
         }
         assert!(value("critic.auroc") > value("critic.auroc_within"));
         // The score is the true logit: calibrated as it stands.
@@ -458,8 +560,22 @@ mod tests {
         assert!(value("critic.partial_spearman") > 0.4 && value("critic.welch_p") < 1e-6);
         assert!((value("critic.by_score.min.auroc") - value("critic.auroc")).abs() < 1e-9);
         assert_eq!(value("success_at_k.1"), value("select.best_of_n.at_16"));
-        assert_eq!(result.curves.iter().find(|curve| curve.selector == "majority").unwrap().points.len(), 4);
-        let counted: usize = result.histogram.correct.iter().chain(&result.histogram.wrong).sum();
+        assert_eq!(
+            result
+                .curves
+                .iter()
+                .find(|curve| curve.selector == "majority")
+                .unwrap()
+                .points
+                .len(),
+            4
+        );
+        let counted: usize = result
+            .histogram
+            .correct
+            .iter()
+            .chain(&result.histogram.wrong)
+            .sum();
         assert_eq!(counted, 1920);
     }
 
@@ -467,7 +583,10 @@ mod tests {
     fn intervals_hold_the_value_and_everything_round_trips() {
         let result = evaluate(traces(40, 0.5), &quick()).unwrap();
         for (name, estimate) in result.summary.iter() {
-            assert!(estimate.low <= estimate.value + 1e-9 && estimate.value <= estimate.high + 1e-9, "{name} {estimate:?}");
+            assert!(
+                estimate.low <= estimate.value + 1e-9 && estimate.value <= estimate.high + 1e-9,
+                "{name} {estimate:?}"
+            );
         }
         let read = Summary::from_value(&result.summary.to_value().unwrap()).unwrap();
         assert_eq!(read, result.summary);
@@ -482,7 +601,10 @@ mod tests {
         let backward = evaluate(all, &quick()).unwrap();
         for (name, estimate) in forward.summary.iter() {
             let other = backward.summary.get(name).unwrap();
-            assert!((estimate.value - other.value).abs() < 1e-9, "{name}: {estimate:?} {other:?}");
+            assert!(
+                (estimate.value - other.value).abs() < 1e-9,
+                "{name}: {estimate:?} {other:?}"
+            );
         }
         assert_eq!(forward.per_problem, backward.per_problem);
     }
@@ -492,7 +614,10 @@ mod tests {
         let mut bad = traces(1, 1.0).remove(0);
         bad.token_rewards.pop();
         let message = evaluate([bad.clone()], &quick()).unwrap_err().to_string();
-        assert!(message.contains("`p0`") && message.contains("token_rewards"), "{message}");
+        assert!(
+            message.contains("`p0`") && message.contains("token_rewards"),
+            "{message}"
+        );
         bad.token_rewards.push(Some(f32::NAN));
         let message = evaluate([bad], &quick()).unwrap_err().to_string();
         assert!(message.contains("not finite"), "{message}");
@@ -520,7 +645,10 @@ mod tests {
         for trace in &mut all {
             let last = trace.token_rewards.len() - 1;
             let reward = trace.token_rewards[last].unwrap();
-            trace.token_rewards.iter_mut().for_each(|r| *r = Some(-reward));
+            trace
+                .token_rewards
+                .iter_mut()
+                .for_each(|r| *r = Some(-reward));
             trace.token_rewards[last] = Some(reward * 3.0);
         }
         let mut evaluator = Evaluator::new(quick());
@@ -529,10 +657,19 @@ mod tests {
         }
         let fitted = evaluator.fit().unwrap();
         assert_eq!(fitted.score, TraceScore::Last);
-        assert!((fitted.calibration.scale - 1.0 / 3.0).abs() < 0.08, "{fitted:?}");
-        let settings = EvalSettings { fitted: Some(fitted), ..quick() };
+        assert!(
+            (fitted.calibration.scale - 1.0 / 3.0).abs() < 0.08,
+            "{fitted:?}"
+        );
+        let settings = EvalSettings {
+            fitted: Some(fitted),
+            ..quick()
+        };
         let result = evaluate(all, &settings).unwrap();
-        assert!(result.summary.get("critic.ece").unwrap().value < result.summary.get("critic.ece_raw").unwrap().value);
+        assert!(
+            result.summary.get("critic.ece").unwrap().value
+                < result.summary.get("critic.ece_raw").unwrap().value
+        );
         assert!(result.summary.get("critic.auroc").unwrap().value > 0.7);
     }
 
@@ -541,9 +678,17 @@ mod tests {
         let base = evaluate(traces(50, 0.0), &quick()).unwrap();
         let entry = "select.best_of_n.at_8";
         let same = base.difference(&base, entry, &quick().bootstrap).unwrap();
-        assert_eq!((same.value, same.low, same.high, same.n), (0.0, 0.0, 0.0, 50));
+        assert_eq!(
+            (same.value, same.low, same.high, same.n),
+            (0.0, 0.0, 0.0, 50)
+        );
         let other = evaluate(traces(20, 0.0), &quick()).unwrap();
-        assert_eq!(base.difference(&other, entry, &quick().bootstrap).unwrap().n, 20);
+        assert_eq!(
+            base.difference(&other, entry, &quick().bootstrap)
+                .unwrap()
+                .n,
+            20
+        );
         assert_eq!(base.difference(&other, "absent", &quick().bootstrap), None);
     }
 
@@ -552,5 +697,34 @@ mod tests {
         assert!(serde_json::from_str::<EvalSettings>(r#"{"scor": "mean"}"#).is_err());
         let settings: EvalSettings = serde_json::from_str(r#"{"score": "soft_min"}"#).unwrap();
         assert_eq!((settings.score, settings.folds), (TraceScore::SoftMin, 2));
+    }
+
+    #[test]
+    #[ignore = "timing; run alone with --ignored --nocapture"]
+    fn hundred_thousand_traces() {
+        let mut stream = Stream::new(1, &[]);
+        let rewards: Vec<f32> = (0..1 << 16).map(|_| stream.normal_f32()).collect();
+        let mut evaluator = Evaluator::new(EvalSettings::default());
+        let mut pushing = std::time::Duration::ZERO;
+        for index in 0..100_000 {
+            let mut trace = trace(index / 16, stream.uniform_f32() < 0.4, 0.0, &mut stream);
+            let from = stream.below(rewards.len() - 300);
+            trace.text = "y".repeat(300);
+            trace.token_ids = vec![1; 300];
+            trace.token_offsets = (0..300).map(|i| (i, i + 1)).collect();
+            trace.token_rewards = rewards[from..from + 300]
+                .iter()
+                .copied()
+                .map(Some)
+                .collect();
+            trace.policy_logprobs = Some(rewards[from..from + 300].to_vec());
+            let start = std::time::Instant::now();
+            evaluator.push(&trace).unwrap();
+            pushing += start.elapsed();
+        }
+        let start = std::time::Instant::now();
+        let result = evaluator.finish();
+        println!("push {pushing:?}, finish {:?}", start.elapsed());
+        assert_eq!(result.traces, 100_000);
     }
 }

@@ -2,12 +2,15 @@
 
 use serde::Deserialize;
 
-use crate::classification::{auroc, auroc_within, brier, ece, fit_calibration, fit_isotonic, fit_temperature};
+use crate::classification::{
+    auroc, auroc_within, brier, ece, fit_calibration, fit_isotonic, fit_temperature,
+};
 use crate::localisation::average_precision;
 use crate::pass_at_k::pass_at_k;
 use crate::scores::{ScoreSettings, TraceScore, sigmoid};
 use crate::statistics::{
-    average_ranks, partial_correlation, pearson, population_std, quantile, spearman, unbiased_std, welch_t, wilson,
+    average_ranks, partial_correlation, pearson, population_std, quantile, spearman, unbiased_std,
+    welch_t, wilson,
 };
 
 #[derive(Deserialize)]
@@ -53,18 +56,32 @@ fn golden() -> Golden {
 
 #[track_caller]
 fn close(own: f64, reference: f64) {
-    assert!((own - reference).abs() <= 1e-9 * (1.0 + reference.abs()), "{own} is not {reference}");
+    assert!(
+        (own - reference).abs() <= 1e-9 * (1.0 + reference.abs()),
+        "{own} is not {reference}"
+    );
 }
 
 #[test]
 fn ranking_matches_scikit_learn() {
     for data in golden().datasets {
         close(auroc(&data.scores, &data.correct).unwrap(), data.auroc);
-        close(auroc_within(&data.scores, &data.correct, &data.groups).unwrap(), data.auroc_within);
+        close(
+            auroc_within(&data.scores, &data.correct, &data.groups).unwrap(),
+            data.auroc_within,
+        );
         // Relevant tokens are a range: put the correct traces first.
-        let (right, wrong): (Vec<usize>, Vec<usize>) = (0..data.scores.len()).partition(|&i| data.correct[i]);
-        let ordered: Vec<Option<f64>> = right.iter().chain(&wrong).map(|&i| Some(data.scores[i])).collect();
-        close(average_precision(&ordered, &(0..right.len())), data.average_precision);
+        let (right, wrong): (Vec<usize>, Vec<usize>) =
+            (0..data.scores.len()).partition(|&i| data.correct[i]);
+        let ordered: Vec<Option<f64>> = right
+            .iter()
+            .chain(&wrong)
+            .map(|&i| Some(data.scores[i]))
+            .collect();
+        close(
+            average_precision(&ordered, &(0..right.len())),
+            data.average_precision,
+        );
     }
 }
 
@@ -78,7 +95,10 @@ fn calibration_matches_the_references() {
         close(fitted.scale, data.calibration[0]);
         close(fitted.bias, data.calibration[1]);
         // A minimum found by comparing function values is known to the square root of their precision.
-        assert!((fit_temperature(&data.scores, &data.correct).unwrap() / data.temperature - 1.0).abs() < 1e-6);
+        assert!(
+            (fit_temperature(&data.scores, &data.correct).unwrap() / data.temperature - 1.0).abs()
+                < 1e-6
+        );
         let isotonic = fit_isotonic(&data.scores, &data.correct);
         for (&at, &expected) in data.isotonic_at.iter().zip(&data.isotonic) {
             close(isotonic.probability(at), expected);
@@ -89,21 +109,44 @@ fn calibration_matches_the_references() {
 #[test]
 fn correlations_and_tests_match_scipy() {
     for data in golden().datasets {
-        let right: Vec<f64> = data.correct.iter().map(|&c| f64::from(u8::from(c))).collect();
+        let right: Vec<f64> = data
+            .correct
+            .iter()
+            .map(|&c| f64::from(u8::from(c)))
+            .collect();
         close(pearson(&data.scores, &right).unwrap(), data.pearson);
-        close(spearman(&data.scores, &data.lengths).unwrap(), data.spearman);
-        close(partial_correlation(&data.scores, &right, &[&data.lengths, &data.answered]).unwrap(), data.partial);
-        let ranks = [average_ranks(&data.scores), average_ranks(&right), average_ranks(&data.lengths)];
+        close(
+            spearman(&data.scores, &data.lengths).unwrap(),
+            data.spearman,
+        );
+        close(
+            partial_correlation(&data.scores, &right, &[&data.lengths, &data.answered]).unwrap(),
+            data.partial,
+        );
+        let ranks = [
+            average_ranks(&data.scores),
+            average_ranks(&right),
+            average_ranks(&data.lengths),
+        ];
         let ranked = partial_correlation(&ranks[0], &ranks[1], &[&ranks[2], &data.answered]);
         close(ranked.unwrap(), data.partial_spearman);
         let side = |class: bool| -> Vec<f64> {
-            let members = data.scores.iter().zip(&data.correct).filter(|(_, c)| **c == class);
+            let members = data
+                .scores
+                .iter()
+                .zip(&data.correct)
+                .filter(|(_, c)| **c == class);
             members.map(|(score, _)| *score).collect()
         };
         let test = welch_t(&side(true), &side(false)).unwrap();
         close(test.t, data.welch[0]);
         close(test.degrees_of_freedom, data.welch[1]);
-        assert!((test.p / data.welch[2] - 1.0).abs() < 1e-9, "{} is not {}", test.p, data.welch[2]);
+        assert!(
+            (test.p / data.welch[2] - 1.0).abs() < 1e-9,
+            "{} is not {}",
+            test.p,
+            data.welch[2]
+        );
     }
 }
 
@@ -132,10 +175,28 @@ fn counts_and_trace_scores_match() {
         close(estimate.high, high);
     }
     for (soft_min_temperature, expected) in golden.soft_min {
-        let settings = ScoreSettings { soft_min_temperature, ..ScoreSettings::default() };
-        close(TraceScore::SoftMin.of_rewards(&golden.rewards, &settings).unwrap(), expected);
+        let settings = ScoreSettings {
+            soft_min_temperature,
+            ..ScoreSettings::default()
+        };
+        close(
+            TraceScore::SoftMin
+                .of_rewards(&golden.rewards, &settings)
+                .unwrap(),
+            expected,
+        );
     }
     let settings = ScoreSettings::default();
-    close(TraceScore::Product.of_rewards(&golden.rewards, &settings).unwrap(), golden.product);
-    close(TraceScore::Discounted.of_rewards(&golden.rewards, &settings).unwrap(), golden.discounted);
+    close(
+        TraceScore::Product
+            .of_rewards(&golden.rewards, &settings)
+            .unwrap(),
+        golden.product,
+    );
+    close(
+        TraceScore::Discounted
+            .of_rewards(&golden.rewards, &settings)
+            .unwrap(),
+        golden.discounted,
+    );
 }

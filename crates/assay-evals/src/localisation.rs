@@ -11,7 +11,7 @@ use std::ops::Range;
 
 pub use predictors::Predictor;
 
-use crate::statistics::{BootstrapSettings, bootstrap_mean, mean};
+use crate::statistics::{BootstrapSettings, Resampler, mean};
 use crate::summary::Summary;
 
 /// Tolerances w of Hit@w, in tokens.
@@ -71,7 +71,10 @@ pub struct Localisation {
 /// Runs every predictor on every case.
 ///
 /// `threshold` is that of [`Predictor::BelowThreshold`], in units of reward; without one it is not run.
-pub fn localise<'a>(cases: impl IntoIterator<Item = LocalisationCase<'a>>, threshold: Option<f32>) -> Localisation {
+pub fn localise<'a>(
+    cases: impl IntoIterator<Item = LocalisationCase<'a>>,
+    threshold: Option<f32>,
+) -> Localisation {
     let mut result = Localisation::default();
     for (index, case) in cases.into_iter().enumerate() {
         let Some(error_tokens) = error_tokens(&case) else {
@@ -83,7 +86,11 @@ pub fn localise<'a>(cases: impl IntoIterator<Item = LocalisationCase<'a>>, thres
         for predictor in Predictor::ALL {
             if let Some(suspicion) = predictor.suspicion(&case, threshold) {
                 let outcome = judge(&suspicion, &error_tokens);
-                result.outcomes.entry(predictor).or_default().push((index, outcome));
+                result
+                    .outcomes
+                    .entry(predictor)
+                    .or_default()
+                    .push((index, outcome));
             }
         }
     }
@@ -94,9 +101,15 @@ pub fn localise<'a>(cases: impl IntoIterator<Item = LocalisationCase<'a>>, thres
 ///
 /// The first of them is *the error token*. `None` if no token ends behind the start.
 pub fn error_tokens(case: &LocalisationCase<'_>) -> Option<Range<usize>> {
-    let first = case.token_offsets.iter().position(|&(start, end)| end > case.error_start && end > start)?;
+    let first = case
+        .token_offsets
+        .iter()
+        .position(|&(start, end)| end > case.error_start && end > start)?;
     let rest = &case.token_offsets[first + 1..];
-    let more = rest.iter().take_while(|&&(start, end)| start < case.error_end && end > start).count();
+    let more = rest
+        .iter()
+        .take_while(|&&(start, end)| start < case.error_end && end > start)
+        .count();
     Some(first..first + 1 + more)
 }
 
@@ -108,7 +121,10 @@ pub fn judge(suspicion: &[Option<f64>], error: &Range<usize>) -> Outcome {
     let tokens = 0..suspicion.len();
     let top = tokens.clone().map(key).fold(f64::NEG_INFINITY, f64::max);
     let (mut tied, mut near) = (0usize, [0usize; HIT_WINDOWS.len()]);
-    for token in tokens.clone().filter(|&token| top > f64::NEG_INFINITY && key(token) == top) {
+    for token in tokens
+        .clone()
+        .filter(|&token| top > f64::NEG_INFINITY && key(token) == top)
+    {
         tied += 1;
         for (count, window) in near.iter_mut().zip(HIT_WINDOWS) {
             *count += usize::from(token.abs_diff(error.start) <= window);
@@ -119,7 +135,13 @@ pub fn judge(suspicion: &[Option<f64>], error: &Range<usize>) -> Outcome {
     let equal = tokens.filter(|&token| key(token) == target).count();
     let reciprocals = (1..=equal).map(|place| 1.0 / (above + place) as f64);
     Outcome {
-        hits: near.map(|count| if tied == 0 { 0.0 } else { count as f64 / tied as f64 }),
+        hits: near.map(|count| {
+            if tied == 0 {
+                0.0
+            } else {
+                count as f64 / tied as f64
+            }
+        }),
         reciprocal_rank: reciprocals.sum::<f64>() / equal as f64,
         average_precision: average_precision(suspicion, error),
     }
@@ -131,7 +153,12 @@ pub fn average_precision(suspicion: &[Option<f64>], relevant: &Range<usize>) -> 
     let mut order: Vec<(f64, bool)> = suspicion
         .iter()
         .enumerate()
-        .map(|(token, value)| (value.unwrap_or(f64::NEG_INFINITY), relevant.contains(&token)))
+        .map(|(token, value)| {
+            (
+                value.unwrap_or(f64::NEG_INFINITY),
+                relevant.contains(&token),
+            )
+        })
         .collect();
     order.sort_by(|a, b| b.0.total_cmp(&a.0));
     let (mut seen, mut found, mut total) = (0usize, 0usize, 0.0);
@@ -141,13 +168,22 @@ pub fn average_precision(suspicion: &[Option<f64>], relevant: &Range<usize>) -> 
         found += new;
         total += new as f64 * found as f64 / seen as f64;
     }
-    if found == 0 { 0.0 } else { total / found as f64 }
+    if found == 0 {
+        0.0
+    } else {
+        total / found as f64
+    }
 }
 
 impl Localisation {
     /// Mean Hit@`HIT_WINDOWS[window]` of a predictor; `None` if it was defined on no case.
     pub fn hit(&self, predictor: Predictor, window: usize) -> Option<f64> {
-        let values: Vec<f64> = self.outcomes.get(&predictor)?.iter().map(|(_, o)| *o.hits.get(window).unwrap_or(&0.0)).collect();
+        let values: Vec<f64> = self
+            .outcomes
+            .get(&predictor)?
+            .iter()
+            .map(|(_, o)| *o.hits.get(window).unwrap_or(&0.0))
+            .collect();
         mean(&values)
     }
 
@@ -155,37 +191,54 @@ impl Localisation {
     /// `localisation.predictors.<name>` for the other predictors of the reward, under `localisation.baselines.<name>`
     /// for those that need none, and of `headline` under `localisation.by_kind.<kind>` for every perturbation.
     pub fn summary(&self, headline: Predictor, settings: &BootstrapSettings) -> Summary {
+        let resampler = Resampler::new(*settings);
         let mut summary = Summary::default();
         for (&predictor, outcomes) in &self.outcomes {
             let all: Vec<Outcome> = outcomes.iter().map(|(_, outcome)| *outcome).collect();
-            let group = if predictor.is_baseline() { "baselines" } else { "predictors" };
-            add_entries(&mut summary, &format!("localisation.{group}.{}", predictor.name()), &all, settings);
+            let group = if predictor.is_baseline() {
+                "baselines"
+            } else {
+                "predictors"
+            };
+            add_entries(
+                &mut summary,
+                &format!("localisation.{group}.{}", predictor.name()),
+                &all,
+                &resampler,
+            );
             if predictor == headline {
-                add_entries(&mut summary, "localisation", &all, settings);
+                add_entries(&mut summary, "localisation", &all, &resampler);
             }
         }
         let mut by_kind: BTreeMap<&str, Vec<Outcome>> = BTreeMap::new();
         for (case, outcome) in self.outcomes.get(&headline).into_iter().flatten() {
-            by_kind.entry(&self.kinds[*case]).or_default().push(*outcome);
+            by_kind
+                .entry(&self.kinds[*case])
+                .or_default()
+                .push(*outcome);
         }
         for (kind, outcomes) in by_kind {
             let name = format!("localisation.by_kind.{}", crate::summary::segment(kind));
-            add_entries(&mut summary, &name, &outcomes, settings);
+            add_entries(&mut summary, &name, &outcomes, &resampler);
         }
         summary
     }
 }
 
-fn add_entries(summary: &mut Summary, prefix: &str, outcomes: &[Outcome], settings: &BootstrapSettings) {
+fn add_entries(summary: &mut Summary, prefix: &str, outcomes: &[Outcome], resampler: &Resampler) {
     let mut add = |name: String, of: &dyn Fn(&Outcome) -> f64| {
         let values: Vec<f64> = outcomes.iter().map(of).collect();
-        summary.insert_some(&name, bootstrap_mean(&values, settings));
+        summary.insert_some(&name, resampler.mean(&values));
     };
     for (index, window) in HIT_WINDOWS.into_iter().enumerate() {
-        add(format!("{prefix}.hit_{window}"), &|outcome| outcome.hits[index]);
+        add(format!("{prefix}.hit_{window}"), &|outcome| {
+            outcome.hits[index]
+        });
     }
     add(format!("{prefix}.mrr"), &|outcome| outcome.reciprocal_rank);
-    add(format!("{prefix}.map"), &|outcome| outcome.average_precision);
+    add(format!("{prefix}.map"), &|outcome| {
+        outcome.average_precision
+    });
 }
 
 #[cfg(test)]
@@ -210,9 +263,17 @@ mod tests {
     fn error_tokens_overlap_the_span() {
         let rewards = [Some(0.0); 7];
         assert_eq!(error_tokens(&case(&rewards)), Some(2..4));
-        let deletion = LocalisationCase { error_start: 4, error_end: 4, ..case(&rewards) };
+        let deletion = LocalisationCase {
+            error_start: 4,
+            error_end: 4,
+            ..case(&rewards)
+        };
         assert_eq!(error_tokens(&deletion), Some(4..5));
-        let behind = LocalisationCase { error_start: 6, error_end: 6, ..case(&rewards) };
+        let behind = LocalisationCase {
+            error_start: 6,
+            error_end: 6,
+            ..case(&rewards)
+        };
         assert_eq!(error_tokens(&behind), None);
     }
 
@@ -238,8 +299,13 @@ mod tests {
             assert!((result.hit(Predictor::Chance, window).unwrap() - expected).abs() < 1e-12);
         }
         let harmonic: f64 = (1..=7).map(|i| 1.0 / f64::from(i)).sum();
-        assert!((result.outcomes[&Predictor::Chance][0].1.reciprocal_rank - harmonic / 7.0).abs() < 1e-12);
-        assert!((result.outcomes[&Predictor::Chance][0].1.average_precision - 2.0 / 7.0).abs() < 1e-12);
+        assert!(
+            (result.outcomes[&Predictor::Chance][0].1.reciprocal_rank - harmonic / 7.0).abs()
+                < 1e-12
+        );
+        assert!(
+            (result.outcomes[&Predictor::Chance][0].1.average_precision - 2.0 / 7.0).abs() < 1e-12
+        );
     }
 
     #[test]
@@ -253,16 +319,39 @@ mod tests {
     fn the_summary_names_every_kind_and_baseline() {
         let rewards = [1.0, 1.0, -1.0, -1.0, 0.0, -0.5, -0.5].map(Some);
         let logprobs = [-1.0, -1.0, -9.0, -1.0, -1.0, -1.0, 0.0];
-        let other = LocalisationCase { kind: "off_by_one", logprobs: Some(&logprobs), error_start: 5, error_end: 6, ..case(&rewards) };
-        let lost = LocalisationCase { error_start: 6, error_end: 6, ..case(&rewards) };
+        let other = LocalisationCase {
+            kind: "off_by_one",
+            logprobs: Some(&logprobs),
+            error_start: 5,
+            error_end: 6,
+            ..case(&rewards)
+        };
+        let lost = LocalisationCase {
+            error_start: 6,
+            error_end: 6,
+            ..case(&rewards)
+        };
         let result = localise([case(&rewards), lost, other], Some(-0.2));
         assert_eq!(result.skipped, 1);
         let summary = result.summary(Predictor::LargestDrop, &BootstrapSettings::default());
-        let value = |name: &str| summary.get(name).map(|estimate| (estimate.value, estimate.n));
+        let value = |name: &str| {
+            summary
+                .get(name)
+                .map(|estimate| (estimate.value, estimate.n))
+        };
         assert_eq!(value("localisation.hit_0"), Some((0.5, 2)));
         assert_eq!(value("localisation.hit_3"), Some((1.0, 2)));
-        assert_eq!(value("localisation.by_kind.off_by_one.hit_0"), Some((0.0, 1)));
-        assert_eq!(value("localisation.baselines.surprising_number.hit_0"), Some((0.0, 1)));
-        assert_eq!(value("localisation.predictors.below_threshold.hit_0"), Some((0.5, 2)));
+        assert_eq!(
+            value("localisation.by_kind.off_by_one.hit_0"),
+            Some((0.0, 1))
+        );
+        assert_eq!(
+            value("localisation.baselines.surprising_number.hit_0"),
+            Some((0.0, 1))
+        );
+        assert_eq!(
+            value("localisation.predictors.below_threshold.hit_0"),
+            Some((0.5, 2))
+        );
     }
 }

@@ -19,8 +19,11 @@ pub fn pass_at_k(samples: usize, correct: usize, k: usize) -> Option<f64> {
 /// traces that share the k-th score with `c` correct, `j` places are left: `1 - C(t-c, j) / C(t, j)`. Traces without a
 /// score rank below all others. `None` if k is 0 or above the number of traces.
 pub fn success_at_k(scores: &[Option<f64>], correct: &[bool], k: usize) -> Option<f64> {
-    let mut ranked: Vec<(f64, bool)> =
-        scores.iter().zip(correct).map(|(score, &correct)| (score.unwrap_or(f64::NEG_INFINITY), correct)).collect();
+    let mut ranked: Vec<(f64, bool)> = scores
+        .iter()
+        .zip(correct)
+        .map(|(score, &correct)| (score.unwrap_or(f64::NEG_INFINITY), correct))
+        .collect();
     if k == 0 || k > ranked.len() {
         return None;
     }
@@ -31,7 +34,9 @@ pub fn success_at_k(scores: &[Option<f64>], correct: &[bool], k: usize) -> Optio
         return Some(1.0);
     }
     let tied = ranked.iter().filter(|(score, _)| *score == boundary);
-    let (tied, tied_correct) = tied.fold((0, 0), |(n, m), (_, correct)| (n + 1, m + usize::from(*correct)));
+    let (tied, tied_correct) = tied.fold((0, 0), |(n, m), (_, correct)| {
+        (n + 1, m + usize::from(*correct))
+    });
     Some(1.0 - none_correct(tied, tied_correct, k - above))
 }
 
@@ -45,7 +50,9 @@ fn none_correct(samples: usize, correct: usize, k: usize) -> f64 {
     if samples - correct < k {
         return 0.0;
     }
-    (0..k).map(|i| (samples - correct - i) as f64 / (samples - i) as f64).product()
+    (0..k)
+        .map(|i| (samples - correct - i) as f64 / (samples - i) as f64)
+        .product()
 }
 
 #[cfg(test)]

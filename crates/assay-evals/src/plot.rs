@@ -58,28 +58,56 @@ pub fn escape(text: &str) -> String {
 /// Lines over a shared axis, each with its band; a legend if there is more than one.
 pub fn lines(labels: Labels<'_>, series: &[Series]) -> String {
     let finite = |series: &Series| -> Vec<Point> {
-        series.points.iter().copied().filter(|p| p.x.is_finite() && p.y.is_finite()).collect()
+        series
+            .points
+            .iter()
+            .copied()
+            .filter(|p| p.x.is_finite() && p.y.is_finite())
+            .collect()
     };
-    let clean: Vec<(&str, Vec<Point>)> = series.iter().map(|s| (s.name.as_str(), finite(s))).collect();
+    let clean: Vec<(&str, Vec<Point>)> = series
+        .iter()
+        .map(|s| (s.name.as_str(), finite(s)))
+        .collect();
     let points = || clean.iter().flat_map(|(_, points)| points);
     let x = range(points().map(|p| p.x));
-    let y = padded(range(points().flat_map(|p| [p.y, p.band.map_or(p.y, |b| b.0), p.band.map_or(p.y, |b| b.1)])));
+    let y = padded(range(points().flat_map(|p| {
+        [
+            p.y,
+            p.band.map_or(p.y, |b| b.0),
+            p.band.map_or(p.y, |b| b.1),
+        ]
+    })));
     let frame = Frame { x, y };
     let mut svg = frame.open(labels, clean.iter().map(|(name, _)| *name).collect());
     for (index, (_, points)) in clean.iter().enumerate() {
         let colour = index % COLOURS;
         let upper = points.iter().filter_map(|p| Some(frame.at(p.x, p.band?.1)));
-        let lower = points.iter().rev().filter_map(|p| Some(frame.at(p.x, p.band?.0)));
+        let lower = points
+            .iter()
+            .rev()
+            .filter_map(|p| Some(frame.at(p.x, p.band?.0)));
         let band: Vec<String> = upper.chain(lower).collect();
         if band.len() > 2 {
-            let _ = write!(svg, r#"<polygon class="band s{colour}" points="{}"/>"#, band.join(" "));
+            let _ = write!(
+                svg,
+                r#"<polygon class="band s{colour}" points="{}"/>"#,
+                band.join(" ")
+            );
         }
         let line: Vec<String> = points.iter().map(|p| frame.at(p.x, p.y)).collect();
-        let _ = write!(svg, r#"<polyline class="line s{colour}" points="{}"/>"#, line.join(" "));
+        let _ = write!(
+            svg,
+            r#"<polyline class="line s{colour}" points="{}"/>"#,
+            line.join(" ")
+        );
         if points.len() <= 20 {
             for p in points {
                 let (cx, cy) = frame.place(p.x, p.y);
-                let _ = write!(svg, r#"<circle class="dot s{colour}" cx="{cx:.1}" cy="{cy:.1}" r="2.5"/>"#);
+                let _ = write!(
+                    svg,
+                    r#"<circle class="dot s{colour}" cx="{cx:.1}" cy="{cy:.1}" r="2.5"/>"#
+                );
             }
         }
     }
@@ -94,8 +122,15 @@ pub fn histogram(labels: Labels<'_>, histogram: &ScoreHistogram) -> String {
     };
     let classes = [shares(&histogram.correct), shares(&histogram.wrong)];
     let top = classes.iter().flatten().copied().fold(0.01, f64::max);
-    let high = if histogram.high > histogram.low { histogram.high } else { histogram.low + 1.0 };
-    let frame = Frame { x: (histogram.low, high), y: (0.0, top * 1.05) };
+    let high = if histogram.high > histogram.low {
+        histogram.high
+    } else {
+        histogram.low + 1.0
+    };
+    let frame = Frame {
+        x: (histogram.low, high),
+        y: (0.0, top * 1.05),
+    };
     let mut svg = frame.open(labels, vec!["correct", "wrong"]);
     for (class, bars) in classes.iter().enumerate() {
         let width = (high - histogram.low) / bars.len().max(1) as f64;
@@ -114,12 +149,27 @@ pub fn histogram(labels: Labels<'_>, histogram: &ScoreHistogram) -> String {
 
 /// Accuracy against confidence; a dot's area grows with the number of traces, the diagonal is perfect calibration.
 pub fn reliability(labels: Labels<'_>, series: &[(&str, &[ReliabilityBin])]) -> String {
-    let frame = Frame { x: (0.0, 1.0), y: (0.0, 1.0) };
+    let frame = Frame {
+        x: (0.0, 1.0),
+        y: (0.0, 1.0),
+    };
     let mut svg = frame.open(labels, series.iter().map(|(name, _)| *name).collect());
-    let _ = write!(svg, r#"<polyline class="diagonal" points="{} {}"/>"#, frame.at(0.0, 0.0), frame.at(1.0, 1.0));
+    let _ = write!(
+        svg,
+        r#"<polyline class="diagonal" points="{} {}"/>"#,
+        frame.at(0.0, 0.0),
+        frame.at(1.0, 1.0)
+    );
     for (colour, (_, bins)) in series.iter().enumerate() {
-        let line: Vec<String> = bins.iter().map(|bin| frame.at(bin.confidence, bin.accuracy)).collect();
-        let _ = write!(svg, r#"<polyline class="line s{colour}" points="{}"/>"#, line.join(" "));
+        let line: Vec<String> = bins
+            .iter()
+            .map(|bin| frame.at(bin.confidence, bin.accuracy))
+            .collect();
+        let _ = write!(
+            svg,
+            r#"<polyline class="line s{colour}" points="{}"/>"#,
+            line.join(" ")
+        );
         let total = bins.iter().map(|bin| bin.count).sum::<usize>().max(1) as f64;
         for bin in *bins {
             let (cx, cy) = frame.place(bin.confidence, bin.accuracy);
@@ -182,11 +232,17 @@ impl Frame {
             let (x, _) = self.place(tick, self.y.0);
             let text = tick_label(tick, self.x);
             let y = HEIGHT - BOTTOM + 15.0;
-            let _ = write!(svg, r#"<text class="tick" x="{x:.1}" y="{y:.1}" text-anchor="middle">{text}</text>"#);
+            let _ = write!(
+                svg,
+                r#"<text class="tick" x="{x:.1}" y="{y:.1}" text-anchor="middle">{text}</text>"#
+            );
         }
         let middle = (LEFT + WIDTH - RIGHT) / 2.0;
         let (bottom, x_label) = (HEIGHT - 7.0, escape(labels.x));
-        let _ = write!(svg, r#"<text class="tick" x="{middle}" y="{bottom}" text-anchor="middle">{x_label}</text>"#);
+        let _ = write!(
+            svg,
+            r#"<text class="tick" x="{middle}" y="{bottom}" text-anchor="middle">{x_label}</text>"#
+        );
         if legend.len() > 1 {
             svg.push_str(&legend_of(&legend));
         }
@@ -212,11 +268,17 @@ fn legend_of(names: &[&str]) -> String {
 fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (low, high) = values
         .filter(|value| value.is_finite())
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| {
+            (low.min(v), high.max(v))
+        });
     if low > high {
         return (0.0, 1.0);
     }
-    if high > low { (low, high) } else { (low - 0.5, high + 0.5) }
+    if high > low {
+        (low, high)
+    } else {
+        (low - 0.5, high + 0.5)
+    }
 }
 
 fn padded((low, high): (f64, f64)) -> (f64, f64) {
@@ -228,20 +290,35 @@ fn padded((low, high): (f64, f64)) -> (f64, f64) {
 fn ticks((low, high): (f64, f64)) -> Vec<f64> {
     let rough = (high - low) / 5.0;
     let power = 10f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|step| *step >= rough).unwrap_or(rough);
+    let step = [1.0, 2.0, 5.0, 10.0]
+        .map(|m| m * power)
+        .into_iter()
+        .find(|step| *step >= rough)
+        .unwrap_or(rough);
     let first = (low / step).ceil();
-    (0..12).map(|i| (first + f64::from(i)) * step).take_while(|tick| *tick <= high + 1e-9 * step).collect()
+    (0..12)
+        .map(|i| (first + f64::from(i)) * step)
+        .take_while(|tick| *tick <= high + 1e-9 * step)
+        .collect()
 }
 
 fn tick_label(value: f64, (low, high): (f64, f64)) -> String {
     let size = low.abs().max(high.abs());
-    if size >= 1e5 || size < 1e-3 {
+    if !(1e-3..1e5).contains(&size) {
         return format!("{value:.1e}");
     }
     let decimals = (1.0 - ((high - low) / 5.0).log10().floor()).clamp(0.0, 6.0) as usize;
     let text = format!("{value:.decimals$}");
-    let trimmed = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
-    if trimmed == "-0" { "0".to_owned() } else { trimmed.to_owned() }
+    let trimmed = if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        &text
+    };
+    if trimmed == "-0" {
+        "0".to_owned()
+    } else {
+        trimmed.to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -250,7 +327,10 @@ mod tests {
 
     #[test]
     fn ticks_are_round_and_inside() {
-        assert_eq!(ticks((0.0, 1.0)), [0.0, 0.2, 0.4, 0.6000000000000001, 0.8, 1.0]);
+        assert_eq!(
+            ticks((0.0, 1.0)),
+            [0.0, 0.2, 0.4, 0.6000000000000001, 0.8, 1.0]
+        );
         assert_eq!(ticks((-7.0, 9.0)), [-5.0, 0.0, 5.0]);
         assert_eq!(tick_label(0.6000000000000001, (0.0, 1.0)), "0.6");
         assert_eq!(tick_label(2e6, (0.0, 4e6)), "2.0e6");
@@ -259,7 +339,10 @@ mod tests {
 
     #[test]
     fn points_land_where_the_arithmetic_says() {
-        let frame = Frame { x: (0.0, 10.0), y: (0.0, 1.0) };
+        let frame = Frame {
+            x: (0.0, 10.0),
+            y: (0.0, 1.0),
+        };
         assert_eq!(frame.place(0.0, 0.0), (52.0, 210.0));
         assert_eq!(frame.place(10.0, 1.0), (408.0, 44.0));
         assert_eq!(frame.at(5.0, 0.5), "230.0,127.0");
@@ -268,17 +351,35 @@ mod tests {
     #[test]
     fn plots_survive_empty_constant_and_infinite_data() {
         let point = |x, y| Point { x, y, band: None };
-        let series = Series { name: "<b>".into(), points: vec![point(0.0, f64::NAN), point(1.0, 2.0), point(f64::INFINITY, 1.0)] };
-        let svg = lines(Labels { title: "a & b", x: "x" }, &[series.clone(), Series::default()]);
+        let series = Series {
+            name: "<b>".into(),
+            points: vec![
+                point(0.0, f64::NAN),
+                point(1.0, 2.0),
+                point(f64::INFINITY, 1.0),
+            ],
+        };
+        let svg = lines(
+            Labels {
+                title: "a & b",
+                x: "x",
+            },
+            &[series.clone(), Series::default()],
+        );
         assert!(svg.contains("a &amp; b") && svg.contains("&lt;b&gt;") && !svg.contains("<b>"));
         assert!(!svg.contains("NaN") && !svg.contains("inf"));
         assert!(!lines(Labels { title: "", x: "" }, &[]).contains("NaN"));
-        assert!(!histogram(Labels { title: "", x: "" }, &ScoreHistogram::default()).contains("NaN"));
+        assert!(
+            !histogram(Labels { title: "", x: "" }, &ScoreHistogram::default()).contains("NaN")
+        );
         assert!(!reliability(Labels { title: "", x: "" }, &[("raw", &[])]).contains("NaN"));
     }
 
     #[test]
     fn escaping_covers_markup_and_control_characters() {
-        assert_eq!(escape("<a b='\"'>&\u{0}\u{1b}é"), "&lt;a b=&#39;&quot;&#39;&gt;&amp;\u{fffd}\u{fffd}é");
+        assert_eq!(
+            escape("<a b='\"'>&\u{0}\u{1b}é"),
+            "&lt;a b=&#39;&quot;&#39;&gt;&amp;\u{fffd}\u{fffd}é"
+        );
     }
 }

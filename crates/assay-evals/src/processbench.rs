@@ -63,11 +63,14 @@ impl StepScore {
     /// # Errors
     /// [`EvalError::UnknownName`] with the nearest known name.
     pub fn parse(name: &str) -> Result<Self, EvalError> {
-        Self::ALL.into_iter().find(|score| score.name() == name).ok_or_else(|| EvalError::UnknownName {
-            what: "step score",
-            name: name.to_owned(),
-            nearest: nearest_name(name, &Self::NAMES),
-        })
+        Self::ALL
+            .into_iter()
+            .find(|score| score.name() == name)
+            .ok_or_else(|| EvalError::UnknownName {
+                what: "step score",
+                name: name.to_owned(),
+                nearest: nearest_name(name, &Self::NAMES),
+            })
     }
 
     /// Score of each step from token rewards; `None` for steps in which no token was scored.
@@ -82,7 +85,9 @@ impl StepScore {
         let scored: Vec<(usize, f64, Option<f64>)> = with_drops(token_offsets, token_rewards);
         let of_step = |step: &Range<usize>| {
             let first = scored.partition_point(|(last_byte, ..)| *last_byte < step.start);
-            let end = scored.partition_point(|(last_byte, ..)| *last_byte < step.end).max(first);
+            let end = scored
+                .partition_point(|(last_byte, ..)| *last_byte < step.end)
+                .max(first);
             self.of_tokens(&scored[first..end])
         };
         steps.iter().map(of_step).collect()
@@ -95,7 +100,11 @@ impl StepScore {
             Self::Mean => Some(rewards.sum::<f64>() / tokens.len() as f64),
             Self::Min => rewards.reduce(f64::min),
             Self::Last => Some(last),
-            Self::Drop => tokens.iter().filter_map(|(.., drop)| *drop).reduce(f64::max).map(|drop| -drop),
+            Self::Drop => tokens
+                .iter()
+                .filter_map(|(.., drop)| *drop)
+                .reduce(f64::max)
+                .map(|drop| -drop),
         }
     }
 }
@@ -104,18 +113,28 @@ impl StepQuality {
     /// `2 a b / (a + b)` of the two accuracies; 0 if both are 0, `None` if one of the classes is missing.
     pub fn f1(&self) -> Option<f64> {
         let (wrong, correct) = (self.accuracy_wrong?, self.accuracy_correct?);
-        Some(if wrong + correct > 0.0 { 2.0 * wrong * correct / (wrong + correct) } else { 0.0 })
+        Some(if wrong + correct > 0.0 {
+            2.0 * wrong * correct / (wrong + correct)
+        } else {
+            0.0
+        })
     }
 }
 
 /// The first step with a score below the threshold; `None` calls the trace correct.
 pub fn predict(step_scores: &[Option<f64>], threshold: f64) -> Option<usize> {
-    step_scores.iter().position(|score| score.is_some_and(|score| score < threshold))
+    step_scores
+        .iter()
+        .position(|score| score.is_some_and(|score| score < threshold))
 }
 
 /// Quality over all cases at one threshold.
 pub fn quality(cases: &[StepCase], threshold: f64) -> StepQuality {
-    quality_weighted(cases.iter().map(|case| (case.label.is_some(), is_right(case, threshold), 1.0)))
+    quality_weighted(
+        cases
+            .iter()
+            .map(|case| (case.label.is_some(), is_right(case, threshold), 1.0)),
+    )
 }
 
 /// The threshold with the highest F1 on validation cases, halfway between the scores that bound it.
@@ -131,14 +150,31 @@ pub fn choose_threshold(cases: &[StepCase]) -> Option<f64> {
         let Some(label) = case.label else {
             correct += 1.0;
             // Right while the threshold is at most the lowest score.
-            let lowest = case.step_scores.iter().flatten().copied().fold(f64::INFINITY, f64::min);
+            let lowest = case
+                .step_scores
+                .iter()
+                .flatten()
+                .copied()
+                .fold(f64::INFINITY, f64::min);
             events.push((lowest, (0.0, -1.0)));
             all_scores.extend(case.step_scores.iter().flatten());
             continue;
         };
         wrong += 1.0;
-        let before = case.step_scores.iter().take(label).flatten().copied().fold(f64::INFINITY, f64::min);
-        if let Some(own) = case.step_scores.get(label).copied().flatten().filter(|own| *own < before) {
+        let before = case
+            .step_scores
+            .iter()
+            .take(label)
+            .flatten()
+            .copied()
+            .fold(f64::INFINITY, f64::min);
+        if let Some(own) = case
+            .step_scores
+            .get(label)
+            .copied()
+            .flatten()
+            .filter(|own| *own < before)
+        {
             events.push((own, (1.0, 0.0)));
             events.push((before, (-1.0, 0.0)));
         }
@@ -164,8 +200,12 @@ pub fn choose_threshold(cases: &[StepCase]) -> Option<f64> {
         }
         let value = f1(named, passed)?;
         if value > best.0 && tied[0].0.is_finite() {
-            let next = all_scores[all_scores.partition_point(|score| *score <= tied[0].0)..].first();
-            best = (value, next.map_or(highest + 1.0, |next| tied[0].0 + (next - tied[0].0) / 2.0));
+            let next =
+                all_scores[all_scores.partition_point(|score| *score <= tied[0].0)..].first();
+            best = (
+                value,
+                next.map_or(highest + 1.0, |next| tied[0].0 + (next - tied[0].0) / 2.0),
+            );
         }
     }
     Some(best.1)
@@ -182,7 +222,14 @@ pub fn summary(test: &[StepCase], threshold: f64, settings: &BootstrapSettings) 
 pub fn cross_fitted_summary(cases: &[StepCase], settings: &BootstrapSettings) -> Summary {
     let mut order: Vec<&StepCase> = cases.iter().collect();
     order.sort_by(|a, b| a.id.cmp(&b.id));
-    let half = |parity: usize| order.iter().skip(parity).step_by(2).map(|case| (*case).clone()).collect::<Vec<_>>();
+    let half = |parity: usize| {
+        order
+            .iter()
+            .skip(parity)
+            .step_by(2)
+            .map(|case| (*case).clone())
+            .collect::<Vec<_>>()
+    };
     let (even, odd) = (half(0), half(1));
     let (Some(for_odd), Some(for_even)) = (choose_threshold(&even), choose_threshold(&odd)) else {
         return Summary::default();
@@ -194,19 +241,33 @@ pub fn cross_fitted_summary(cases: &[StepCase], settings: &BootstrapSettings) ->
 
 /// Whether each case is a wrong trace, and whether it was judged right.
 fn judged(cases: &[StepCase], threshold: f64) -> Vec<(bool, bool)> {
-    cases.iter().map(|case| (case.label.is_some(), is_right(case, threshold))).collect()
+    cases
+        .iter()
+        .map(|case| (case.label.is_some(), is_right(case, threshold)))
+        .collect()
 }
 
 fn summary_of(judged: &[(bool, bool)], settings: &BootstrapSettings) -> Summary {
     let mut summary = Summary::default();
     let f1 = bootstrap(judged.len(), settings, |weights| {
-        quality_weighted(judged.iter().zip(weights).map(|(&(wrong, right), &weight)| (wrong, right, weight))).f1()
+        quality_weighted(
+            judged
+                .iter()
+                .zip(weights)
+                .map(|(&(wrong, right), &weight)| (wrong, right, weight)),
+        )
+        .f1()
     });
     summary.insert_some("processbench.f1", f1);
     for (name, class) in [("accuracy_wrong", true), ("accuracy_correct", false)] {
         let of_class = judged.iter().filter(|(wrong, _)| *wrong == class);
-        let values: Vec<f64> = of_class.map(|(_, right)| f64::from(u8::from(*right))).collect();
-        summary.insert_some(&format!("processbench.{name}"), bootstrap_mean(&values, settings));
+        let values: Vec<f64> = of_class
+            .map(|(_, right)| f64::from(u8::from(*right)))
+            .collect();
+        summary.insert_some(
+            &format!("processbench.{name}"),
+            bootstrap_mean(&values, settings),
+        );
     }
     summary
 }
@@ -223,13 +284,22 @@ fn quality_weighted(judged: impl Iterator<Item = (bool, bool, f64)>) -> StepQual
         *total += weight;
     }
     let share = |(hits, total): (f64, f64)| (total > 0.0).then(|| hits / total);
-    StepQuality { accuracy_wrong: share(sums[1]), accuracy_correct: share(sums[0]) }
+    StepQuality {
+        accuracy_wrong: share(sums[1]),
+        accuracy_correct: share(sums[0]),
+    }
 }
 
 /// Last byte, reward and fall from the scored token before, of each scored token that is not empty.
-fn with_drops(token_offsets: &[(usize, usize)], token_rewards: &[Option<f32>]) -> Vec<(usize, f64, Option<f64>)> {
+fn with_drops(
+    token_offsets: &[(usize, usize)],
+    token_rewards: &[Option<f32>],
+) -> Vec<(usize, f64, Option<f64>)> {
     let mut before: Option<f64> = None;
-    let scored = token_offsets.iter().zip(token_rewards).filter(|((start, end), _)| end > start);
+    let scored = token_offsets
+        .iter()
+        .zip(token_rewards)
+        .filter(|((start, end), _)| end > start);
     let measured = scored.filter_map(|(&(_, end), reward)| {
         let reward = f64::from((*reward)?);
         let drop = before.replace(reward).map(|before| before - reward);
@@ -245,7 +315,11 @@ mod tests {
     use super::*;
 
     fn case(scores: &[f64], label: Option<usize>) -> StepCase {
-        StepCase { id: format!("{scores:?}"), step_scores: scores.iter().copied().map(Some).collect(), label }
+        StepCase {
+            id: format!("{scores:?}"),
+            step_scores: scores.iter().copied().map(Some).collect(),
+            label,
+        }
     }
 
     #[test]
@@ -282,12 +356,25 @@ mod tests {
         let cases = [case(&[1.0, -1.0], Some(1)), case(&[2.0, 3.0], None)];
         let summary = summary(&cases, 0.0, &BootstrapSettings::default());
         for name in ["f1", "accuracy_wrong", "accuracy_correct"] {
-            assert_eq!(summary.get(&format!("processbench.{name}")).unwrap().value, 1.0);
+            assert_eq!(
+                summary.get(&format!("processbench.{name}")).unwrap().value,
+                1.0
+            );
         }
         assert_eq!(summary.get("processbench.f1").unwrap().n, 2);
         assert!(cross_fitted_summary(&cases, &BootstrapSettings::default()).is_empty());
-        let four = [&cases[..], &[case(&[1.5, -1.0], Some(1)), case(&[2.5, 3.0], None)]].concat();
-        assert_eq!(cross_fitted_summary(&four, &BootstrapSettings::default()).get("processbench.f1").unwrap().value, 1.0);
+        let four = [
+            &cases[..],
+            &[case(&[1.5, -1.0], Some(1)), case(&[2.5, 3.0], None)],
+        ]
+        .concat();
+        assert_eq!(
+            cross_fitted_summary(&four, &BootstrapSettings::default())
+                .get("processbench.f1")
+                .unwrap()
+                .value,
+            1.0
+        );
     }
 
     proptest! {

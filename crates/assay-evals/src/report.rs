@@ -53,13 +53,21 @@ pub struct ReportSettings {
 
 impl Default for ReportSettings {
     fn default() -> Self {
-        Self { heatmaps: 40, heatmap_bytes: 6 << 20, curves: 60 }
+        Self {
+            heatmaps: 40,
+            heatmap_bytes: 6 << 20,
+            curves: 60,
+        }
     }
 }
 
 /// The page as one HTML document, below 10 MB at the default settings.
 pub fn render(input: &ReportInput<'_>, settings: &ReportSettings) -> String {
-    let title = escape(if input.title.is_empty() { "assay report" } else { input.title });
+    let title = escape(if input.title.is_empty() {
+        "assay report"
+    } else {
+        input.title
+    });
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
@@ -86,17 +94,33 @@ pub fn render(input: &ReportInput<'_>, settings: &ReportSettings) -> String {
 
 /// One table a top-level name, the first open.
 fn push_summary(page: &mut String, summary: &Summary) {
-    page.push_str("<h2>Summary</h2><p class=\"note\">Intervals are 95 %; n counts independent units.</p>");
+    page.push_str(
+        "<h2>Summary</h2><p class=\"note\">Intervals are 95 %; n counts independent units.</p>",
+    );
     let entries: Vec<_> = summary.iter().collect();
     let family = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
-    for (place, group) in entries.chunk_by(|a, b| family(a.0) == family(b.0)).enumerate() {
+    for (place, group) in entries
+        .chunk_by(|a, b| family(a.0) == family(b.0))
+        .enumerate()
+    {
         let open = if place == 0 { " open" } else { "" };
         let name = escape(&family(group[0].0));
-        let _ = write!(page, "<details{open}><summary>{name} ({})</summary><div class=\"table\"><table>", group.len());
+        let _ = write!(
+            page,
+            "<details{open}><summary>{name} ({})</summary><div class=\"table\"><table>",
+            group.len()
+        );
         page.push_str("<tr><th>name</th><th>value</th><th>low</th><th>high</th><th>n</th></tr>");
         for (name, e) in group {
-            let cells = [short(e.value), short(e.low), short(e.high)].map(|cell| format!("<td>{cell}</td>")).concat();
-            let _ = write!(page, "<tr><td>{}</td>{cells}<td>{}</td></tr>", escape(name), e.n);
+            let cells = [short(e.value), short(e.low), short(e.high)]
+                .map(|cell| format!("<td>{cell}</td>"))
+                .concat();
+            let _ = write!(
+                page,
+                "<tr><td>{}</td>{cells}<td>{}</td></tr>",
+                escape(name),
+                e.n
+            );
         }
         page.push_str("</table></div></details>");
     }
@@ -110,25 +134,54 @@ fn push_evaluation(page: &mut String, evaluation: &Evaluation) {
         band: Some((e.low, e.high)),
     };
     let curve = |name: &str| {
-        let found = evaluation.curves.iter().find(|curve| curve.selector == name)?;
-        Some(Series { name: name.to_owned(), points: found.points.iter().map(point).collect() })
+        let found = evaluation
+            .curves
+            .iter()
+            .find(|curve| curve.selector == name)?;
+        Some(Series {
+            name: name.to_owned(),
+            points: found.points.iter().map(point).collect(),
+        })
     };
     let shown = [
-        ("Accuracy against N: rewards", ["random", "majority", "best_of_n", "weighted_vote"]),
-        ("Accuracy against N: baselines and bound", ["random", "logprob", "length", "oracle"]),
+        (
+            "Accuracy against N: rewards",
+            ["random", "majority", "best_of_n", "weighted_vote"],
+        ),
+        (
+            "Accuracy against N: baselines and bound",
+            ["random", "logprob", "length", "oracle"],
+        ),
     ];
     for (title, names) in shown {
         let series: Vec<Series> = names.into_iter().filter_map(curve).collect();
         if !series.is_empty() {
-            page.push_str(&lines(Labels { title, x: "traces sampled a problem" }, &series));
+            page.push_str(&lines(
+                Labels {
+                    title,
+                    x: "traces sampled a problem",
+                },
+                &series,
+            ));
         }
     }
     if !evaluation.reliability.is_empty() {
-        let bins: [(&str, &[_]); 2] =
-            [("calibrated", &evaluation.reliability), ("as it stands", &evaluation.reliability_raw)];
-        page.push_str(&reliability(Labels { title: "Reliability", x: "predicted probability of correct" }, &bins));
+        let bins: [(&str, &[_]); 2] = [
+            ("calibrated", &evaluation.reliability),
+            ("as it stands", &evaluation.reliability_raw),
+        ];
+        page.push_str(&reliability(
+            Labels {
+                title: "Reliability",
+                x: "predicted probability of correct",
+            },
+            &bins,
+        ));
         page.push_str(&histogram(
-            Labels { title: "Trace score of correct and wrong traces", x: "trace score" },
+            Labels {
+                title: "Trace score of correct and wrong traces",
+                x: "trace score",
+            },
             &evaluation.histogram,
         ));
     }
@@ -140,10 +193,21 @@ fn push_metrics(page: &mut String, rows: &[MetricRow], limit: usize) {
     if series.is_empty() {
         return;
     }
-    let _ = write!(page, "<h2>Training</h2><p class=\"note\">{} of {} curves", series.len().min(limit), series.len());
+    let _ = write!(
+        page,
+        "<h2>Training</h2><p class=\"note\">{} of {} curves",
+        series.len().min(limit),
+        series.len()
+    );
     page.push_str(", long ones averaged over neighbouring iterations.</p><div class=\"grid\">");
     for one in series.iter().take(limit) {
-        page.push_str(&lines(Labels { title: &one.name, x: "iteration" }, std::slice::from_ref(one)));
+        page.push_str(&lines(
+            Labels {
+                title: &one.name,
+                x: "iteration",
+            },
+            std::slice::from_ref(one),
+        ));
     }
     page.push_str("</div>");
 }
@@ -155,14 +219,20 @@ mod tests {
 
     fn hostile() -> ScoredTrace {
         let text = "<script>alert(1)</script>\u{0} é\"'&";
-        let ends: Vec<usize> = text.char_indices().map(|(start, _)| start).chain([text.len()]).collect();
+        let ends: Vec<usize> = text
+            .char_indices()
+            .map(|(start, _)| start)
+            .chain([text.len()])
+            .collect();
         ScoredTrace {
             id: "\"><img src=x onerror=alert(1)>".into(),
             question: "</article><script>".into(),
             generator: "<b>".into(),
             text: text.into(),
             token_offsets: ends.windows(2).map(|pair| (pair[0], pair[1])).collect(),
-            token_rewards: (0..ends.len() - 1).map(|i| Some(if i == 8 { -3.0 } else { 1.0 })).collect(),
+            token_rewards: (0..ends.len() - 1)
+                .map(|i| Some(if i == 8 { -3.0 } else { 1.0 }))
+                .collect(),
             ..ScoredTrace::default()
         }
     }
@@ -170,29 +240,64 @@ mod tests {
     #[test]
     fn hostile_text_stays_text() {
         let trace = hostile();
-        let traces = [HeatmapTrace { trace: &trace, injected: Some(8..9) }];
+        let traces = [HeatmapTrace {
+            trace: &trace,
+            injected: Some(8..9),
+        }];
         let mut summary = Summary::default();
         summary.insert("<i>.x", Estimate::exact(1.0));
         let rows = parse_metrics("{\"iteration\": 1, \"<u>\": 2}\n").unwrap();
-        let input = ReportInput { title: "<h1>", summary: Some(&summary), metrics: &rows, traces: &traces, evaluation: None };
+        let input = ReportInput {
+            title: "<h1>",
+            summary: Some(&summary),
+            metrics: &rows,
+            traces: &traces,
+            evaluation: None,
+        };
         let page = render(&input, &ReportSettings::default());
-        for forbidden in ["<script", "<img", "<i>", "<u>", "<b>\"", "\u{0}", "http://", "https://", "<h1><h1>"] {
+        for forbidden in [
+            "<script", "<img", "<i>", "<u>", "<b>\"", "\u{0}", "http://", "https://", "<h1><h1>",
+        ] {
             assert!(!page.contains(forbidden), "{forbidden}");
         }
-        assert_eq!(page.matches("<article>").count(), page.matches("</article>").count());
-        assert_eq!(page.matches("<span").count(), page.matches("</span>").count());
+        assert_eq!(
+            page.matches("<article>").count(),
+            page.matches("</article>").count()
+        );
+        assert_eq!(
+            page.matches("<span").count(),
+            page.matches("</span>").count()
+        );
     }
 
     #[test]
     fn the_largest_drop_is_marked_once_and_the_counts_are_told() {
         let trace = hostile();
-        let one = HeatmapTrace { trace: &trace, injected: None };
+        let one = HeatmapTrace {
+            trace: &trace,
+            injected: None,
+        };
         let traces = vec![one; 5];
-        let input = ReportInput { traces: &traces, ..ReportInput::default() };
-        let page = render(&input, &ReportSettings { heatmaps: 2, ..ReportSettings::default() });
+        let input = ReportInput {
+            traces: &traces,
+            ..ReportInput::default()
+        };
+        let page = render(
+            &input,
+            &ReportSettings {
+                heatmaps: 2,
+                ..ReportSettings::default()
+            },
+        );
         assert!(page.contains("2 of 5 traces"));
         assert_eq!(page.matches("predicted\" title").count(), 2);
-        let small = render(&input, &ReportSettings { heatmap_bytes: 1, ..ReportSettings::default() });
+        let small = render(
+            &input,
+            &ReportSettings {
+                heatmap_bytes: 1,
+                ..ReportSettings::default()
+            },
+        );
         assert!(small.contains("1 of 5 traces"));
     }
 
@@ -201,7 +306,13 @@ mod tests {
         let page = render(&ReportInput::default(), &ReportSettings::default());
         assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"));
         let evaluation = Evaluation::default();
-        let page = render(&ReportInput { evaluation: Some(&evaluation), ..ReportInput::default() }, &ReportSettings::default());
+        let page = render(
+            &ReportInput {
+                evaluation: Some(&evaluation),
+                ..ReportInput::default()
+            },
+            &ReportSettings::default(),
+        );
         assert!(!page.contains("NaN"));
     }
 }

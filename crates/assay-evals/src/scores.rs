@@ -54,7 +54,11 @@ pub struct ScoreSettings {
 
 impl Default for ScoreSettings {
     fn default() -> Self {
-        Self { soft_min_temperature: 1.0, tail: 16, discount: 0.95 }
+        Self {
+            soft_min_temperature: 1.0,
+            tail: 16,
+            discount: 0.95,
+        }
     }
 }
 
@@ -111,11 +115,14 @@ impl TraceScore {
     /// # Errors
     /// [`EvalError::UnknownName`] with the nearest known name.
     pub fn parse(name: &str) -> Result<Self, EvalError> {
-        Self::ALL.into_iter().find(|score| score.name() == name).ok_or_else(|| EvalError::UnknownName {
-            what: "trace score",
-            name: name.to_owned(),
-            nearest: nearest_name(name, &Self::NAMES),
-        })
+        Self::ALL
+            .into_iter()
+            .find(|score| score.name() == name)
+            .ok_or_else(|| EvalError::UnknownName {
+                what: "trace score",
+                name: name.to_owned(),
+                nearest: nearest_name(name, &Self::NAMES),
+            })
     }
 
     /// This score of one trace, or `None` where the trace lacks what it needs.
@@ -123,7 +130,7 @@ impl TraceScore {
     /// A trace without token rewards falls back to the value recorded in its `scores`, if there is one.
     pub fn of(self, trace: &ScoredTrace, settings: &ScoreSettings) -> Option<f64> {
         let computed = match self {
-            Self::LogprobSum => logprobs(trace).map(|values| sum(values)),
+            Self::LogprobSum => logprobs(trace).map(sum),
             Self::LogprobMean => logprobs(trace).map(|values| sum(values) / values.len() as f64),
             Self::Length => Some(length(trace)),
             Self::AnswerWindow => mean_of_answer(trace),
@@ -191,13 +198,20 @@ fn sum(values: &[f32]) -> f64 {
 }
 
 fn logprobs(trace: &ScoredTrace) -> Option<&[f32]> {
-    let recorded = trace.policy_logprobs.as_deref().or(trace.sampling_logprobs.as_deref());
+    let recorded = trace
+        .policy_logprobs
+        .as_deref()
+        .or(trace.sampling_logprobs.as_deref());
     recorded.filter(|values| !values.is_empty())
 }
 
 fn length(trace: &ScoredTrace) -> f64 {
     let tokens = trace.token_ids.len().max(trace.token_rewards.len());
-    if tokens == 0 { trace.text.len() as f64 } else { tokens as f64 }
+    if tokens == 0 {
+        trace.text.len() as f64
+    } else {
+        tokens as f64
+    }
 }
 
 fn mean_of_answer(trace: &ScoredTrace) -> Option<f64> {
@@ -214,7 +228,11 @@ fn mean_of_answer(trace: &ScoredTrace) -> Option<f64> {
 
 fn soft_min(rewards: &[f64], temperature: f64) -> f64 {
     let lowest = rewards.iter().copied().fold(f64::INFINITY, f64::min);
-    let mean_exp = rewards.iter().map(|r| ((lowest - r) / temperature).exp()).sum::<f64>() / rewards.len() as f64;
+    let mean_exp = rewards
+        .iter()
+        .map(|r| ((lowest - r) / temperature).exp())
+        .sum::<f64>()
+        / rewards.len() as f64;
     lowest - temperature * mean_exp.ln()
 }
 
@@ -237,7 +255,9 @@ mod tests {
         ScoredTrace {
             text: text.to_owned(),
             token_ids: vec![0; rewards.len()],
-            token_offsets: (0..rewards.len()).map(|i| (i * width, (i + 1) * width)).collect(),
+            token_offsets: (0..rewards.len())
+                .map(|i| (i * width, (i + 1) * width))
+                .collect(),
             token_rewards: rewards.to_vec(),
             ..ScoredTrace::default()
         }
@@ -250,12 +270,18 @@ mod tests {
     #[test]
     fn scores_by_hand_skip_unscored_tokens() {
         let trace = trace("ab\ncd\nef", &[Some(1.0), None, Some(-2.0), Some(4.0)]);
-        let settings = ScoreSettings { soft_min_temperature: 2.0, tail: 2, discount: 0.5 };
+        let settings = ScoreSettings {
+            soft_min_temperature: 2.0,
+            tail: 2,
+            discount: 0.5,
+        };
         let of = |score: TraceScore| score.of(&trace, &settings).unwrap();
         close(of(TraceScore::Mean), 1.0);
         close(of(TraceScore::Last), 4.0);
         close(of(TraceScore::Min), -2.0);
-        let product = (1.0 / (1.0 + (-1f64).exp())) * (1.0 / (1.0 + 2f64.exp())) * (1.0 / (1.0 + (-4f64).exp()));
+        let product = (1.0 / (1.0 + (-1f64).exp()))
+            * (1.0 / (1.0 + 2f64.exp()))
+            * (1.0 / (1.0 + (-4f64).exp()));
         close(of(TraceScore::Product), product.ln());
         let soft = ((-0.5f64).exp() + 1f64.exp() + (-2f64).exp()) / 3.0;
         close(of(TraceScore::SoftMin), -2.0 * soft.ln());
@@ -280,7 +306,10 @@ mod tests {
         let mut empty = trace("abcd", &[None, None]);
         assert_eq!(TraceScore::Mean.of(&empty, &ScoreSettings::default()), None);
         empty.scores.insert("mean".into(), 0.5);
-        assert_eq!(TraceScore::Mean.of(&empty, &ScoreSettings::default()), Some(0.5));
+        assert_eq!(
+            TraceScore::Mean.of(&empty, &ScoreSettings::default()),
+            Some(0.5)
+        );
     }
 
     #[test]
@@ -290,7 +319,10 @@ mod tests {
             assert_eq!(serde_json::to_value(score).unwrap(), score.name());
         }
         let message = TraceScore::parse("softmin").unwrap_err().to_string();
-        assert_eq!(message, "unknown trace score `softmin`; did you mean `soft_min`?");
+        assert_eq!(
+            message,
+            "unknown trace score `softmin`; did you mean `soft_min`?"
+        );
     }
 
     #[test]

@@ -63,7 +63,10 @@ pub struct SelectorConstants {
 
 impl Default for SelectorConstants {
     fn default() -> Self {
-        Self { vote_temperature: 1.0, combination_weight: 0.5 }
+        Self {
+            vote_temperature: 1.0,
+            combination_weight: 0.5,
+        }
     }
 }
 
@@ -104,17 +107,24 @@ impl Selector {
     /// # Errors
     /// [`EvalError::UnknownName`] with the nearest known name.
     pub fn parse(name: &str) -> Result<Self, EvalError> {
-        Self::ALL.into_iter().find(|selector| selector.name() == name).ok_or_else(|| EvalError::UnknownName {
-            what: "selector",
-            name: name.to_owned(),
-            nearest: nearest_name(name, &Self::NAMES),
-        })
+        Self::ALL
+            .into_iter()
+            .find(|selector| selector.name() == name)
+            .ok_or_else(|| EvalError::UnknownName {
+                what: "selector",
+                name: name.to_owned(),
+                nearest: nearest_name(name, &Self::NAMES),
+            })
     }
 
     /// Probability with which each trace is picked; sums to 1.
     ///
     /// Traces that lack what the selector needs get 0. `None` if all of them lack it, or there are no traces.
-    pub fn distribution(self, candidates: &[Candidate], constants: &SelectorConstants) -> Option<Vec<f64>> {
+    pub fn distribution(
+        self,
+        candidates: &[Candidate],
+        constants: &SelectorConstants,
+    ) -> Option<Vec<f64>> {
         let everyone = || uniform_over(candidates, |_| true);
         let scored = || candidates.iter().any(|candidate| candidate.score.is_some());
         match self {
@@ -136,14 +146,23 @@ impl Selector {
                 let combined = combine(candidates, constants.combination_weight);
                 highest(candidates, |i| combined[i])
             }
-            Self::Oracle => uniform_over(candidates, |candidate| candidate.correct).or_else(everyone),
+            Self::Oracle => {
+                uniform_over(candidates, |candidate| candidate.correct).or_else(everyone)
+            }
         }
     }
 
     /// Probability that the picked trace is correct: `sum_i p_i correct_i`. `None` as [`Selector::distribution`].
-    pub fn expected_accuracy(self, candidates: &[Candidate], constants: &SelectorConstants) -> Option<f64> {
+    pub fn expected_accuracy(
+        self,
+        candidates: &[Candidate],
+        constants: &SelectorConstants,
+    ) -> Option<f64> {
         let distribution = self.distribution(candidates, constants)?;
-        let picked = distribution.iter().zip(candidates).filter(|(_, candidate)| candidate.correct);
+        let picked = distribution
+            .iter()
+            .zip(candidates)
+            .filter(|(_, candidate)| candidate.correct);
         Some(picked.map(|(p, _)| p).sum::<f64>().min(1.0))
     }
 }
@@ -168,17 +187,32 @@ pub fn choose(distribution: &[f64], stream: &mut Stream) -> Option<usize> {
 /// without any problem, the defaults stay.
 pub fn fit_constants(problems: &[Vec<Candidate>]) -> SelectorConstants {
     let mut constants = SelectorConstants::default();
-    let scores: Vec<f64> = problems.iter().flatten().filter_map(|candidate| candidate.score).collect();
+    let scores: Vec<f64> = problems
+        .iter()
+        .flatten()
+        .filter_map(|candidate| candidate.score)
+        .collect();
     let Some(spread) = population_std(&scores).filter(|spread| *spread > 0.0) else {
         return constants;
     };
-    let temperatures = (-5..=10).rev().map(|power| spread * f64::from(power).exp2());
-    let with_temperature = |vote_temperature| SelectorConstants { vote_temperature, ..constants };
-    if let Some(best) = best_setting(problems, Selector::WeightedVote, temperatures.map(with_temperature)) {
+    let temperatures = (-5..=10)
+        .rev()
+        .map(|power| spread * f64::from(power).exp2());
+    let with_temperature = |vote_temperature| SelectorConstants {
+        vote_temperature,
+        ..constants
+    };
+    if let Some(best) = best_setting(
+        problems,
+        Selector::WeightedVote,
+        temperatures.map(with_temperature),
+    ) {
         constants = best;
     }
-    let with_weight =
-        |step: i32| SelectorConstants { combination_weight: f64::from(step) / 20.0, ..constants };
+    let with_weight = |step: i32| SelectorConstants {
+        combination_weight: f64::from(step) / 20.0,
+        ..constants
+    };
     best_setting(problems, Selector::Combined, (0..=20).map(with_weight)).unwrap_or(constants)
 }
 
@@ -189,9 +223,13 @@ fn best_setting(
 ) -> Option<SelectorConstants> {
     let mut best: Option<(f64, SelectorConstants)> = None;
     for constants in settings {
-        let accuracies: Vec<f64> =
-            problems.iter().filter_map(|candidates| selector.expected_accuracy(candidates, &constants)).collect();
-        let Some(accuracy) = mean(&accuracies) else { continue };
+        let accuracies: Vec<f64> = problems
+            .iter()
+            .filter_map(|candidates| selector.expected_accuracy(candidates, &constants))
+            .collect();
+        let Some(accuracy) = mean(&accuracies) else {
+            continue;
+        };
         if best.is_none_or(|(highest, _)| accuracy > highest + 1e-12) {
             best = Some((accuracy, constants));
         }
@@ -200,16 +238,28 @@ fn best_setting(
 }
 
 fn uniform_over(candidates: &[Candidate], member: impl Fn(&Candidate) -> bool) -> Option<Vec<f64>> {
-    let count = candidates.iter().filter(|candidate| member(candidate)).count();
+    let count = candidates
+        .iter()
+        .filter(|candidate| member(candidate))
+        .count();
     let share = 1.0 / count as f64;
-    (count > 0).then(|| candidates.iter().map(|candidate| if member(candidate) { share } else { 0.0 }).collect())
+    (count > 0).then(|| {
+        candidates
+            .iter()
+            .map(|candidate| if member(candidate) { share } else { 0.0 })
+            .collect()
+    })
 }
 
 fn highest(candidates: &[Candidate], key: impl Fn(usize) -> Option<f64>) -> Option<Vec<f64>> {
     let keys: Vec<Option<f64>> = (0..candidates.len()).map(key).collect();
     let top = keys.iter().flatten().copied().reduce(f64::max)?;
     let tied = keys.iter().filter(|key| **key == Some(top)).count() as f64;
-    Some(keys.iter().map(|key| if *key == Some(top) { 1.0 / tied } else { 0.0 }).collect())
+    Some(
+        keys.iter()
+            .map(|key| if *key == Some(top) { 1.0 / tied } else { 0.0 })
+            .collect(),
+    )
 }
 
 /// Elects the answer class with the largest total weight, then the largest tie-break; what is still equal shares.
@@ -221,7 +271,9 @@ fn vote(
 ) -> Option<Vec<f64>> {
     let mut classes: Vec<(u32, f64, usize)> = Vec::new();
     for (i, candidate) in candidates.iter().enumerate() {
-        let Some(answer) = candidate.answer else { continue };
+        let Some(answer) = candidate.answer else {
+            continue;
+        };
         match classes.iter_mut().find(|(class, ..)| *class == answer) {
             Some((_, total, count)) => {
                 *total += weight(i);
@@ -230,31 +282,51 @@ fn vote(
             None => classes.push((answer, weight(i), 1)),
         }
     }
-    let top = classes.iter().map(|(_, total, _)| *total).reduce(f64::max)?;
+    let top = classes
+        .iter()
+        .map(|(_, total, _)| *total)
+        .reduce(f64::max)?;
     classes.retain(|(_, total, _)| *total >= top - 1e-12 * top.abs());
-    let best_tiebreak = classes.iter().map(|(class, ..)| tiebreak(*class)).reduce(f64::max)?;
+    let best_tiebreak = classes
+        .iter()
+        .map(|(class, ..)| tiebreak(*class))
+        .reduce(f64::max)?;
     classes.retain(|(class, ..)| tiebreak(*class) == best_tiebreak);
     let elected = classes.len() as f64;
     let share = |answer: Option<u32>| {
         let class = classes.iter().find(|(class, ..)| Some(*class) == answer);
         class.map_or(0.0, |(_, _, count)| 1.0 / (elected * *count as f64))
     };
-    Some(candidates.iter().map(|candidate| share(candidate.answer)).collect())
+    Some(
+        candidates
+            .iter()
+            .map(|candidate| share(candidate.answer))
+            .collect(),
+    )
 }
 
 /// `softmax(score / T)`, 0 for traces without a score.
 fn vote_weights(candidates: &[Candidate], temperature: f64) -> Vec<f64> {
-    let top = candidates.iter().filter_map(|candidate| candidate.score).fold(f64::NEG_INFINITY, f64::max);
+    let top = candidates
+        .iter()
+        .filter_map(|candidate| candidate.score)
+        .fold(f64::NEG_INFINITY, f64::max);
     let raw: Vec<f64> = candidates
         .iter()
-        .map(|candidate| candidate.score.map_or(0.0, |score| ((score - top) / temperature).exp()))
+        .map(|candidate| {
+            candidate
+                .score
+                .map_or(0.0, |score| ((score - top) / temperature).exp())
+        })
         .collect();
     let total: f64 = raw.iter().sum();
     raw.into_iter().map(|weight| weight / total).collect()
 }
 
 fn mean_score(candidates: &[Candidate], class: u32) -> f64 {
-    let of_class = candidates.iter().filter(|candidate| candidate.answer == Some(class));
+    let of_class = candidates
+        .iter()
+        .filter(|candidate| candidate.answer == Some(class));
     let scores: Vec<f64> = of_class.filter_map(|candidate| candidate.score).collect();
     mean(&scores).unwrap_or(f64::NEG_INFINITY)
 }
@@ -263,15 +335,34 @@ fn mean_score(candidates: &[Candidate], class: u32) -> f64 {
 fn combine(candidates: &[Candidate], weight: f64) -> Vec<Option<f64>> {
     let scores = z_scores(candidates.iter().map(|candidate| candidate.score));
     let logprobs = z_scores(candidates.iter().map(|candidate| candidate.logprob));
-    let term = |value: Option<f64>, weight: f64| if weight == 0.0 { Some(0.0) } else { value.map(|z| weight * z) };
-    scores.into_iter().zip(logprobs).map(|(score, logprob)| Some(term(score, 1.0 - weight)? + term(logprob, weight)?)).collect()
+    let term = |value: Option<f64>, weight: f64| {
+        if weight == 0.0 {
+            Some(0.0)
+        } else {
+            value.map(|z| weight * z)
+        }
+    };
+    scores
+        .into_iter()
+        .zip(logprobs)
+        .map(|(score, logprob)| Some(term(score, 1.0 - weight)? + term(logprob, weight)?))
+        .collect()
 }
 
 fn z_scores(values: impl Iterator<Item = Option<f64>>) -> Vec<Option<f64>> {
     let values: Vec<Option<f64>> = values.collect();
     let known: Vec<f64> = values.iter().flatten().copied().collect();
-    let (centre, spread) = (mean(&known).unwrap_or(0.0), population_std(&known).unwrap_or(0.0));
-    let z = |value: f64| if spread > 0.0 { (value - centre) / spread } else { 0.0 };
+    let (centre, spread) = (
+        mean(&known).unwrap_or(0.0),
+        population_std(&known).unwrap_or(0.0),
+    );
+    let z = |value: f64| {
+        if spread > 0.0 {
+            (value - centre) / spread
+        } else {
+            0.0
+        }
+    };
     values.into_iter().map(|value| value.map(z)).collect()
 }
 
@@ -282,11 +373,19 @@ mod tests {
     use super::*;
 
     fn candidate(answer: Option<u32>, correct: bool, score: f64) -> Candidate {
-        Candidate { correct, answer, score: Some(score), logprob: Some(-score), length: 10.0 + score }
+        Candidate {
+            correct,
+            answer,
+            score: Some(score),
+            logprob: Some(-score),
+            length: 10.0 + score,
+        }
     }
 
     fn accuracy(selector: Selector, candidates: &[Candidate]) -> f64 {
-        selector.expected_accuracy(candidates, &SelectorConstants::default()).unwrap()
+        selector
+            .expected_accuracy(candidates, &SelectorConstants::default())
+            .unwrap()
     }
 
     /// Three wrong 5s against two right 7s that score higher, and one trace without an answer.
@@ -307,7 +406,10 @@ mod tests {
         assert!((accuracy(Selector::Random, &group) - 2.0 / 6.0).abs() < 1e-15);
         group.reverse();
         assert!((accuracy(Selector::Random, &group) - 2.0 / 6.0).abs() < 1e-15);
-        assert_eq!(Selector::Random.distribution(&group, &SelectorConstants::default()), Some(vec![1.0 / 6.0; 6]));
+        assert_eq!(
+            Selector::Random.distribution(&group, &SelectorConstants::default()),
+            Some(vec![1.0 / 6.0; 6])
+        );
     }
 
     #[test]
@@ -321,13 +423,23 @@ mod tests {
         assert_eq!(accuracy(Selector::Logprob, &group), 0.0);
         assert_eq!(accuracy(Selector::Length, &group), 0.0);
         assert_eq!(accuracy(Selector::Oracle, &group), 1.0);
-        let lazy = SelectorConstants { vote_temperature: 1e6, ..SelectorConstants::default() };
-        assert_eq!(Selector::WeightedVote.expected_accuracy(&group, &lazy), Some(0.0));
+        let lazy = SelectorConstants {
+            vote_temperature: 1e6,
+            ..SelectorConstants::default()
+        };
+        assert_eq!(
+            Selector::WeightedVote.expected_accuracy(&group, &lazy),
+            Some(0.0)
+        );
     }
 
     #[test]
     fn ties_share_and_the_reward_breaks_them() {
-        let group = [candidate(Some(1), true, 0.0), candidate(Some(2), false, 1.0), candidate(Some(2), false, 0.0)];
+        let group = [
+            candidate(Some(1), true, 0.0),
+            candidate(Some(2), false, 1.0),
+            candidate(Some(2), false, 0.0),
+        ];
         let tied = [group[0], group[1], candidate(Some(1), true, 0.5), group[2]];
         assert_eq!(accuracy(Selector::Majority, &tied), 0.5);
         assert_eq!(accuracy(Selector::MajorityRewardTiebreak, &tied), 0.0);
@@ -345,31 +457,68 @@ mod tests {
         for candidate in &mut group {
             candidate.score = None;
         }
-        for selector in [Selector::BestOfN, Selector::WeightedVote, Selector::MajorityRewardTiebreak] {
-            assert_eq!(selector.expected_accuracy(&group, &SelectorConstants::default()), None);
+        for selector in [
+            Selector::BestOfN,
+            Selector::WeightedVote,
+            Selector::MajorityRewardTiebreak,
+        ] {
+            assert_eq!(
+                selector.expected_accuracy(&group, &SelectorConstants::default()),
+                None
+            );
         }
         group[4].score = Some(-3.0);
         assert_eq!(accuracy(Selector::BestOfN, &group), 1.0);
-        assert_eq!(Selector::Random.expected_accuracy(&[], &SelectorConstants::default()), None);
+        assert_eq!(
+            Selector::Random.expected_accuracy(&[], &SelectorConstants::default()),
+            None
+        );
     }
 
     #[test]
     fn combination_weight_moves_from_reward_to_logprob() {
-        let group = [candidate(None, true, 2.0), candidate(None, false, 0.0), candidate(None, false, 1.0)];
-        let with = |combination_weight| SelectorConstants { combination_weight, ..SelectorConstants::default() };
-        assert_eq!(Selector::Combined.expected_accuracy(&group, &with(0.0)), Some(1.0));
-        assert_eq!(Selector::Combined.expected_accuracy(&group, &with(1.0)), Some(0.0));
+        let group = [
+            candidate(None, true, 2.0),
+            candidate(None, false, 0.0),
+            candidate(None, false, 1.0),
+        ];
+        let with = |combination_weight| SelectorConstants {
+            combination_weight,
+            ..SelectorConstants::default()
+        };
+        assert_eq!(
+            Selector::Combined.expected_accuracy(&group, &with(0.0)),
+            Some(1.0)
+        );
+        assert_eq!(
+            Selector::Combined.expected_accuracy(&group, &with(1.0)),
+            Some(0.0)
+        );
         let mut no_logprobs = group;
-        no_logprobs.iter_mut().for_each(|candidate| candidate.logprob = None);
-        assert_eq!(Selector::Combined.expected_accuracy(&no_logprobs, &with(0.0)), Some(1.0));
-        assert_eq!(Selector::Combined.expected_accuracy(&no_logprobs, &with(0.5)), None);
+        no_logprobs
+            .iter_mut()
+            .for_each(|candidate| candidate.logprob = None);
+        assert_eq!(
+            Selector::Combined.expected_accuracy(&no_logprobs, &with(0.0)),
+            Some(1.0)
+        );
+        assert_eq!(
+            Selector::Combined.expected_accuracy(&no_logprobs, &with(0.5)),
+            None
+        );
     }
 
     #[test]
     fn fitting_finds_the_useful_constants() {
         let constants = fit_constants(&[group()]);
-        assert_eq!(Selector::WeightedVote.expected_accuracy(&group(), &constants), Some(1.0));
-        assert_eq!(fit_constants(&[group()[..3].to_vec()]).combination_weight, 0.0);
+        assert_eq!(
+            Selector::WeightedVote.expected_accuracy(&group(), &constants),
+            Some(1.0)
+        );
+        assert_eq!(
+            fit_constants(&[group()[..3].to_vec()]).combination_weight,
+            0.0
+        );
         let right_is_likely = vec![candidate(None, true, -1.0), candidate(None, false, 1.0)];
         assert!(fit_constants(&[right_is_likely]).combination_weight > 0.5);
         assert_eq!(fit_constants(&[]), SelectorConstants::default());
@@ -382,15 +531,26 @@ mod tests {
             counts[choose(&[0.25, 0.0, 0.75], &mut Stream::new(seed, &[])).unwrap()] += 1;
         }
         assert_eq!(counts[1], 0);
-        assert!((counts[0] as f64 / 2000.0 - 0.25).abs() < 0.04, "{counts:?}");
+        assert!(
+            (counts[0] as f64 / 2000.0 - 0.25).abs() < 0.04,
+            "{counts:?}"
+        );
         assert_eq!(choose(&[], &mut Stream::new(0, &[])), None);
     }
 
     #[test]
     fn unknown_selectors_name_the_nearest() {
         let message = Selector::parse("best_of").unwrap_err().to_string();
-        assert_eq!(message, "unknown selector `best_of`; did you mean `best_of_n`?");
-        assert!(Selector::parse("zzzzzzzzzzzzzz").unwrap_err().to_string().ends_with('`'));
+        assert_eq!(
+            message,
+            "unknown selector `best_of`; did you mean `best_of_n`?"
+        );
+        assert!(
+            Selector::parse("zzzzzzzzzzzzzz")
+                .unwrap_err()
+                .to_string()
+                .ends_with('`')
+        );
     }
 
     proptest! {

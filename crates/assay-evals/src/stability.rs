@@ -33,9 +33,19 @@ pub fn is_collapsed(start_accuracy: f64, accuracy: f64) -> bool {
 ///
 /// `None` without logits.
 pub fn discriminator_accuracy(expert_logits: &[f64], negative_logits: &[f64]) -> Option<f64> {
-    let right = |logit: f64| if logit == 0.0 { 0.5 } else { f64::from(u8::from(logit > 0.0)) };
+    let right = |logit: f64| {
+        if logit == 0.0 {
+            0.5
+        } else {
+            f64::from(u8::from(logit > 0.0))
+        }
+    };
     let total = expert_logits.len() + negative_logits.len();
-    let hits: f64 = expert_logits.iter().map(|&z| right(z)).chain(negative_logits.iter().map(|&z| right(-z))).sum();
+    let hits: f64 = expert_logits
+        .iter()
+        .map(|&z| right(z))
+        .chain(negative_logits.iter().map(|&z| right(-z)))
+        .sum();
     (total > 0).then(|| hits / total as f64)
 }
 
@@ -45,7 +55,12 @@ mod tests {
 
     #[test]
     fn zero_std_groups_are_counted() {
-        let groups = [vec![1.0, 1.0], vec![0.0, 1.0], vec![5.0], vec![1e6, 1e6 + 0.1]];
+        let groups = [
+            vec![1.0, 1.0],
+            vec![0.0, 1.0],
+            vec![5.0],
+            vec![1e6, 1e6 + 0.1],
+        ];
         assert_eq!(zero_std_share(&groups), Some(0.75));
         assert_eq!(zero_std_share::<Vec<f64>>(&[]), None);
     }
@@ -59,7 +74,10 @@ mod tests {
 
     #[test]
     fn discriminator_accuracy_by_hand() {
-        assert_eq!(discriminator_accuracy(&[1.0, -1.0], &[-2.0, 0.0]), Some(2.5 / 4.0));
+        assert_eq!(
+            discriminator_accuracy(&[1.0, -1.0], &[-2.0, 0.0]),
+            Some(2.5 / 4.0)
+        );
         assert_eq!(discriminator_accuracy(&[], &[]), None);
         assert!((reward_length_correlation(&[1.0, 2.0], &[4.0, 3.0]).unwrap() + 1.0).abs() < 1e-12);
     }

@@ -9,8 +9,10 @@ mod special;
 
 use serde::{Deserialize, Serialize};
 
-pub use bootstrap::{BootstrapSettings, bootstrap, bootstrap_mean, paired_difference};
-pub use correlation::{average_ranks, partial_correlation, pearson, pearson_weighted, residuals, spearman};
+pub use bootstrap::{BootstrapSettings, Resampler, bootstrap, bootstrap_mean, paired_difference};
+pub use correlation::{
+    average_ranks, partial_correlation, pearson, pearson_weighted, residuals, spearman,
+};
 
 /// A number with its 95 % interval and the number of independent units (problems, cases) behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,7 +31,12 @@ pub struct Estimate {
 impl Estimate {
     /// A measured fact without sampling error, such as a count or a duration: the interval is the value, `n` is 1.
     pub fn exact(value: f64) -> Self {
-        Self { value, low: value, high: value, n: 1 }
+        Self {
+            value,
+            low: value,
+            high: value,
+            n: 1,
+        }
     }
 
     /// Whether all three numbers are finite, as every file requires.
@@ -105,9 +112,13 @@ pub fn welch_t(a: &[f64], b: &[f64]) -> Option<WelchTest> {
         return None;
     }
     let t = (mean_a - mean_b) / total.sqrt();
-    let degrees_of_freedom =
-        total * total / (share_a * share_a / (a.len() as f64 - 1.0) + share_b * share_b / (b.len() as f64 - 1.0));
-    Some(WelchTest { t, degrees_of_freedom, p: special::student_t_two_sided(t, degrees_of_freedom) })
+    let degrees_of_freedom = total * total
+        / (share_a * share_a / (a.len() as f64 - 1.0) + share_b * share_b / (b.len() as f64 - 1.0));
+    Some(WelchTest {
+        t,
+        degrees_of_freedom,
+        p: special::student_t_two_sided(t, degrees_of_freedom),
+    })
 }
 
 fn unbiased_variance(values: &[f64]) -> Option<f64> {
@@ -167,7 +178,13 @@ mod tests {
 
     #[test]
     fn estimates_serialise_as_value_low_high_n() {
-        let json = serde_json::to_string(&Estimate { value: 0.5, low: 0.25, high: 0.75, n: 7 }).unwrap();
+        let json = serde_json::to_string(&Estimate {
+            value: 0.5,
+            low: 0.25,
+            high: 0.75,
+            n: 7,
+        })
+        .unwrap();
         assert_eq!(json, r#"{"value":0.5,"low":0.25,"high":0.75,"n":7}"#);
     }
 }

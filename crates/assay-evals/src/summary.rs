@@ -20,8 +20,21 @@ pub struct Summary {
 
 /// A free name (a model, a perturbation) as one segment of a dotted name: dots, slashes and blanks become `_`.
 pub fn segment(name: &str) -> String {
-    let clean: String = name.chars().map(|c| if c == '.' || c == '/' || c.is_whitespace() { '_' } else { c }).collect();
-    if clean.is_empty() { "_".to_owned() } else { clean }
+    let clean: String = name
+        .chars()
+        .map(|c| {
+            if c == '.' || c == '/' || c.is_whitespace() {
+                '_'
+            } else {
+                c
+            }
+        })
+        .collect();
+    if clean.is_empty() {
+        "_".to_owned()
+    } else {
+        clean
+    }
 }
 
 impl Summary {
@@ -51,7 +64,9 @@ impl Summary {
 
     /// Entries in the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Estimate)> {
-        self.entries.iter().map(|(name, estimate)| (name.as_str(), estimate))
+        self.entries
+            .iter()
+            .map(|(name, estimate)| (name.as_str(), estimate))
     }
 
     /// Takes over every entry of another summary.
@@ -66,12 +81,19 @@ impl Summary {
     pub fn to_value(&self) -> Result<Value, EvalError> {
         let mut root = Map::new();
         for (name, estimate) in &self.entries {
-            let conflict = |problem: &str| EvalError::Summary { entry: name.clone(), problem: problem.to_owned() };
+            let conflict = |problem: &str| EvalError::Summary {
+                entry: name.clone(),
+                problem: problem.to_owned(),
+            };
             let (path, leaf) = name.rsplit_once('.').unwrap_or(("", name));
             let mut node = &mut root;
             for part in path.split('.').filter(|part| !part.is_empty()) {
-                let child = node.entry(part).or_insert_with(|| Value::Object(Map::new()));
-                node = child.as_object_mut().ok_or_else(|| conflict("its parent is not an object"))?;
+                let child = node
+                    .entry(part)
+                    .or_insert_with(|| Value::Object(Map::new()));
+                node = child
+                    .as_object_mut()
+                    .ok_or_else(|| conflict("its parent is not an object"))?;
                 if is_leaf(node) {
                     return Err(conflict("its parent is itself an estimate"));
                 }
@@ -97,10 +119,16 @@ impl Summary {
     /// [`EvalError::File`], [`EvalError::Summary`] as [`Summary::to_value`].
     pub fn write(&self, path: &Path) -> Result<(), EvalError> {
         let text = format!("{:#}\n", self.to_value()?);
-        let failed = |source| EvalError::File { action: "write", path: path.to_owned(), source };
+        let failed = |source| EvalError::File {
+            action: "write",
+            path: path.to_owned(),
+            source,
+        };
         let temporary = path.with_extension("json.partial");
         let mut file = std::fs::File::create(&temporary).map_err(failed)?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+        file.write_all(text.as_bytes())
+            .and_then(|()| file.sync_all())
+            .map_err(failed)?;
         std::fs::rename(&temporary, path).map_err(failed)
     }
 
@@ -124,11 +152,24 @@ impl Summary {
 
     /// The entries as an aligned table: name, value, interval, n.
     pub fn table(&self) -> String {
-        let width = self.entries.keys().map(|name| name.chars().count()).max().unwrap_or(4).max(4);
-        let mut table = format!("{:width$}  {:>10}  {:>23}  {:>7}\n", "name", "value", "95 % interval", "n");
+        let width = self
+            .entries
+            .keys()
+            .map(|name| name.chars().count())
+            .max()
+            .unwrap_or(4)
+            .max(4);
+        let mut table = format!(
+            "{:width$}  {:>10}  {:>23}  {:>7}\n",
+            "name", "value", "95 % interval", "n"
+        );
         for (name, e) in &self.entries {
             let interval = format!("{} .. {}", short(e.low), short(e.high));
-            table.push_str(&format!("{name:width$}  {:>10}  {interval:>23}  {:>7}\n", short(e.value), e.n));
+            table.push_str(&format!(
+                "{name:width$}  {:>10}  {interval:>23}  {:>7}\n",
+                short(e.value),
+                e.n
+            ));
         }
         table
     }
@@ -136,12 +177,23 @@ impl Summary {
 
 /// A number for people: four decimals, or three significant digits in scientific form where that would hide it.
 pub fn short(value: f64) -> String {
-    if value == 0.0 || (1e-3..1e5).contains(&value.abs()) { format!("{value:.4}") } else { format!("{value:.3e}") }
+    if value == 0.0 || (1e-3..1e5).contains(&value.abs()) {
+        format!("{value:.4}")
+    } else {
+        format!("{value:.3e}")
+    }
 }
 
 fn leaf_value(estimate: &Estimate) -> Value {
-    let fields = [("value", estimate.value), ("low", estimate.low), ("high", estimate.high)];
-    let mut leaf: Map<String, Value> = fields.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+    let fields = [
+        ("value", estimate.value),
+        ("low", estimate.low),
+        ("high", estimate.high),
+    ];
+    let mut leaf: Map<String, Value> = fields
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.into()))
+        .collect();
     leaf.insert("n".to_owned(), estimate.n.into());
     Value::Object(leaf)
 }
@@ -151,15 +203,25 @@ fn is_leaf(node: &Map<String, Value>) -> bool {
 }
 
 fn collect(value: &Value, name: String, summary: &mut Summary) -> Result<(), EvalError> {
-    let failed = |problem: String| EvalError::Summary { entry: name.clone(), problem };
-    let node = value.as_object().ok_or_else(|| failed("expected an object".to_owned()))?;
+    let failed = |problem: String| EvalError::Summary {
+        entry: name.clone(),
+        problem,
+    };
+    let node = value
+        .as_object()
+        .ok_or_else(|| failed("expected an object".to_owned()))?;
     if is_leaf(node) {
-        let estimate = serde_json::from_value(value.clone()).map_err(|error| failed(error.to_string()))?;
+        let estimate =
+            serde_json::from_value(value.clone()).map_err(|error| failed(error.to_string()))?;
         summary.insert(&name, estimate);
         return Ok(());
     }
     for (key, child) in node {
-        let full = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+        let full = if name.is_empty() {
+            key.clone()
+        } else {
+            format!("{name}.{key}")
+        };
         collect(child, full, summary)?;
     }
     Ok(())
@@ -171,8 +233,24 @@ mod tests {
 
     fn example() -> Summary {
         let mut summary = Summary::default();
-        summary.insert("select.majority.at_4", Estimate { value: 0.5, low: 0.25, high: 0.1 + 0.2, n: 8 });
-        summary.insert("select.random.at_4", Estimate { value: 1.0 / 3.0, low: 0.25, high: 0.75, n: 8 });
+        summary.insert(
+            "select.majority.at_4",
+            Estimate {
+                value: 0.5,
+                low: 0.25,
+                high: 0.1 + 0.2,
+                n: 8,
+            },
+        );
+        summary.insert(
+            "select.random.at_4",
+            Estimate {
+                value: 1.0 / 3.0,
+                low: 0.25,
+                high: 0.75,
+                n: 8,
+            },
+        );
         summary.insert("seconds", Estimate::exact(12.5));
         summary
     }
@@ -193,18 +271,44 @@ mod tests {
         assert_eq!(Summary::read(&path).unwrap(), example());
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
         std::fs::write(&path, "{\n\"a\": }").unwrap();
-        assert!(Summary::read(&path).unwrap_err().to_string().contains("line 2"));
-        assert!(Summary::read(&directory.path().join("absent")).unwrap_err().to_string().starts_with("cannot read"));
+        assert!(
+            Summary::read(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("line 2")
+        );
+        assert!(
+            Summary::read(&directory.path().join("absent"))
+                .unwrap_err()
+                .to_string()
+                .starts_with("cannot read")
+        );
     }
 
     #[test]
     fn conflicts_and_malformed_leaves_are_errors() {
         let mut summary = example();
         summary.insert("seconds.sample", Estimate::exact(1.0));
-        assert!(summary.to_value().unwrap_err().to_string().contains("`seconds.sample`"));
+        assert!(
+            summary
+                .to_value()
+                .unwrap_err()
+                .to_string()
+                .contains("`seconds.sample`")
+        );
         let malformed = serde_json::json!({"a": {"b": {"value": 1.0, "low": 0.5}}});
-        assert!(Summary::from_value(&malformed).unwrap_err().to_string().contains("`a.b`"));
-        assert!(Summary::from_value(&serde_json::json!({"a": 3})).unwrap_err().to_string().contains("expected an object"));
+        assert!(
+            Summary::from_value(&malformed)
+                .unwrap_err()
+                .to_string()
+                .contains("`a.b`")
+        );
+        assert!(
+            Summary::from_value(&serde_json::json!({"a": 3}))
+                .unwrap_err()
+                .to_string()
+                .contains("expected an object")
+        );
     }
 
     #[test]
@@ -223,6 +327,9 @@ mod tests {
         let widths: Vec<usize> = table.lines().map(|line| line.chars().count()).collect();
         assert!(widths.iter().all(|width| *width == widths[0]), "{table}");
         assert!(table.contains("0.3333") && table.contains("0.2500 .. 0.7500"));
-        assert_eq!((short(0.0), short(2e9), short(1e-5)), ("0.0000".into(), "2.000e9".into(), "1.000e-5".into()));
+        assert_eq!(
+            (short(0.0), short(2e9), short(1e-5)),
+            ("0.0000".into(), "2.000e9".into(), "1.000e-5".into())
+        );
     }
 }

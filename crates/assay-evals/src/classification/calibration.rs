@@ -43,7 +43,10 @@ pub struct ReliabilityBin {
 
 impl Calibration {
     /// The score itself as a logit.
-    pub const IDENTITY: Self = Self { scale: 1.0, bias: 0.0 };
+    pub const IDENTITY: Self = Self {
+        scale: 1.0,
+        bias: 0.0,
+    };
 
     /// `sigmoid(scale * score + bias)`.
     pub fn probability(&self, score: f64) -> f64 {
@@ -61,7 +64,8 @@ impl Isotonic {
             (Some(below), None) => self.probabilities[below],
             (Some(below), Some(&right)) => {
                 let share = (score - self.scores[below]) / (right - self.scores[below]);
-                self.probabilities[below] + share * (self.probabilities[above] - self.probabilities[below])
+                self.probabilities[below]
+                    + share * (self.probabilities[above] - self.probabilities[below])
             }
         }
     }
@@ -77,8 +81,13 @@ pub fn fit_calibration(scores: &[f64], correct: &[bool]) -> Option<Calibration> 
         return None;
     }
     let centre = crate::statistics::mean(scores)?;
-    let spread = crate::statistics::population_std(scores).filter(|spread| *spread > 0.0).unwrap_or(1.0);
-    let standard: Vec<f64> = scores.iter().map(|score| (score - centre) / spread).collect();
+    let spread = crate::statistics::population_std(scores)
+        .filter(|spread| *spread > 0.0)
+        .unwrap_or(1.0);
+    let standard: Vec<f64> = scores
+        .iter()
+        .map(|score| (score - centre) / spread)
+        .collect();
     let mut point = (0.0, 0.0);
     let mut loss = penalised_nll(&standard, correct, point);
     for _ in 0..100 {
@@ -100,7 +109,10 @@ pub fn fit_calibration(scores: &[f64], correct: &[bool]) -> Option<Calibration> 
             break;
         }
     }
-    Some(Calibration { scale: point.0 / spread, bias: point.1 - point.0 * centre / spread })
+    Some(Calibration {
+        scale: point.0 / spread,
+        bias: point.1 - point.0 * centre / spread,
+    })
 }
 
 /// The temperature T in [1e-3, 1e3] with the least mean negative log-likelihood of `sigmoid(score / T)`.
@@ -113,7 +125,10 @@ pub fn fit_temperature(scores: &[f64], correct: &[bool]) -> Option<f64> {
     let loss = |log_t: f64| mean_nll(scores, correct, ((-log_t).exp(), 0.0));
     let inverse_golden = (5f64.sqrt() - 1.0) / 2.0;
     let (mut low, mut high) = (1e-3f64.ln(), 1e3f64.ln());
-    let (mut left, mut right) = (high - inverse_golden * (high - low), low + inverse_golden * (high - low));
+    let (mut left, mut right) = (
+        high - inverse_golden * (high - low),
+        low + inverse_golden * (high - low),
+    );
     let (mut loss_left, mut loss_right) = (loss(left), loss(right));
     for _ in 0..100 {
         if loss_left <= loss_right {
@@ -131,15 +146,22 @@ pub fn fit_temperature(scores: &[f64], correct: &[bool]) -> Option<f64> {
 
 /// Isotonic regression of correctness on score by pool-adjacent-violators; equal scores are pooled first.
 pub fn fit_isotonic(scores: &[f64], correct: &[bool]) -> Isotonic {
-    let mut pairs: Vec<(f64, f64)> =
-        scores.iter().zip(correct).map(|(&score, &c)| (score, f64::from(u8::from(c)))).collect();
+    let mut pairs: Vec<(f64, f64)> = scores
+        .iter()
+        .zip(correct)
+        .map(|(&score, &c)| (score, f64::from(u8::from(c))))
+        .collect();
     pairs.sort_by(|a, b| a.0.total_cmp(&b.0));
     // Blocks of (sum of labels, traces, distinct scores).
     let mut blocks: Vec<(f64, f64, usize)> = Vec::new();
     let mut distinct = Vec::new();
     for tied in pairs.chunk_by(|a, b| a.0 == b.0) {
         distinct.push(tied[0].0);
-        let mut block = (tied.iter().map(|pair| pair.1).sum::<f64>(), tied.len() as f64, 1);
+        let mut block = (
+            tied.iter().map(|pair| pair.1).sum::<f64>(),
+            tied.len() as f64,
+            1,
+        );
         while let Some(last) = blocks.pop() {
             if last.0 * block.1 < block.0 * last.1 {
                 blocks.push(last);
@@ -150,7 +172,10 @@ pub fn fit_isotonic(scores: &[f64], correct: &[bool]) -> Isotonic {
         blocks.push(block);
     }
     let expand = |(sum, count, scores): (f64, f64, usize)| std::iter::repeat_n(sum / count, scores);
-    Isotonic { scores: distinct, probabilities: blocks.into_iter().flat_map(expand).collect() }
+    Isotonic {
+        scores: distinct,
+        probabilities: blocks.into_iter().flat_map(expand).collect(),
+    }
 }
 
 /// Mean squared error of probabilities, `1/n sum (p - correct)^2`; `None` on no traces.
@@ -159,7 +184,11 @@ pub fn brier(probabilities: &[f64], correct: &[bool]) -> Option<f64> {
 }
 
 /// [`brier`] in which trace i counts `weight(i)` times; `None` if nothing has weight.
-pub fn brier_weighted(probabilities: &[f64], correct: &[bool], weight: impl Fn(usize) -> f64) -> Option<f64> {
+pub fn brier_weighted(
+    probabilities: &[f64],
+    correct: &[bool],
+    weight: impl Fn(usize) -> f64,
+) -> Option<f64> {
     let (mut total, mut weights) = (0.0, 0.0);
     for (i, (p, &c)) in probabilities.iter().zip(correct).enumerate() {
         let w = weight(i);
@@ -177,7 +206,11 @@ pub fn ece(probabilities: &[f64], correct: &[bool]) -> Option<f64> {
 }
 
 /// [`ece`] in which trace i counts `weight(i)` times; `None` if nothing has weight.
-pub fn ece_weighted(probabilities: &[f64], correct: &[bool], weight: impl Fn(usize) -> f64) -> Option<f64> {
+pub fn ece_weighted(
+    probabilities: &[f64],
+    correct: &[bool],
+    weight: impl Fn(usize) -> f64,
+) -> Option<f64> {
     // |accuracy - confidence| n_b is the absolute sum of (correct - p) over the bin.
     let (mut gaps, mut weights) = ([0.0f64; ECE_BINS], 0.0);
     for (i, (&p, &c)) in probabilities.iter().zip(correct).enumerate() {
@@ -205,7 +238,11 @@ pub fn reliability(probabilities: &[f64], correct: &[bool]) -> Vec<ReliabilityBi
         accuracy: accuracy / count as f64,
         count,
     };
-    sums.into_iter().enumerate().filter(|(_, (.., count))| *count > 0).map(bin).collect()
+    sums.into_iter()
+        .enumerate()
+        .filter(|(_, (.., count))| *count > 0)
+        .map(bin)
+        .collect()
 }
 
 fn bin_of(probability: f64) -> usize {
@@ -241,7 +278,10 @@ fn newton_step(scores: &[f64], correct: &[bool], (scale, bias): (f64, f64)) -> (
         bb += curvature;
     }
     let determinant = aa * bb - ab * ab;
-    ((bb * grad_a - ab * grad_b) / determinant, (aa * grad_b - ab * grad_a) / determinant)
+    (
+        (bb * grad_a - ab * grad_b) / determinant,
+        (aa * grad_b - ab * grad_a) / determinant,
+    )
 }
 
 #[cfg(test)]
@@ -255,7 +295,10 @@ mod tests {
         let expected = (0.02f64.powi(2) + 0.97f64.powi(2) + 0.01) / 4.0;
         assert!((brier(&p, &correct).unwrap() - expected).abs() < 1e-12);
         let bins = reliability(&p, &correct);
-        assert_eq!(bins.iter().map(|bin| bin.count).collect::<Vec<_>>(), [2, 1, 1]);
+        assert_eq!(
+            bins.iter().map(|bin| bin.count).collect::<Vec<_>>(),
+            [2, 1, 1]
+        );
         assert_eq!((bins[0].accuracy, bins[2].high), (0.5, 1.0));
         assert_eq!((ece(&[], &[]), brier(&[], &[])), (None, None));
     }
@@ -271,10 +314,18 @@ mod tests {
             correct.extend((0..1000).map(|i| i < right));
         }
         let fitted = fit_calibration(&scores, &correct).unwrap();
-        assert!((fitted.scale - 2.0).abs() < 0.01 && (fitted.bias + 1.0).abs() < 0.01, "{fitted:?}");
+        assert!(
+            (fitted.scale - 2.0).abs() < 0.01 && (fitted.bias + 1.0).abs() < 0.01,
+            "{fitted:?}"
+        );
         let probabilities: Vec<f64> = scores.iter().map(|&s| fitted.probability(s)).collect();
         assert!(ece(&probabilities, &correct).unwrap() < 0.002);
-        assert!((fit_temperature(&[1.0, 1.0, 1.0, 1.0], &[true, true, true, false]).unwrap() - 1.0 / 3f64.ln()).abs() < 1e-6);
+        assert!(
+            (fit_temperature(&[1.0, 1.0, 1.0, 1.0], &[true, true, true, false]).unwrap()
+                - 1.0 / 3f64.ln())
+            .abs()
+                < 1e-6
+        );
     }
 
     #[test]
@@ -282,17 +333,24 @@ mod tests {
         let fitted = fit_calibration(&[-1.0, -0.5, 0.5, 1.0], &[false, false, true, true]).unwrap();
         assert!(fitted.scale > 3.0 && fitted.scale.is_finite());
         assert_eq!(fit_calibration(&[1.0, 2.0], &[true, true]), None);
-        let constant = fit_calibration(&[3.0, 3.0, 3.0, 3.0], &[true, false, false, false]).unwrap();
+        let constant =
+            fit_calibration(&[3.0, 3.0, 3.0, 3.0], &[true, false, false, false]).unwrap();
         assert!((constant.probability(3.0) - 0.25).abs() < 1e-9);
     }
 
     #[test]
     fn isotonic_pools_violators_and_interpolates() {
-        let fitted = fit_isotonic(&[1.0, 2.0, 3.0, 4.0, 4.0], &[false, true, false, true, true]);
+        let fitted = fit_isotonic(
+            &[1.0, 2.0, 3.0, 4.0, 4.0],
+            &[false, true, false, true, true],
+        );
         assert_eq!(fitted.scores, [1.0, 2.0, 3.0, 4.0]);
         assert_eq!(fitted.probabilities, [0.0, 0.5, 0.5, 1.0]);
         assert_eq!(fitted.probability(3.5), 0.75);
-        assert_eq!((fitted.probability(-9.0), fitted.probability(9.0)), (0.0, 1.0));
+        assert_eq!(
+            (fitted.probability(-9.0), fitted.probability(9.0)),
+            (0.0, 1.0)
+        );
         assert_eq!(fit_isotonic(&[], &[]).probability(0.0), 0.5);
     }
 }

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 
 use super::{Evaluation, Evaluator, Fitted, Row, ScoreHistogram};
 use crate::classification::{
-    Calibration, RankedTraces, auroc_by_group, auroc_within, brier_weighted, ece_weighted, fit_calibration, reliability,
+    Calibration, RankedTraces, auroc_by_group, auroc_within, brier_weighted, ece_weighted,
+    fit_calibration, reliability,
 };
 use crate::scores::TraceScore;
 use crate::selection::fit_constants;
-use crate::statistics::{
-    Estimate, average_ranks, bootstrap, bootstrap_mean, mean, pearson_weighted, residuals, welch_t,
-};
+use crate::statistics::{Estimate, average_ranks, mean, pearson_weighted, residuals, welch_t};
 
 const HISTOGRAM_BINS: usize = 40;
 
@@ -37,7 +36,9 @@ pub(super) fn best_score(evaluator: &Evaluator) -> Option<TraceScore> {
         let within = auroc_within(&columns.scores, &columns.correct, &columns.groups);
         within.or_else(|| crate::classification::auroc(&columns.scores, &columns.correct))
     };
-    let rated = TraceScore::OF_REWARDS.into_iter().filter_map(|score| Some((quality(score)?, score)));
+    let rated = TraceScore::OF_REWARDS
+        .into_iter()
+        .filter_map(|score| Some((quality(score)?, score)));
     let best = rated.reduce(|best, next| if next.0 > best.0 { next } else { best });
     best.map(|(_, score)| score)
 }
@@ -45,16 +46,29 @@ pub(super) fn best_score(evaluator: &Evaluator) -> Option<TraceScore> {
 /// Fits calibration and selector constants for a score on the problems that `included` admits.
 ///
 /// `None` if they hold one class only.
-pub(super) fn fit(evaluator: &Evaluator, score: TraceScore, included: &dyn Fn(usize) -> bool) -> Option<Fitted> {
+pub(super) fn fit(
+    evaluator: &Evaluator,
+    score: TraceScore,
+    included: &dyn Fn(usize) -> bool,
+) -> Option<Fitted> {
     let columns = Columns::of(evaluator, score, included);
     let calibration = fit_calibration(&columns.scores, &columns.correct)?;
     let candidate = |row: usize| crate::selection::Candidate {
         score: evaluator.rows[row].score(score),
         ..evaluator.candidate(row)
     };
-    let groups = evaluator.groups().into_iter().filter(|(problem, _)| included(*problem));
-    let groups: Vec<Vec<_>> = groups.map(|(_, rows)| rows.into_iter().map(candidate).collect()).collect();
-    Some(Fitted { score, selectors: fit_constants(&groups), calibration })
+    let groups = evaluator
+        .groups()
+        .into_iter()
+        .filter(|(problem, _)| included(*problem));
+    let groups: Vec<Vec<_>> = groups
+        .map(|(_, rows)| rows.into_iter().map(candidate).collect())
+        .collect();
+    Some(Fitted {
+        score,
+        selectors: fit_constants(&groups),
+        calibration,
+    })
 }
 
 /// Adds everything under `critic`, the reliability bins and the histogram.
@@ -69,52 +83,90 @@ pub(super) fn add(evaluator: &Evaluator, folds: &[Option<Fitted>], result: &mut 
     result.histogram = histogram(&columns);
     for score in TraceScore::ALL {
         let columns = Columns::of(evaluator, score, &|_| true);
-        add_ranking(evaluator, &columns, &format!("critic.by_score.{}", score.name()), result);
+        add_ranking(
+            evaluator,
+            &columns,
+            &format!("critic.by_score.{}", score.name()),
+            result,
+        );
     }
 }
 
 /// `auroc` (pooled), `auroc_within` (mean over groups of one problem and generator) and `auroc_within_generator`.
 fn add_ranking(evaluator: &Evaluator, columns: &Columns, prefix: &str, result: &mut Evaluation) {
-    let settings = &evaluator.settings.bootstrap;
     let ranked = RankedTraces::new(&columns.scores, &columns.correct, &columns.units);
-    let pooled = bootstrap(columns.unit_count(), settings, |weights| ranked.auroc(weights));
-    result.summary.insert_some(&format!("{prefix}.auroc"), pooled);
+    let pooled = evaluator
+        .resampler
+        .estimate(columns.unit_count(), |weights| ranked.auroc(weights));
+    result
+        .summary
+        .insert_some(&format!("{prefix}.auroc"), pooled);
     let within: Vec<f64> = auroc_by_group(&columns.scores, &columns.correct, &columns.groups)
         .into_iter()
         .map(|(_, value)| value)
         .collect();
-    result.summary.insert_some(&format!("{prefix}.auroc_within"), bootstrap_mean(&within, settings));
-    let generators: Vec<RankedTraces> =
-        (0..evaluator.generators.len()).map(|generator| columns.ranked_of(generator)).collect();
+    result.summary.insert_some(
+        &format!("{prefix}.auroc_within"),
+        evaluator.resampler.mean(&within),
+    );
+    let generators: Vec<RankedTraces> = (0..evaluator.generators.len())
+        .map(|generator| columns.ranked_of(generator))
+        .collect();
     let of_generators = if generators.len() == 1 {
         pooled
     } else {
-        bootstrap(columns.unit_count(), settings, |weights| {
-            mean(&generators.iter().filter_map(|ranked| ranked.auroc(weights)).collect::<Vec<_>>())
-        })
+        evaluator
+            .resampler
+            .estimate(columns.unit_count(), |weights| {
+                mean(
+                    &generators
+                        .iter()
+                        .filter_map(|ranked| ranked.auroc(weights))
+                        .collect::<Vec<_>>(),
+                )
+            })
     };
-    result.summary.insert_some(&format!("{prefix}.auroc_within_generator"), of_generators);
+    result
+        .summary
+        .insert_some(&format!("{prefix}.auroc_within_generator"), of_generators);
 }
 
 /// `ece`, `brier` of the calibrated score; `ece_raw`, `brier_raw` of the score itself as a logit.
-fn add_calibration(evaluator: &Evaluator, columns: &Columns, folds: &[Option<Fitted>], result: &mut Evaluation) {
+fn add_calibration(
+    evaluator: &Evaluator,
+    columns: &Columns,
+    folds: &[Option<Fitted>],
+    result: &mut Evaluation,
+) {
     let calibrated: Vec<f64> = columns
         .scores
         .iter()
         .zip(&columns.problems)
         .map(|(&score, &problem)| {
-            folds[evaluator.fold(problem)].map_or(Calibration::IDENTITY, |f| f.calibration).probability(score)
+            folds[evaluator.fold(problem)]
+                .map_or(Calibration::IDENTITY, |f| f.calibration)
+                .probability(score)
         })
         .collect();
-    let raw: Vec<f64> = columns.scores.iter().map(|&score| Calibration::IDENTITY.probability(score)).collect();
+    let raw: Vec<f64> = columns
+        .scores
+        .iter()
+        .map(|&score| Calibration::IDENTITY.probability(score))
+        .collect();
     let (correct, units) = (&columns.correct, &columns.units);
     for (suffix, probabilities) in [("", &calibrated), ("_raw", &raw)] {
-        let settings = &evaluator.settings.bootstrap;
-        let ece = bootstrap(columns.unit_count(), settings, |w| ece_weighted(probabilities, correct, |i| w[units[i]]));
-        result.summary.insert_some(&format!("critic.ece{suffix}"), ece);
-        let brier =
-            bootstrap(columns.unit_count(), settings, |w| brier_weighted(probabilities, correct, |i| w[units[i]]));
-        result.summary.insert_some(&format!("critic.brier{suffix}"), brier);
+        let ece = evaluator.resampler.estimate(columns.unit_count(), |w| {
+            ece_weighted(probabilities, correct, |i| w[units[i]])
+        });
+        result
+            .summary
+            .insert_some(&format!("critic.ece{suffix}"), ece);
+        let brier = evaluator.resampler.estimate(columns.unit_count(), |w| {
+            brier_weighted(probabilities, correct, |i| w[units[i]])
+        });
+        result
+            .summary
+            .insert_some(&format!("critic.brier{suffix}"), brier);
     }
     result.reliability = reliability(&calibrated, correct);
     result.reliability_raw = reliability(&raw, correct);
@@ -125,8 +177,15 @@ fn add_calibration(evaluator: &Evaluator, columns: &Columns, folds: &[Option<Fit
 ///
 /// Ranks and residuals are those of the whole sample; the bootstrap reweights them.
 fn add_correlations(evaluator: &Evaluator, columns: &Columns, result: &mut Evaluation) {
-    let right: Vec<f64> = columns.correct.iter().map(|&c| f64::from(u8::from(c))).collect();
-    let (ranks, length_ranks) = (average_ranks(&columns.scores), average_ranks(&columns.lengths));
+    let right: Vec<f64> = columns
+        .correct
+        .iter()
+        .map(|&c| f64::from(u8::from(c)))
+        .collect();
+    let (ranks, length_ranks) = (
+        average_ranks(&columns.scores),
+        average_ranks(&columns.lengths),
+    );
     let controls: [&[f64]; 2] = [&length_ranks, &columns.answered];
     let empty = Vec::new;
     let partial = residuals(&ranks, &controls).zip(residuals(&right, &controls));
@@ -139,16 +198,34 @@ fn add_correlations(evaluator: &Evaluator, columns: &Columns, result: &mut Evalu
     ];
     let mut per_trace = vec![0.0; columns.units.len()];
     for (name, x, y) in pairs {
-        let correlation = bootstrap(columns.unit_count(), &evaluator.settings.bootstrap, |weights| {
-            per_trace.iter_mut().zip(&columns.units).for_each(|(slot, &unit)| *slot = weights[unit]);
-            pearson_weighted(x, y, &per_trace)
-        });
-        result.summary.insert_some(&format!("critic.{name}"), correlation);
+        let correlation = evaluator
+            .resampler
+            .estimate(columns.unit_count(), |weights| {
+                per_trace
+                    .iter_mut()
+                    .zip(&columns.units)
+                    .for_each(|(slot, &unit)| *slot = weights[unit]);
+                pearson_weighted(x, y, &per_trace)
+            });
+        result
+            .summary
+            .insert_some(&format!("critic.{name}"), correlation);
     }
-    let (correct, wrong): (Vec<_>, Vec<_>) = columns.scores.iter().zip(&columns.correct).partition(|(_, c)| **c);
-    let plain = |side: Vec<(&f64, &bool)>| side.into_iter().map(|(score, _)| *score).collect::<Vec<f64>>();
+    let (correct, wrong): (Vec<_>, Vec<_>) = columns
+        .scores
+        .iter()
+        .zip(&columns.correct)
+        .partition(|(_, c)| **c);
+    let plain = |side: Vec<(&f64, &bool)>| {
+        side.into_iter()
+            .map(|(score, _)| *score)
+            .collect::<Vec<f64>>()
+    };
     if let Some(test) = welch_t(&plain(correct), &plain(wrong)) {
-        let exact = |value| Estimate { n: columns.scores.len(), ..Estimate::exact(value) };
+        let exact = |value| Estimate {
+            n: columns.scores.len(),
+            ..Estimate::exact(value)
+        };
         result.summary.insert("critic.welch_t", exact(test.t));
         result.summary.insert("critic.welch_p", exact(test.p));
     }
@@ -156,15 +233,28 @@ fn add_correlations(evaluator: &Evaluator, columns: &Columns, result: &mut Evalu
 
 fn histogram(columns: &Columns) -> ScoreHistogram {
     let low = columns.scores.iter().copied().fold(f64::INFINITY, f64::min);
-    let high = columns.scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let high = columns
+        .scores
+        .iter()
+        .copied()
+        .fold(f64::NEG_INFINITY, f64::max);
     let mut bins = [vec![0; HISTOGRAM_BINS], vec![0; HISTOGRAM_BINS]];
     for (score, &correct) in columns.scores.iter().zip(&columns.correct) {
-        let place = if high > low { (score - low) / (high - low) } else { 0.0 };
+        let place = if high > low {
+            (score - low) / (high - low)
+        } else {
+            0.0
+        };
         let bin = ((place * HISTOGRAM_BINS as f64) as usize).min(HISTOGRAM_BINS - 1);
         bins[usize::from(correct)][bin] += 1;
     }
     let [wrong, correct] = bins;
-    ScoreHistogram { low, high, correct, wrong }
+    ScoreHistogram {
+        low,
+        high,
+        correct,
+        wrong,
+    }
 }
 
 impl Columns {
@@ -196,8 +286,10 @@ impl Columns {
         self.units.push(unit);
         self.groups.push(row.problem * generators + row.generator);
         self.generators.push(row.generator);
-        self.lengths.push(row.score(TraceScore::Length).unwrap_or(0.0));
-        self.answered.push(f64::from(u8::from(row.answer.is_some())));
+        self.lengths
+            .push(row.score(TraceScore::Length).unwrap_or(0.0));
+        self.answered
+            .push(f64::from(u8::from(row.answer.is_some())));
         self.problems.push(row.problem);
     }
 
@@ -206,7 +298,9 @@ impl Columns {
     }
 
     fn ranked_of(&self, generator: usize) -> RankedTraces {
-        let own: Vec<usize> = (0..self.scores.len()).filter(|&i| self.generators[i] == generator).collect();
+        let own: Vec<usize> = (0..self.scores.len())
+            .filter(|&i| self.generators[i] == generator)
+            .collect();
         let scores: Vec<f64> = own.iter().map(|&i| self.scores[i]).collect();
         let correct: Vec<bool> = own.iter().map(|&i| self.correct[i]).collect();
         let units: Vec<usize> = own.iter().map(|&i| self.units[i]).collect();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Evaluation, Evaluator, Fitted, SelectionCurve};
 use crate::pass_at_k::success_at_k;
 use crate::selection::{Candidate, Selector, SelectorConstants};
-use crate::statistics::{bootstrap_mean, mean};
+use crate::statistics::mean;
 
 /// Groups of candidates with their problem.
 type Groups = Vec<(usize, Vec<Candidate>)>;
@@ -13,71 +13,126 @@ type Groups = Vec<(usize, Vec<Candidate>)>;
 /// Adds `select.<selector>.at_<N>`, `select_gain.<selector>.at_<N>` (minus random), `select_gain_over_majority.*` of
 /// the selectors that use the reward, and `success_at_k.<k>` by the trace score over whole groups.
 pub(super) fn add(evaluator: &Evaluator, folds: &[Option<Fitted>], result: &mut Evaluation) {
-    let candidates = |rows: Vec<usize>| rows.into_iter().map(|row| evaluator.candidate(row)).collect();
-    let groups: Groups = evaluator.groups().into_iter().map(|(problem, rows)| (problem, candidates(rows))).collect();
-    let answered = groups.iter().flat_map(|(_, group)| group).any(|candidate| candidate.answer.is_some());
+    let candidates = |rows: Vec<usize>| {
+        rows.into_iter()
+            .map(|row| evaluator.candidate(row))
+            .collect()
+    };
+    let groups: Groups = evaluator
+        .groups()
+        .into_iter()
+        .map(|(problem, rows)| (problem, candidates(rows)))
+        .collect();
+    let answered = groups
+        .iter()
+        .flat_map(|(_, group)| group)
+        .any(|candidate| candidate.answer.is_some());
     let usable = |selector: &Selector| answered || !votes(*selector);
     for selector in Selector::ALL.into_iter().filter(usable) {
         let mut points = Vec::new();
         for &n in &evaluator.settings.sample_counts {
             let accuracy = |problem: usize, group: &[Candidate]| {
-                let constants = folds[evaluator.fold(problem)].map_or_else(SelectorConstants::default, |f| f.selectors);
+                let constants = folds[evaluator.fold(problem)]
+                    .map_or_else(SelectorConstants::default, |f| f.selectors);
                 selector.expected_accuracy(group.get(..n)?, &constants)
             };
             let values = by_problem(&groups, accuracy);
             let name = format!("select.{}.at_{n}", selector.name());
-            points.extend(evaluator.add_mean(&name, values, result).map(|estimate| (n, estimate)));
+            points.extend(
+                evaluator
+                    .add_mean(&name, values, result)
+                    .map(|estimate| (n, estimate)),
+            );
         }
         if !points.is_empty() {
-            result.curves.push(SelectionCurve { selector: selector.name().to_owned(), points });
+            result.curves.push(SelectionCurve {
+                selector: selector.name().to_owned(),
+                points,
+            });
         }
     }
     add_gains(evaluator, result);
     for &k in &evaluator.settings.pass_ks {
         let success = |_, group: &[Candidate]| {
-            group.iter().any(|candidate| candidate.score.is_some()).then_some(())?;
+            group
+                .iter()
+                .any(|candidate| candidate.score.is_some())
+                .then_some(())?;
             let scores: Vec<Option<f64>> = group.iter().map(|candidate| candidate.score).collect();
             let correct: Vec<bool> = group.iter().map(|candidate| candidate.correct).collect();
             success_at_k(&scores, &correct, k)
         };
-        evaluator.add_mean(&format!("success_at_k.{k}"), by_problem(&groups, success), result);
+        evaluator.add_mean(
+            &format!("success_at_k.{k}"),
+            by_problem(&groups, success),
+            result,
+        );
     }
 }
 
 fn add_gains(evaluator: &Evaluator, result: &mut Evaluation) {
     for &n in &evaluator.settings.sample_counts {
-        for (family, base) in [("select_gain", Selector::Random), ("select_gain_over_majority", Selector::Majority)] {
-            let others = Selector::ALL.into_iter().filter(|&selector| selector != base);
-            for selector in others.filter(|&selector| base == Selector::Random || uses_reward(selector)) {
-                let entry = |selector: Selector| result.per_problem.get(&format!("select.{}.at_{n}", selector.name()));
-                let (Some(own), Some(base)) = (entry(selector), entry(base)) else { continue };
-                let differences: Vec<f64> =
-                    own.iter().filter_map(|(id, value)| Some(value - base.get(id)?)).collect();
-                let gain = bootstrap_mean(&differences, &evaluator.settings.bootstrap);
-                result.summary.insert_some(&format!("{family}.{}.at_{n}", selector.name()), gain);
+        for (family, base) in [
+            ("select_gain", Selector::Random),
+            ("select_gain_over_majority", Selector::Majority),
+        ] {
+            let others = Selector::ALL
+                .into_iter()
+                .filter(|&selector| selector != base);
+            for selector in
+                others.filter(|&selector| base == Selector::Random || uses_reward(selector))
+            {
+                let entry = |selector: Selector| {
+                    result
+                        .per_problem
+                        .get(&format!("select.{}.at_{n}", selector.name()))
+                };
+                let (Some(own), Some(base)) = (entry(selector), entry(base)) else {
+                    continue;
+                };
+                let differences: Vec<f64> = own
+                    .iter()
+                    .filter_map(|(id, value)| Some(value - base.get(id)?))
+                    .collect();
+                let gain = evaluator.resampler.mean(&differences);
+                result
+                    .summary
+                    .insert_some(&format!("{family}.{}.at_{n}", selector.name()), gain);
             }
         }
     }
 }
 
 /// Mean over the groups of each problem, where defined.
-fn by_problem(groups: &Groups, value: impl Fn(usize, &[Candidate]) -> Option<f64>) -> Vec<(usize, f64)> {
+fn by_problem(
+    groups: &Groups,
+    value: impl Fn(usize, &[Candidate]) -> Option<f64>,
+) -> Vec<(usize, f64)> {
     let mut values: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
     for (problem, group) in groups {
         if let Some(value) = value(*problem, group) {
             values.entry(*problem).or_default().push(value);
         }
     }
-    values.into_iter().filter_map(|(problem, values)| Some((problem, mean(&values)?))).collect()
+    values
+        .into_iter()
+        .filter_map(|(problem, values)| Some((problem, mean(&values)?)))
+        .collect()
 }
 
 fn votes(selector: Selector) -> bool {
-    matches!(selector, Selector::Majority | Selector::WeightedVote | Selector::MajorityRewardTiebreak)
+    matches!(
+        selector,
+        Selector::Majority | Selector::WeightedVote | Selector::MajorityRewardTiebreak
+    )
 }
 
 fn uses_reward(selector: Selector) -> bool {
     matches!(
         selector,
-        Selector::BestOfN | Selector::WeightedVote | Selector::MajorityRewardTiebreak | Selector::Combined
+        Selector::BestOfN
+            | Selector::WeightedVote
+            | Selector::MajorityRewardTiebreak
+            | Selector::Combined
     )
 }

@@ -77,27 +77,45 @@ impl Predictor {
     /// # Errors
     /// [`EvalError::UnknownName`] with the nearest known name.
     pub fn parse(name: &str) -> Result<Self, EvalError> {
-        Self::ALL.into_iter().find(|predictor| predictor.name() == name).ok_or_else(|| EvalError::UnknownName {
-            what: "predictor",
-            name: name.to_owned(),
-            nearest: nearest_name(name, &Self::NAMES),
-        })
+        Self::ALL
+            .into_iter()
+            .find(|predictor| predictor.name() == name)
+            .ok_or_else(|| EvalError::UnknownName {
+                what: "predictor",
+                name: name.to_owned(),
+                nearest: nearest_name(name, &Self::NAMES),
+            })
     }
 
     /// Whether it needs no reward.
     pub fn is_baseline(self) -> bool {
         matches!(
             self,
-            Self::Chance | Self::LogprobDrop | Self::LowestLogprob | Self::Entropy | Self::SurprisingNumber
+            Self::Chance
+                | Self::LogprobDrop
+                | Self::LowestLogprob
+                | Self::Entropy
+                | Self::SurprisingNumber
         )
     }
 
     /// Suspicion of each token of the perturbed text, `None` for tokens that cannot be the prediction.
     ///
     /// `None` altogether where the case lacks what the predictor needs, or no token can be the prediction.
-    pub fn suspicion(self, case: &LocalisationCase<'_>, threshold: Option<f32>) -> Option<Vec<Option<f64>>> {
+    pub fn suspicion(
+        self,
+        case: &LocalisationCase<'_>,
+        threshold: Option<f32>,
+    ) -> Option<Vec<Option<f64>>> {
         let rewards = widen(case.token_rewards);
-        let logprobs = || Some(case.logprobs?.iter().map(|&value| Some(f64::from(value))).collect::<Vec<_>>());
+        let logprobs = || {
+            Some(
+                case.logprobs?
+                    .iter()
+                    .map(|&value| Some(f64::from(value)))
+                    .collect::<Vec<_>>(),
+            )
+        };
         let suspicion = match self {
             Self::LargestDrop => drops(&rewards),
             Self::PairedDrop => paired_drops(&rewards, &widen(case.reference_rewards?)),
@@ -108,10 +126,15 @@ impl Predictor {
             Self::Chance => case.token_offsets.iter().map(|_| Some(0.0)).collect(),
             Self::LogprobDrop => drops(&logprobs()?),
             Self::LowestLogprob => negated(&logprobs()?),
-            Self::Entropy => case.entropies?.iter().map(|&value| Some(f64::from(value))).collect(),
+            Self::Entropy => case
+                .entropies?
+                .iter()
+                .map(|&value| Some(f64::from(value)))
+                .collect(),
             Self::SurprisingNumber => numbers_only(case, negated(&logprobs()?)),
         };
-        let usable = suspicion.len() == case.token_offsets.len() && suspicion.iter().any(Option::is_some);
+        let usable =
+            suspicion.len() == case.token_offsets.len() && suspicion.iter().any(Option::is_some);
         usable.then_some(suspicion)
     }
 }
@@ -121,7 +144,10 @@ fn widen(values: &[Option<f32>]) -> Vec<Option<f64>> {
 }
 
 fn negated(values: &[Option<f64>]) -> Vec<Option<f64>> {
-    values.iter().map(|value| value.map(|value| -value)).collect()
+    values
+        .iter()
+        .map(|value| value.map(|value| -value))
+        .collect()
 }
 
 fn drops(values: &[Option<f64>]) -> Vec<Option<f64>> {
@@ -135,11 +161,17 @@ fn drops(values: &[Option<f64>]) -> Vec<Option<f64>> {
 
 fn paired_drops(values: &[Option<f64>], reference: &[Option<f64>]) -> Vec<Option<f64>> {
     let original = reference.iter().copied().chain(std::iter::repeat(None));
-    values.iter().zip(original).map(|(value, original)| Some(original? - (*value)?)).collect()
+    values
+        .iter()
+        .zip(original)
+        .map(|(value, original)| Some(original? - (*value)?))
+        .collect()
 }
 
 fn first_below(values: &[Option<f64>], threshold: f64) -> Vec<Option<f64>> {
-    let first = values.iter().position(|value| value.is_some_and(|value| value < threshold));
+    let first = values
+        .iter()
+        .position(|value| value.is_some_and(|value| value < threshold));
     let mut suspicion = negated(values);
     if let Some(first) = first {
         suspicion[first] = Some(f64::INFINITY);
@@ -168,9 +200,15 @@ fn change_points(values: &[Option<f64>]) -> Vec<Option<f64>> {
 fn numbers_only(case: &LocalisationCase<'_>, suspicion: Vec<Option<f64>>) -> Vec<Option<f64>> {
     let bytes = case.text.as_bytes();
     let has_digit = |&(start, end): &(usize, usize)| {
-        bytes.get(start..end).is_some_and(|token| token.iter().any(u8::is_ascii_digit))
+        bytes
+            .get(start..end)
+            .is_some_and(|token| token.iter().any(u8::is_ascii_digit))
     };
-    suspicion.into_iter().zip(case.token_offsets).map(|(value, offsets)| value.filter(|_| has_digit(offsets))).collect()
+    suspicion
+        .into_iter()
+        .zip(case.token_offsets)
+        .map(|(value, offsets)| value.filter(|_| has_digit(offsets)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -186,21 +224,29 @@ mod tests {
     #[test]
     fn paired_drops_stop_with_the_shorter_text() {
         let values = [Some(1.0), Some(-2.0), Some(0.0)];
-        assert_eq!(paired_drops(&values, &[Some(1.0), Some(1.0)]), [Some(0.0), Some(3.0), None]);
+        assert_eq!(
+            paired_drops(&values, &[Some(1.0), Some(1.0)]),
+            [Some(0.0), Some(3.0), None]
+        );
     }
 
     #[test]
     fn the_first_token_below_wins_even_if_another_is_lower() {
         let suspicion = first_below(&[Some(1.0), Some(-1.0), Some(-5.0)], 0.0);
         assert_eq!(suspicion, [Some(-1.0), Some(f64::INFINITY), Some(5.0)]);
-        assert_eq!(first_below(&[Some(1.0), Some(0.5)], 0.0), [Some(-1.0), Some(-0.5)]);
+        assert_eq!(
+            first_below(&[Some(1.0), Some(0.5)], 0.0),
+            [Some(-1.0), Some(-0.5)]
+        );
     }
 
     #[test]
     fn change_point_is_the_start_of_the_lower_segment() {
         let values = [2.0, 1.0, 2.0, -1.0, 0.0, -1.0].map(Some);
         let gains = change_points(&values);
-        let best = (1..6).max_by(|&a, &b| gains[a].partial_cmp(&gains[b]).unwrap()).unwrap();
+        let best = (1..6)
+            .max_by(|&a, &b| gains[a].partial_cmp(&gains[b]).unwrap())
+            .unwrap();
         assert_eq!(best, 3);
         // k = 3: 3*3/6 * (5/3 + 2/3)^2
         assert!((gains[3].unwrap() - 1.5 * (7.0f64 / 3.0).powi(2)).abs() < 1e-12);
@@ -209,8 +255,15 @@ mod tests {
 
     #[test]
     fn numbers_are_tokens_with_a_digit() {
-        let case = LocalisationCase { text: "a1 b", token_offsets: &[(0, 2), (2, 4)], ..LocalisationCase::default() };
-        assert_eq!(numbers_only(&case, vec![Some(1.0), Some(2.0)]), [Some(1.0), None]);
+        let case = LocalisationCase {
+            text: "a1 b",
+            token_offsets: &[(0, 2), (2, 4)],
+            ..LocalisationCase::default()
+        };
+        assert_eq!(
+            numbers_only(&case, vec![Some(1.0), Some(2.0)]),
+            [Some(1.0), None]
+        );
     }
 
     #[test]
@@ -219,13 +272,28 @@ mod tests {
             assert_eq!(Predictor::parse(predictor.name()).unwrap(), predictor);
             assert_eq!(serde_json::to_value(predictor).unwrap(), predictor.name());
         }
-        assert!(Predictor::parse("entropi").unwrap_err().to_string().contains("did you mean `entropy`"));
+        assert!(
+            Predictor::parse("entropi")
+                .unwrap_err()
+                .to_string()
+                .contains("did you mean `entropy`")
+        );
     }
 
     #[test]
     fn missing_inputs_are_none() {
-        let case = LocalisationCase { token_offsets: &[(0, 1)], token_rewards: &[Some(0.0)], text: "a", ..LocalisationCase::default() };
-        for predictor in [Predictor::PairedDrop, Predictor::LogprobDrop, Predictor::Entropy, Predictor::BelowThreshold] {
+        let case = LocalisationCase {
+            token_offsets: &[(0, 1)],
+            token_rewards: &[Some(0.0)],
+            text: "a",
+            ..LocalisationCase::default()
+        };
+        for predictor in [
+            Predictor::PairedDrop,
+            Predictor::LogprobDrop,
+            Predictor::Entropy,
+            Predictor::BelowThreshold,
+        ] {
             assert_eq!(predictor.suspicion(&case, None), None, "{predictor:?}");
         }
         assert_eq!(Predictor::LargestDrop.suspicion(&case, None), None);

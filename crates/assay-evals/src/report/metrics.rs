@@ -26,12 +26,20 @@ pub struct MetricRow {
 /// leaves, and is passed over.
 pub fn parse_metrics(text: &str) -> Result<Vec<MetricRow>, EvalError> {
     let mut rows = Vec::new();
-    for (index, line) in text.split_inclusive('\n').enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+    for (index, line) in text
+        .split_inclusive('\n')
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty())
+    {
         let value: Value = match serde_json::from_str(line) {
             Ok(value) => value,
             Err(_) if !line.ends_with('\n') => break,
             Err(source) => {
-                return Err(EvalError::Json { what: "metrics.jsonl".to_owned(), line: index + 1, source });
+                return Err(EvalError::Json {
+                    what: "metrics.jsonl".to_owned(),
+                    line: index + 1,
+                    source,
+                });
             }
         };
         let mut values = BTreeMap::new();
@@ -47,11 +55,20 @@ pub(super) fn series(rows: &[MetricRow]) -> Vec<Series> {
     let mut by_name: BTreeMap<&str, Vec<Point>> = BTreeMap::new();
     for row in rows {
         for (name, &y) in &row.values {
-            by_name.entry(name).or_default().push(Point { x: row.iteration, y, band: None });
+            by_name.entry(name).or_default().push(Point {
+                x: row.iteration,
+                y,
+                band: None,
+            });
         }
     }
     let long_enough = by_name.into_iter().filter(|(_, points)| points.len() > 1);
-    long_enough.map(|(name, points)| Series { name: name.to_owned(), points: thinned(&points) }).collect()
+    long_enough
+        .map(|(name, points)| Series {
+            name: name.to_owned(),
+            points: thinned(&points),
+        })
+        .collect()
 }
 
 /// Averages runs of neighbours so that at most [`LONGEST_CURVE`] points are left.
@@ -59,7 +76,11 @@ fn thinned(points: &[Point]) -> Vec<Point> {
     let run = points.len().div_ceil(LONGEST_CURVE).max(1);
     let average = |run: &[Point]| {
         let n = run.len() as f64;
-        Point { x: run.iter().map(|p| p.x).sum::<f64>() / n, y: run.iter().map(|p| p.y).sum::<f64>() / n, band: None }
+        Point {
+            x: run.iter().map(|p| p.x).sum::<f64>() / n,
+            y: run.iter().map(|p| p.y).sum::<f64>() / n,
+            band: None,
+        }
     };
     points.chunks(run).map(average).collect()
 }
@@ -73,7 +94,11 @@ fn flatten(value: &Value, name: &str, values: &mut BTreeMap<String, f64>) {
             (Some(point), Some(_)) => flatten(point, name, values),
             _ => {
                 for (key, child) in fields {
-                    let full = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+                    let full = if name.is_empty() {
+                        key.clone()
+                    } else {
+                        format!("{name}.{key}")
+                    };
                     flatten(child, &full, values);
                 }
             }
@@ -90,8 +115,14 @@ mod tests {
     fn rows_are_flattened_and_an_interrupted_line_is_passed_over() {
         let text = "{\"iteration\": 3, \"a\": {\"b\": 1.5, \"s\": \"x\"}, \"e\": {\"value\": 2, \"low\": 1, \"high\": 3, \"n\": 4}}\n\n{\"a\": {\"b\": 2}}\n{\"a\": {\"b";
         let rows = parse_metrics(text).unwrap();
-        assert_eq!((rows.len(), rows[0].iteration, rows[1].iteration), (2, 3.0, 1.0));
-        assert_eq!(rows[0].values, BTreeMap::from([("a.b".to_owned(), 1.5), ("e".to_owned(), 2.0)]));
+        assert_eq!(
+            (rows.len(), rows[0].iteration, rows[1].iteration),
+            (2, 3.0, 1.0)
+        );
+        assert_eq!(
+            rows[0].values,
+            BTreeMap::from([("a.b".to_owned(), 1.5), ("e".to_owned(), 2.0)])
+        );
         let message = parse_metrics("{}\n{\n").unwrap_err().to_string();
         assert!(message.contains("metrics.jsonl, line 2"), "{message}");
         assert_eq!(series(&rows).len(), 1);
@@ -99,7 +130,13 @@ mod tests {
 
     #[test]
     fn long_curves_are_averaged() {
-        let points: Vec<Point> = (0..900).map(|i| Point { x: f64::from(i), y: f64::from(i % 3), band: None }).collect();
+        let points: Vec<Point> = (0..900)
+            .map(|i| Point {
+                x: f64::from(i),
+                y: f64::from(i % 3),
+                band: None,
+            })
+            .collect();
         let thin = thinned(&points);
         assert_eq!((thin.len(), thin[0].x, thin[299].y), (300, 1.0, 1.0));
     }

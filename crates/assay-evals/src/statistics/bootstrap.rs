@@ -3,6 +3,10 @@
 //! Resample `b` draws its problems from the stream keyed by `b` alone, so two statistics over the same number of
 //! problems see the same resamples: every comparison is paired, and nothing depends on the order of computation.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use assay_tasks::random::Stream;
 use serde::{Deserialize, Serialize};
 
@@ -22,48 +26,117 @@ pub struct BootstrapSettings {
 
 impl Default for BootstrapSettings {
     fn default() -> Self {
-        Self { resamples: 1000, seed: 42, level: 0.95 }
+        Self {
+            resamples: 1000,
+            seed: 42,
+            level: 0.95,
+        }
     }
 }
 
-/// Percentile bootstrap of any statistic of weighted units.
-///
-/// `statistic` receives one weight a unit: all ones for the value itself, then, for each resample, how often each unit
-/// was drawn (they sum to `units`). The interval is widened to hold the value where resampling biases the statistic
-/// past it, as it does upwards for a calibration error. Resamples on which it is undefined (`None`) are left out of the interval. `None`
-/// if there are no units or the statistic is undefined on the whole; with one unit the interval is the value.
+/// Percentile bootstrap of any statistic of weighted units; see [`Resampler::estimate`].
 pub fn bootstrap(
     units: usize,
     settings: &BootstrapSettings,
-    mut statistic: impl FnMut(&[f64]) -> Option<f64>,
+    statistic: impl FnMut(&[f64]) -> Option<f64>,
 ) -> Option<Estimate> {
-    if units == 0 {
-        return None;
-    }
-    let mut weights = vec![1.0; units];
-    let value = statistic(&weights)?;
-    let mut draws = Vec::with_capacity(settings.resamples);
-    for resample in 0..settings.resamples {
-        weights.fill(0.0);
-        let mut stream = Stream::new(settings.seed, &[resample as u64]);
-        for _ in 0..units {
-            weights[stream.below(units)] += 1.0;
-        }
-        draws.extend(statistic(&weights));
-    }
-    Some(interval(value, draws, units, settings))
+    Resampler::new(*settings).estimate(units, statistic)
 }
 
 /// Percentile bootstrap of `1/n sum values`, one value a problem; the same resamples as [`bootstrap`].
 ///
 /// `None` on no values.
 pub fn bootstrap_mean(values: &[f64], settings: &BootstrapSettings) -> Option<Estimate> {
-    let (units, value) = (values.len(), super::mean(values)?);
-    let draws = (0..settings.resamples).map(|resample| {
-        let mut stream = Stream::new(settings.seed, &[resample as u64]);
-        (0..units).map(|_| values[stream.below(units)]).sum::<f64>() / units as f64
-    });
-    Some(interval(value, draws.collect(), units, settings))
+    Resampler::new(*settings).mean(values)
+}
+
+/// The bootstrap for many statistics: the draws for a number of units are made once and kept.
+#[derive(Clone, Debug, Default)]
+pub struct Resampler {
+    settings: BootstrapSettings,
+    /// By number of units: how often each unit was drawn, resample after resample.
+    drawn: RefCell<BTreeMap<usize, Arc<Vec<u8>>>>,
+}
+
+impl Resampler {
+    /// A resampler that has drawn nothing yet.
+    pub fn new(settings: BootstrapSettings) -> Self {
+        Self {
+            settings,
+            drawn: RefCell::default(),
+        }
+    }
+
+    /// Percentile bootstrap of any statistic of weighted units.
+    ///
+    /// `statistic` receives one weight a unit: all ones for the value itself, then, for each resample, how often each
+    /// unit was drawn (they sum to `units`). The interval is widened to hold the value where resampling biases the
+    /// statistic past it, as it does upwards for a calibration error. Resamples on which it is undefined (`None`) are
+    /// left out. `None` if there are no units or the statistic is undefined on the whole; with one unit the interval
+    /// is the value.
+    pub fn estimate(
+        &self,
+        units: usize,
+        mut statistic: impl FnMut(&[f64]) -> Option<f64>,
+    ) -> Option<Estimate> {
+        if units == 0 {
+            return None;
+        }
+        let mut weights = vec![1.0; units];
+        let value = statistic(&weights)?;
+        let mut values = Vec::with_capacity(self.settings.resamples);
+        let kept = self.kept(units);
+        let mut counts = vec![0; units];
+        for resample in 0..self.settings.resamples {
+            let counts = match &kept {
+                Some(all) => &all[resample * units..][..units],
+                None => {
+                    self.draw(resample, &mut counts);
+                    &counts
+                }
+            };
+            weights
+                .iter_mut()
+                .zip(counts)
+                .for_each(|(weight, &count)| *weight = f64::from(count));
+            values.extend(statistic(&weights));
+        }
+        Some(interval(value, values, units, &self.settings))
+    }
+
+    /// Percentile bootstrap of `1/n sum values`. `None` on no values.
+    pub fn mean(&self, values: &[f64]) -> Option<Estimate> {
+        let units = values.len();
+        self.estimate(units, |weights| {
+            Some(weights.iter().zip(values).map(|(w, v)| w * v).sum::<f64>() / units as f64)
+        })
+    }
+
+    /// All resamples of that many units, unless they would fill more than 64 MiB.
+    fn kept(&self, units: usize) -> Option<Arc<Vec<u8>>> {
+        let size = units
+            .checked_mul(self.settings.resamples)
+            .filter(|size| *size <= 64 << 20)?;
+        let mut drawn = self.drawn.borrow_mut();
+        let all = drawn.entry(units).or_insert_with(|| {
+            let mut all = vec![0; size];
+            all.chunks_mut(units)
+                .enumerate()
+                .for_each(|(resample, counts)| self.draw(resample, counts));
+            Arc::new(all)
+        });
+        Some(Arc::clone(all))
+    }
+
+    /// Counts of one resample. A unit drawn more than 255 times of n does not occur: its chance is below 1e-500.
+    fn draw(&self, resample: usize, counts: &mut [u8]) {
+        counts.fill(0);
+        let mut stream = Stream::new(self.settings.seed, &[resample as u64]);
+        for _ in 0..counts.len() {
+            let count = &mut counts[stream.below(counts.len())];
+            *count = count.saturating_add(1);
+        }
+    }
 }
 
 /// Paired bootstrap of `1/n sum (a_p - b_p)`: two systems on the same problems, `a[p]` and `b[p]` of one problem.
@@ -82,7 +155,12 @@ fn interval(value: f64, mut draws: Vec<f64>, n: usize, settings: &BootstrapSetti
     let tail = (1.0 - settings.level) / 2.0;
     let low = quantile(&draws, tail).unwrap_or(value);
     let high = quantile(&draws, 1.0 - tail).unwrap_or(value);
-    Estimate { value, low: low.min(value), high: high.max(value), n }
+    Estimate {
+        value,
+        low: low.min(value),
+        high: high.max(value),
+        n,
+    }
 }
 
 #[cfg(test)]
@@ -95,17 +173,29 @@ mod tests {
         let estimate = bootstrap_mean(&values, &BootstrapSettings::default()).unwrap();
         assert_eq!((estimate.value, estimate.n), (0.5, 400));
         // standard error 0.025: the interval is 0.451 .. 0.549 up to resampling noise
-        assert!((estimate.low - 0.451).abs() < 0.006 && (estimate.high - 0.549).abs() < 0.006, "{estimate:?}");
+        assert!(
+            (estimate.low - 0.451).abs() < 0.006 && (estimate.high - 0.549).abs() < 0.006,
+            "{estimate:?}"
+        );
     }
 
     #[test]
     fn weighted_statistic_and_mean_see_the_same_resamples() {
         let values: Vec<f64> = (0..37).map(|i| f64::from(i * i % 11)).collect();
-        let settings = BootstrapSettings { resamples: 50, ..BootstrapSettings::default() };
+        let settings = BootstrapSettings {
+            resamples: 50,
+            ..BootstrapSettings::default()
+        };
         let by_weights = bootstrap(values.len(), &settings, |weights| {
-            Some(weights.iter().zip(&values).map(|(w, v)| w * v).sum::<f64>() / weights.iter().sum::<f64>())
+            Some(
+                weights.iter().zip(&values).map(|(w, v)| w * v).sum::<f64>()
+                    / weights.iter().sum::<f64>(),
+            )
         });
-        let (a, b) = (by_weights.unwrap(), bootstrap_mean(&values, &settings).unwrap());
+        let (a, b) = (
+            by_weights.unwrap(),
+            bootstrap_mean(&values, &settings).unwrap(),
+        );
         for (a, b) in [(a.value, b.value), (a.low, b.low), (a.high, b.high)] {
             assert!((a - b).abs() < 1e-12);
         }
@@ -118,14 +208,25 @@ mod tests {
         let settings = BootstrapSettings::default();
         let difference = paired_difference(&a, &b, &settings).unwrap();
         assert!(difference.low > 0.249 && difference.high < 0.251);
-        assert!(bootstrap_mean(&a, &settings).unwrap().low < bootstrap_mean(&b, &settings).unwrap().value);
+        assert!(
+            bootstrap_mean(&a, &settings).unwrap().low
+                < bootstrap_mean(&b, &settings).unwrap().value
+        );
         assert_eq!(paired_difference(&a, &b[1..], &settings), None);
     }
 
     #[test]
     fn one_problem_and_none() {
         let settings = BootstrapSettings::default();
-        assert_eq!(bootstrap_mean(&[0.3], &settings).unwrap(), Estimate { value: 0.3, low: 0.3, high: 0.3, n: 1 });
+        assert_eq!(
+            bootstrap_mean(&[0.3], &settings).unwrap(),
+            Estimate {
+                value: 0.3,
+                low: 0.3,
+                high: 0.3,
+                n: 1
+            }
+        );
         assert_eq!(bootstrap_mean(&[], &settings), None);
         assert_eq!(bootstrap(0, &settings, |_| Some(1.0)), None);
         assert_eq!(bootstrap(3, &settings, |_| None), None);
@@ -133,8 +234,17 @@ mod tests {
 
     #[test]
     fn undefined_resamples_are_left_out() {
-        let settings = BootstrapSettings { resamples: 200, ..BootstrapSettings::default() };
-        let estimate = bootstrap(2, &settings, |weights| (weights[0] > 0.0).then_some(weights[0])).unwrap();
-        assert_eq!((estimate.value, estimate.low, estimate.high), (1.0, 1.0, 2.0));
+        let settings = BootstrapSettings {
+            resamples: 200,
+            ..BootstrapSettings::default()
+        };
+        let estimate = bootstrap(2, &settings, |weights| {
+            (weights[0] > 0.0).then_some(weights[0])
+        })
+        .unwrap();
+        assert_eq!(
+            (estimate.value, estimate.low, estimate.high),
+            (1.0, 1.0, 2.0)
+        );
     }
 }

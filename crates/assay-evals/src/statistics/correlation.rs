@@ -46,7 +46,10 @@ pub fn partial_correlation(x: &[f64], y: &[f64], controls: &[&[f64]]) -> Option<
 /// What least squares on `[1, controls]` leaves of `values`. `None` as [`partial_correlation`].
 pub fn residuals(values: &[f64], controls: &[&[f64]]) -> Option<Vec<f64>> {
     let n = values.len();
-    controls.iter().all(|control| control.len() == n).then_some(())?;
+    controls
+        .iter()
+        .all(|control| control.len() == n)
+        .then_some(())?;
     residual(values, &orthonormal_basis(controls, n))
 }
 
@@ -90,7 +93,9 @@ fn residual(column: &[f64], basis: &[Vec<f64>]) -> Option<Vec<f64>> {
     let mut rest = column.to_vec();
     for direction in basis.iter().chain(basis) {
         let along = dot(&rest, direction);
-        rest.iter_mut().zip(direction).for_each(|(value, d)| *value -= along * d);
+        rest.iter_mut()
+            .zip(direction)
+            .for_each(|(value, d)| *value -= along * d);
     }
     let (before, after) = (dot(column, column), dot(&rest, &rest));
     (after > 1e-12 * before && after > 0.0).then_some(rest)
@@ -124,13 +129,20 @@ mod tests {
         assert_eq!(pearson(&[1.0], &[1.0]), None);
         assert_eq!(pearson(&[1.0, 2.0], &[1.0]), None);
         assert_eq!(pearson(&[], &[]), None);
-        assert_eq!(pearson(&[0.1; 7], &[1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0]), None);
+        assert_eq!(
+            pearson(&[0.1; 7], &[1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0]),
+            None
+        );
     }
 
     #[test]
     fn weights_are_repetitions() {
         let (x, y) = ([1.0, 2.0, 4.0], [2.0, 1.0, 5.0]);
-        let repeated = pearson(&[1.0, 2.0, 2.0, 4.0, 4.0, 4.0], &[2.0, 1.0, 1.0, 5.0, 5.0, 5.0]).unwrap();
+        let repeated = pearson(
+            &[1.0, 2.0, 2.0, 4.0, 4.0, 4.0],
+            &[2.0, 1.0, 1.0, 5.0, 5.0, 5.0],
+        )
+        .unwrap();
         assert!((pearson_weighted(&x, &y, &[1.0, 2.0, 3.0]).unwrap() - repeated).abs() < 1e-14);
     }
 
@@ -138,8 +150,16 @@ mod tests {
     fn partial_correlation_removes_the_common_cause() {
         let cause: Vec<f64> = (0..50).map(f64::from).collect();
         let wobble: Vec<f64> = (0..50).map(|i| f64::from(i * 7 % 5)).collect();
-        let x: Vec<f64> = cause.iter().zip(&wobble).map(|(c, w)| 3.0 * c + w).collect();
-        let y: Vec<f64> = cause.iter().zip(&wobble).map(|(c, w)| 2.0 * c - w).collect();
+        let x: Vec<f64> = cause
+            .iter()
+            .zip(&wobble)
+            .map(|(c, w)| 3.0 * c + w)
+            .collect();
+        let y: Vec<f64> = cause
+            .iter()
+            .zip(&wobble)
+            .map(|(c, w)| 2.0 * c - w)
+            .collect();
         assert!(pearson(&x, &y).unwrap() > 0.99);
         assert!((partial_correlation(&x, &y, &[&cause]).unwrap() + 1.0).abs() < 1e-9);
         assert_eq!(partial_correlation(&x, &cause, &[&cause]), None);

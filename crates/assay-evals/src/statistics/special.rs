@@ -66,7 +66,9 @@ fn ln_gamma(x: f64) -> f64 {
     let series = COEFFICIENTS
         .iter()
         .zip(1u32..)
-        .fold(0.999_999_999_999_809_9, |total, (c, i)| total + c / (shifted + f64::from(i)));
+        .fold(0.999_999_999_999_809_9, |total, (c, i)| {
+            total + c / (shifted + f64::from(i))
+        });
     let t = shifted + 7.5;
     0.5 * (2.0 * std::f64::consts::PI).ln() + (shifted + 0.5) * t.ln() - t + series.ln()
 }
@@ -79,7 +81,10 @@ mod tests {
     fn one_degree_of_freedom_is_the_arctangent() {
         for t in [0.1f64, 1.0, 3.0, 40.0] {
             let expected = 1.0 - 2.0 * t.atan() / std::f64::consts::PI;
-            assert!((student_t_two_sided(t, 1.0) - expected).abs() < 1e-13, "{t}");
+            assert!(
+                (student_t_two_sided(t, 1.0) - expected).abs() < 1e-13,
+                "{t}"
+            );
         }
         assert_eq!(student_t_two_sided(0.0, 5.0), 1.0);
     }
