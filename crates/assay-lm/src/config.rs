@@ -131,18 +131,33 @@ impl ModelConfig {
         ];
         for (field, value, highest) in bounds {
             if value == 0 || value > highest {
-                return invalid(path, field, format!("must lie in 1..={highest}, not {value}"));
+                return invalid(
+                    path,
+                    field,
+                    format!("must lie in 1..={highest}, not {value}"),
+                );
             }
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
-            let reason = format!("{} does not divide num_attention_heads = {}", self.kv_heads, self.heads);
+            let reason = format!(
+                "{} does not divide num_attention_heads = {}",
+                self.kv_heads, self.heads
+            );
             return invalid(path, "num_key_value_heads", reason);
         }
         if !self.head_dim.is_multiple_of(2) {
-            return invalid(path, "head_dim", format!("must be even for rotary embedding, not {}", self.head_dim));
+            return invalid(
+                path,
+                "head_dim",
+                format!("must be even for rotary embedding, not {}", self.head_dim),
+            );
         }
         if !(self.rms_norm_eps > 0.0 && self.rms_norm_eps < 1.0) {
-            return invalid(path, "rms_norm_eps", format!("must lie in (0, 1), not {}", self.rms_norm_eps));
+            return invalid(
+                path,
+                "rms_norm_eps",
+                format!("must lie in (0, 1), not {}", self.rms_norm_eps),
+            );
         }
         for &id in self.eos_token_ids.iter().chain(&self.bos_token_id) {
             if id as usize >= self.vocab_size {
@@ -154,8 +169,16 @@ impl ModelConfig {
     }
 }
 
-pub(crate) fn invalid<T>(path: &Path, field: &str, reason: impl Into<String>) -> Result<T, LmError> {
-    Err(LmError::InvalidConfig { path: path.to_owned(), field: field.to_owned(), reason: reason.into() })
+pub(crate) fn invalid<T>(
+    path: &Path,
+    field: &str,
+    reason: impl Into<String>,
+) -> Result<T, LmError> {
+    Err(LmError::InvalidConfig {
+        path: path.to_owned(),
+        field: field.to_owned(),
+        reason: reason.into(),
+    })
 }
 
 #[cfg(test)]
@@ -173,7 +196,10 @@ mod tests {
             kv_heads: 2,
             head_dim: 8,
             rms_norm_eps: 1e-5,
-            rope: RopeSettings { theta: 10_000.0, scaling: RopeScaling::None },
+            rope: RopeSettings {
+                theta: 10_000.0,
+                scaling: RopeScaling::None,
+            },
             max_positions: 128,
             qkv_bias: false,
             tie_word_embeddings: true,
@@ -187,14 +213,23 @@ mod tests {
         let path = Path::new("m/config.json");
         assert!(small().validate(path).is_ok());
         let broken: [(fn(&mut ModelConfig), &str); 8] = [
-            (|c| c.heads = 0, "m/config.json: num_attention_heads: must lie in 1..=1024, not 0"),
-            (|c| c.kv_heads = 3, "num_key_value_heads: 3 does not divide num_attention_heads = 4"),
+            (
+                |c| c.heads = 0,
+                "m/config.json: num_attention_heads: must lie in 1..=1024, not 0",
+            ),
+            (
+                |c| c.kv_heads = 3,
+                "num_key_value_heads: 3 does not divide num_attention_heads = 4",
+            ),
             (|c| c.head_dim = 7, "head_dim: must be even"),
             (|c| c.layers = 1 << 40, "num_hidden_layers"),
             (|c| c.vocab_size = usize::MAX, "vocab_size"),
             (|c| c.rms_norm_eps = f64::NAN, "rms_norm_eps"),
             (|c| c.rope.theta = 0.0, "rope_theta"),
-            (|c| c.eos_token_ids = vec![64], "64 is outside the vocabulary of 64"),
+            (
+                |c| c.eos_token_ids = vec![64],
+                "64 is outside the vocabulary of 64",
+            ),
         ];
         for (break_it, expected) in broken {
             let mut config = small();

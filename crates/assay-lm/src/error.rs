@@ -147,7 +147,9 @@ pub enum LmError {
         path: PathBuf,
     },
     /// A group's prompt has no token.
-    #[error("the prompt of group {group} is empty; a completion needs at least one token before it")]
+    #[error(
+        "the prompt of group {group} is empty; a completion needs at least one token before it"
+    )]
     EmptyPrompt {
         /// The group's index in its batch.
         group: usize,
@@ -183,7 +185,10 @@ pub enum LmError {
 
 /// The template engine's kind and detail in one line, without a source listing.
 fn template_reason(error: &minijinja::Error) -> String {
-    let line = error.line().map(|line| format!(" (line {line})")).unwrap_or_default();
+    let line = error
+        .line()
+        .map(|line| format!(" (line {line})"))
+        .unwrap_or_default();
     match error.detail() {
         Some(detail) => format!("{}: {detail}{line}", error.kind()),
         None => format!("{}{line}", error.kind()),

@@ -22,9 +22,17 @@ impl ModelSource {
     /// # Errors
     /// Names the path and what is missing; the reasons of [`GgufFile::open`].
     pub fn open(path: &Path) -> Result<Self, LmError> {
-        let not_a_model = |reason: &str| Err(LmError::NotAModel { path: path.to_owned(), reason: reason.to_owned() });
+        let not_a_model = |reason: &str| {
+            Err(LmError::NotAModel {
+                path: path.to_owned(),
+                reason: reason.to_owned(),
+            })
+        };
         if path.is_file() {
-            return match path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+            return match path
+                .extension()
+                .is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+            {
                 true => Ok(Self::Gguf(Arc::new(GgufFile::open(path)?))),
                 false => not_a_model("a model is a directory or a file that ends in .gguf"),
             };
@@ -96,11 +104,18 @@ impl ModelSource {
 }
 
 fn gguf_files(dir: &Path) -> Result<Vec<PathBuf>, LmError> {
-    let io = |source| LmError::Io { action: "reading", path: dir.to_owned(), source };
+    let io = |source| LmError::Io {
+        action: "reading",
+        path: dir.to_owned(),
+        source,
+    };
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(io)? {
         let path = entry.map_err(io)?.path();
-        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+        if path
+            .extension()
+            .is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+        {
             files.push(path);
         }
     }

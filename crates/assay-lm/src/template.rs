@@ -4,6 +4,7 @@
 //! unless [`ChatTemplate::plain`] is chosen. Templates are untrusted programs: they run with a budget of work and
 //! memory, see no files and include no other template. Text of messages never becomes a control token.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -80,8 +81,14 @@ impl ChatTemplate {
     /// [`LmError::Template`] when the source does not parse, [`LmError::ForeignTemplate`] when it ends a turn with a
     /// control token that the tokenizer does not have, [`LmError::NoEndOfTurn`] when nothing ends a turn.
     pub fn new(source: &str, tokenizer: &Tokenizer, origin: &Path) -> Result<Self, LmError> {
-        let engine = environment::compile(source, NAME, TemplateDate::default())
-            .map_err(|source| LmError::Template { path: origin.to_owned(), action: "parsing", source })?;
+        let engine =
+            environment::compile(source, NAME, TemplateDate::default()).map_err(|source| {
+                LmError::Template {
+                    path: origin.to_owned(),
+                    action: "parsing",
+                    source,
+                }
+            })?;
         let mut template = Self {
             path: origin.to_owned(),
             engine: Some(engine),
@@ -102,9 +109,13 @@ impl ChatTemplate {
     pub fn plain(tokenizer: &Tokenizer) -> Result<Self, LmError> {
         let path = tokenizer.path().to_owned();
         match tokenizer.eos() {
-            Some(end_of_turn) => {
-                Ok(Self { path, engine: None, source: None, names: TokenNames::of(tokenizer), end_of_turn })
-            }
+            Some(end_of_turn) => Ok(Self {
+                path,
+                engine: None,
+                source: None,
+                names: TokenNames::of(tokenizer),
+                end_of_turn,
+            }),
             None => Err(LmError::NoEndOfTurn { path }),
         }
     }
@@ -113,25 +124,33 @@ impl ChatTemplate {
     pub(crate) fn from_directory(dir: &Path, tokenizer: &Tokenizer) -> Result<Self, LmError> {
         let path = dir.join(TEMPLATE_FILE);
         if path.is_file() {
-            let source = fs::read_to_string(&path)
-                .map_err(|source| LmError::Io { action: "reading", path: path.clone(), source })?;
+            let source = fs::read_to_string(&path).map_err(|source| LmError::Io {
+                action: "reading",
+                path: path.clone(),
+                source,
+            })?;
             return Self::new(&source, tokenizer, &path);
         }
         let path = dir.join(TOKENIZER_CONFIG_FILE);
         let field = match path.is_file() {
-            true => read_json::<TokenizerConfigFile>(&path, "tokenizer configuration")?.chat_template,
+            true => {
+                read_json::<TokenizerConfigFile>(&path, "tokenizer configuration")?.chat_template
+            }
             false => None,
         };
         let source = match field {
             Some(TemplateField::One(source)) => Some(source),
-            Some(TemplateField::Named(list)) => {
-                list.into_iter().find(|named| named.name == "default").map(|named| named.template)
-            }
+            Some(TemplateField::Named(list)) => list
+                .into_iter()
+                .find(|named| named.name == "default")
+                .map(|named| named.template),
             None => None,
         };
         match source {
             Some(source) => Self::new(&source, tokenizer, &path),
-            None => Err(LmError::NoTemplate { path: dir.to_owned() }),
+            None => Err(LmError::NoTemplate {
+                path: dir.to_owned(),
+            }),
         }
     }
 
@@ -139,7 +158,9 @@ impl ChatTemplate {
     pub(crate) fn from_gguf(file: &GgufFile, tokenizer: &Tokenizer) -> Result<Self, LmError> {
         match file.text("tokenizer.chat_template")? {
             Some(source) => Self::new(source, tokenizer, file.path()),
-            None => Err(LmError::NoTemplate { path: file.path().to_owned() }),
+            None => Err(LmError::NoTemplate {
+                path: file.path().to_owned(),
+            }),
         }
     }
 
@@ -149,8 +170,12 @@ impl ChatTemplate {
     /// Never for a template that compiled before.
     pub fn with_date(mut self, date: TemplateDate) -> Result<Self, LmError> {
         if let Some(source) = &self.source {
-            let engine = environment::compile(source, NAME, date)
-                .map_err(|source| LmError::Template { path: self.path.clone(), action: "parsing", source })?;
+            let engine =
+                environment::compile(source, NAME, date).map_err(|source| LmError::Template {
+                    path: self.path.clone(),
+                    action: "parsing",
+                    source,
+                })?;
             self.engine = Some(engine);
         }
         Ok(self)
@@ -160,9 +185,16 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// [`LmError::Template`] when the template raises an exception, fails or exceeds its budget.
-    pub fn render(&self, messages: &[Message], prompt: GenerationPrompt) -> Result<String, LmError> {
+    pub fn render(
+        &self,
+        messages: &[Message],
+        prompt: GenerationPrompt,
+    ) -> Result<String, LmError> {
         let Some(engine) = &self.engine else {
-            return Ok(messages.iter().map(|message| format!("{}\n\n", message.content)).collect());
+            return Ok(messages
+                .iter()
+                .map(|message| format!("{}\n\n", message.content))
+                .collect());
         };
         let values: Value = messages
             .iter()
@@ -175,8 +207,16 @@ impl ChatTemplate {
             documents => (),
             ..self.names.context()
         };
-        let failed = |source| LmError::Template { path: self.path.clone(), action: "rendering", source };
-        engine.get_template(NAME).map_err(failed)?.render(context).map_err(failed)
+        let failed = |source| LmError::Template {
+            path: self.path.clone(),
+            action: "rendering",
+            source,
+        };
+        engine
+            .get_template(NAME)
+            .map_err(failed)?
+            .render(context)
+            .map_err(failed)
     }
 
     /// Token ids of a prompt, up to and with the header of the assistant's turn.
@@ -187,23 +227,36 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// As [`ChatTemplate::render`] and [`Tokenizer::encode`].
-    pub fn prompt_ids(&self, tokenizer: &Tokenizer, messages: &[Message]) -> Result<Vec<u32>, LmError> {
+    pub fn prompt_ids(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+    ) -> Result<Vec<u32>, LmError> {
         if self.engine.is_none() {
-            let mut ids: Vec<u32> = tokenizer.bos().filter(|_| tokenizer.adds_bos()).into_iter().collect();
+            let mut ids: Vec<u32> = tokenizer
+                .bos()
+                .filter(|_| tokenizer.adds_bos())
+                .into_iter()
+                .collect();
             ids.extend(tokenizer.encode(&self.render(messages, GenerationPrompt::Add)?)?);
             return Ok(ids);
         }
         let mark = unused_mark(messages);
         let guarded: Vec<Message> = messages
             .iter()
-            .map(|message| Message { role: message.role, content: tokenizer.guard(&message.content, mark) })
+            .map(|message| Message {
+                role: message.role,
+                content: tokenizer.guard(&message.content, mark),
+            })
             .collect();
         let text = self.render(&guarded, GenerationPrompt::Add)?;
         let mut ids = Vec::new();
         for piece in tokenizer.pieces(&text) {
             match piece {
                 Piece::Control(id) => ids.push(id),
-                Piece::Text(text) if text.contains(mark) => ids.extend(tokenizer.encode(&text.replace(mark, ""))?),
+                Piece::Text(text) if text.contains(mark) => {
+                    ids.extend(tokenizer.encode(&text.replace(mark, ""))?)
+                }
                 Piece::Text(text) => ids.extend(tokenizer.encode(text)?),
             }
         }
@@ -225,24 +278,44 @@ impl ChatTemplate {
     /// # Errors
     /// Names the file that could not be written.
     pub fn save(&self, dir: &Path) -> Result<(), LmError> {
-        let Some(source) = &self.source else { return Ok(()) };
+        let Some(source) = &self.source else {
+            return Ok(());
+        };
         let path = dir.join(TEMPLATE_FILE);
-        fs::write(&path, source).map_err(|source| LmError::Io { action: "writing", path, source })
+        fs::write(&path, source).map_err(|source| LmError::Io {
+            action: "writing",
+            path,
+            source,
+        })
     }
 
     /// The first control token after an assistant's content, else the tokenizer's end of text.
     fn find_end_of_turn(&self, tokenizer: &Tokenizer) -> Result<u32, LmError> {
         let messages = [Message::user("question"), Message::assistant(PROBE)];
-        let rendered = self.render(&messages, GenerationPrompt::Omit).unwrap_or_default();
+        let rendered = self
+            .render(&messages, GenerationPrompt::Omit)
+            .unwrap_or_default();
         let after = rendered.rsplit_once(PROBE).map_or("", |(_, after)| after);
-        if let Some(token) = control_shaped(after).filter(|token| tokenizer.token_id(token).is_none()) {
-            return Err(LmError::ForeignTemplate { path: self.path.clone(), token: token.to_owned() });
+        if let Some(token) =
+            control_shaped(after).filter(|token| tokenizer.token_id(token).is_none())
+        {
+            return Err(LmError::ForeignTemplate {
+                path: self.path.clone(),
+                token: token.to_owned(),
+            });
         }
-        let control = tokenizer.pieces(after).into_iter().find_map(|piece| match piece {
-            Piece::Control(id) => Some(id),
-            Piece::Text(_) => None,
-        });
-        control.or(tokenizer.eos()).ok_or_else(|| LmError::NoEndOfTurn { path: self.path.clone() })
+        let control = tokenizer
+            .pieces(after)
+            .into_iter()
+            .find_map(|piece| match piece {
+                Piece::Control(id) => Some(id),
+                Piece::Text(_) => None,
+            });
+        control
+            .or(tokenizer.eos())
+            .ok_or_else(|| LmError::NoEndOfTurn {
+                path: self.path.clone(),
+            })
     }
 }
 
@@ -251,13 +324,25 @@ const PROBE: &str = "assistantcontent";
 impl TokenNames {
     fn of(tokenizer: &Tokenizer) -> Self {
         let name = |id: Option<u32>| id.map(|id| tokenizer.decode(&[id], ControlTokens::Keep));
-        Self { bos: name(tokenizer.bos()), eos: name(tokenizer.eos()), pad: name(tokenizer.pad()) }
+        Self {
+            bos: name(tokenizer.bos()),
+            eos: name(tokenizer.eos()),
+            pad: name(tokenizer.pad()),
+        }
     }
 
     /// The names that exist; the others stay undefined, as in transformers.
     fn context(&self) -> Value {
-        let named = [("bos_token", &self.bos), ("eos_token", &self.eos), ("pad_token", &self.pad)];
-        named.into_iter().filter_map(|(key, name)| Some((key, name.clone()?))).collect()
+        let named = [
+            ("bos_token", &self.bos),
+            ("eos_token", &self.eos),
+            ("pad_token", &self.pad),
+        ];
+        let named: BTreeMap<&str, String> = named
+            .into_iter()
+            .filter_map(|(key, name)| Some((key, name.clone()?)))
+            .collect();
+        Value::from(named)
     }
 }
 
@@ -266,12 +351,20 @@ fn control_shaped(text: &str) -> Option<&str> {
     let text = text.trim_start();
     let inner = text.strip_prefix("<|")?;
     let end = inner.find("|>")?;
-    let word = inner[..end].chars().all(|c| c.is_alphanumeric() || c == '_');
+    let word = inner[..end]
+        .chars()
+        .all(|c| c.is_alphanumeric() || c == '_');
     word.then(|| &text[..end + 4])
 }
 
 /// A private-use character that no message contains.
 fn unused_mark(messages: &[Message]) -> char {
-    let used = |mark: &char| messages.iter().any(|message| message.content.contains(*mark));
-    ('\u{e000}'..='\u{f8ff}').find(|mark| !used(mark)).unwrap_or('\u{10fffd}')
+    let used = |mark: &char| {
+        messages
+            .iter()
+            .any(|message| message.content.contains(*mark))
+    };
+    ('\u{e000}'..='\u{f8ff}')
+        .find(|mark| !used(mark))
+        .unwrap_or('\u{10fffd}')
 }

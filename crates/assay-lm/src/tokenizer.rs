@@ -88,18 +88,32 @@ impl Tokenizer {
             return Err(LmError::UnsupportedTokenizer { path, reason });
         }
         let text = closed_vocabulary(&entries).to_string();
-        let inner = tokenizers::Tokenizer::from_bytes(text).map_err(failed(&path, "building the tokenizer"))?;
-        let id = |name: &str| entries.iter().position(|entry| *entry == name).map(|id| id as u32);
-        let roles = Roles { bos: id("<|begin|>"), eos: id("<|end|>"), pad: id("<|pad|>"), adds_bos: false };
+        let inner = tokenizers::Tokenizer::from_bytes(text)
+            .map_err(failed(&path, "building the tokenizer"))?;
+        let id = |name: &str| {
+            entries
+                .iter()
+                .position(|entry| *entry == name)
+                .map(|id| id as u32)
+        };
+        let roles = Roles {
+            bos: id("<|begin|>"),
+            eos: id("<|end|>"),
+            pad: id("<|pad|>"),
+            adds_bos: false,
+        };
         Self::new(path, inner, roles)
     }
 
     pub(crate) fn from_directory(dir: &Path) -> Result<Self, LmError> {
         let path = dir.join(TOKENIZER_FILE);
-        let bytes = fs::read(&path)
-            .map_err(|source| LmError::Io { action: "reading", path: path.clone(), source })?;
-        let inner =
-            tokenizers::Tokenizer::from_bytes(bytes).map_err(failed(&path, "reading the tokenizer"))?;
+        let bytes = fs::read(&path).map_err(|source| LmError::Io {
+            action: "reading",
+            path: path.clone(),
+            source,
+        })?;
+        let inner = tokenizers::Tokenizer::from_bytes(bytes)
+            .map_err(failed(&path, "reading the tokenizer"))?;
         let settings = dir.join(TOKENIZER_CONFIG_FILE);
         let settings: Value = match settings.is_file() {
             true => read_json(&settings, "tokenizer configuration")?,
@@ -110,8 +124,12 @@ impl Tokenizer {
             let name = value.as_str().or_else(|| value.get("content")?.as_str())?;
             inner.token_to_id(name)
         };
-        let mut roles =
-            Roles { bos: token("bos_token"), eos: token("eos_token"), pad: token("pad_token"), adds_bos: false };
+        let mut roles = Roles {
+            bos: token("bos_token"),
+            eos: token("eos_token"),
+            pad: token("pad_token"),
+            adds_bos: false,
+        };
         let probe = inner.encode("a", true).map_err(failed(&path, "encoding"))?;
         roles.adds_bos = roles.bos.is_some() && probe.get_ids().first().copied() == roles.bos;
         Self::new(path, inner, roles)
@@ -126,12 +144,22 @@ impl Tokenizer {
         let post_processor = inner.get_post_processor().cloned();
         inner.with_post_processor(None::<PostProcessorWrapper>);
         inner.with_padding(None);
-        inner.with_truncation(None).map_err(failed(&path, "removing the truncation"))?;
+        inner
+            .with_truncation(None)
+            .map_err(failed(&path, "removing the truncation"))?;
         inner.set_encode_special_tokens(true);
         let bytes = TokenBytes::of(&inner, &path)?;
         let control = control_tokens(&inner);
         let control_ids = control.iter().map(|token| token.id).collect();
-        Ok(Self { path, inner, post_processor, bytes, control, control_ids, roles })
+        Ok(Self {
+            path,
+            inner,
+            post_processor,
+            bytes,
+            control,
+            control_ids,
+            roles,
+        })
     }
 
     /// Token ids of a text; names of control tokens in it are plain text, and nothing is added.
@@ -139,7 +167,10 @@ impl Tokenizer {
     /// # Errors
     /// Fails when the underlying tokenizer does.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, LmError> {
-        let encoding = self.inner.encode_fast(text, false).map_err(failed(&self.path, "encoding"))?;
+        let encoding = self
+            .inner
+            .encode_fast(text, false)
+            .map_err(failed(&self.path, "encoding"))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -165,8 +196,14 @@ impl Tokenizer {
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
-    pub fn encode_with_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<(usize, usize)>), LmError> {
-        let encoding = self.inner.encode(text, false).map_err(failed(&self.path, "encoding"))?;
+    pub fn encode_with_offsets(
+        &self,
+        text: &str,
+    ) -> Result<(Vec<u32>, Vec<(usize, usize)>), LmError> {
+        let encoding = self
+            .inner
+            .encode(text, false)
+            .map_err(failed(&self.path, "encoding"))?;
         let ids = encoding.get_ids().to_vec();
         let spelled: usize = ids.iter().map(|&id| self.bytes.of_token(id).len()).sum();
         if spelled == text.len() {
@@ -187,9 +224,19 @@ impl Tokenizer {
     ///
     /// Ranges are as those of [`Tokenizer::encode_with_offsets`]; a token that contributes no character yet, a skipped
     /// control token and an id outside the vocabulary have an empty range.
-    pub fn decode_with_offsets(&self, ids: &[u32], control: ControlTokens) -> (String, Vec<(usize, usize)>) {
+    pub fn decode_with_offsets(
+        &self,
+        ids: &[u32],
+        control: ControlTokens,
+    ) -> (String, Vec<(usize, usize)>) {
         let hidden = |id: u32| control == ControlTokens::Skip && self.control_ids.contains(&id);
-        spell(ids.iter().map(|&id| if hidden(id) { &[][..] } else { self.bytes.of_token(id) }))
+        spell(ids.iter().map(|&id| {
+            if hidden(id) {
+                &[][..]
+            } else {
+                self.bytes.of_token(id)
+            }
+        }))
     }
 
     /// The exact bytes of one token, which may be part of a character; none for an id outside the vocabulary.
@@ -240,12 +287,21 @@ impl Tokenizer {
         let mut copy = self.inner.clone();
         copy.with_post_processor(self.post_processor.clone());
         let path = dir.join(TOKENIZER_FILE);
-        let text = copy.to_string(true).map_err(failed(&path, "writing the tokenizer"))?;
+        let text = copy
+            .to_string(true)
+            .map_err(failed(&path, "writing the tokenizer"))?;
         write(&path, &(text + "\n"))?;
         let mut settings = serde_json::Map::new();
-        settings.insert("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"));
+        settings.insert(
+            "tokenizer_class".to_owned(),
+            json!("PreTrainedTokenizerFast"),
+        );
         settings.insert("clean_up_tokenization_spaces".to_owned(), json!(false));
-        let roles = [("bos_token", self.roles.bos), ("eos_token", self.roles.eos), ("pad_token", self.roles.pad)];
+        let roles = [
+            ("bos_token", self.roles.bos),
+            ("eos_token", self.roles.eos),
+            ("pad_token", self.roles.pad),
+        ];
         for (key, id) in roles {
             if let Some(name) = id.and_then(|id| self.inner.id_to_token(id)) {
                 settings.insert(key.to_owned(), json!(name));
@@ -266,7 +322,11 @@ impl Tokenizer {
     /// A text in which no name of a control token is whole: `mark` stands after the first character of each.
     pub(crate) fn guard(&self, text: &str, mark: char) -> String {
         let mut guarded = text.to_owned();
-        for token in self.control.iter().filter(|token| text.contains(token.name())) {
+        for token in self
+            .control
+            .iter()
+            .filter(|token| text.contains(token.name()))
+        {
             guarded = guarded.replace(token.name(), &token.broken_name(mark));
         }
         guarded
@@ -279,18 +339,30 @@ fn failed<'p>(
     path: &'p Path,
     what: &'static str,
 ) -> impl Fn(Box<dyn std::error::Error + Send + Sync>) -> LmError + use<'p> {
-    move |source| LmError::Tokenizer { path: path.to_owned(), what, source }
+    move |source| LmError::Tokenizer {
+        path: path.to_owned(),
+        what,
+        source,
+    }
 }
 
 fn write(path: &Path, text: &str) -> Result<(), LmError> {
-    fs::write(path, text).map_err(|source| LmError::Io { action: "writing", path: path.to_owned(), source })
+    fs::write(path, text).map_err(|source| LmError::Io {
+        action: "writing",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// `tokenizer.json` of a closed vocabulary.
 fn closed_vocabulary(entries: &[&str]) -> Value {
-    let is_control = |entry: &str| entry == UNKNOWN || (entry.starts_with("<|") && entry.ends_with("|>"));
-    let vocabulary: serde_json::Map<String, Value> =
-        entries.iter().enumerate().map(|(id, entry)| ((*entry).to_owned(), json!(id))).collect();
+    let is_control =
+        |entry: &str| entry == UNKNOWN || (entry.starts_with("<|") && entry.ends_with("|>"));
+    let vocabulary: serde_json::Map<String, Value> = entries
+        .iter()
+        .enumerate()
+        .map(|(id, entry)| ((*entry).to_owned(), json!(id)))
+        .collect();
     let added: Vec<Value> = entries
         .iter()
         .enumerate()
@@ -300,9 +372,16 @@ fn closed_vocabulary(entries: &[&str]) -> Value {
                    "normalized": false, "special": true})
         })
         .collect();
-    let mut words: Vec<&str> = entries.iter().copied().filter(|entry| !is_control(entry)).collect();
+    let mut words: Vec<&str> = entries
+        .iter()
+        .copied()
+        .filter(|entry| !is_control(entry))
+        .collect();
     words.sort_by_key(|word| std::cmp::Reverse(word.len()));
-    let pattern = words.into_iter().map(escape).collect::<Vec<_>>().join("|");
+    // The last alternative cuts what no entry matches into characters: the model looks pieces up by name, and a piece
+    // that spells a control token would become one.
+    let words = words.into_iter().map(escape).chain(["[\\s\\S]".to_owned()]);
+    let pattern = words.collect::<Vec<_>>().join("|");
     json!({
         "version": "1.0",
         "truncation": null,

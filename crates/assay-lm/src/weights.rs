@@ -51,11 +51,15 @@ impl Weights {
     }
 
     pub(crate) fn from_directory(dir: &Path) -> Result<Self, LmError> {
-        Ok(Self { source: Source::Safetensors(SafetensorsDirectory::open(dir)?) })
+        Ok(Self {
+            source: Source::Safetensors(SafetensorsDirectory::open(dir)?),
+        })
     }
 
     pub(crate) fn from_gguf(file: std::sync::Arc<GgufFile>) -> Self {
-        Self { source: Source::Gguf(file) }
+        Self {
+            source: Source::Gguf(file),
+        }
     }
 
     /// Hugging Face names of every tensor, sorted.
@@ -116,9 +120,24 @@ impl FloatType {
     /// Widens little-endian bytes to f32.
     pub(crate) fn widen(self, bytes: &[u8]) -> Vec<f32> {
         match self {
-            Self::F32 => bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-            Self::F16 => bytes.as_chunks::<2>().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
-            Self::Bf16 => bytes.as_chunks::<2>().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()).collect(),
+            Self::F32 => bytes
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|&b| f32::from_le_bytes(b))
+                .collect(),
+            Self::F16 => bytes
+                .as_chunks::<2>()
+                .0
+                .iter()
+                .map(|&b| f16::from_le_bytes(b).to_f32())
+                .collect(),
+            Self::Bf16 => bytes
+                .as_chunks::<2>()
+                .0
+                .iter()
+                .map(|&b| bf16::from_le_bytes(b).to_f32())
+                .collect(),
         }
     }
 }
@@ -126,10 +145,17 @@ impl FloatType {
 /// Maps a whole file.
 #[allow(unsafe_code)]
 pub(crate) fn map_file(path: &Path) -> Result<Mmap, LmError> {
-    let io = |source| LmError::Io { action: "reading", path: path.to_owned(), source };
+    let io = |source| LmError::Io {
+        action: "reading",
+        path: path.to_owned(),
+        source,
+    };
     let file = File::open(path).map_err(io)?;
     if file.metadata().map_err(io)?.len() == 0 {
-        return Err(io(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the file is empty")));
+        return Err(io(std::io::Error::new(
+            std::io::ErrorKind::UnexpectedEof,
+            "the file is empty",
+        )));
     }
     // SAFETY: the mapping is read-only and private to this process's view of a weight file, which nothing here writes;
     // every read is bounds-checked against the mapped length. A file that another process truncates meanwhile ends
@@ -141,7 +167,12 @@ pub(crate) fn dense(values: Vec<f32>, shape: &[usize]) -> Result<Tensor, LmError
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
 
-pub(crate) fn check_shape(file: &Path, tensor: &str, expected: &[usize], found: &[usize]) -> Result<(), LmError> {
+pub(crate) fn check_shape(
+    file: &Path,
+    tensor: &str,
+    expected: &[usize],
+    found: &[usize],
+) -> Result<(), LmError> {
     if expected == found {
         return Ok(());
     }

@@ -1,6 +1,8 @@
 //! The configuration of a GGUF file, from its metadata.
 
-use super::{Architecture, ModelConfig, RopeScaling, RopeSettings, SUPPORTED_ARCHITECTURES, invalid};
+use super::{
+    Architecture, ModelConfig, RopeScaling, RopeSettings, SUPPORTED_ARCHITECTURES, invalid,
+};
 use crate::LmError;
 use crate::weights::GgufFile;
 use crate::weights::gguf::BlockType;
@@ -29,9 +31,17 @@ impl ModelConfig {
         let head_dim = match file.unsigned(&key("attention.key_length"))? {
             Some(width) => width,
             None if heads > 0 && hidden_size.is_multiple_of(heads) => hidden_size / heads,
-            None => return invalid(file.path(), &key("attention.head_count"), format!("{heads} heads of {hidden_size}")),
+            None => {
+                return invalid(
+                    file.path(),
+                    &key("attention.head_count"),
+                    format!("{heads} heads of {hidden_size}"),
+                );
+            }
         };
-        let token = |name: &str| Ok::<_, LmError>(file.unsigned(name)?.and_then(|id| u32::try_from(id).ok()));
+        let token = |name: &str| {
+            Ok::<_, LmError>(file.unsigned(name)?.and_then(|id| u32::try_from(id).ok()))
+        };
         let mut eos_token_ids: Vec<u32> = Vec::new();
         for name in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
             eos_token_ids.extend(token(name)?.filter(|id| !eos_token_ids.contains(id)));
@@ -43,9 +53,13 @@ impl ModelConfig {
             intermediate_size: file.require_unsigned(&key("feed_forward_length"))?,
             layers: file.require_unsigned(&key("block_count"))?,
             heads,
-            kv_heads: file.unsigned(&key("attention.head_count_kv"))?.unwrap_or(heads),
+            kv_heads: file
+                .unsigned(&key("attention.head_count_kv"))?
+                .unwrap_or(heads),
             head_dim,
-            rms_norm_eps: file.float(&key("attention.layer_norm_rms_epsilon"))?.unwrap_or(1e-5),
+            rms_norm_eps: file
+                .float(&key("attention.layer_norm_rms_epsilon"))?
+                .unwrap_or(1e-5),
             rope: rope(file, &key, head_dim)?,
             max_positions: file.require_unsigned(&key("context_length"))?,
             qkv_bias: architecture == Architecture::Qwen2,
@@ -60,22 +74,43 @@ impl ModelConfig {
 
 fn refuse_unsupported(file: &GgufFile, architecture: Architecture) -> Result<(), LmError> {
     let key = |name: &str| format!("{}.{name}", architecture.model_type());
-    if let Some(experts) = file.unsigned(&key("expert_count"))?.filter(|&count| count > 0) {
-        return invalid(file.path(), &key("expert_count"), format!("{experts} experts are not supported"));
+    if let Some(experts) = file
+        .unsigned(&key("expert_count"))?
+        .filter(|&count| count > 0)
+    {
+        return invalid(
+            file.path(),
+            &key("expert_count"),
+            format!("{experts} experts are not supported"),
+        );
     }
-    if file.unsigned(&key("attention.sliding_window"))?.is_some_and(|window| window > 0) {
+    if file
+        .unsigned(&key("attention.sliding_window"))?
+        .is_some_and(|window| window > 0)
+    {
         let field = key("attention.sliding_window");
-        return invalid(file.path(), &field, "sliding-window attention is not supported");
+        return invalid(
+            file.path(),
+            &field,
+            "sliding-window attention is not supported",
+        );
     }
     if architecture == Architecture::Llama && file.tensor("blk.0.attn_q.bias").is_some() {
-        return invalid(file.path(), "blk.0.attn_q.bias", "biases on Llama attention are not supported");
+        return invalid(
+            file.path(),
+            "blk.0.attn_q.bias",
+            "biases on Llama attention are not supported",
+        );
     }
     Ok(())
 }
 
 /// Rows of the embedding matrix, which padding tokens are part of.
 fn vocab_size(file: &GgufFile) -> Result<usize, LmError> {
-    match file.tensor("token_embd.weight").map(|entry| entry.shape.as_slice()) {
+    match file
+        .tensor("token_embd.weight")
+        .map(|entry| entry.shape.as_slice())
+    {
         Some([rows, _]) => Ok(*rows),
         _ => Err(LmError::MissingTensor {
             file: file.path().to_owned(),
@@ -84,11 +119,18 @@ fn vocab_size(file: &GgufFile) -> Result<usize, LmError> {
     }
 }
 
-fn rope(file: &GgufFile, key: &dyn Fn(&str) -> String, head_dim: usize) -> Result<RopeSettings, LmError> {
+fn rope(
+    file: &GgufFile,
+    key: &dyn Fn(&str) -> String,
+    head_dim: usize,
+) -> Result<RopeSettings, LmError> {
     let theta = file.float(&key("rope.freq_base"))?.unwrap_or(10_000.0);
-    let rotated = file.unsigned(&key("rope.dimension_count"))?.unwrap_or(head_dim);
+    let rotated = file
+        .unsigned(&key("rope.dimension_count"))?
+        .unwrap_or(head_dim);
     if rotated != head_dim {
-        let reason = format!("{rotated} of {head_dim} dimensions rotate; only whole heads are supported");
+        let reason =
+            format!("{rotated} of {head_dim} dimensions rotate; only whole heads are supported");
         return invalid(file.path(), &key("rope.dimension_count"), reason);
     }
     let scaling = if let Some(divisors) = rope_divisors(file)? {
@@ -96,11 +138,13 @@ fn rope(file: &GgufFile, key: &dyn Fn(&str) -> String, head_dim: usize) -> Resul
     } else {
         match file.text(&key("rope.scaling.type"))? {
             None | Some("none") => RopeScaling::None,
-            Some("linear") => {
-                RopeScaling::Linear { factor: file.float(&key("rope.scaling.factor"))?.unwrap_or(1.0) }
-            }
+            Some("linear") => RopeScaling::Linear {
+                factor: file.float(&key("rope.scaling.factor"))?.unwrap_or(1.0),
+            },
             Some(other) => {
-                let reason = format!("{other:?} is not supported; supported are none, linear and rope_freqs.weight");
+                let reason = format!(
+                    "{other:?} is not supported; supported are none, linear and rope_freqs.weight"
+                );
                 return invalid(file.path(), &key("rope.scaling.type"), reason);
             }
         }
@@ -109,7 +153,9 @@ fn rope(file: &GgufFile, key: &dyn Fn(&str) -> String, head_dim: usize) -> Resul
 }
 
 fn rope_divisors(file: &GgufFile) -> Result<Option<Vec<f32>>, LmError> {
-    let Some(entry) = file.tensor("rope_freqs.weight") else { return Ok(None) };
+    let Some(entry) = file.tensor("rope_freqs.weight") else {
+        return Ok(None);
+    };
     match entry.block_type {
         BlockType::Float(float) => Ok(Some(float.widen(file.bytes(entry)))),
         BlockType::Quantised(_) => file.bad("rope_freqs.weight", "must be f32, f16 or bf16"),
@@ -118,7 +164,11 @@ fn rope_divisors(file: &GgufFile) -> Result<Option<Vec<f32>>, LmError> {
 
 /// The published Llama 3 scaling that these divisors come from, if one gives them within rounding.
 fn named_llama3(theta: f64, head_dim: usize, divisors: &[f32]) -> Option<RopeScaling> {
-    let plain = RopeSettings { theta, scaling: RopeScaling::None }.inverse_frequencies(head_dim);
+    let plain = RopeSettings {
+        theta,
+        scaling: RopeScaling::None,
+    }
+    .inverse_frequencies(head_dim);
     LLAMA3_FACTORS.into_iter().find_map(|factor| {
         let scaling = RopeScaling::Llama3 {
             factor,
@@ -126,9 +176,14 @@ fn named_llama3(theta: f64, head_dim: usize, divisors: &[f32]) -> Option<RopeSca
             high_freq_factor: 4.0,
             original_max_position_embeddings: 8192,
         };
-        let scaled = RopeSettings { theta, scaling: scaling.clone() }.inverse_frequencies(head_dim);
+        let scaled = RopeSettings {
+            theta,
+            scaling: scaling.clone(),
+        }
+        .inverse_frequencies(head_dim);
         let agrees = |((p, s), d): ((&f32, &f32), &f32)| (p / d - s).abs() <= 1e-5 * s;
-        let same = divisors.len() == plain.len() && plain.iter().zip(&scaled).zip(divisors).all(agrees);
+        let same =
+            divisors.len() == plain.len() && plain.iter().zip(&scaled).zip(divisors).all(agrees);
         same.then_some(scaling)
     })
 }
@@ -145,9 +200,19 @@ mod tests {
             high_freq_factor: 4.0,
             original_max_position_embeddings: 8192,
         };
-        let of = |scaling| RopeSettings { theta: 5e5, scaling }.inverse_frequencies(64);
+        let of = |scaling| {
+            RopeSettings {
+                theta: 5e5,
+                scaling,
+            }
+            .inverse_frequencies(64)
+        };
         let plain = of(RopeScaling::None);
-        let divisors: Vec<f32> = plain.iter().zip(of(scaling(32.0))).map(|(p, s)| p / s).collect();
+        let divisors: Vec<f32> = plain
+            .iter()
+            .zip(of(scaling(32.0)))
+            .map(|(p, s)| p / s)
+            .collect();
         assert_eq!(named_llama3(5e5, 64, &divisors), Some(scaling(32.0)));
         let mut other = divisors;
         other[20] *= 1.01;

@@ -3,11 +3,13 @@
 use std::fs;
 use std::path::Path;
 
-use serde::de::DeserializeOwned;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::{Architecture, ModelConfig, RopeScaling, RopeSettings, SUPPORTED_ARCHITECTURES, invalid};
+use super::{
+    Architecture, ModelConfig, RopeScaling, RopeSettings, SUPPORTED_ARCHITECTURES, invalid,
+};
 use crate::LmError;
 
 /// The configuration's file name.
@@ -73,8 +75,11 @@ impl ModelConfig {
         let generation = dir.join(GENERATION_FILE);
         let raw: Value = read_json(&path, "model configuration")?;
         let architecture = architecture_of(&raw, &path)?;
-        let file: ConfigFile = serde_json::from_value(raw)
-            .map_err(|source| LmError::Json { path: path.clone(), what: "model configuration", source })?;
+        let file: ConfigFile = serde_json::from_value(raw).map_err(|source| LmError::Json {
+            path: path.clone(),
+            what: "model configuration",
+            source,
+        })?;
         let mut config = file.into_config(architecture, &path)?;
         if generation.is_file() {
             let file: GenerationFile = read_json(&generation, "generation configuration")?;
@@ -138,7 +143,10 @@ impl ConfigFile {
             return invalid(path, "num_attention_heads", "must be at least 1");
         }
         if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(self.num_attention_heads) {
-            let reason = format!("{} heads do not divide hidden_size = {}", self.num_attention_heads, self.hidden_size);
+            let reason = format!(
+                "{} heads do not divide hidden_size = {}",
+                self.num_attention_heads, self.hidden_size
+            );
             return invalid(path, "num_attention_heads", reason);
         }
         let rope = self.rope(path)?;
@@ -150,47 +158,92 @@ impl ConfigFile {
             layers: self.num_hidden_layers,
             heads: self.num_attention_heads,
             kv_heads: self.num_key_value_heads.unwrap_or(self.num_attention_heads),
-            head_dim: self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads),
+            head_dim: self
+                .head_dim
+                .unwrap_or(self.hidden_size / self.num_attention_heads),
             rms_norm_eps: self.rms_norm_eps,
             rope,
             max_positions: self.max_position_embeddings,
             qkv_bias: architecture == Architecture::Qwen2,
             tie_word_embeddings: self.tie_word_embeddings.unwrap_or(false),
-            bos_token_id: self.bos_token_id.and_then(|ids| ids.list().first().copied()),
+            bos_token_id: self
+                .bos_token_id
+                .and_then(|ids| ids.list().first().copied()),
             eos_token_ids: self.eos_token_id.map(TokenIds::list).unwrap_or_default(),
         })
     }
 
     fn refuse_unsupported(&self, architecture: Architecture, path: &Path) -> Result<(), LmError> {
-        if let Some(act) = self.hidden_act.as_deref().filter(|act| !matches!(*act, "silu" | "swish")) {
-            return invalid(path, "hidden_act", format!("{act:?} is not supported, only \"silu\""));
+        if let Some(act) = self
+            .hidden_act
+            .as_deref()
+            .filter(|act| !matches!(*act, "silu" | "swish"))
+        {
+            return invalid(
+                path,
+                "hidden_act",
+                format!("{act:?} is not supported, only \"silu\""),
+            );
         }
         if architecture == Architecture::Llama && self.attention_bias == Some(true) {
-            return invalid(path, "attention_bias", "biases on Llama attention are not supported");
+            return invalid(
+                path,
+                "attention_bias",
+                "biases on Llama attention are not supported",
+            );
         }
         if self.mlp_bias == Some(true) {
-            return invalid(path, "mlp_bias", "biases on the feed-forward layer are not supported");
+            return invalid(
+                path,
+                "mlp_bias",
+                "biases on the feed-forward layer are not supported",
+            );
         }
         if let Some(factor) = self.partial_rotary_factor.filter(|factor| *factor != 1.0) {
-            return invalid(path, "partial_rotary_factor", format!("{factor} is not supported, only 1"));
+            return invalid(
+                path,
+                "partial_rotary_factor",
+                format!("{factor} is not supported, only 1"),
+            );
         }
         if let Some(settings) = &self.quantization_config {
-            let method = settings.get("quant_method").and_then(Value::as_str).unwrap_or("unknown");
-            let reason = format!("weights quantised with {method} are not read; use f32, f16, bf16 or a .gguf file");
+            let method = settings
+                .get("quant_method")
+                .and_then(Value::as_str)
+                .unwrap_or("unknown");
+            let reason = format!(
+                "weights quantised with {method} are not read; use f32, f16, bf16 or a .gguf file"
+            );
             return invalid(path, "quantization_config", reason);
         }
-        let windowed_layers = self.max_window_layers.is_none_or(|first| first < self.num_hidden_layers);
-        let by_flag = self.use_sliding_window == Some(true) && self.sliding_window.is_some() && windowed_layers;
-        let by_type = self.layer_types.iter().flatten().any(|kind| kind != "full_attention");
+        let windowed_layers = self
+            .max_window_layers
+            .is_none_or(|first| first < self.num_hidden_layers);
+        let by_flag = self.use_sliding_window == Some(true)
+            && self.sliding_window.is_some()
+            && windowed_layers;
+        let by_type = self
+            .layer_types
+            .iter()
+            .flatten()
+            .any(|kind| kind != "full_attention");
         if by_flag || by_type {
-            return invalid(path, "sliding_window", "sliding-window attention is not supported");
+            return invalid(
+                path,
+                "sliding_window",
+                "sliding-window attention is not supported",
+            );
         }
         Ok(())
     }
 
     fn rope(&self, path: &Path) -> Result<RopeSettings, LmError> {
         let parameters = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
-        let nested = self.rope_parameters.as_ref().and_then(|map| map.get("rope_theta")).and_then(Value::as_f64);
+        let nested = self
+            .rope_parameters
+            .as_ref()
+            .and_then(|map| map.get("rope_theta"))
+            .and_then(Value::as_f64);
         let theta = nested.or(self.rope_theta).unwrap_or(10_000.0);
         let scaling = match parameters {
             Some(map) => rope_scaling(map, path)?,
@@ -201,17 +254,33 @@ impl ConfigFile {
 }
 
 /// Reads a JSON file of bounded size.
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<T, LmError> {
-    let io = |source| LmError::Io { action: "reading", path: path.to_owned(), source };
+pub(crate) fn read_json<T: DeserializeOwned>(
+    path: &Path,
+    what: &'static str,
+) -> Result<T, LmError> {
+    let io = |source| LmError::Io {
+        action: "reading",
+        path: path.to_owned(),
+        source,
+    };
     if fs::metadata(path).map_err(io)?.len() > MAX_JSON_BYTES {
-        return Err(io(std::io::Error::other(format!("larger than {MAX_JSON_BYTES} bytes"))));
+        return Err(io(std::io::Error::other(format!(
+            "larger than {MAX_JSON_BYTES} bytes"
+        ))));
     }
     let bytes = fs::read(path).map_err(io)?;
-    serde_json::from_slice(&bytes).map_err(|source| LmError::Json { path: path.to_owned(), what, source })
+    serde_json::from_slice(&bytes).map_err(|source| LmError::Json {
+        path: path.to_owned(),
+        what,
+        source,
+    })
 }
 
 fn architecture_of(raw: &Value, path: &Path) -> Result<Architecture, LmError> {
-    let class = raw.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
+    let class = raw
+        .get("architectures")
+        .and_then(|list| list.get(0))
+        .and_then(Value::as_str);
     let kind = raw.get("model_type").and_then(Value::as_str);
     let name = kind.or(class).unwrap_or("");
     match name {
@@ -226,14 +295,24 @@ fn architecture_of(raw: &Value, path: &Path) -> Result<Architecture, LmError> {
 }
 
 fn rope_scaling(map: &Map<String, Value>, path: &Path) -> Result<RopeScaling, LmError> {
-    let kind = map.get("rope_type").or_else(|| map.get("type")).and_then(Value::as_str).unwrap_or("default");
+    let kind = map
+        .get("rope_type")
+        .or_else(|| map.get("type"))
+        .and_then(Value::as_str)
+        .unwrap_or("default");
     let number = |key: &str| match map.get(key).and_then(Value::as_f64) {
         Some(value) => Ok(value),
-        None => invalid(path, "rope_scaling", format!("{key} is missing or no number for type {kind:?}")),
+        None => invalid(
+            path,
+            "rope_scaling",
+            format!("{key} is missing or no number for type {kind:?}"),
+        ),
     };
     match kind {
         "default" => Ok(RopeScaling::None),
-        "linear" => Ok(RopeScaling::Linear { factor: number("factor")? }),
+        "linear" => Ok(RopeScaling::Linear {
+            factor: number("factor")?,
+        }),
         "llama3" => Ok(RopeScaling::Llama3 {
             factor: number("factor")?,
             low_freq_factor: number("low_freq_factor")?,
@@ -242,7 +321,8 @@ fn rope_scaling(map: &Map<String, Value>, path: &Path) -> Result<RopeScaling, Lm
         }),
         "longrope" => divisors(map, path),
         other => {
-            let reason = format!("type {other:?} is not supported; supported are default, linear, llama3");
+            let reason =
+                format!("type {other:?} is not supported; supported are default, linear, llama3");
             invalid(path, "rope_scaling", reason)
         }
     }
@@ -251,12 +331,22 @@ fn rope_scaling(map: &Map<String, Value>, path: &Path) -> Result<RopeScaling, Lm
 /// Frequency divisors that do not depend on length and leave attention unscaled: what [`rope_json`] writes.
 fn divisors(map: &Map<String, Value>, path: &Path) -> Result<RopeScaling, LmError> {
     let list = |key: &str| -> Option<Vec<f32>> {
-        map.get(key)?.as_array()?.iter().map(|v| v.as_f64().map(|v| v as f32)).collect()
+        map.get(key)?
+            .as_array()?
+            .iter()
+            .map(|v| v.as_f64().map(|v| v as f32))
+            .collect()
     };
     let unscaled = map.get("attention_factor").and_then(Value::as_f64) == Some(1.0);
     match (list("short_factor"), list("long_factor")) {
-        (Some(short), Some(long)) if short == long && unscaled => Ok(RopeScaling::Divisors { divisors: long }),
-        _ => invalid(path, "rope_scaling", "longrope is supported only with equal factors and attention_factor 1"),
+        (Some(short), Some(long)) if short == long && unscaled => {
+            Ok(RopeScaling::Divisors { divisors: long })
+        }
+        _ => invalid(
+            path,
+            "rope_scaling",
+            "longrope is supported only with equal factors and attention_factor 1",
+        ),
     }
 }
 
@@ -264,7 +354,12 @@ fn rope_json(rope: &RopeSettings, max_positions: usize) -> Map<String, Value> {
     let value = match &rope.scaling {
         RopeScaling::None => json!({ "rope_type": "default" }),
         RopeScaling::Linear { factor } => json!({ "rope_type": "linear", "factor": factor }),
-        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => json!({
+        RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_max_position_embeddings,
+        } => json!({
             "rope_type": "llama3",
             "factor": factor,
             "low_freq_factor": low_freq_factor,

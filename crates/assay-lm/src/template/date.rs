@@ -14,15 +14,37 @@ pub struct TemplateDate {
 }
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
     "December",
 ];
-const DAYS: [&str; 7] = ["Saturday", "Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday"];
+const DAYS: [&str; 7] = [
+    "Saturday",
+    "Sunday",
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+    "Thursday",
+    "Friday",
+];
 
 impl Default for TemplateDate {
     /// 26 July 2024, which Llama 3.2's template names itself where no clock is available.
     fn default() -> Self {
-        Self { year: 2024, month: 7, day: 26 }
+        Self {
+            year: 2024,
+            month: 7,
+            day: 26,
+        }
     }
 }
 
@@ -68,7 +90,12 @@ impl TemplateDate {
         let year = u32::from(self.year) - u32::from(early);
         let month = u32::from(self.month) + if early { 12 } else { 0 };
         let (century, rest) = (year / 100, year % 100);
-        let day = u32::from(self.day) + 13 * (month + 1) / 5 + rest + rest / 4 + century / 4 + 5 * century;
+        let day = u32::from(self.day)
+            + 13 * (month + 1) / 5
+            + rest
+            + rest / 4
+            + century / 4
+            + 5 * century;
         DAYS[(day % 7) as usize]
     }
 }
@@ -79,9 +106,19 @@ mod tests {
 
     #[test]
     fn dates_by_hand() {
-        assert_eq!(TemplateDate::default().format("%d %b %Y, %A"), "26 Jul 2024, Friday");
-        let leap = TemplateDate { year: 2000, month: 2, day: 9 };
-        assert_eq!(leap.format("%-d/%m/%y %a %H:%M 100%%"), "9/02/00 Wed 00:00 100%");
+        assert_eq!(
+            TemplateDate::default().format("%d %b %Y, %A"),
+            "26 Jul 2024, Friday"
+        );
+        let leap = TemplateDate {
+            year: 2000,
+            month: 2,
+            day: 9,
+        };
+        assert_eq!(
+            leap.format("%-d/%m/%y %a %H:%M 100%%"),
+            "9/02/00 Wed 00:00 100%"
+        );
         assert_eq!(leap.format("%F %B"), "2000-02-09 February");
     }
 }

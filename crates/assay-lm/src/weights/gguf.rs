@@ -63,8 +63,18 @@ impl GgufFile {
     /// unknown types, tensors that overlap or end outside the file.
     pub fn open(path: &Path) -> Result<Self, LmError> {
         let bytes = map_file(path)?;
-        let (metadata, tensors) = Header { path, bytes: &bytes, at: 0 }.read()?;
-        Ok(Self { path: path.to_owned(), bytes, metadata, tensors })
+        let (metadata, tensors) = Header {
+            path,
+            bytes: &bytes,
+            at: 0,
+        }
+        .read()?;
+        Ok(Self {
+            path: path.to_owned(),
+            bytes,
+            metadata,
+            tensors,
+        })
     }
 
     /// The file's path.
@@ -84,7 +94,9 @@ impl GgufFile {
     }
 
     pub(crate) fn tensors(&self) -> impl Iterator<Item = (&str, &TensorEntry)> {
-        self.tensors.iter().map(|(name, entry)| (name.as_str(), entry))
+        self.tensors
+            .iter()
+            .map(|(name, entry)| (name.as_str(), entry))
     }
 
     pub(crate) fn tensor(&self, name: &str) -> Option<&TensorEntry> {
@@ -205,7 +217,10 @@ impl<'b> Header<'b> {
         }
         let version = self.u32("version")?;
         if !(2..=3).contains(&version) {
-            return self.bad("version", format!("{version} is not supported, only 2 and 3 (little-endian)"));
+            return self.bad(
+                "version",
+                format!("{version} is not supported, only 2 and 3 (little-endian)"),
+            );
         }
         let tensor_count = self.count("tensor count")?;
         let value_count = self.count("metadata count")?;
@@ -231,7 +246,10 @@ impl<'b> Header<'b> {
         let name = self.string("tensor name")?;
         let rank = self.u32(&name)?;
         if rank == 0 || rank > MAX_DIMENSIONS {
-            return self.bad(&name, format!("{rank} dimensions; must lie in 1..={MAX_DIMENSIONS}"));
+            return self.bad(
+                &name,
+                format!("{rank} dimensions; must lie in 1..={MAX_DIMENSIONS}"),
+            );
         }
         let mut shape = Vec::new();
         for _ in 0..rank {
@@ -243,17 +261,39 @@ impl<'b> Header<'b> {
             return self.bad(&name, format!("tensor type {code} is not supported"));
         };
         let (block, size) = block_type.block();
-        let count = shape.iter().try_fold(1_u64, |product, &n| product.checked_mul(n));
+        let count = shape
+            .iter()
+            .try_fold(1_u64, |product, &n| product.checked_mul(n));
         if shape.contains(&0) || !shape[0].is_multiple_of(block as u64) {
-            return self.bad(&name, format!("rows of {} values are not whole blocks of {block}", shape[0]));
+            return self.bad(
+                &name,
+                format!(
+                    "rows of {} values are not whole blocks of {block}",
+                    shape[0]
+                ),
+            );
         }
-        let end = count.map(|count| count / block as u64).and_then(|blocks| blocks.checked_mul(size as u64));
-        let end = end.and_then(|length| length.checked_add(start)).filter(|&end| end <= self.bytes.len() as u64);
+        let end = count
+            .map(|count| count / block as u64)
+            .and_then(|blocks| blocks.checked_mul(size as u64));
+        let end = end
+            .and_then(|length| length.checked_add(start))
+            .filter(|&end| end <= self.bytes.len() as u64);
         let Some(end) = end else {
-            return self.bad(&name, format!("a tensor of dimensions {shape:?} at {start} ends outside the file"));
+            return self.bad(
+                &name,
+                format!("a tensor of dimensions {shape:?} at {start} ends outside the file"),
+            );
         };
         let shape = shape.iter().rev().map(|&n| n as usize).collect();
-        Ok((name, TensorEntry { block_type, shape, range: start as usize..end as usize }))
+        Ok((
+            name,
+            TensorEntry {
+                block_type,
+                shape,
+                range: start as usize..end as usize,
+            },
+        ))
     }
 
     /// Moves ranges to where the data section starts and checks that they lie in the file, apart from each other.
@@ -268,7 +308,11 @@ impl<'b> Header<'b> {
         for (name, mut entry) in entries {
             entry.range = data + entry.range.start..data + entry.range.end;
             if entry.range.end > self.bytes.len() {
-                let reason = format!("needs bytes to {}, but the file has {}", entry.range.end, self.bytes.len());
+                let reason = format!(
+                    "needs bytes to {}, but the file has {}",
+                    entry.range.end,
+                    self.bytes.len()
+                );
                 return self.bad(&name, reason);
             }
             spans.push((entry.range.clone(), name.clone()));
@@ -301,16 +345,27 @@ impl<'b> Header<'b> {
     fn list(&mut self, key: &str) -> Result<Value, LmError> {
         let kind = self.u32(key)?;
         let length = self.u64(key)?;
-        let smallest = if kind == 8 { Some(size_of::<u64>()) } else { scalar_width(kind) };
+        let smallest = if kind == 8 {
+            Some(size_of::<u64>())
+        } else {
+            scalar_width(kind)
+        };
         let Some(smallest) = smallest else {
             return self.bad(key, format!("lists of value type {kind} are not read"));
         };
         let left = (self.bytes.len() - self.at) as u64;
-        if length.checked_mul(smallest as u64).is_none_or(|needed| needed > left) {
-            return self.bad(key, format!("a list of {length} values does not fit into the {left} bytes left"));
+        if length
+            .checked_mul(smallest as u64)
+            .is_none_or(|needed| needed > left)
+        {
+            return self.bad(
+                key,
+                format!("a list of {length} values does not fit into the {left} bytes left"),
+            );
         }
         if kind == 8 {
-            let texts: Result<Vec<String>, LmError> = (0..length).map(|_| self.string(key)).collect();
+            let texts: Result<Vec<String>, LmError> =
+                (0..length).map(|_| self.string(key)).collect();
             return Ok(Value::Texts(texts?));
         }
         let bytes = self.take(length as usize * smallest, key)?;
@@ -320,14 +375,22 @@ impl<'b> Header<'b> {
             Value::Float(value) => value,
             _ => f64::from(bytes[0]),
         };
-        Ok(Value::Numbers(bytes.chunks_exact(smallest).map(number).collect()))
+        Ok(Value::Numbers(
+            bytes.chunks_exact(smallest).map(number).collect(),
+        ))
     }
 
     fn string(&mut self, what: &str) -> Result<String, LmError> {
         let length = self.u64(what)?;
         let left = self.bytes.len() - self.at;
-        let Some(length) = usize::try_from(length).ok().filter(|&length| length <= left) else {
-            return self.bad(what, format!("a text of {length} bytes does not fit into the {left} bytes left"));
+        let Some(length) = usize::try_from(length)
+            .ok()
+            .filter(|&length| length <= left)
+        else {
+            return self.bad(
+                what,
+                format!("a text of {length} bytes does not fit into the {left} bytes left"),
+            );
         };
         let bytes = self.take(length, what)?;
         match std::str::from_utf8(bytes) {
@@ -339,7 +402,10 @@ impl<'b> Header<'b> {
     fn count(&mut self, what: &str) -> Result<u64, LmError> {
         let count = self.u64(what)?;
         if count > MAX_ENTRIES {
-            return self.bad(what, format!("{count} is more than the {MAX_ENTRIES} that are read"));
+            return self.bad(
+                what,
+                format!("{count} is more than the {MAX_ENTRIES} that are read"),
+            );
         }
         Ok(count)
     }
@@ -353,7 +419,10 @@ impl<'b> Header<'b> {
     }
 
     fn take(&mut self, length: usize, what: &str) -> Result<&'b [u8], LmError> {
-        let bytes = self.at.checked_add(length).and_then(|end| self.bytes.get(self.at..end));
+        let bytes = self
+            .at
+            .checked_add(length)
+            .and_then(|end| self.bytes.get(self.at..end));
         let Some(bytes) = bytes else {
             return self.bad(what, "the file ends in the middle of its header");
         };
@@ -372,14 +441,22 @@ fn alignment(path: &Path, metadata: &BTreeMap<String, Value>) -> Result<usize, L
         None => Ok(32),
         Some(Value::Unsigned(value)) => match usize::try_from(*value) {
             Ok(value) if value.is_power_of_two() && value <= MAX_ALIGNMENT => Ok(value),
-            _ => bad(path, key, format!("{value} is no power of two up to {MAX_ALIGNMENT}")),
+            _ => bad(
+                path,
+                key,
+                format!("{value} is no power of two up to {MAX_ALIGNMENT}"),
+            ),
         },
         Some(_) => bad(path, key, "must be an unsigned integer"),
     }
 }
 
 fn bad<T>(path: &Path, what: &str, reason: impl Into<String>) -> Result<T, LmError> {
-    Err(LmError::InvalidWeightFile { path: path.to_owned(), what: what.to_owned(), reason: reason.into() })
+    Err(LmError::InvalidWeightFile {
+        path: path.to_owned(),
+        what: what.to_owned(),
+        reason: reason.into(),
+    })
 }
 
 /// Bytes of a number or truth value of this type code.
@@ -410,5 +487,8 @@ fn scalar(kind: u32, bytes: &[u8]) -> Value {
 
 /// Up to eight bytes as an unsigned number.
 fn little_endian(bytes: &[u8]) -> u64 {
-    bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte))
+    bytes
+        .iter()
+        .rev()
+        .fold(0, |value, &byte| value << 8 | u64::from(byte))
 }

@@ -30,13 +30,20 @@ const INNER: [(&str, &str); 9] = [
 
 /// Every tensor's Hugging Face name, sorted; tensors without one keep the name they have.
 pub(super) fn hugging_face_names(file: &GgufFile) -> Vec<String> {
-    let mut names: Vec<String> = file.tensors().map(|(name, _)| to_hugging_face(name)).collect();
+    let mut names: Vec<String> = file
+        .tensors()
+        .map(|(name, _)| to_hugging_face(name))
+        .collect();
     names.sort();
     names
 }
 
 /// A matrix by Hugging Face name.
-pub(super) fn gguf_matrix(file: &GgufFile, name: &str, shape: [usize; 2]) -> Result<Matrix, LmError> {
+pub(super) fn gguf_matrix(
+    file: &GgufFile,
+    name: &str,
+    shape: [usize; 2],
+) -> Result<Matrix, LmError> {
     let entry = find(file, name)?;
     check_shape(file.path(), name, &shape, &entry.shape)?;
     let [out, input] = shape;
@@ -46,7 +53,11 @@ pub(super) fn gguf_matrix(file: &GgufFile, name: &str, shape: [usize; 2]) -> Res
         BlockType::Float(float) => {
             let values = float.widen(bytes);
             let values = match order {
-                Some(rows) => rows.iter().flat_map(|&r| &values[r * input..(r + 1) * input]).copied().collect(),
+                Some(rows) => rows
+                    .iter()
+                    .flat_map(|&r| &values[r * input..(r + 1) * input])
+                    .copied()
+                    .collect(),
                 None => values,
             };
             Ok(Matrix::Dense(dense(values, &shape)?))
@@ -68,7 +79,11 @@ pub(super) fn gguf_vector(file: &GgufFile, name: &str, length: usize) -> Result<
     check_shape(file.path(), name, &[length], &entry.shape)?;
     let BlockType::Float(float) = entry.block_type else {
         let reason = "a vector must be f32, f16 or bf16".to_owned();
-        return Err(LmError::InvalidWeightFile { path: file.path().to_owned(), what: name.to_owned(), reason });
+        return Err(LmError::InvalidWeightFile {
+            path: file.path().to_owned(),
+            what: name.to_owned(),
+            reason,
+        });
     };
     dense(float.widen(file.bytes(entry)), &[length])
 }
@@ -80,7 +95,9 @@ pub(super) fn gguf_vector(file: &GgufFile, name: &str, length: usize) -> Result<
 pub(super) fn interleaved_rows(heads: usize, head_dim: usize) -> Vec<usize> {
     let half = head_dim / 2;
     let row = |head: usize, r: usize| head * head_dim + 2 * (r % half) + r / half;
-    (0..heads).flat_map(|head| (0..head_dim).map(move |r| row(head, r))).collect()
+    (0..heads)
+        .flat_map(|head| (0..head_dim).map(move |r| row(head, r)))
+        .collect()
 }
 
 fn row_order(file: &GgufFile, name: &str, rows: usize) -> Result<Option<Vec<usize>>, LmError> {
@@ -100,14 +117,21 @@ fn row_order(file: &GgufFile, name: &str, rows: usize) -> Result<Option<Vec<usiz
     };
     if heads == 0 || !rows.is_multiple_of(2 * heads) {
         let reason = format!("{rows} rows do not split into {heads} even heads");
-        return Err(LmError::InvalidWeightFile { path: file.path().to_owned(), what: name.to_owned(), reason });
+        return Err(LmError::InvalidWeightFile {
+            path: file.path().to_owned(),
+            what: name.to_owned(),
+            reason,
+        });
     }
     Ok(Some(interleaved_rows(heads, rows / heads)))
 }
 
 fn find<'f>(file: &'f GgufFile, name: &str) -> Result<&'f TensorEntry, LmError> {
     let entry = to_gguf(name).and_then(|name| file.tensor(&name));
-    entry.ok_or_else(|| LmError::MissingTensor { file: file.path().to_owned(), tensor: name.to_owned() })
+    entry.ok_or_else(|| LmError::MissingTensor {
+        file: file.path().to_owned(),
+        tensor: name.to_owned(),
+    })
 }
 
 fn to_gguf(name: &str) -> Option<String> {
@@ -142,9 +166,18 @@ mod tests {
         for (gguf, published) in [
             ("token_embd.weight", "model.embed_tokens.weight"),
             ("output.weight", "lm_head.weight"),
-            ("blk.17.attn_q.bias", "model.layers.17.self_attn.q_proj.bias"),
-            ("blk.0.ffn_down.weight", "model.layers.0.mlp.down_proj.weight"),
-            ("blk.3.ffn_norm.weight", "model.layers.3.post_attention_layernorm.weight"),
+            (
+                "blk.17.attn_q.bias",
+                "model.layers.17.self_attn.q_proj.bias",
+            ),
+            (
+                "blk.0.ffn_down.weight",
+                "model.layers.0.mlp.down_proj.weight",
+            ),
+            (
+                "blk.3.ffn_norm.weight",
+                "model.layers.3.post_attention_layernorm.weight",
+            ),
         ] {
             assert_eq!(to_hugging_face(gguf), published);
             assert_eq!(to_gguf(published).as_deref(), Some(gguf));
@@ -155,6 +188,9 @@ mod tests {
     /// Two heads of width 6: a file's head holds rows 0 3 1 4 2 5 of the published one.
     #[test]
     fn interleaved_rows_by_hand() {
-        assert_eq!(interleaved_rows(2, 6), [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]);
+        assert_eq!(
+            interleaved_rows(2, 6),
+            [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]
+        );
     }
 }

@@ -45,15 +45,24 @@ struct IndexFile {
 
 impl SafetensorsDirectory {
     pub(crate) fn open(dir: &Path) -> Result<Self, LmError> {
-        let mut directory = Self { path: dir.to_owned(), shards: Vec::new(), entries: BTreeMap::new() };
+        let mut directory = Self {
+            path: dir.to_owned(),
+            shards: Vec::new(),
+            entries: BTreeMap::new(),
+        };
         let index = dir.join(INDEX_FILE);
         if dir.join(SINGLE_FILE).is_file() {
             directory.add(dir.join(SINGLE_FILE))?;
         } else if index.is_file() {
             directory.add_sharded(&index)?;
         } else {
-            let reason = format!("it has neither {SINGLE_FILE} nor {INDEX_FILE} (other weight formats are not read)");
-            return Err(LmError::NotAModel { path: dir.to_owned(), reason });
+            let reason = format!(
+                "it has neither {SINGLE_FILE} nor {INDEX_FILE} (other weight formats are not read)"
+            );
+            return Err(LmError::NotAModel {
+                path: dir.to_owned(),
+                reason,
+            });
         }
         Ok(directory)
     }
@@ -68,7 +77,10 @@ impl SafetensorsDirectory {
 
     pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LmError> {
         let Some(entry) = self.entries.get(name) else {
-            return Err(LmError::MissingTensor { file: self.path.clone(), tensor: name.to_owned() });
+            return Err(LmError::MissingTensor {
+                file: self.path.clone(),
+                tensor: name.to_owned(),
+            });
         };
         let shard = &self.shards[entry.shard];
         check_shape(&shard.path, name, shape, &entry.shape)?;
@@ -78,7 +90,11 @@ impl SafetensorsDirectory {
             Dtype::BF16 => FloatType::Bf16,
             other => {
                 let reason = format!("type {other:?} is not read, only F32, F16 and BF16");
-                return Err(LmError::InvalidWeightFile { path: shard.path.clone(), what: name.to_owned(), reason });
+                return Err(LmError::InvalidWeightFile {
+                    path: shard.path.clone(),
+                    what: name.to_owned(),
+                    reason,
+                });
             }
         };
         dense(float.widen(&shard.bytes[entry.range.clone()]), shape)
@@ -87,7 +103,10 @@ impl SafetensorsDirectory {
     /// Maps one file and records its tensors; the header was checked for gaps, overlaps and truncation.
     fn add(&mut self, path: PathBuf) -> Result<(), LmError> {
         let bytes = map_file(&path)?;
-        let wrap = |source| LmError::Safetensors { path: path.clone(), source };
+        let wrap = |source| LmError::Safetensors {
+            path: path.clone(),
+            source,
+        };
         let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(wrap)?;
         let data = header + size_of::<u64>();
         for (name, info) in metadata.tensors() {
@@ -100,7 +119,11 @@ impl SafetensorsDirectory {
             };
             if self.entries.insert(name.clone(), entry).is_some() {
                 let reason = "another shard holds a tensor of the same name".to_owned();
-                return Err(LmError::InvalidWeightFile { path, what: name, reason });
+                return Err(LmError::InvalidWeightFile {
+                    path,
+                    what: name,
+                    reason,
+                });
             }
         }
         self.shards.push(Shard { path, bytes });
@@ -122,7 +145,10 @@ impl SafetensorsDirectory {
         }
         for (tensor, shard) in &file.weight_map {
             if !self.entries.contains_key(tensor) {
-                return Err(LmError::MissingTensor { file: self.path.join(shard), tensor: tensor.clone() });
+                return Err(LmError::MissingTensor {
+                    file: self.path.join(shard),
+                    tensor: tensor.clone(),
+                });
             }
         }
         Ok(())
@@ -132,6 +158,9 @@ impl SafetensorsDirectory {
 /// Whether a name stays inside its directory on every system.
 fn is_plain_file_name(name: &str) -> bool {
     let mut parts = Path::new(name).components();
-    let single = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
+    let single = matches!(
+        (parts.next(), parts.next()),
+        (Some(Component::Normal(_)), None)
+    );
     single && !name.contains(['/', '\\', ':', '\0'])
 }
