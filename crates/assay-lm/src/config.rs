@@ -212,7 +212,8 @@ mod tests {
     fn contradictory_sizes_name_the_setting() {
         let path = Path::new("m/config.json");
         assert!(small().validate(path).is_ok());
-        let broken: [(fn(&mut ModelConfig), &str); 8] = [
+        type Break = fn(&mut ModelConfig);
+        let broken: [(Break, &str); 8] = [
             (
                 |c| c.heads = 0,
                 "m/config.json: num_attention_heads: must lie in 1..=1024, not 0",

@@ -29,6 +29,9 @@ pub(crate) use control::Piece;
 const TOKENIZER_FILE: &str = "tokenizer.json";
 const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 
+/// Byte ranges `[start, end)` in a text, one a token.
+pub type ByteSpans = Vec<(usize, usize)>;
+
 /// Whether control tokens appear in decoded text.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ControlTokens {
@@ -196,10 +199,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
-    pub fn encode_with_offsets(
-        &self,
-        text: &str,
-    ) -> Result<(Vec<u32>, Vec<(usize, usize)>), LmError> {
+    pub fn encode_with_offsets(&self, text: &str) -> Result<(Vec<u32>, ByteSpans), LmError> {
         let encoding = self
             .inner
             .encode(text, false)
@@ -224,11 +224,7 @@ impl Tokenizer {
     ///
     /// Ranges are as those of [`Tokenizer::encode_with_offsets`]; a token that contributes no character yet, a skipped
     /// control token and an id outside the vocabulary have an empty range.
-    pub fn decode_with_offsets(
-        &self,
-        ids: &[u32],
-        control: ControlTokens,
-    ) -> (String, Vec<(usize, usize)>) {
+    pub fn decode_with_offsets(&self, ids: &[u32], control: ControlTokens) -> (String, ByteSpans) {
         let hidden = |id: u32| control == ControlTokens::Skip && self.control_ids.contains(&id);
         spell(ids.iter().map(|&id| {
             if hidden(id) {

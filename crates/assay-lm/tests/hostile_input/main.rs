@@ -1,0 +1,180 @@
+//! Malformed, truncated and contradictory model files: the message names the file and the thing, and nothing panics.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use assay_lm::{LmError, ModelConfig, ModelSource};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+mod gguf_files;
+mod safetensors_files;
+mod texts;
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name)
+}
+
+/// The message of an error with its causes.
+fn message<T>(result: Result<T, LmError>) -> String {
+    let Err(error) = result else {
+        return "no error".to_owned();
+    };
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(source) = cause {
+        text = format!("{text}: {source}");
+        cause = source.source();
+    }
+    text
+}
+
+#[track_caller]
+fn names<T>(result: Result<T, LmError>, parts: &[&str]) {
+    let text = message(result);
+    for part in parts {
+        assert!(text.contains(part), "{text:?} lacks {part:?}");
+    }
+}
+
+fn config_json() -> Value {
+    json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 16, "hidden_size": 8,
+        "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
+        "rms_norm_eps": 1e-5, "max_position_embeddings": 64, "rope_theta": 10000.0, "hidden_act": "silu",
+        "tie_word_embeddings": true, "eos_token_id": 2
+    })
+}
+
+fn directory(config: &Value) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    dir
+}
+
+#[test]
+fn paths_that_are_no_model() {
+    names(
+        ModelSource::open(Path::new("no/such/model")),
+        &["no/such/model", "no such file or directory"],
+    );
+    let dir = tempfile::tempdir().unwrap();
+    names(
+        ModelSource::open(dir.path()),
+        &["neither config.json nor a .gguf"],
+    );
+    let file = dir.path().join("model.bin");
+    fs::write(&file, "x").unwrap();
+    names(ModelSource::open(&file), &["model.bin", ".gguf"]);
+    for name in ["a.gguf", "b.gguf"] {
+        fs::copy(golden("blocks.gguf"), dir.path().join(name)).unwrap();
+    }
+    names(ModelSource::open(dir.path()), &["several .gguf files"]);
+    fs::remove_file(dir.path().join("b.gguf")).unwrap();
+    assert!(
+        ModelSource::open(dir.path())
+            .unwrap()
+            .path()
+            .ends_with("a.gguf")
+    );
+}
+
+#[test]
+fn configurations_that_are_refused() {
+    let cases = [
+        (
+            json!({"model_type": "mistral", "architectures": ["MistralForCausalLM"]}),
+            "MistralForCausalLM",
+        ),
+        (json!({"model_type": "gpt2"}), "supported are llama"),
+        (json!({"num_attention_heads": 0}), "num_attention_heads"),
+        (
+            json!({"num_attention_heads": 3}),
+            "3 heads do not divide hidden_size = 8",
+        ),
+        (json!({"num_key_value_heads": 0}), "num_key_value_heads"),
+        (json!({"num_key_value_heads": 3}), "3 does not divide"),
+        (json!({"head_dim": 5}), "head_dim: must be even"),
+        (
+            json!({"num_hidden_layers": 4_000_000_000_u64}),
+            "num_hidden_layers",
+        ),
+        (json!({"vocab_size": u64::MAX}), "vocab_size"),
+        (json!({"vocab_size": -4}), "model configuration"),
+        (json!({"hidden_size": "big"}), "model configuration"),
+        (json!({"hidden_act": "gelu"}), "hidden_act"),
+        (json!({"attention_bias": true}), "attention_bias"),
+        (json!({"mlp_bias": true}), "mlp_bias"),
+        (
+            json!({"partial_rotary_factor": 0.5}),
+            "partial_rotary_factor",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "awq"}}),
+            "quantised with awq",
+        ),
+        (
+            json!({"use_sliding_window": true, "sliding_window": 32, "max_window_layers": 0}),
+            "sliding_window",
+        ),
+        (
+            json!({"layer_types": ["sliding_attention"]}),
+            "sliding_window",
+        ),
+        (
+            json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}),
+            "\"yarn\" is not supported",
+        ),
+        (
+            json!({"rope_scaling": {"type": "linear"}}),
+            "factor is missing",
+        ),
+        (
+            json!({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}),
+            "low_freq_factor",
+        ),
+        (json!({"rope_theta": -1.0}), "rope_theta"),
+        (json!({"rms_norm_eps": 0.0}), "rms_norm_eps"),
+        (
+            json!({"eos_token_id": [2, 99]}),
+            "99 is outside the vocabulary",
+        ),
+    ];
+    for (change, expected) in cases {
+        let mut config = config_json();
+        for (key, value) in change.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        let dir = directory(&config);
+        names(ModelConfig::read(dir.path()), &["config.json", expected]);
+    }
+    let dir = directory(&config_json());
+    assert_eq!(ModelConfig::read(dir.path()).unwrap().eos_token_ids, [2]);
+    fs::write(
+        dir.path().join("generation_config.json"),
+        r#"{"eos_token_id": [2, 5]}"#,
+    )
+    .unwrap();
+    assert_eq!(ModelConfig::read(dir.path()).unwrap().eos_token_ids, [2, 5]);
+    fs::write(dir.path().join("generation_config.json"), "{").unwrap();
+    names(
+        ModelConfig::read(dir.path()),
+        &["generation_config.json", "generation configuration"],
+    );
+    fs::write(dir.path().join("config.json"), "{\"vocab_size\": 16").unwrap();
+    names(ModelConfig::read(dir.path()), &["config.json", "EOF"]);
+}
+
+#[test]
+fn an_inactive_sliding_window_is_accepted() {
+    let mut config = config_json();
+    config["model_type"] = json!("qwen2");
+    config["use_sliding_window"] = json!(false);
+    config["sliding_window"] = json!(32);
+    let read = ModelConfig::read(directory(&config).path()).unwrap();
+    assert!(read.qkv_bias);
+    assert_eq!(read.head_dim, 4);
+}

@@ -1,0 +1,163 @@
+//! Safetensors files and shard indices.
+
+use std::fs;
+
+use assay_lm::Weights;
+use serde_json::{Value, json};
+
+use crate::{config_json, directory, names};
+
+/// A safetensors file: header text, then data.
+fn safetensors(header: &Value, data: usize) -> Vec<u8> {
+    let header = header.to_string();
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    bytes.resize(bytes.len() + data, 0);
+    bytes
+}
+
+fn f32_entry(shape: &[usize], start: usize) -> Value {
+    let end = start + 4 * shape.iter().product::<usize>();
+    json!({"dtype": "F32", "shape": shape, "data_offsets": [start, end]})
+}
+
+#[test]
+fn safetensors_that_are_refused() {
+    let dir = directory(&config_json());
+    let file = dir.path().join("model.safetensors");
+    let open = || Weights::open(dir.path());
+    names(
+        open(),
+        &["neither model.safetensors nor model.safetensors.index.json"],
+    );
+    let name = "model.norm.weight";
+    let good = safetensors(&json!({name: f32_entry(&[8], 0)}), 32);
+    let mut oversized = good.clone();
+    oversized[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    let mut long_header = good.clone();
+    long_header[..8].copy_from_slice(&90_000_000_u64.to_le_bytes());
+    let overlap = json!({name: f32_entry(&[8], 0), "b": f32_entry(&[8], 16)});
+    let cases = [
+        Vec::new(),
+        vec![1, 2, 3],
+        oversized,
+        long_header,
+        good[..good.len() - 1].to_vec(),
+        good[..20].to_vec(),
+        safetensors(&overlap, 48),
+        safetensors(
+            &json!({name: {"dtype": "F32", "shape": [usize::MAX, 8], "data_offsets": [0, 32]}}),
+            32,
+        ),
+        safetensors(
+            &json!({name: {"dtype": "F32", "shape": [7], "data_offsets": [0, 32]}}),
+            32,
+        ),
+        safetensors(
+            &json!({name: {"dtype": "F99", "shape": [8], "data_offsets": [0, 32]}}),
+            32,
+        ),
+    ];
+    for bytes in cases {
+        fs::write(&file, &bytes).unwrap();
+        names(open(), &["model.safetensors"]);
+        assert!(open().is_err());
+    }
+    fs::write(&file, &good).unwrap();
+    let weights = open().unwrap();
+    assert_eq!(weights.names(), [name]);
+    assert_eq!(
+        weights.vector(name, 8).unwrap().to_vec1::<f32>().unwrap(),
+        [0.0; 8]
+    );
+    names(
+        weights.vector(name, 9),
+        &["model.safetensors", name, "[8]", "[9]"],
+    );
+    names(
+        weights.vector("lm_head.weight", 9),
+        &["no tensor lm_head.weight"],
+    );
+    let wrong_type = json!({name: {"dtype": "I64", "shape": [4], "data_offsets": [0, 32]}});
+    fs::write(&file, safetensors(&wrong_type, 32)).unwrap();
+    names(open().unwrap().vector(name, 4), &[name, "I64 is not read"]);
+}
+
+#[test]
+fn half_precision_is_widened_exactly() {
+    let dir = directory(&config_json());
+    let header = json!({
+        "a": {"dtype": "BF16", "shape": [3], "data_offsets": [0, 6]},
+        "b": {"dtype": "F16", "shape": [1, 3], "data_offsets": [6, 12]},
+    });
+    let mut bytes = safetensors(&header, 0);
+    for half in [0x3f80_u16, 0xc0a0, 0x0001, 0x3c00, 0xc500, 0x0001] {
+        bytes.extend(half.to_le_bytes());
+    }
+    fs::write(dir.path().join("model.safetensors"), bytes).unwrap();
+    let weights = Weights::open(dir.path()).unwrap();
+    assert_eq!(
+        weights.vector("a", 3).unwrap().to_vec1::<f32>().unwrap(),
+        [1.0, -5.0, f32::from_bits(0x0001_0000)]
+    );
+    let assay_ops::Matrix::Dense(b) = weights.matrix("b", [1, 3]).unwrap() else {
+        unreachable!("dense")
+    };
+    assert_eq!(
+        b.to_vec2::<f32>().unwrap(),
+        [[1.0, -5.0, 2.0_f32.powi(-24)]]
+    );
+}
+
+#[test]
+fn shard_indices_that_are_refused() {
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(
+        outside.path().join("x.safetensors"),
+        safetensors(&json!({"a": f32_entry(&[1], 0)}), 4),
+    )
+    .unwrap();
+    let escape = format!(
+        "../{}/x.safetensors",
+        outside.path().file_name().unwrap().to_str().unwrap()
+    );
+    let absolute = outside.path().join("x.safetensors").display().to_string();
+    let dir = directory(&config_json());
+    let index = dir.path().join("model.safetensors.index.json");
+    let write = |map: Value| fs::write(&index, json!({"weight_map": map}).to_string()).unwrap();
+    let open = || Weights::open(dir.path());
+    for name in [
+        escape.as_str(),
+        absolute.as_str(),
+        "..",
+        ".",
+        "",
+        "a/../b",
+        "C:\\x",
+    ] {
+        write(json!({"a": name}));
+        names(
+            open(),
+            &["model.safetensors.index.json", "no plain file name"],
+        );
+    }
+    write(json!({"a": "1.safetensors"}));
+    names(open(), &["1.safetensors"]);
+    let shard = |name: &str, tensors: Value| {
+        fs::write(dir.path().join(name), safetensors(&tensors, 4)).unwrap()
+    };
+    shard("1.safetensors", json!({"a": f32_entry(&[1], 0)}));
+    shard("2.safetensors", json!({"b": f32_entry(&[1], 0)}));
+    write(json!({"a": "1.safetensors", "b": "2.safetensors"}));
+    assert_eq!(open().unwrap().names(), ["a", "b"]);
+    write(json!({"a": "1.safetensors", "c": "2.safetensors"}));
+    names(open(), &["2.safetensors", "no tensor c"]);
+    shard("2.safetensors", json!({"a": f32_entry(&[1], 0)}));
+    write(json!({"a": "1.safetensors", "b": "2.safetensors"}));
+    names(open(), &["2.safetensors", "another shard"]);
+    fs::write(&index, "[]").unwrap();
+    names(
+        open(),
+        &["model.safetensors.index.json", "safetensors index"],
+    );
+}
