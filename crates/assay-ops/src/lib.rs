@@ -1,1 +1,38 @@
-//! assay-ops.
+//! Fused differentiable operations over candle tensors, f32 on the CPU.
+//!
+//! Decided here: which operations a transformer trained with adapters needs as one kernel each, with a hand-written
+//! backward pass. Left out: models, losses, sampling.
+//!
+//! Every operation keeps three promises. A tracked input that is documented to receive a gradient receives one. A row's
+//! result has the same bits whatever other rows are in the batch and however many threads run. Gradients of inputs that
+//! are not tracked ([`candle_core::Tensor::track_op`]) are never computed.
+
+mod adamw;
+mod attention;
+mod embedding;
+mod error;
+mod kernels;
+mod linear;
+mod logprobs;
+mod matrix;
+mod norm;
+mod quantised;
+mod reward_head;
+mod rope;
+mod swiglu;
+mod values;
+
+pub use adamw::{AdamWSettings, adamw};
+pub use attention::{
+    AttentionLayout, CacheRow, GroupSpans, HeadShape, KvCache, cached_attention, grouped_attention,
+};
+pub use embedding::embedding;
+pub use error::OpsError;
+pub use linear::{Lora, linear};
+pub use logprobs::{TokenLogprobs, token_logprobs};
+pub use matrix::Matrix;
+pub use norm::rms_norm;
+pub use quantised::QuantisedMatrix;
+pub use reward_head::reward_head;
+pub use rope::{RopeTable, rope};
+pub use swiglu::swiglu;

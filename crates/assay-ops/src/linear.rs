@@ -1,0 +1,239 @@
+//! Linear maps with a low-rank adapter.
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
+
+use crate::kernels::product::{View, Write, multiply};
+use crate::values::{Values, expect, matrix_dims, slice};
+use crate::{Matrix, OpsError};
+
+const NAME: &str = "linear";
+
+/// A low-rank adapter of one linear map: adds scale * (x A^T) B^T.
+#[derive(Clone, Copy, Debug)]
+pub struct Lora<'a> {
+    /// Down map A `[r, in]`.
+    pub a: &'a Tensor,
+    /// Up map B `[out, r]`.
+    pub b: &'a Tensor,
+    /// alpha / r; multiplies the adapter's output only, never the base output.
+    pub scale: f64,
+}
+
+/// y = x W^T + bias + scale * (x A^T) B^T.
+///
+/// # Shapes
+/// x `[T, in]`, weight `[out, in]`, bias `[out]`, A `[r, in]`, B `[out, r]`, result `[T, out]`; all f32, the weight also as
+/// GGUF blocks. A quantised weight gives the bits of its dequantised copy.
+///
+/// Gradients reach x, A, B, a tracked dense weight and a tracked bias. Of a frozen weight none is ever computed.
+///
+/// # Errors
+/// Shapes or element types that do not fit.
+///
+/// Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021.
+pub fn linear(
+    x: &Tensor,
+    weight: &Matrix,
+    bias: Option<&Tensor>,
+    lora: Option<Lora<'_>>,
+) -> Result<Tensor, OpsError> {
+    let (_, input) = matrix_dims(NAME, "x", x)?;
+    let (out, weight_input) = weight.dims()?;
+    if input != weight_input {
+        let expected = format!("[rows, {weight_input}]");
+        return Err(OpsError::Shape { operation: NAME, argument: "x", expected, found: x.dims().to_vec() });
+    }
+    if let Some(bias) = bias {
+        expect(NAME, "bias", bias, &[out])?;
+    }
+    let x = x.contiguous()?;
+    let y = match (weight, lora) {
+        (Matrix::Dense(w), lora) if w.track_op() => {
+            let y = x.apply_op2(&w.contiguous()?, TrackedLinear)?;
+            match lora {
+                Some(lora) => (y + adapted(&x, None, lora, out)?)?,
+                None => y,
+            }
+        }
+        (frozen, Some(lora)) => adapted(&x, Some(frozen.clone()), lora, out)?,
+        (frozen, None) => x.apply_op1(FrozenLinear { weight: frozen.clone() })?,
+    };
+    match bias {
+        Some(bias) => Ok(y.broadcast_add(bias)?),
+        None => Ok(y),
+    }
+}
+
+fn adapted(x: &Tensor, weight: Option<Matrix>, lora: Lora<'_>, out: usize) -> Result<Tensor, OpsError> {
+    let (rank, _) = matrix_dims(NAME, "A", lora.a)?;
+    expect(NAME, "A", lora.a, &[rank, x.dims()[1]])?;
+    expect(NAME, "B", lora.b, &[out, rank])?;
+    let operation = AdaptedLinear { weight, scale: lora.scale as f32 };
+    Ok(x.apply_op3(&lora.a.contiguous()?, &lora.b.contiguous()?, operation)?)
+}
+
+/// y = x W^T, W frozen.
+struct FrozenLinear {
+    weight: Matrix,
+}
+
+impl CustomOp1 for FrozenLinear {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        let (rows, input) = layout.shape().dims2()?;
+        let (out, _) = self.weight.dims()?;
+        let mut y = vec![0f32; rows * out];
+        base_forward(&self.weight, (slice(x, layout)?, rows, input), &mut y)?;
+        Ok((CpuStorage::F32(y), Shape::from((rows, out))))
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> CandleResult<Option<Tensor>> {
+        let grad = grad.contiguous()?;
+        let mut dx = vec![0f32; x.elem_count()];
+        base_backward(&self.weight, &Values::of(&grad)?, grad.dims()[0], &mut dx)?;
+        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+    }
+}
+
+/// y = x W^T, W trained.
+struct TrackedLinear;
+
+impl CustomOp2 for TrackedLinear {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> CandleResult<(CpuStorage, Shape)> {
+        let (rows, input) = x_layout.shape().dims2()?;
+        let (out, _) = weight_layout.shape().dims2()?;
+        let (x, weight) = (slice(x, x_layout)?, slice(weight, weight_layout)?);
+        let mut y = vec![0f32; rows * out];
+        multiply([rows, input, out], View::rows(x, input), View::rows(weight, input).transposed(), &mut y, Write::Set);
+        Ok((CpuStorage::F32(y), Shape::from((rows, out))))
+    }
+
+    fn bwd(&self, x: &Tensor, weight: &Tensor, _y: &Tensor, grad: &Tensor) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let (rows, input) = x.dims2()?;
+        let out = weight.dims()[0];
+        let (x_values, w, g) = (Values::of(x)?, Values::of(weight)?, Values::of(&grad)?);
+        let dx = if x.track_op() {
+            let mut dx = vec![0f32; rows * input];
+            multiply([rows, out, input], View::rows(&g, out), View::rows(&w, input), &mut dx, Write::Set);
+            Some(Tensor::from_vec(dx, x.shape(), x.device())?)
+        } else {
+            None
+        };
+        let mut dw = vec![0f32; out * input];
+        multiply([out, rows, input], View::rows(&g, out).transposed(), View::rows(&x_values, input), &mut dw, Write::Set);
+        Ok((dx, Some(Tensor::from_vec(dw, weight.shape(), weight.device())?)))
+    }
+}
+
+/// y = x W^T + scale * (x A^T) B^T, W frozen or left out.
+struct AdaptedLinear {
+    weight: Option<Matrix>,
+    scale: f32,
+}
+
+impl CustomOp3 for AdaptedLinear {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        a: &CpuStorage,
+        a_layout: &Layout,
+        b: &CpuStorage,
+        b_layout: &Layout,
+    ) -> CandleResult<(CpuStorage, Shape)> {
+        let (rows, input) = x_layout.shape().dims2()?;
+        let (out, rank) = b_layout.shape().dims2()?;
+        let (x, a, b) = (slice(x, x_layout)?, slice(a, a_layout)?, slice(b, b_layout)?);
+        let mut y = vec![0f32; rows * out];
+        if let Some(weight) = &self.weight {
+            base_forward(weight, (x, rows, input), &mut y)?;
+        }
+        let down = scaled_product([rows, input, rank], View::rows(x, input), View::rows(a, input).transposed(), self.scale);
+        multiply([rows, rank, out], View::rows(&down, rank), View::rows(b, rank).transposed(), &mut y, Write::Add);
+        Ok((CpuStorage::F32(y), Shape::from((rows, out))))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        a: &Tensor,
+        b: &Tensor,
+        _y: &Tensor,
+        grad: &Tensor,
+    ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let ((rows, input), (out, rank)) = (x.dims2()?, b.dims2()?);
+        let (x_values, a_values, b_values, g) = (Values::of(x)?, Values::of(a)?, Values::of(b)?, Values::of(&grad)?);
+        // Gradient at x A^T: scale * g B.
+        let ddown = scaled_product([rows, out, rank], View::rows(&g, out), View::rows(&b_values, rank), self.scale);
+        let dx = if x.track_op() {
+            let mut dx = vec![0f32; rows * input];
+            if let Some(weight) = &self.weight {
+                base_backward(weight, &g, rows, &mut dx)?;
+            }
+            multiply([rows, rank, input], View::rows(&ddown, rank), View::rows(&a_values, input), &mut dx, Write::Add);
+            Some(Tensor::from_vec(dx, x.shape(), x.device())?)
+        } else {
+            None
+        };
+        let da = if a.track_op() {
+            let mut da = vec![0f32; rank * input];
+            multiply([rank, rows, input], View::rows(&ddown, rank).transposed(), View::rows(&x_values, input), &mut da, Write::Set);
+            Some(Tensor::from_vec(da, a.shape(), a.device())?)
+        } else {
+            None
+        };
+        let db = if b.track_op() {
+            let down = scaled_product([rows, input, rank], View::rows(&x_values, input), View::rows(&a_values, input).transposed(), self.scale);
+            let mut db = vec![0f32; out * rank];
+            multiply([out, rows, rank], View::rows(&g, out).transposed(), View::rows(&down, rank), &mut db, Write::Set);
+            Some(Tensor::from_vec(db, b.shape(), b.device())?)
+        } else {
+            None
+        };
+        Ok((dx, da, db))
+    }
+}
+
+/// scale * a b as new values.
+fn scaled_product(dims: [usize; 3], a: View<'_>, b: View<'_>, scale: f32) -> Vec<f32> {
+    let mut c = vec![0f32; dims[0] * dims[2]];
+    multiply(dims, a, b, &mut c, Write::Set);
+    c.iter_mut().for_each(|value| *value *= scale);
+    c
+}
+
+/// y = x W^T.
+fn base_forward(weight: &Matrix, x: (&[f32], usize, usize), y: &mut [f32]) -> CandleResult<()> {
+    let (x, rows, input) = x;
+    let (out, _) = weight.dims()?;
+    let dense = weight.to_dense()?.contiguous()?;
+    multiply([rows, input, out], View::rows(x, input), View::rows(&Values::of(&dense)?, input).transposed(), y, Write::Set);
+    Ok(())
+}
+
+/// dx = g W.
+fn base_backward(weight: &Matrix, grad: &[f32], rows: usize, dx: &mut [f32]) -> CandleResult<()> {
+    let (out, input) = weight.dims()?;
+    let dense = weight.to_dense()?.contiguous()?;
+    multiply([rows, out, input], View::rows(grad, out), View::rows(&Values::of(&dense)?, input), dx, Write::Set);
+    Ok(())
+}

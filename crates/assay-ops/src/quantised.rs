@@ -1,0 +1,158 @@
+//! Matrices in the block formats of GGUF files, kept as they are in the file and expanded a few rows at a time.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::quantized::k_quants::{
+    BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0, BlockQ8_1,
+    BlockQ8K,
+};
+use candle_core::quantized::{GgmlDType, GgmlType};
+use candle_core::{Device, Tensor};
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use crate::OpsError;
+
+/// A frozen matrix `[out, in]` in a GGUF block format.
+///
+/// The blocks are the bytes of the file, row after row; every row is a whole number of blocks.
+#[derive(Clone)]
+pub struct QuantisedMatrix {
+    dtype: GgmlDType,
+    out: usize,
+    input: usize,
+    row_bytes: usize,
+    bytes: Arc<[u8]>,
+}
+
+impl std::fmt::Debug for QuantisedMatrix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "QuantisedMatrix({:?}, [{}, {}])", self.dtype, self.out, self.input)
+    }
+}
+
+impl QuantisedMatrix {
+    /// A matrix `[out, input]` from the bytes of its blocks.
+    ///
+    /// # Errors
+    /// [`OpsError::PartialBlock`] when a row is not a whole number of blocks, [`OpsError::Blocks`] when the number of bytes is
+    /// not what the shape needs.
+    pub fn new(dtype: GgmlDType, out: usize, input: usize, bytes: impl Into<Arc<[u8]>>) -> Result<Self, OpsError> {
+        let (bytes, block) = (bytes.into(), dtype.block_size());
+        if !input.is_multiple_of(block) {
+            return Err(OpsError::PartialBlock { dtype, input, block });
+        }
+        let row_bytes = input / block * dtype.type_size();
+        let expected = row_bytes.saturating_mul(out);
+        if bytes.len() != expected {
+            return Err(OpsError::Blocks { dtype, out, input, expected, found: bytes.len() });
+        }
+        Ok(Self { dtype, out, input, row_bytes, bytes })
+    }
+
+    /// The block format.
+    pub fn dtype(&self) -> GgmlDType {
+        self.dtype
+    }
+
+    /// Rows.
+    pub fn out_features(&self) -> usize {
+        self.out
+    }
+
+    /// Columns.
+    pub fn in_features(&self) -> usize {
+        self.input
+    }
+
+    /// Size of the blocks in bytes.
+    pub fn size_in_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Expands rows into `values`, row-major f32 of `rows.len() * in_features` values.
+    ///
+    /// # Errors
+    /// Rows outside the matrix, or a slice of another length.
+    pub fn dequantise_rows(&self, rows: Range<usize>, values: &mut [f32]) -> Result<(), OpsError> {
+        if rows.end > self.out || rows.start > rows.end {
+            let (row, index) = (rows.start, rows.end);
+            return Err(OpsError::Index { operation: "dequantise", what: "row", row, index, limit: self.out + 1 });
+        }
+        let expected = rows.len() * self.input;
+        if values.len() != expected {
+            let found = values.len();
+            return Err(OpsError::Length { operation: "dequantise", argument: "values", expected, found });
+        }
+        expand(self.dtype, &self.bytes[rows.start * self.row_bytes..rows.end * self.row_bytes], values);
+        Ok(())
+    }
+
+    /// Expands the whole matrix, `[out, in]` f32 on the CPU, in parallel.
+    ///
+    /// # Errors
+    /// The tensor cannot be made.
+    pub fn dequantise(&self) -> Result<Tensor, OpsError> {
+        let mut values = vec![0f32; self.out * self.input];
+        if !values.is_empty() {
+            let rows = values.par_chunks_mut(self.input).zip(self.bytes.par_chunks(self.row_bytes));
+            rows.for_each(|(row, blocks)| expand(self.dtype, blocks, row));
+        }
+        Ok(Tensor::from_vec(values, (self.out, self.input), &Device::Cpu)?)
+    }
+
+    /// The matrix of the given rows, in the given order, in the same format.
+    ///
+    /// # Errors
+    /// [`OpsError::Index`] for a row outside the matrix.
+    pub fn select_rows(&self, rows: &[usize]) -> Result<Self, OpsError> {
+        let mut bytes = Vec::with_capacity(rows.len() * self.row_bytes);
+        for (row, &index) in rows.iter().enumerate() {
+            if index >= self.out {
+                return Err(OpsError::Index { operation: "select_rows", what: "row", row, index, limit: self.out });
+            }
+            bytes.extend_from_slice(&self.bytes[index * self.row_bytes..(index + 1) * self.row_bytes]);
+        }
+        Self::new(self.dtype, rows.len(), self.input, bytes)
+    }
+}
+
+/// Expands whole blocks of `dtype` into f32.
+fn expand(dtype: GgmlDType, bytes: &[u8], values: &mut [f32]) {
+    match dtype {
+        GgmlDType::F32 => expand_plain(bytes, values, f32::from_le_bytes),
+        GgmlDType::F16 => expand_plain(bytes, values, |b| f16::from_le_bytes(b).to_f32()),
+        GgmlDType::BF16 => expand_plain(bytes, values, |b| bf16::from_le_bytes(b).to_f32()),
+        GgmlDType::Q4_0 => expand_blocks::<BlockQ4_0>(bytes, values),
+        GgmlDType::Q4_1 => expand_blocks::<BlockQ4_1>(bytes, values),
+        GgmlDType::Q5_0 => expand_blocks::<BlockQ5_0>(bytes, values),
+        GgmlDType::Q5_1 => expand_blocks::<BlockQ5_1>(bytes, values),
+        GgmlDType::Q8_0 => expand_blocks::<BlockQ8_0>(bytes, values),
+        GgmlDType::Q8_1 => expand_blocks::<BlockQ8_1>(bytes, values),
+        GgmlDType::Q2K => expand_blocks::<BlockQ2K>(bytes, values),
+        GgmlDType::Q3K => expand_blocks::<BlockQ3K>(bytes, values),
+        GgmlDType::Q4K => expand_blocks::<BlockQ4K>(bytes, values),
+        GgmlDType::Q5K => expand_blocks::<BlockQ5K>(bytes, values),
+        GgmlDType::Q6K => expand_blocks::<BlockQ6K>(bytes, values),
+        GgmlDType::Q8K => expand_blocks::<BlockQ8K>(bytes, values),
+    }
+}
+
+fn expand_plain<const N: usize>(bytes: &[u8], values: &mut [f32], read: impl Fn([u8; N]) -> f32) {
+    for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<N>().0) {
+        *value = read(*bytes);
+    }
+}
+
+/// Expands blocks one at a time through an aligned copy, so the bytes may start anywhere.
+#[allow(unsafe_code)]
+fn expand_blocks<B: GgmlType>(bytes: &[u8], values: &mut [f32]) {
+    let blocks = bytes.chunks_exact(size_of::<B>()).zip(values.chunks_exact_mut(B::BLCK_SIZE));
+    for (bytes, values) in blocks {
+        // SAFETY: the block types are plain integers and half floats without padding (their sizes are asserted where they
+        // are defined), every bit pattern is a value of them, and `bytes` has exactly the size of one block.
+        let block = unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast::<B>()) };
+        B::to_float(std::slice::from_ref(&block), values);
+    }
+}

@@ -1,0 +1,100 @@
+//! Reading tensors as f32 slices, and the checks of arguments that every operation shares.
+
+use std::ops::Deref;
+
+use candle_core::{CpuStorage, DType, Layout, Storage, Tensor};
+
+use crate::OpsError;
+
+/// The values of a contiguous f32 tensor on the CPU, row-major, borrowed for as long as this lives.
+pub(crate) struct Values<'t> {
+    guard: Box<dyn Deref<Target = Storage> + 't>,
+    start: usize,
+    end: usize,
+}
+
+impl<'t> Values<'t> {
+    /// Borrows the values of `tensor`.
+    ///
+    /// # Errors
+    /// The tensor is not contiguous, not f32 or not on the CPU.
+    pub(crate) fn of(tensor: &'t Tensor) -> candle_core::Result<Self> {
+        let (guard, layout) = tensor.storage_and_layout();
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            candle_core::bail!("values of a strided tensor were asked for as one slice")
+        };
+        match &*guard {
+            Storage::Cpu(CpuStorage::F32(_)) => Ok(Self { guard: Box::new(guard), start, end }),
+            Storage::Cpu(other) => candle_core::bail!("expected f32 values, found another type of {} values", storage_len(other)),
+            _ => candle_core::bail!("this operation has a CPU kernel only; move the tensor to the CPU"),
+        }
+    }
+}
+
+impl Deref for Values<'_> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match &**self.guard {
+            Storage::Cpu(CpuStorage::F32(values)) => &values[self.start..self.end],
+            _ => &[],
+        }
+    }
+}
+
+/// The f32 slice of a storage given to a custom operation.
+pub(crate) fn slice<'s>(storage: &'s CpuStorage, layout: &Layout) -> candle_core::Result<&'s [f32]> {
+    let CpuStorage::F32(values) = storage else {
+        candle_core::bail!("expected f32 values, found another type of {} values", storage_len(storage))
+    };
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&values[start..end]),
+        None => candle_core::bail!("a custom operation was given a strided tensor"),
+    }
+}
+
+/// Checks that `tensor` is f32 of exactly the shape `expected`.
+pub(crate) fn expect(
+    operation: &'static str,
+    argument: &'static str,
+    tensor: &Tensor,
+    expected: &[usize],
+) -> Result<(), OpsError> {
+    if tensor.dtype() != DType::F32 {
+        return Err(OpsError::ElementType { operation, argument, found: tensor.dtype() });
+    }
+    if tensor.dims() != expected {
+        let found = tensor.dims().to_vec();
+        return Err(OpsError::Shape { operation, argument, expected: format!("{expected:?}"), found });
+    }
+    Ok(())
+}
+
+/// Rows and columns of an f32 matrix argument.
+pub(crate) fn matrix_dims(
+    operation: &'static str,
+    argument: &'static str,
+    tensor: &Tensor,
+) -> Result<(usize, usize), OpsError> {
+    if tensor.dtype() != DType::F32 {
+        return Err(OpsError::ElementType { operation, argument, found: tensor.dtype() });
+    }
+    match *tensor.dims() {
+        [rows, columns] => Ok((rows, columns)),
+        ref dims => {
+            Err(OpsError::Shape { operation, argument, expected: "[rows, columns]".to_owned(), found: dims.to_vec() })
+        }
+    }
+}
+
+fn storage_len(storage: &CpuStorage) -> usize {
+    match storage {
+        CpuStorage::U8(v) => v.len(),
+        CpuStorage::U32(v) => v.len(),
+        CpuStorage::I64(v) => v.len(),
+        CpuStorage::BF16(v) => v.len(),
+        CpuStorage::F16(v) => v.len(),
+        CpuStorage::F64(v) => v.len(),
+        _ => 0,
+    }
+}
