@@ -63,7 +63,7 @@ pub(super) fn gguf_matrix(
             Ok(Matrix::Dense(dense(values, &shape)?))
         }
         BlockType::Quantised(dtype) => {
-            let matrix = QuantisedMatrix::new(dtype, out, input, bytes.to_vec())?;
+            let matrix = QuantisedMatrix::new(dtype, out, input, bytes)?;
             let matrix = match order {
                 Some(rows) => matrix.select_rows(&rows)?,
                 None => matrix,
