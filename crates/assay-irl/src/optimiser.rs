@@ -1,5 +1,6 @@
 //! Learning rates and gradient clipping; the AdamW kernel itself is an operation on a flat buffer elsewhere.
 
+use assay_ops::AdamWSettings;
 use serde::{Deserialize, Serialize};
 
 use crate::IrlError;
@@ -55,6 +56,17 @@ pub enum LrDecay {
 }
 
 impl OptimiserSettings {
+    /// The kernel's settings at a learning rate.
+    pub fn adamw(&self, learning_rate: f64) -> AdamWSettings {
+        AdamWSettings {
+            lr: learning_rate,
+            beta1: self.beta1,
+            beta2: self.beta2,
+            eps: self.epsilon,
+            weight_decay: self.weight_decay,
+        }
+    }
+
     /// The learning rate of every update of a run with `total_updates`.
     pub fn schedule(&self, total_updates: usize) -> LrSchedule {
         let warmup = (self.warmup_share * total_updates as f64).ceil() as usize;
@@ -166,5 +178,49 @@ mod tests {
         let negative = OptimiserSettings { learning_rate: -1e-5, ..Default::default() };
         let message = negative.validate("policy.optimiser").unwrap_err().to_string();
         assert!(message.contains("policy.optimiser.learning_rate"), "{message}");
+    }
+
+    #[derive(serde::Deserialize)]
+    struct GoldenStep {
+        learning_rate: f64,
+        norm: f64,
+        parameters: Vec<f64>,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct GoldenRun {
+        settings: OptimiserSettings,
+        target: Vec<f64>,
+        start: Vec<f64>,
+        steps: Vec<GoldenStep>,
+    }
+
+    /// Ten AdamW steps on a quadratic as torch takes them: rates, norms, clipping and where they lead.
+    #[test]
+    fn ten_steps_match_torch() {
+        let runs: Vec<GoldenRun> =
+            serde_json::from_str(include_str!("../tests/golden/optimiser.json")).unwrap();
+        assert_eq!(runs.len(), 3);
+        for GoldenRun { settings, target, start, steps } in runs {
+            let schedule = settings.schedule(steps.len());
+            let (mut p, mut m, mut v) = (start, vec![0.0; target.len()], vec![0.0; target.len()]);
+            for (k, step) in steps.iter().enumerate() {
+                let gradient: Vec<f64> = p.iter().zip(&target).map(|(p, t)| p - t).collect();
+                let narrow: Vec<f32> = gradient.iter().map(|&g| g as f32).collect();
+                let norm = global_norm([narrow.as_slice()]);
+                assert!((norm - step.norm).abs() < 1e-6 && (schedule.learning_rate(k) - step.learning_rate).abs() < 1e-12);
+                let (rate, clip) = (step.learning_rate, clip_coefficient(norm, settings.clip_norm));
+                let (b1, b2, t) = (settings.beta1, settings.beta2, k as i32 + 1);
+                for i in 0..p.len() {
+                    let g = clip * gradient[i];
+                    m[i] = b1 * m[i] + (1.0 - b1) * g;
+                    v[i] = b2 * v[i] + (1.0 - b2) * g * g;
+                    p[i] *= 1.0 - rate * settings.weight_decay;
+                    let root = (v[i] / (1.0 - b2.powi(t))).sqrt() + settings.epsilon;
+                    p[i] -= rate * m[i] / (1.0 - b1.powi(t)) / root;
+                    assert!((p[i] - step.parameters[i]).abs() < 1e-6);
+                }
+            }
+        }
     }
 }

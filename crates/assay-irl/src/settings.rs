@@ -10,7 +10,7 @@ mod validate;
 use std::path::PathBuf;
 
 use assay_tasks::datasets::DatasetSettings;
-use assay_tasks::perturbations::Perturbation;
+use assay_tasks::perturbations::{Perturbation, Registry};
 use assay_tasks::prompts::PromptSettings;
 use serde::{Deserialize, Serialize};
 
@@ -215,6 +215,8 @@ pub struct RewardSettings {
     pub schedule: DiscriminatorSchedule,
     /// Its optimiser.
     pub optimiser: OptimiserSettings,
+    /// The head's weight and bias learn at this factor times the learning rate; above 0.
+    pub head_learning_rate_factor: f64,
     /// Whether samples that a verifier found right become positives: a use of the verifier, marked as such in the run.
     pub label_switch: bool,
 }
@@ -230,6 +232,7 @@ impl Default for RewardSettings {
             perturbations: PerturbationSettings::default(),
             schedule: DiscriminatorSchedule::default(),
             optimiser: OptimiserSettings { learning_rate: 2e-4, ..OptimiserSettings::default() },
+            head_learning_rate_factor: 1.0,
             label_switch: false,
         }
     }
@@ -284,6 +287,16 @@ pub struct PerturbationSettings {
     pub kinds: Vec<Perturbation>,
     /// Kinds kept for measuring localisation on errors never trained on.
     pub held_out: Vec<Perturbation>,
+    /// Characters that perturbed text may use, for models of a small vocabulary; empty for all.
+    pub alphabet: String,
+}
+
+impl PerturbationSettings {
+    /// The kinds of training, within the alphabet.
+    pub fn registry(&self) -> Registry {
+        let registry = Registry::of(&self.kinds);
+        if self.alphabet.is_empty() { registry } else { registry.within(&self.alphabet) }
+    }
 }
 
 impl Default for PerturbationSettings {
@@ -304,6 +317,7 @@ impl Default for PerturbationSettings {
                 SwapSteps,
             ],
             held_out: vec![CarryError, WrongUnitScale, OffByOne],
+            alphabet: String::new(),
         }
     }
 }

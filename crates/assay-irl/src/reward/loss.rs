@@ -7,7 +7,7 @@
 //! | term | formula | where |
 //! |---|---|---|
 //! | `bce` | 1/2 mean_pos l(z, y+) + 1/2 mean_neg l(z, y-), l(z, y) = softplus(z) - y z | [`BceSettings`] |
-//! | `relativistic` | mean over pairs of one prompt of softplus(-(S_expert - S_negative)) | [`RelativisticSettings`] |
+//! | `relativistic` | mean over pairs of one prompt of softplus(-scale (S_expert - S_negative)) | [`RelativisticSettings`] |
 //! | `contrast` | the same on z at the first corrupted token of demonstration and perturbation | [`ContrastSettings`] |
 //! | `wgan` | mean_neg z - mean_pos z | [`WganSettings`] |
 //! | `retention` | 1/2 mean z^2 over labelled positions | [`DiscriminatorLossSettings::retention`] |
@@ -41,6 +41,8 @@ pub struct LabelledTrace<'a> {
     pub positions: &'a [usize],
     /// Perturbed traces: the first corrupted token; `None` counts the whole trace as corrupted.
     pub corrupted_from: Option<usize>,
+    /// Perturbed traces: the first token after the corrupted span; `None` when the span runs to the end.
+    pub corrupted_until: Option<usize>,
     /// Policy samples: the first token that differs from the demonstration; `None` when they are equal.
     pub diverges_at: Option<usize>,
     /// How much the trace counts within its class and in pairs; 0 leaves it out of the loss, not of the statistics.
@@ -64,6 +66,8 @@ pub struct DiscriminatorLossSettings {
     pub retention: f64,
     /// What tokens before the corruption of a perturbed demonstration are.
     pub prefix_labels: PrefixLabels,
+    /// What tokens after the corrupted span of a perturbed demonstration are.
+    pub suffix_labels: SuffixLabels,
     /// Which tokens of a policy sample are negative.
     pub policy_labels: PolicyLabels,
 }
@@ -115,7 +119,7 @@ pub enum BceReduction {
     PerSequence,
 }
 
-/// Relativistic term: softplus(-(S_expert - S_negative)), mean over pairs of one prompt.
+/// Relativistic term: softplus(-scale (S_expert - S_negative)), mean over pairs of one prompt.
 ///
 /// A pair counts with the product of its traces' weights. A policy sample equal to the demonstration forms no pair
 /// when `policy_labels` is `from_divergence`.
@@ -126,11 +130,13 @@ pub struct RelativisticSettings {
     pub weight: f64,
     /// The trace score S over labelled positions; the gradient flows through it.
     pub score: PairScore,
+    /// Multiplies S_expert - S_negative: how sharply a small difference counts.
+    pub scale: f64,
 }
 
 impl Default for RelativisticSettings {
     fn default() -> Self {
-        Self { weight: 1.0, score: PairScore::Mean }
+        Self { weight: 1.0, score: PairScore::Mean, scale: 1.0 }
     }
 }
 
@@ -197,6 +203,19 @@ pub enum PrefixLabels {
     LeftOut,
     /// Negative like the rest (the paper): not localised.
     Whole,
+}
+
+/// What the tokens after the corrupted span of a perturbed demonstration are: the expert's own words, after an error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SuffixLabels {
+    /// Negative: what follows from an error is wrong.
+    #[default]
+    Negative,
+    /// Without a label.
+    LeftOut,
+    /// Positive: only the corrupted span is negative, so the reward marks where the error is made and recovers.
+    Positive,
 }
 
 /// Which tokens of a policy sample are negative.
@@ -320,6 +339,10 @@ impl DiscriminatorLossSettings {
         if !(self.wgan.clip.is_finite() && self.wgan.clip > 0.0) {
             let reason = format!("must be above 0, not {}", self.wgan.clip);
             return Err(IrlError::setting(format!("{key}.wgan.clip"), reason));
+        }
+        if !(self.relativistic.scale.is_finite() && self.relativistic.scale > 0.0) {
+            let reason = format!("must be above 0, not {}", self.relativistic.scale);
+            return Err(IrlError::setting(format!("{key}.relativistic.scale"), reason));
         }
         match self.relativistic.score {
             PairScore::SoftMin { temperature } if !(temperature.is_finite() && temperature > 0.0) => {

@@ -68,6 +68,11 @@ impl Settings {
         {
             return Err(IrlError::setting("reward.head.beta", format!("must be above 0, not {beta}")));
         }
+        let factor = reward.head_learning_rate_factor;
+        if !(factor.is_finite() && factor > 0.0) {
+            let reason = format!("must be above 0, not {factor}");
+            return Err(IrlError::setting("reward.head_learning_rate_factor", reason));
+        }
         let perturbations = &reward.perturbations;
         if perturbations.per_demonstration > 0 && perturbations.kinds.is_empty() {
             let reason = "must name at least one kind; set `per_demonstration = 0` to train without";

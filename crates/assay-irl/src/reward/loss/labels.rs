@@ -1,7 +1,7 @@
 //! Which labelled position is positive, which negative, and how much it counts.
 
 use super::super::TraceRole;
-use super::{DiscriminatorLossSettings, LabelledTrace, PolicyLabels, PrefixLabels};
+use super::{DiscriminatorLossSettings, LabelledTrace, PolicyLabels, PrefixLabels, SuffixLabels};
 
 /// The class of a labelled position. Smoothing moves the target of a class, never the class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,13 @@ pub(super) fn class_of(
 ) -> Option<Class> {
     match trace.role {
         TraceRole::Expert => Some(Class::Positive),
+        TraceRole::Perturbed if trace.corrupted_until.is_some_and(|until| token >= until) => {
+            match settings.suffix_labels {
+                SuffixLabels::Negative => Some(Class::Negative),
+                SuffixLabels::LeftOut => None,
+                SuffixLabels::Positive => Some(Class::Positive),
+            }
+        }
         TraceRole::Perturbed if token >= trace.corrupted_from.unwrap_or(0) => Some(Class::Negative),
         TraceRole::Perturbed => match settings.prefix_labels {
             PrefixLabels::Positive => Some(Class::Positive),

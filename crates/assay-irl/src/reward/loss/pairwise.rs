@@ -5,7 +5,7 @@ use super::labels::is_negative;
 use super::{DiscriminatorLossSettings, LabelledTrace, PairScore, sigmoid, softplus};
 use crate::masked_mean::masked_mean;
 
-/// softplus(-(high - low)) of two scalars, each a weighted sum of logits in the first order.
+/// softplus(-margin) of two scalars, each a weighted sum of logits in the first order.
 struct Pair {
     expert: usize,
     negative: usize,
@@ -28,13 +28,15 @@ pub(super) fn relativistic(
             && !traces[negative].positions.is_empty()
         {
             let weight = f64::from(traces[expert].weight) * f64::from(traces[negative].weight);
-            pairs.push(Pair { expert, negative, margin: scores[expert] - scores[negative], weight });
+            let margin = settings.relativistic.scale * (scores[expert] - scores[negative]);
+            pairs.push(Pair { expert, negative, margin, weight });
         }
     }
     let mean = masked_mean(pairs.iter().map(|pair| (softplus(-pair.margin), pair.weight)));
     let mut slopes = vec![0.0; traces.len()];
     for pair in &pairs {
-        let slope = settings.relativistic.weight * mean.scale * pair.weight * -sigmoid(-pair.margin);
+        let factor = settings.relativistic.weight * settings.relativistic.scale * mean.scale;
+        let slope = factor * pair.weight * -sigmoid(-pair.margin);
         slopes[pair.expert] += slope;
         slopes[pair.negative] -= slope;
     }
