@@ -21,7 +21,14 @@ pub fn masked_mean(values_and_weights: impl IntoIterator<Item = (f64, f64)>) -> 
             total += weight;
         }
     }
-    if total > 0.0 { MaskedMean { mean: sum / total, scale: 1.0 / total } } else { MaskedMean::default() }
+    if total > 0.0 {
+        MaskedMean {
+            mean: sum / total,
+            scale: 1.0 / total,
+        }
+    } else {
+        MaskedMean::default()
+    }
 }
 
 #[cfg(test)]
@@ -30,8 +37,20 @@ mod tests {
 
     #[test]
     fn an_empty_or_weightless_mask_contributes_nothing() {
-        assert_eq!(masked_mean([]), MaskedMean { mean: 0.0, scale: 0.0 });
-        assert_eq!(masked_mean([(f64::NAN, 0.0)]), MaskedMean { mean: 0.0, scale: 0.0 });
+        assert_eq!(
+            masked_mean([]),
+            MaskedMean {
+                mean: 0.0,
+                scale: 0.0
+            }
+        );
+        assert_eq!(
+            masked_mean([(f64::NAN, 0.0)]),
+            MaskedMean {
+                mean: 0.0,
+                scale: 0.0
+            }
+        );
     }
 
     #[test]

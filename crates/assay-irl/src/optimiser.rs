@@ -70,7 +70,12 @@ impl OptimiserSettings {
     /// The learning rate of every update of a run with `total_updates`.
     pub fn schedule(&self, total_updates: usize) -> LrSchedule {
         let warmup = (self.warmup_share * total_updates as f64).ceil() as usize;
-        LrSchedule { peak: self.learning_rate, decay: self.decay, warmup, total: total_updates }
+        LrSchedule {
+            peak: self.learning_rate,
+            decay: self.decay,
+            warmup,
+            total: total_updates,
+        }
     }
 
     /// Refuses values without meaning; `key` is the dotted path of this table.
@@ -80,13 +85,29 @@ impl OptimiserSettings {
     pub fn validate(&self, key: &str) -> Result<(), IrlError> {
         let unit = |x: f64| (0.0..1.0).contains(&x);
         let checks = [
-            ("learning_rate", self.learning_rate, self.learning_rate.is_finite() && self.learning_rate >= 0.0),
+            (
+                "learning_rate",
+                self.learning_rate,
+                self.learning_rate.is_finite() && self.learning_rate >= 0.0,
+            ),
             ("beta1", self.beta1, unit(self.beta1)),
             ("beta2", self.beta2, unit(self.beta2)),
-            ("epsilon", self.epsilon, self.epsilon.is_finite() && self.epsilon > 0.0),
-            ("weight_decay", self.weight_decay, self.weight_decay.is_finite() && self.weight_decay >= 0.0),
+            (
+                "epsilon",
+                self.epsilon,
+                self.epsilon.is_finite() && self.epsilon > 0.0,
+            ),
+            (
+                "weight_decay",
+                self.weight_decay,
+                self.weight_decay.is_finite() && self.weight_decay >= 0.0,
+            ),
             ("clip_norm", self.clip_norm, self.clip_norm > 0.0),
-            ("warmup_share", self.warmup_share, (0.0..=1.0).contains(&self.warmup_share)),
+            (
+                "warmup_share",
+                self.warmup_share,
+                (0.0..=1.0).contains(&self.warmup_share),
+            ),
         ];
         match checks.iter().find(|(_, _, allowed)| !allowed) {
             Some((name, value, _)) => {
@@ -145,13 +166,26 @@ mod tests {
 
     #[test]
     fn warms_up_peaks_and_decays() {
-        let settings = OptimiserSettings { learning_rate: 2.0, warmup_share: 0.3, ..Default::default() };
+        let settings = OptimiserSettings {
+            learning_rate: 2.0,
+            warmup_share: 0.3,
+            ..Default::default()
+        };
         let rates = |decay| {
-            let schedule = OptimiserSettings { decay, ..settings.clone() }.schedule(11);
-            (0..12).map(|k| schedule.learning_rate(k)).collect::<Vec<_>>()
+            let schedule = OptimiserSettings {
+                decay,
+                ..settings.clone()
+            }
+            .schedule(11);
+            (0..12)
+                .map(|k| schedule.learning_rate(k))
+                .collect::<Vec<_>>()
         };
         let linear = rates(LrDecay::Linear);
-        assert_eq!(&linear[..6], [0.4, 0.8, 1.2, 1.6, 2.0, 2.0 * (1.0 - 1.0 / 7.0)]);
+        assert_eq!(
+            &linear[..6],
+            [0.4, 0.8, 1.2, 1.6, 2.0, 2.0 * (1.0 - 1.0 / 7.0)]
+        );
         assert!((linear[10] - 2.0 / 7.0).abs() < 1e-12 && linear[11] == 0.0);
         let cosine = rates(LrDecay::Cosine);
         assert!((cosine[7] - (1.0 + (3.0 * std::f64::consts::PI / 7.0).cos())).abs() < 1e-12);
@@ -175,9 +209,18 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_by_name() {
-        let negative = OptimiserSettings { learning_rate: -1e-5, ..Default::default() };
-        let message = negative.validate("policy.optimiser").unwrap_err().to_string();
-        assert!(message.contains("policy.optimiser.learning_rate"), "{message}");
+        let negative = OptimiserSettings {
+            learning_rate: -1e-5,
+            ..Default::default()
+        };
+        let message = negative
+            .validate("policy.optimiser")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("policy.optimiser.learning_rate"),
+            "{message}"
+        );
     }
 
     #[derive(serde::Deserialize)]
@@ -201,15 +244,27 @@ mod tests {
         let runs: Vec<GoldenRun> =
             serde_json::from_str(include_str!("../tests/golden/optimiser.json")).unwrap();
         assert_eq!(runs.len(), 3);
-        for GoldenRun { settings, target, start, steps } in runs {
+        for GoldenRun {
+            settings,
+            target,
+            start,
+            steps,
+        } in runs
+        {
             let schedule = settings.schedule(steps.len());
             let (mut p, mut m, mut v) = (start, vec![0.0; target.len()], vec![0.0; target.len()]);
             for (k, step) in steps.iter().enumerate() {
                 let gradient: Vec<f64> = p.iter().zip(&target).map(|(p, t)| p - t).collect();
                 let narrow: Vec<f32> = gradient.iter().map(|&g| g as f32).collect();
                 let norm = global_norm([narrow.as_slice()]);
-                assert!((norm - step.norm).abs() < 1e-6 && (schedule.learning_rate(k) - step.learning_rate).abs() < 1e-12);
-                let (rate, clip) = (step.learning_rate, clip_coefficient(norm, settings.clip_norm));
+                assert!(
+                    (norm - step.norm).abs() < 1e-6
+                        && (schedule.learning_rate(k) - step.learning_rate).abs() < 1e-12
+                );
+                let (rate, clip) = (
+                    step.learning_rate,
+                    clip_coefficient(norm, settings.clip_norm),
+                );
                 let (b1, b2, t) = (settings.beta1, settings.beta2, k as i32 + 1);
                 for i in 0..p.len() {
                     let g = clip * gradient[i];

@@ -71,7 +71,11 @@ impl Default for Settings {
 impl Settings {
     /// Where the discriminator's base model is: `reward_model.path`, or the policy's when that is empty.
     pub fn reward_model_path(&self) -> &PathBuf {
-        if self.reward_model.path.as_os_str().is_empty() { &self.model.path } else { &self.reward_model.path }
+        if self.reward_model.path.as_os_str().is_empty() {
+            &self.model.path
+        } else {
+            &self.reward_model.path
+        }
     }
 }
 
@@ -95,7 +99,10 @@ pub struct LoraPlayers {
 
 impl Default for LoraPlayers {
     fn default() -> Self {
-        Self { policy: LoraSettings::with_rank(128), reward: LoraSettings::with_rank(32) }
+        Self {
+            policy: LoraSettings::with_rank(128),
+            reward: LoraSettings::with_rank(32),
+        }
     }
 }
 
@@ -112,13 +119,24 @@ pub struct LoraSettings {
 }
 
 /// The projections an adapter may be put on.
-pub const PROJECTIONS: [&str; 7] =
-    ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+pub const PROJECTIONS: [&str; 7] = [
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+];
 
 impl LoraSettings {
     /// All projections, alpha = 2 rank.
     pub fn with_rank(rank: usize) -> Self {
-        Self { rank, alpha: 2.0 * rank as f64, targets: PROJECTIONS.map(str::to_owned).into() }
+        Self {
+            rank,
+            alpha: 2.0 * rank as f64,
+            targets: PROJECTIONS.map(str::to_owned).into(),
+        }
     }
 }
 
@@ -190,8 +208,15 @@ pub struct SftSettings {
 
 impl Default for SftSettings {
     fn default() -> Self {
-        let optimiser = OptimiserSettings { learning_rate: 1e-4, ..OptimiserSettings::default() };
-        Self { epochs: 2, demonstrations_per_update: 16, optimiser }
+        let optimiser = OptimiserSettings {
+            learning_rate: 1e-4,
+            ..OptimiserSettings::default()
+        };
+        Self {
+            epochs: 2,
+            demonstrations_per_update: 16,
+            optimiser,
+        }
     }
 }
 
@@ -231,7 +256,10 @@ impl Default for RewardSettings {
             loss: DiscriminatorLossSettings::default(),
             perturbations: PerturbationSettings::default(),
             schedule: DiscriminatorSchedule::default(),
-            optimiser: OptimiserSettings { learning_rate: 2e-4, ..OptimiserSettings::default() },
+            optimiser: OptimiserSettings {
+                learning_rate: 2e-4,
+                ..OptimiserSettings::default()
+            },
             head_learning_rate_factor: 1.0,
             label_switch: false,
         }
@@ -295,15 +323,19 @@ impl PerturbationSettings {
     /// The kinds of training, within the alphabet.
     pub fn registry(&self) -> Registry {
         let registry = Registry::of(&self.kinds);
-        if self.alphabet.is_empty() { registry } else { registry.within(&self.alphabet) }
+        if self.alphabet.is_empty() {
+            registry
+        } else {
+            registry.within(&self.alphabet)
+        }
     }
 }
 
 impl Default for PerturbationSettings {
     fn default() -> Self {
         use Perturbation::{
-            AnswerFromReasoning, CarryError, CorruptAnswer, CorruptNumbers, DropStep, FlipOperator, OffByOne,
-            SwapNumbers, SwapSteps, WrongUnitScale,
+            AnswerFromReasoning, CarryError, CorruptAnswer, CorruptNumbers, DropStep, FlipOperator,
+            OffByOne, SwapNumbers, SwapSteps, WrongUnitScale,
         };
         Self {
             per_demonstration: 2,

@@ -19,9 +19,21 @@ pub struct NllOutput {
 /// `logprobs`: one list a completion, one f32 a token. Every token counts alike, whatever its completion's length.
 pub fn token_mean_nll(logprobs: &[Vec<f32>]) -> NllOutput {
     let tokens = logprobs.iter().map(Vec::len).sum();
-    let mean = masked_mean(logprobs.iter().flatten().map(|&logprob| (-f64::from(logprob), 1.0)));
-    let grads = logprobs.iter().map(|row| vec![-mean.scale as f32; row.len()]).collect();
-    NllOutput { loss: mean.mean, tokens, grads }
+    let mean = masked_mean(
+        logprobs
+            .iter()
+            .flatten()
+            .map(|&logprob| (-f64::from(logprob), 1.0)),
+    );
+    let grads = logprobs
+        .iter()
+        .map(|row| vec![-mean.scale as f32; row.len()])
+        .collect();
+    NllOutput {
+        loss: mean.mean,
+        tokens,
+        grads,
+    }
 }
 
 #[cfg(test)]

@@ -115,8 +115,8 @@ pub struct AdvantageSettings {
     pub scale: StdScale,
     /// Added to the standard deviation.
     pub epsilon: f64,
-    /// Share lambda of the verifier's outcome: A = (1 - lambda) A_reward + lambda A_outcome, A_outcome being `sparse` on
-    /// outcomes 0 and 1. 1 is GRPO with a verifier; anything above 0 is not demonstrations-only.
+    /// Share lambda of the verifier's outcome: A = (1 - lambda) A_reward + lambda A_outcome, A_outcome being `sparse`
+    /// on outcomes 0 and 1. 1 is GRPO with a verifier; anything above 0 is not demonstrations-only.
     pub outcome_weight: f64,
     /// Whether the demonstration is a member of the group.
     pub expert_in_group: ExpertInGroup,
@@ -149,7 +149,7 @@ pub struct RewardedTrace<'a> {
 /// The advantages of one or several groups.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AdvantageOutput {
-    /// A_it, group after group, one list a trace, exactly as long as its rewards: a zero is an advantage like any other.
+    /// A_it, group after group, one list a trace, as long as its rewards: a zero is an advantage like any other.
     pub advantages: Vec<Vec<f32>>,
     /// How often each trace counts in the objective: 1 for samples, 0, 1 or G for an expert row.
     pub multiplicities: Vec<f32>,
@@ -185,9 +185,14 @@ pub fn advantages(
     let (mut score_sum, mut samples) = (0.0, 0.0);
     for group in groups {
         check(group, output.advantages.len())?;
-        let size = group.iter().filter(|trace| trace.role != TraceRole::Expert).count();
-        let multiplicities: Vec<f64> =
-            group.iter().map(|trace| multiplicity(trace, size, settings) as f64).collect();
+        let size = group
+            .iter()
+            .filter(|trace| trace.role != TraceRole::Expert)
+            .count();
+        let multiplicities: Vec<f64> = group
+            .iter()
+            .map(|trace| multiplicity(trace, size, settings) as f64)
+            .collect();
         let (rows, moments, scores) = group_advantages(group, &multiplicities, settings);
         output.statistics.groups += 1;
         output.statistics.zero_std_groups += usize::from(moments.constant);
@@ -199,10 +204,17 @@ pub fn advantages(
             }
         }
         output.advantages.extend(rows);
-        output.multiplicities.extend(multiplicities.iter().map(|&m| m as f32));
+        output
+            .multiplicities
+            .extend(multiplicities.iter().map(|&m| m as f32));
     }
     let tokens = output.advantages.iter().map(Vec::len).sum::<usize>().max(1);
-    let magnitude: f64 = output.advantages.iter().flatten().map(|&a| f64::from(a.abs())).sum();
+    let magnitude: f64 = output
+        .advantages
+        .iter()
+        .flatten()
+        .map(|&a| f64::from(a.abs()))
+        .sum();
     output.statistics.mean_std /= groups.len().max(1) as f64;
     output.statistics.mean_score = score_sum / f64::max(samples, 1.0);
     output.statistics.mean_magnitude = magnitude / tokens as f64;
@@ -233,9 +245,14 @@ impl AdvantageSettings {
                 let reason = format!("must lie in [0, 1], not {gamma}");
                 return Err(IrlError::setting(format!("{key}.estimator.gamma"), reason));
             }
-            AdvantageKind::SoftMin { temperature } if !(temperature.is_finite() && temperature > 0.0) => {
+            AdvantageKind::SoftMin { temperature }
+                if !(temperature.is_finite() && temperature > 0.0) =>
+            {
                 let reason = format!("must be above 0, not {temperature}");
-                return Err(IrlError::setting(format!("{key}.estimator.temperature"), reason));
+                return Err(IrlError::setting(
+                    format!("{key}.estimator.temperature"),
+                    reason,
+                ));
             }
             _ => {}
         }
@@ -249,7 +266,8 @@ impl AdvantageSettings {
         }
         let members = samples + self.expert_in_group.multiplicity(samples);
         if self.scale != StdScale::None && members < 2 {
-            let reason = format!("a group of {members} has no standard deviation: set it to \"none\"");
+            let reason =
+                format!("a group of {members} has no standard deviation: set it to \"none\"");
             return Err(IrlError::setting(format!("{key}.scale"), reason));
         }
         if (self.centre || matches!(self.estimator, AdvantageKind::Prime { .. })) && members < 2 {
@@ -287,41 +305,73 @@ fn group_advantages(
     settings: &AdvantageSettings,
 ) -> (Vec<Vec<f32>>, Moments, Vec<f64>) {
     let lambda = settings.outcome_weight;
-    let outcomes: Vec<f64> = group.iter().map(|trace| f64::from(trace.outcome.unwrap_or(0.0))).collect();
-    let judged: Vec<f64> =
-        group.iter().zip(multiplicities).map(|(t, &m)| if t.outcome.is_some() { m } else { 0.0 }).collect();
-    let outcome_moments = moments(&outcomes, &judged, settings);
-    let scores: Vec<f64> = group.iter().map(|trace| trace_score(trace.rewards, settings.estimator)).collect();
+    let (outcomes, verified, outcome_moments) = outcome_advantages(group, multiplicities, settings);
+    let scores: Vec<f64> = group
+        .iter()
+        .map(|trace| trace_score(trace.rewards, settings.estimator))
+        .collect();
     let reward_moments = moments(&scores, multiplicities, settings);
     let rows = group.iter().enumerate().map(|(index, trace)| {
-        if multiplicities[index] == 0.0 {
-            return vec![0.0; trace.rewards.len()];
-        }
         let mut row = vec![0.0; trace.rewards.len()];
+        if multiplicities[index] == 0.0 {
+            return vec![0.0; row.len()];
+        }
         if lambda < 1.0 {
-            let baseline = match settings.estimator {
+            let centre = match settings.estimator {
                 AdvantageKind::Prime { .. } if settings.centre => {
                     leave_one_out(&scores, multiplicities, index)
                 }
                 _ => reward_moments.centre,
             };
-            let moments = Moments { centre: baseline, ..reward_moments };
-            row = token_advantages(trace.rewards, scores[index], moments, settings.estimator);
+            let own = Moments {
+                centre,
+                ..reward_moments
+            };
+            row = token_advantages(trace.rewards, scores[index], own, settings.estimator);
         }
-        let outcome = match trace.outcome {
-            Some(_) => (outcomes[index] - outcome_moments.centre) / outcome_moments.divisor,
-            None => 0.0,
-        };
-        row.iter().map(|a| ((1.0 - lambda) * a + lambda * outcome) as f32).collect()
+        let mix = |a: &f64| ((1.0 - lambda) * a + lambda * verified[index]) as f32;
+        row.iter().map(mix).collect()
     });
     let rows = rows.collect();
-    if lambda < 1.0 { (rows, reward_moments, scores) } else { (rows, outcome_moments, outcomes) }
+    if lambda < 1.0 {
+        (rows, reward_moments, scores)
+    } else {
+        (rows, outcome_moments, outcomes)
+    }
+}
+
+/// Outcomes, their `sparse` advantages and their moments, over the traces that have one; 0 for the others.
+fn outcome_advantages(
+    group: &[RewardedTrace<'_>],
+    multiplicities: &[f64],
+    settings: &AdvantageSettings,
+) -> (Vec<f64>, Vec<f64>, Moments) {
+    let outcome = |trace: &RewardedTrace<'_>| f64::from(trace.outcome.unwrap_or(0.0));
+    let outcomes: Vec<f64> = group.iter().map(outcome).collect();
+    let judged = group.iter().zip(multiplicities);
+    let judged = judged.map(|(t, &m)| if t.outcome.is_some() { m } else { 0.0 });
+    let moments = moments(&outcomes, &judged.collect::<Vec<_>>(), settings);
+    let advantage = |trace: &RewardedTrace<'_>| match trace.outcome {
+        Some(_) => (outcome(trace) - moments.centre) / moments.divisor,
+        None => 0.0,
+    };
+    let advantages = group.iter().map(advantage).collect();
+    (outcomes, advantages, moments)
 }
 
 /// A_it of one trace; the moments' centre is the baseline.
-fn token_advantages(rewards: &[f32], score: f64, moments: Moments, kind: AdvantageKind) -> Vec<f64> {
+fn token_advantages(
+    rewards: &[f32],
+    score: f64,
+    moments: Moments,
+    kind: AdvantageKind,
+) -> Vec<f64> {
     let standardised = |reward: f64| (reward - moments.centre) / moments.divisor;
-    let each = || rewards.iter().map(|&reward| standardised(f64::from(reward)));
+    let each = || {
+        rewards
+            .iter()
+            .map(|&reward| standardised(f64::from(reward)))
+    };
     match kind {
         AdvantageKind::Sparse | AdvantageKind::Average => vec![standardised(score); rewards.len()],
         AdvantageKind::Dense { gamma } | AdvantageKind::Prime { gamma } => {
@@ -337,7 +387,10 @@ fn token_advantages(rewards: &[f32], score: f64, moments: Moments, kind: Advanta
         }
         AdvantageKind::Potential { gamma } => {
             let before = std::iter::once(0.0).chain(each());
-            let mut row: Vec<f64> = each().zip(before).map(|(now, before)| gamma * now - before).collect();
+            let mut row: Vec<f64> = each()
+                .zip(before)
+                .map(|(now, before)| gamma * now - before)
+                .collect();
             return_to_go(&mut row, gamma);
             row
         }
@@ -349,19 +402,24 @@ fn trace_score(rewards: &[f32], kind: AdvantageKind) -> f64 {
     let each = rewards.iter().map(|&reward| f64::from(reward));
     match kind {
         AdvantageKind::Sparse | AdvantageKind::Dense { .. } | AdvantageKind::Potential { .. } => {
-            each.last().unwrap_or(0.0)
+            rewards.last().map_or(0.0, |&reward| f64::from(reward))
         }
-        AdvantageKind::Average | AdvantageKind::Prime { .. } => each.sum::<f64>() / rewards.len().max(1) as f64,
-        AdvantageKind::SoftMin { temperature } => {
-            each.zip(credit_weights(rewards, temperature)).map(|(reward, weight)| reward * weight).sum()
+        AdvantageKind::Average | AdvantageKind::Prime { .. } => {
+            each.sum::<f64>() / rewards.len().max(1) as f64
         }
+        AdvantageKind::SoftMin { temperature } => each
+            .zip(credit_weights(rewards, temperature))
+            .map(|(reward, weight)| reward * weight)
+            .sum(),
     }
 }
 
 /// softmax(-r / T).
 fn credit_weights(rewards: &[f32], temperature: f64) -> Vec<f64> {
     let least = rewards.iter().copied().fold(f32::INFINITY, f32::min);
-    let weights = rewards.iter().map(|&r| ((f64::from(least) - f64::from(r)) / temperature).exp());
+    let weights = rewards
+        .iter()
+        .map(|&r| ((f64::from(least) - f64::from(r)) / temperature).exp());
     let weights: Vec<f64> = weights.collect();
     let sum: f64 = weights.iter().sum();
     weights.iter().map(|weight| weight / sum).collect()
@@ -371,8 +429,16 @@ fn credit_weights(rewards: &[f32], temperature: f64) -> Vec<f64> {
 /// is no other.
 fn leave_one_out(scores: &[f64], multiplicities: &[f64], index: usize) -> f64 {
     let total: f64 = multiplicities.iter().sum();
-    let sum: f64 = scores.iter().zip(multiplicities).map(|(score, m)| score * m).sum();
-    if total > 1.0 { (sum - scores[index]) / (total - 1.0) } else { scores[index] }
+    let sum: f64 = scores
+        .iter()
+        .zip(multiplicities)
+        .map(|(score, m)| score * m)
+        .sum();
+    if total > 1.0 {
+        (sum - scores[index]) / (total - 1.0)
+    } else {
+        scores[index]
+    }
 }
 
 fn moments(scores: &[f64], multiplicities: &[f64], settings: &AdvantageSettings) -> Moments {
@@ -384,11 +450,19 @@ fn moments(scores: &[f64], multiplicities: &[f64], settings: &AdvantageSettings)
         StdScale::Unbiased => count - 1.0,
         StdScale::Population | StdScale::None => count,
     };
-    let std = if degrees > 0.0 { (squares / degrees).sqrt() } else { 0.0 };
+    let std = if degrees > 0.0 {
+        (squares / degrees).sqrt()
+    } else {
+        0.0
+    };
     let first = members().next().map(|(&score, _)| score);
     Moments {
         centre: if settings.centre { mean } else { 0.0 },
-        divisor: if settings.scale == StdScale::None { 1.0 } else { std + settings.epsilon },
+        divisor: if settings.scale == StdScale::None {
+            1.0
+        } else {
+            std + settings.epsilon
+        },
         std,
         constant: members().all(|(&score, _)| Some(score) == first),
     }
@@ -398,11 +472,21 @@ fn check(group: &[RewardedTrace<'_>], first: usize) -> Result<(), IrlError> {
     for (index, trace) in group.iter().enumerate() {
         let index = first + index;
         if trace.rewards.is_empty() {
-            return Err(IrlError::LengthMismatch { what: "the list of rewards", trace: index, found: 0, expected: 1 });
+            return Err(IrlError::LengthMismatch {
+                what: "the list of rewards",
+                trace: index,
+                found: 0,
+                expected: 1,
+            });
         }
         if let Some(token) = trace.rewards.iter().position(|reward| !reward.is_finite()) {
             let value = f64::from(trace.rewards[token]);
-            return Err(IrlError::NonFinite { what: "the reward", trace: index, token, value });
+            return Err(IrlError::NonFinite {
+                what: "the reward",
+                trace: index,
+                token,
+                value,
+            });
         }
     }
     Ok(())

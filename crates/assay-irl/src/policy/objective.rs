@@ -193,7 +193,12 @@ pub fn objective_of_part(
                 let term = TokenTerm::new(trace, token, settings);
                 if !(term.loss.is_finite() && term.slope.is_finite()) {
                     let what = "the policy loss";
-                    return Err(IrlError::NonFinite { what, trace: index, token, value: term.loss });
+                    return Err(IrlError::NonFinite {
+                        what,
+                        trace: index,
+                        token,
+                        value: term.loss,
+                    });
                 }
                 output.loss += scale * term.loss;
                 *grad = (scale * term.slope) as f32;
@@ -215,11 +220,27 @@ impl ObjectiveSettings {
     /// [`IrlError::InvalidSetting`] names the key.
     pub fn validate(&self, key: &str) -> Result<(), IrlError> {
         let checks = [
-            ("clip_low", self.clip_low, (0.0..=1.0).contains(&self.clip_low)),
-            ("clip_high", self.clip_high, self.clip_high.is_finite() && self.clip_high >= 0.0),
+            (
+                "clip_low",
+                self.clip_low,
+                (0.0..=1.0).contains(&self.clip_low),
+            ),
+            (
+                "clip_high",
+                self.clip_high,
+                self.clip_high.is_finite() && self.clip_high >= 0.0,
+            ),
             ("delta", self.delta, self.delta > 1.0 + self.clip_high),
-            ("kl_weight", self.kl_weight, self.kl_weight.is_finite() && self.kl_weight >= 0.0),
-            ("importance_cap", self.importance_cap, self.importance_cap >= 0.0),
+            (
+                "kl_weight",
+                self.kl_weight,
+                self.kl_weight.is_finite() && self.kl_weight >= 0.0,
+            ),
+            (
+                "importance_cap",
+                self.importance_cap,
+                self.importance_cap >= 0.0,
+            ),
         ];
         if let Some((name, value, _)) = checks.iter().find(|(_, _, allowed)| !allowed) {
             let allowed = match *name {
@@ -228,12 +249,16 @@ impl ObjectiveSettings {
                 "importance_cap" => "must be at least 0",
                 _ => "must be finite and at least 0",
             };
-            return Err(IrlError::setting(format!("{key}.{name}"), format!("{allowed}, not {value}")));
+            return Err(IrlError::setting(
+                format!("{key}.{name}"),
+                format!("{allowed}, not {value}"),
+            ));
         }
         match self.reduction {
-            Reduction::DrGrpo { max_length: 0 } => {
-                Err(IrlError::setting(format!("{key}.reduction.max_length"), "must be at least 1, not 0"))
-            }
+            Reduction::DrGrpo { max_length: 0 } => Err(IrlError::setting(
+                format!("{key}.reduction.max_length"),
+                "must be at least 1, not 0",
+            )),
             _ => Ok(()),
         }
     }
@@ -259,7 +284,9 @@ impl TokenTerm {
         let (surrogate, slope) = surrogate(ratio, advantage, settings);
         let sampling = trace.sampling.map(at);
         let weight = match sampling {
-            Some(sampling) if settings.importance_cap > 0.0 => (old - sampling).exp().min(settings.importance_cap),
+            Some(sampling) if settings.importance_cap > 0.0 => {
+                (old - sampling).exp().min(settings.importance_cap)
+            }
             _ => 1.0,
         };
         let (mut loss, mut slope) = (-weight * surrogate, -weight * slope);
@@ -272,7 +299,14 @@ impl TokenTerm {
             difference.exp() - difference - 1.0
         });
         let sampling_gap = sampling.map(|sampling| (old - sampling).abs());
-        Self { loss, slope, ratio, log_ratio, reference_kl, sampling_gap }
+        Self {
+            loss,
+            slope,
+            ratio,
+            log_ratio,
+            reference_kl,
+            sampling_gap,
+        }
     }
 }
 
@@ -281,9 +315,17 @@ impl TokenTerm {
 fn surrogate(ratio: f64, advantage: f64, settings: &ObjectiveSettings) -> (f64, f64) {
     let (low, high) = (1.0 - settings.clip_low, 1.0 + settings.clip_high);
     let free = ratio.min(settings.delta) * advantage;
-    let free_slope = if ratio <= settings.delta { ratio * advantage } else { 0.0 };
+    let free_slope = if ratio <= settings.delta {
+        ratio * advantage
+    } else {
+        0.0
+    };
     let clipped = ratio.clamp(low, high) * advantage;
-    let clipped_slope = if (low..=high).contains(&ratio) { ratio * advantage } else { 0.0 };
+    let clipped_slope = if (low..=high).contains(&ratio) {
+        ratio * advantage
+    } else {
+        0.0
+    };
     if free < clipped {
         (free, free_slope)
     } else if clipped < free {
@@ -295,7 +337,11 @@ fn surrogate(ratio: f64, advantage: f64, settings: &ObjectiveSettings) -> (f64, 
 
 fn multiplicity(trace: &PolicyTrace<'_>, settings: &ObjectiveSettings) -> f64 {
     let masked = settings.mask_truncated && trace.ending == Ending::Truncated;
-    if masked || trace.logprobs.is_empty() { 0.0 } else { f64::from(trace.multiplicity) }
+    if masked || trace.logprobs.is_empty() {
+        0.0
+    } else {
+        f64::from(trace.multiplicity)
+    }
 }
 
 /// Factor of one token's loss; an update without traces contributes nothing.
@@ -305,7 +351,11 @@ fn token_scale(length: usize, size: UpdateSize, reduction: Reduction) -> f64 {
         Reduction::Bnpo => size.tokens,
         Reduction::DrGrpo { max_length } => size.traces * max_length as f64,
     };
-    if denominator > 0.0 { 1.0 / denominator } else { 0.0 }
+    if denominator > 0.0 {
+        1.0 / denominator
+    } else {
+        0.0
+    }
 }
 
 fn check_lengths(index: usize, trace: &PolicyTrace<'_>) -> Result<(), IrlError> {
@@ -318,7 +368,12 @@ fn check_lengths(index: usize, trace: &PolicyTrace<'_>) -> Result<(), IrlError> 
     ];
     for (what, list) in lists {
         if let Some(list) = list.filter(|list| list.len() != expected) {
-            return Err(IrlError::LengthMismatch { what, trace: index, found: list.len(), expected });
+            return Err(IrlError::LengthMismatch {
+                what,
+                trace: index,
+                found: list.len(),
+                expected,
+            });
         }
     }
     Ok(())
@@ -341,7 +396,13 @@ struct Sums {
 }
 
 impl Sums {
-    fn add(&mut self, trace: &PolicyTrace<'_>, term: &TokenTerm, token: usize, settings: &ObjectiveSettings) {
+    fn add(
+        &mut self,
+        trace: &PolicyTrace<'_>,
+        term: &TokenTerm,
+        token: usize,
+        settings: &ObjectiveSettings,
+    ) {
         let advantage = trace.advantages[token];
         let indicator = |condition: bool| f64::from(u8::from(condition));
         self.tokens += 1;

@@ -37,14 +37,20 @@ impl Granularity {
     /// completion are ignored. With `interval`, positions are n-1, 2n-1, ...: the n-th token, the 2n-th token, ...
     /// An empty completion has none.
     pub fn labelled_positions(self, completion_len: usize, step_ends: &[usize]) -> Vec<usize> {
-        let Some(last) = completion_len.checked_sub(1) else { return Vec::new() };
+        let Some(last) = completion_len.checked_sub(1) else {
+            return Vec::new();
+        };
         let mut positions: Vec<usize> = match self {
             Self::Dense => (0..last).collect(),
             Self::Interval { every } => {
                 let every = every.max(1);
                 (every - 1..last).step_by(every).collect()
             }
-            Self::Step => step_ends.iter().copied().filter(|&end| end < last).collect(),
+            Self::Step => step_ends
+                .iter()
+                .copied()
+                .filter(|&end| end < last)
+                .collect(),
             Self::Sparse => Vec::new(),
         };
         positions.push(last);
@@ -59,9 +65,10 @@ impl Granularity {
     /// [`IrlError::InvalidSetting`] names the key.
     pub fn validate(self, key: &str) -> Result<(), IrlError> {
         match self {
-            Self::Interval { every: 0 } => {
-                Err(IrlError::setting(format!("{key}.every"), "must be at least 1, not 0"))
-            }
+            Self::Interval { every: 0 } => Err(IrlError::setting(
+                format!("{key}.every"),
+                "must be at least 1, not 0",
+            )),
             _ => Ok(()),
         }
     }
@@ -94,10 +101,22 @@ mod tests {
     #[test]
     fn positions_by_kind() {
         assert_eq!(Granularity::Dense.labelled_positions(4, &[]), [0, 1, 2, 3]);
-        assert_eq!(Granularity::Interval { every: 3 }.labelled_positions(8, &[]), [2, 5, 7]);
-        assert_eq!(Granularity::Interval { every: 3 }.labelled_positions(6, &[]), [2, 5]);
-        assert_eq!(Granularity::Interval { every: 15 }.labelled_positions(4, &[]), [3]);
-        assert_eq!(Granularity::Step.labelled_positions(9, &[4, 2, 4, 8, 20]), [2, 4, 8]);
+        assert_eq!(
+            Granularity::Interval { every: 3 }.labelled_positions(8, &[]),
+            [2, 5, 7]
+        );
+        assert_eq!(
+            Granularity::Interval { every: 3 }.labelled_positions(6, &[]),
+            [2, 5]
+        );
+        assert_eq!(
+            Granularity::Interval { every: 15 }.labelled_positions(4, &[]),
+            [3]
+        );
+        assert_eq!(
+            Granularity::Step.labelled_positions(9, &[4, 2, 4, 8, 20]),
+            [2, 4, 8]
+        );
         assert_eq!(Granularity::Sparse.labelled_positions(5, &[1]), [4]);
         assert!(Granularity::Dense.labelled_positions(0, &[]).is_empty());
     }
@@ -107,15 +126,31 @@ mod tests {
     #[test]
     fn fault_07_mask_counts_completion_tokens_only() {
         for completion in 1..70 {
-            for granularity in [Granularity::Dense, Granularity::Interval { every: 15 }, Granularity::Sparse] {
+            for granularity in [
+                Granularity::Dense,
+                Granularity::Interval { every: 15 },
+                Granularity::Sparse,
+            ] {
                 let positions = granularity.labelled_positions(completion, &[]);
-                assert_eq!(*positions.last().unwrap(), completion - 1, "end of turn is labelled");
+                assert_eq!(
+                    *positions.last().unwrap(),
+                    completion - 1,
+                    "end of turn is labelled"
+                );
                 assert!(positions[0] < completion);
             }
         }
         let interval = Granularity::Interval { every: 15 }.labelled_positions(40, &[]);
-        assert_eq!(interval, [14, 29, 39], "the phase starts at the first completion token");
-        assert_eq!(Granularity::Dense.labelled_positions(40, &[])[0], 0, "the first completion token is labelled");
+        assert_eq!(
+            interval,
+            [14, 29, 39],
+            "the phase starts at the first completion token"
+        );
+        assert_eq!(
+            Granularity::Dense.labelled_positions(40, &[])[0],
+            0,
+            "the first completion token is labelled"
+        );
     }
 
     #[test]

@@ -136,7 +136,11 @@ pub struct RelativisticSettings {
 
 impl Default for RelativisticSettings {
     fn default() -> Self {
-        Self { weight: 1.0, score: PairScore::Mean, scale: 1.0 }
+        Self {
+            weight: 1.0,
+            score: PairScore::Mean,
+            scale: 1.0,
+        }
     }
 }
 
@@ -188,7 +192,10 @@ pub struct WganSettings {
 
 impl Default for WganSettings {
     fn default() -> Self {
-        Self { weight: 0.0, clip: 0.1 }
+        Self {
+            weight: 0.0,
+            clip: 0.1,
+        }
     }
 }
 
@@ -282,7 +289,10 @@ pub fn discriminator_loss(
     for (index, trace) in traces.iter().enumerate() {
         check(index, trace)?;
     }
-    let mut grads: Vec<Vec<f64>> = traces.iter().map(|trace| vec![0.0; trace.logits.len()]).collect();
+    let mut grads: Vec<Vec<f64>> = traces
+        .iter()
+        .map(|trace| vec![0.0; trace.logits.len()])
+        .collect();
     let labels = labels::labels(traces, settings);
     let mut terms = LossTerms::default();
     if settings.bce.weight != 0.0 {
@@ -305,8 +315,16 @@ pub fn discriminator_loss(
         + settings.retention * terms.retention
         + settings.relativistic.weight * terms.relativistic
         + settings.contrast.weight * terms.contrast;
-    let grads = grads.into_iter().map(|row| row.into_iter().map(|g| g as f32).collect()).collect();
-    Ok(LossOutput { loss, terms, grads, statistics: statistics::statistics(traces, settings) })
+    let grads = grads
+        .into_iter()
+        .map(|row| row.into_iter().map(|g| g as f32).collect())
+        .collect();
+    Ok(LossOutput {
+        loss,
+        terms,
+        grads,
+        statistics: statistics::statistics(traces, settings),
+    })
 }
 
 impl DiscriminatorLossSettings {
@@ -342,12 +360,20 @@ impl DiscriminatorLossSettings {
         }
         if !(self.relativistic.scale.is_finite() && self.relativistic.scale > 0.0) {
             let reason = format!("must be above 0, not {}", self.relativistic.scale);
-            return Err(IrlError::setting(format!("{key}.relativistic.scale"), reason));
+            return Err(IrlError::setting(
+                format!("{key}.relativistic.scale"),
+                reason,
+            ));
         }
         match self.relativistic.score {
-            PairScore::SoftMin { temperature } if !(temperature.is_finite() && temperature > 0.0) => {
+            PairScore::SoftMin { temperature }
+                if !(temperature.is_finite() && temperature > 0.0) =>
+            {
                 let reason = format!("must be above 0, not {temperature}");
-                Err(IrlError::setting(format!("{key}.relativistic.score.temperature"), reason))
+                Err(IrlError::setting(
+                    format!("{key}.relativistic.score.temperature"),
+                    reason,
+                ))
             }
             _ => Ok(()),
         }
@@ -357,7 +383,12 @@ impl DiscriminatorLossSettings {
 fn check(index: usize, trace: &LabelledTrace<'_>) -> Result<(), IrlError> {
     if let Some(token) = trace.logits.iter().position(|z| !z.is_finite()) {
         let value = f64::from(trace.logits[token]);
-        return Err(IrlError::NonFinite { what: "the logit", trace: index, token, value });
+        return Err(IrlError::NonFinite {
+            what: "the logit",
+            trace: index,
+            token,
+            value,
+        });
     }
     match trace.positions.iter().max() {
         Some(&last) if last >= trace.logits.len() => Err(IrlError::LengthMismatch {

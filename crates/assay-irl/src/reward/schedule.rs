@@ -59,14 +59,20 @@ impl DiscriminatorSchedule {
             Some(since) => (false, since.is_multiple_of(self.every.max(1))),
         };
         IterationPlan {
-            discriminator_updates: if due && !self.frozen { self.updates_per_iteration } else { 0 },
+            discriminator_updates: if due && !self.frozen {
+                self.updates_per_iteration
+            } else {
+                0
+            },
             policy_updates: usize::from(!warming),
         }
     }
 
     /// Discriminator updates of a whole run, for its learning-rate schedule.
     pub fn total_updates(&self, iterations: usize) -> usize {
-        (0..iterations).map(|iteration| self.plan(iteration).discriminator_updates).sum()
+        (0..iterations)
+            .map(|iteration| self.plan(iteration).discriminator_updates)
+            .sum()
     }
 
     /// Refuses values without meaning; `key` is the dotted path of this table.
@@ -76,16 +82,26 @@ impl DiscriminatorSchedule {
     pub fn validate(&self, key: &str) -> Result<(), IrlError> {
         if self.updates_per_iteration == 0 {
             let reason = "must be at least 1, not 0; set `frozen = true` to leave the discriminator untrained";
-            return Err(IrlError::setting(format!("{key}.updates_per_iteration"), reason));
+            return Err(IrlError::setting(
+                format!("{key}.updates_per_iteration"),
+                reason,
+            ));
         }
         if self.every == 0 {
-            return Err(IrlError::setting(format!("{key}.every"), "must be at least 1, not 0"));
+            return Err(IrlError::setting(
+                format!("{key}.every"),
+                "must be at least 1, not 0",
+            ));
         }
         if self.frozen && self.warmup_iterations > 0 {
             let reason = "a frozen discriminator has no warm-up: set it to 0";
-            return Err(IrlError::setting(format!("{key}.warmup_iterations"), reason));
+            return Err(IrlError::setting(
+                format!("{key}.warmup_iterations"),
+                reason,
+            ));
         }
-        self.policy_negatives.validate(&format!("{key}.policy_negatives"))?;
+        self.policy_negatives
+            .validate(&format!("{key}.policy_negatives"))?;
         self.replay.validate(&format!("{key}.replay"))
     }
 }
@@ -130,7 +146,11 @@ pub enum PolicyNegatives {
 
 impl Default for PolicyNegatives {
     fn default() -> Self {
-        Self::StyleAdvantage { weight: 0.5, floor: 0.6, ceiling: 0.95 }
+        Self::StyleAdvantage {
+            weight: 0.5,
+            floor: 0.6,
+            ceiling: 0.95,
+        }
     }
 }
 
@@ -145,7 +165,11 @@ impl PolicyNegatives {
                 let length = end.saturating_sub(start).max(1) as f64;
                 weight * (done / length).min(1.0)
             }
-            Self::StyleAdvantage { weight, floor, ceiling } => {
+            Self::StyleAdvantage {
+                weight,
+                floor,
+                ceiling,
+            } => {
                 let likeness = |a: f64| ((ceiling - a) / (ceiling - floor)).clamp(0.0, 1.0);
                 weight * style_advantage.map_or(0.0, likeness)
             }
@@ -155,7 +179,9 @@ impl PolicyNegatives {
     fn validate(&self, key: &str) -> Result<(), IrlError> {
         let weight = match *self {
             Self::Off => 0.0,
-            Self::Constant { weight } | Self::Ramp { weight, .. } | Self::StyleAdvantage { weight, .. } => weight,
+            Self::Constant { weight }
+            | Self::Ramp { weight, .. }
+            | Self::StyleAdvantage { weight, .. } => weight,
         };
         if !(weight.is_finite() && weight >= 0.0) {
             let reason = format!("must be finite and at least 0, not {weight}");
@@ -169,7 +195,8 @@ impl PolicyNegatives {
             Self::StyleAdvantage { floor, ceiling, .. }
                 if !(0.0 <= floor && floor < ceiling && ceiling <= 1.0) =>
             {
-                let reason = format!("0 <= floor < ceiling <= 1 must hold, not {floor} and {ceiling}");
+                let reason =
+                    format!("0 <= floor < ceiling <= 1 must hold, not {floor} and {ceiling}");
                 Err(IrlError::setting(format!("{key}.floor"), reason))
             }
             _ => Ok(()),
@@ -216,7 +243,11 @@ pub struct ReplaySettings {
 
 impl Default for ReplaySettings {
     fn default() -> Self {
-        Self { enabled: false, share: 0.5, capacity: 1024 }
+        Self {
+            enabled: false,
+            share: 0.5,
+            capacity: 1024,
+        }
     }
 }
 
@@ -227,7 +258,10 @@ impl ReplaySettings {
             return Err(IrlError::setting(format!("{key}.share"), reason));
         }
         if self.enabled && self.capacity == 0 {
-            return Err(IrlError::setting(format!("{key}.capacity"), "must be at least 1, not 0"));
+            return Err(IrlError::setting(
+                format!("{key}.capacity"),
+                "must be at least 1, not 0",
+            ));
         }
         Ok(())
     }
@@ -243,8 +277,15 @@ pub struct ReplayBuffer<T> {
 impl<T> ReplayBuffer<T> {
     /// An empty buffer; without replay it keeps nothing.
     pub fn new(settings: &ReplaySettings) -> Self {
-        let capacity = if settings.enabled { settings.capacity } else { 0 };
-        Self { capacity, items: VecDeque::new() }
+        let capacity = if settings.enabled {
+            settings.capacity
+        } else {
+            0
+        };
+        Self {
+            capacity,
+            items: VecDeque::new(),
+        }
     }
 
     /// Adds samples; beyond the capacity the oldest leave.
@@ -269,7 +310,9 @@ impl<T> ReplayBuffer<T> {
 
     /// How many of `count` policy samples come from the buffer: round(share * count), at most what is kept.
     pub fn replayed(&self, count: usize, share: f64) -> usize {
-        ((share * count as f64).round() as usize).min(count).min(self.items.len())
+        ((share * count as f64).round() as usize)
+            .min(count)
+            .min(self.items.len())
     }
 
     /// `count` different samples drawn uniformly (all of them when fewer are kept), in the order they were drawn.
@@ -280,7 +323,10 @@ impl<T> ReplayBuffer<T> {
             let other = place + stream.below(order.len() - place);
             order.swap(place, other);
         }
-        order[..count].iter().map(|&index| &self.items[index]).collect()
+        order[..count]
+            .iter()
+            .map(|&index| &self.items[index])
+            .collect()
     }
 }
 
@@ -291,42 +337,76 @@ mod tests {
     /// "Updates per iteration" is a number of optimiser steps within each iteration; "every n-th" is another setting.
     #[test]
     fn fault_08_updates_per_iteration_loops() {
-        let schedule = DiscriminatorSchedule { updates_per_iteration: 3, ..Default::default() };
-        let updates: Vec<usize> = (0..4).map(|i| schedule.plan(i).discriminator_updates).collect();
+        let schedule = DiscriminatorSchedule {
+            updates_per_iteration: 3,
+            ..Default::default()
+        };
+        let updates: Vec<usize> = (0..4)
+            .map(|i| schedule.plan(i).discriminator_updates)
+            .collect();
         assert_eq!(updates, [3, 3, 3, 3]);
         assert_eq!(schedule.total_updates(4), 12);
-        let sparse = DiscriminatorSchedule { every: 3, ..schedule };
-        let updates: Vec<usize> = (0..5).map(|i| sparse.plan(i).discriminator_updates).collect();
+        let sparse = DiscriminatorSchedule {
+            every: 3,
+            ..schedule
+        };
+        let updates: Vec<usize> = (0..5)
+            .map(|i| sparse.plan(i).discriminator_updates)
+            .collect();
         assert_eq!(updates, [3, 0, 0, 3, 0]);
     }
 
     #[test]
     fn warmup_trains_the_discriminator_only() {
-        let schedule = DiscriminatorSchedule { warmup_iterations: 2, every: 2, ..Default::default() };
+        let schedule = DiscriminatorSchedule {
+            warmup_iterations: 2,
+            every: 2,
+            ..Default::default()
+        };
         let plans: Vec<_> = (0..6)
-            .map(|i| (schedule.plan(i).discriminator_updates, schedule.plan(i).policy_updates))
+            .map(|i| {
+                (
+                    schedule.plan(i).discriminator_updates,
+                    schedule.plan(i).policy_updates,
+                )
+            })
             .collect();
         assert_eq!(plans, [(1, 0), (1, 0), (1, 1), (0, 1), (1, 1), (0, 1)]);
     }
 
     #[test]
     fn frozen_never_trains() {
-        let schedule = DiscriminatorSchedule { frozen: true, ..Default::default() };
+        let schedule = DiscriminatorSchedule {
+            frozen: true,
+            ..Default::default()
+        };
         assert_eq!(schedule.total_updates(10), 0);
         assert_eq!(schedule.plan(0).policy_updates, 1);
-        let confused = DiscriminatorSchedule { warmup_iterations: 1, ..schedule };
+        let confused = DiscriminatorSchedule {
+            warmup_iterations: 1,
+            ..schedule
+        };
         assert!(confused.validate("reward.schedule").is_err());
     }
 
     #[test]
     fn policy_negatives_grow_as_style_advantage_falls() {
-        let schedule = PolicyNegatives::StyleAdvantage { weight: 0.5, floor: 0.6, ceiling: 0.9 };
-        let weights: Vec<f64> =
-            [None, Some(1.0), Some(0.9), Some(0.75), Some(0.6), Some(0.4)].map(|a| schedule.weight(7, a)).into();
+        let schedule = PolicyNegatives::StyleAdvantage {
+            weight: 0.5,
+            floor: 0.6,
+            ceiling: 0.9,
+        };
+        let weights: Vec<f64> = [None, Some(1.0), Some(0.9), Some(0.75), Some(0.6), Some(0.4)]
+            .map(|a| schedule.weight(7, a))
+            .into();
         for (weight, expected) in weights.iter().zip([0.0, 0.0, 0.0, 0.25, 0.5, 0.5]) {
             assert!((weight - expected).abs() < 1e-12, "{weights:?}");
         }
-        let ramp = PolicyNegatives::Ramp { weight: 2.0, start: 2, end: 6 };
+        let ramp = PolicyNegatives::Ramp {
+            weight: 2.0,
+            start: 2,
+            end: 6,
+        };
         let weights: Vec<f64> = (0..9).map(|i| ramp.weight(i, None)).collect();
         assert_eq!(weights, [0.0, 0.0, 0.0, 0.5, 1.0, 1.5, 2.0, 2.0, 2.0]);
     }
@@ -344,17 +424,39 @@ mod tests {
 
     #[test]
     fn replay_keeps_the_newest_and_draws_without_repetition() {
-        let settings = ReplaySettings { enabled: true, share: 0.5, capacity: 5 };
+        let settings = ReplaySettings {
+            enabled: true,
+            share: 0.5,
+            capacity: 5,
+        };
         let mut buffer = ReplayBuffer::new(&settings);
         buffer.extend(0..8);
-        let mut drawn: Vec<i32> = buffer.draw(9, &mut Stream::new(1, &[2])).into_iter().copied().collect();
-        let again: Vec<i32> = buffer.draw(3, &mut Stream::new(1, &[2])).into_iter().copied().collect();
+        let mut drawn: Vec<i32> = buffer
+            .draw(9, &mut Stream::new(1, &[2]))
+            .into_iter()
+            .copied()
+            .collect();
+        let again: Vec<i32> = buffer
+            .draw(3, &mut Stream::new(1, &[2]))
+            .into_iter()
+            .copied()
+            .collect();
         assert_eq!(again, drawn[..3], "a stream decides the draw");
         drawn.sort_unstable();
         assert_eq!(drawn, [3, 4, 5, 6, 7]);
-        assert_eq!((buffer.replayed(4, 0.5), buffer.replayed(16, 0.5), buffer.replayed(3, 0.5)), (2, 5, 2));
+        assert_eq!(
+            (
+                buffer.replayed(4, 0.5),
+                buffer.replayed(16, 0.5),
+                buffer.replayed(3, 0.5)
+            ),
+            (2, 5, 2)
+        );
         let text = serde_json::to_string(&buffer).unwrap();
-        assert_eq!(serde_json::from_str::<ReplayBuffer<i32>>(&text).unwrap(), buffer);
+        assert_eq!(
+            serde_json::from_str::<ReplayBuffer<i32>>(&text).unwrap(),
+            buffer
+        );
         let mut off = ReplayBuffer::new(&ReplaySettings::default());
         off.extend(0..3);
         assert!(off.is_empty());

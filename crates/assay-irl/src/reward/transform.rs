@@ -20,14 +20,20 @@ pub struct RewardTransform {
 
 impl Default for RewardTransform {
     fn default() -> Self {
-        Self { temperature: 1.0, lower: f64::NEG_INFINITY, upper: f64::INFINITY }
+        Self {
+            temperature: 1.0,
+            lower: f64::NEG_INFINITY,
+            upper: f64::INFINITY,
+        }
     }
 }
 
 impl RewardTransform {
     /// The reward of a logit.
     pub fn reward(&self, logit: f32) -> f32 {
-        (f64::from(logit) / self.temperature).max(self.lower).min(self.upper) as f32
+        (f64::from(logit) / self.temperature)
+            .max(self.lower)
+            .min(self.upper) as f32
     }
 
     /// The rewards of a trace's logits, one a token.
@@ -45,7 +51,10 @@ impl RewardTransform {
             return Err(IrlError::setting(format!("{key}.temperature"), reason));
         }
         if self.lower.is_nan() || self.upper.is_nan() || self.lower >= self.upper {
-            let reason = format!("must lie below upper: {} is not below {}", self.lower, self.upper);
+            let reason = format!(
+                "must lie below upper: {} is not below {}",
+                self.lower, self.upper
+            );
             return Err(IrlError::setting(format!("{key}.lower"), reason));
         }
         Ok(())
@@ -58,16 +67,44 @@ mod tests {
 
     #[test]
     fn divides_then_clamps() {
-        let transform = RewardTransform { temperature: 2.0, lower: -1.0, upper: 3.0 };
-        assert_eq!(transform.rewards(&[-4.0, 1.0, 5.0, 8.0]), [-1.0, 0.5, 2.5, 3.0]);
-        assert_eq!(RewardTransform::default().rewards(&[-1e4, 0.1]), [-1e4, 0.1]);
+        let transform = RewardTransform {
+            temperature: 2.0,
+            lower: -1.0,
+            upper: 3.0,
+        };
+        assert_eq!(
+            transform.rewards(&[-4.0, 1.0, 5.0, 8.0]),
+            [-1.0, 0.5, 2.5, 3.0]
+        );
+        assert_eq!(
+            RewardTransform::default().rewards(&[-1e4, 0.1]),
+            [-1e4, 0.1]
+        );
     }
 
     #[test]
     fn an_empty_interval_is_refused() {
-        let crossed = RewardTransform { lower: 1.0, upper: 0.0, ..RewardTransform::default() };
-        assert!(crossed.validate("reward.transform").unwrap_err().to_string().contains("reward.transform.lower"));
-        let cold = RewardTransform { temperature: 0.0, ..RewardTransform::default() };
-        assert!(cold.validate("reward.transform").unwrap_err().to_string().contains("temperature"));
+        let crossed = RewardTransform {
+            lower: 1.0,
+            upper: 0.0,
+            ..RewardTransform::default()
+        };
+        assert!(
+            crossed
+                .validate("reward.transform")
+                .unwrap_err()
+                .to_string()
+                .contains("reward.transform.lower")
+        );
+        let cold = RewardTransform {
+            temperature: 0.0,
+            ..RewardTransform::default()
+        };
+        assert!(
+            cold.validate("reward.transform")
+                .unwrap_err()
+                .to_string()
+                .contains("temperature")
+        );
     }
 }

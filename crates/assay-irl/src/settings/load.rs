@@ -53,6 +53,23 @@ impl Settings {
         Ok(settings)
     }
 
+    /// Overlays TOML texts (each with the name errors give it), then `key=value` options; later ones win.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub fn from_texts(texts: &[(String, &str)], overrides: &[String]) -> Result<Self, IrlError> {
+        let mut tree = Tree::default()?;
+        for (text, origin) in texts {
+            tree.merge(parse(text, origin)?, origin);
+        }
+        for option in overrides {
+            tree.add_override(option)?;
+        }
+        let settings = tree.settings()?;
+        settings.validate()?;
+        Ok(settings)
+    }
+
     /// Every setting as TOML, defaults included: reading it gives these settings again.
     ///
     /// # Errors
@@ -70,7 +87,10 @@ struct Tree {
 
 impl Tree {
     fn default() -> Result<Self, IrlError> {
-        Ok(Self { table: table(&Settings::default())?, origins: BTreeMap::new() })
+        Ok(Self {
+            table: table(&Settings::default())?,
+            origins: BTreeMap::new(),
+        })
     }
 
     fn add_file(&mut self, file: &Path) -> Result<(), IrlError> {
@@ -89,14 +109,20 @@ impl Tree {
         open: &mut Vec<PathBuf>,
     ) -> Result<(), IrlError> {
         let origin = named.display().to_string();
-        let refuse = |reason: String| IrlError::SettingsSyntax { origin: origin.clone(), reason };
+        let refuse = |reason: String| IrlError::SettingsSyntax {
+            origin: origin.clone(),
+            reason,
+        };
         if open.iter().any(|file| file == canonical_file) {
-            return Err(refuse("extends itself, directly or through others".to_owned()));
+            return Err(refuse(
+                "extends itself, directly or through others".to_owned(),
+            ));
         }
         let mut own = parse(&read(canonical_file)?, &origin)?;
         let bases = match own.remove(EXTENDS) {
             None => Vec::new(),
-            Some(value) => base_names(value).ok_or_else(|| refuse(format!("`{EXTENDS}` must be a list of files")))?,
+            Some(value) => base_names(value)
+                .ok_or_else(|| refuse(format!("`{EXTENDS}` must be a list of files")))?,
         };
         open.push(canonical_file.to_owned());
         for base in bases {
@@ -114,13 +140,19 @@ impl Tree {
 
     fn add_override(&mut self, option: &str) -> Result<(), IrlError> {
         let origin = format!("--set {option}");
-        let refuse = |reason: &str| IrlError::SettingsSyntax { origin: origin.clone(), reason: reason.to_owned() };
-        let (key, text) = option.split_once('=').ok_or_else(|| refuse("expected key=value"))?;
+        let refuse = |reason: &str| IrlError::SettingsSyntax {
+            origin: origin.clone(),
+            reason: reason.to_owned(),
+        };
+        let (key, text) = option
+            .split_once('=')
+            .ok_or_else(|| refuse("expected key=value"))?;
         let segments: Vec<&str> = key.trim().split('.').collect();
         if segments.iter().any(|segment| segment.is_empty()) {
             return Err(refuse("a part of the key is empty"));
         }
-        let mut value = option_value(text.trim()).ok_or_else(|| refuse("the value is not complete TOML"))?;
+        let mut value =
+            option_value(text.trim()).ok_or_else(|| refuse("the value is not complete TOML"))?;
         let mut names = segments.iter().rev();
         let mut own = Table::new();
         if let Some(last) = names.next() {
@@ -135,14 +167,22 @@ impl Tree {
     }
 
     fn merge(&mut self, overlay: Table, origin: &str) {
-        merge_table(&mut self.table, overlay, &mut |key| {
-            self.origins.insert(key.to_owned(), origin.to_owned());
-        }, "");
+        merge_table(
+            &mut self.table,
+            overlay,
+            &mut |key| {
+                self.origins.insert(key.to_owned(), origin.to_owned());
+            },
+            "",
+        );
     }
 
     fn settings(self) -> Result<Settings, IrlError> {
-        let settings: Settings =
-            self.table.clone().try_into().map_err(|error: toml::de::Error| self.explain(&error))?;
+        let settings: Settings = self
+            .table
+            .clone()
+            .try_into()
+            .map_err(|error: toml::de::Error| self.explain(&error))?;
         match first_surplus(&self.table, &table(&settings)?, "") {
             Some((key, known)) => Err(self.unknown(key, known)),
             None => Ok(settings),
@@ -152,31 +192,53 @@ impl Tree {
     /// An error of deserialisation as one of ours: `error` says `message` and, on a line of its own, "in `a.b`".
     fn explain(&self, error: &toml::de::Error) -> IrlError {
         let text = error.to_string();
-        let path = text.lines().find_map(|line| line.strip_prefix("in `")?.strip_suffix('`')).unwrap_or("");
+        let path = text
+            .lines()
+            .find_map(|line| line.strip_prefix("in `")?.strip_suffix('`'))
+            .unwrap_or("");
         let reason = error.message().to_owned();
         if let Some(rest) = reason.strip_prefix("unknown field `")
             && let Some((field, expected)) = rest.split_once('`')
         {
-            let known = expected.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+            let known = expected
+                .split('`')
+                .skip(1)
+                .step_by(2)
+                .map(str::to_owned)
+                .collect();
             return self.unknown(join(path, field), known);
         }
-        IrlError::SettingType { key: path.to_owned(), origin: self.origin(path), reason }
+        IrlError::SettingType {
+            key: path.to_owned(),
+            origin: self.origin(path),
+            reason,
+        }
     }
 
     fn unknown(&self, key: String, siblings: Vec<String>) -> IrlError {
         let origin = self.origin(&key);
         let nearest = nearest(&key, &siblings);
-        IrlError::UnknownSetting { key, origin, nearest }
+        IrlError::UnknownSetting {
+            key,
+            origin,
+            nearest,
+        }
     }
 
     /// What set a key, a part of it, or the table it is in.
     fn origin(&self, key: &str) -> String {
         let inside = |outer: &str, inner: &str| {
-            outer.is_empty() || inner == outer || inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('.'))
+            outer.is_empty()
+                || inner == outer
+                || inner
+                    .strip_prefix(outer)
+                    .is_some_and(|rest| rest.starts_with('.'))
         };
         let within = self.origins.iter().find(|(set, _)| inside(key, set));
         let around = self.origins.iter().rev().find(|(set, _)| inside(set, key));
-        within.or(around).map_or_else(|| "the defaults".to_owned(), |(_, origin)| origin.clone())
+        within
+            .or(around)
+            .map_or_else(|| "the defaults".to_owned(), |(_, origin)| origin.clone())
     }
 }
 
@@ -185,33 +247,48 @@ fn table(settings: &Settings) -> Result<Table, IrlError> {
 }
 
 fn unwritable(error: &toml::ser::Error) -> IrlError {
-    IrlError::SettingsSyntax { origin: "writing settings".to_owned(), reason: error.to_string() }
+    IrlError::SettingsSyntax {
+        origin: "writing settings".to_owned(),
+        reason: error.to_string(),
+    }
 }
 
 fn canonical(file: &Path) -> Result<PathBuf, IrlError> {
-    file.canonicalize().map_err(|source| IrlError::io("opening the settings file", file, source))
+    file.canonicalize()
+        .map_err(|source| IrlError::io("opening the settings file", file, source))
 }
 
 fn read(file: &Path) -> Result<String, IrlError> {
     let doing = "reading the settings file";
-    let size = std::fs::metadata(file).map_err(|source| IrlError::io(doing, file, source))?.len();
+    let size = std::fs::metadata(file)
+        .map_err(|source| IrlError::io(doing, file, source))?
+        .len();
     if size > MAX_FILE {
         let reason = format!("{size} bytes are no settings file; the limit is {MAX_FILE}");
-        return Err(IrlError::Malformed { path: file.to_owned(), reason });
+        return Err(IrlError::Malformed {
+            path: file.to_owned(),
+            reason,
+        });
     }
     std::fs::read_to_string(file).map_err(|source| IrlError::io(doing, file, source))
 }
 
 fn parse(text: &str, origin: &str) -> Result<Table, IrlError> {
-    text.parse().map_err(|error: toml::de::Error| IrlError::SettingsSyntax {
-        origin: origin.to_owned(),
-        reason: error.to_string().trim_end().to_owned(),
-    })
+    text.parse()
+        .map_err(|error: toml::de::Error| IrlError::SettingsSyntax {
+            origin: origin.to_owned(),
+            reason: error.to_string().trim_end().to_owned(),
+        })
 }
 
 fn base_names(value: Value) -> Option<Vec<String>> {
-    let Value::Array(items) = value else { return None };
-    items.into_iter().map(|item| item.as_str().map(str::to_owned)).collect()
+    let Value::Array(items) = value else {
+        return None;
+    };
+    items
+        .into_iter()
+        .map(|item| item.as_str().map(str::to_owned))
+        .collect()
 }
 
 /// A value as TOML, or as a bare string when it does not look like TOML that was meant to be more.
@@ -263,25 +340,32 @@ fn set_leaves(value: &Value, set: &mut impl FnMut(&str), path: &str) {
 
 /// The first key of `given` that is not in `known`, with the keys that are known beside it.
 fn first_surplus(given: &Table, known: &Table, path: &str) -> Option<(String, Vec<String>)> {
-    given.iter().find_map(|(key, value)| match (value, known.get(key)) {
-        (_, None) => Some((join(path, key), known.keys().cloned().collect())),
-        (Value::Table(inner), Some(Value::Table(known))) => first_surplus(inner, known, &join(path, key)),
-        _ => None,
-    })
+    given
+        .iter()
+        .find_map(|(key, value)| match (value, known.get(key)) {
+            (_, None) => Some((join(path, key), known.keys().cloned().collect())),
+            (Value::Table(inner), Some(Value::Table(known))) => {
+                first_surplus(inner, known, &join(path, key))
+            }
+            _ => None,
+        })
 }
 
 /// The existing key nearest to an unknown one: one of its siblings, or else any key with a like name.
 fn nearest(key: &str, siblings: &[String]) -> Option<String> {
     let (parent, name) = key.rsplit_once('.').unwrap_or(("", key));
     let like = |candidate: &str| strsim::jaro_winkler(name, candidate);
-    let beside = siblings.iter().map(|sibling| (like(sibling), join(parent, sibling)));
+    let beside = siblings
+        .iter()
+        .map(|sibling| (like(sibling), join(parent, sibling)));
     let mut everywhere = Vec::new();
     if let Ok(defaults) = table(&Settings::default()) {
         all_keys(&defaults, "", &mut everywhere);
     }
     // A key beside it is likelier meant than one elsewhere of the same name.
-    let elsewhere =
-        everywhere.into_iter().map(|key| (like(key.rsplit('.').next().unwrap_or(&key)) - 0.05, key));
+    let elsewhere = everywhere
+        .into_iter()
+        .map(|key| (like(key.rsplit('.').next().unwrap_or(&key)) - 0.05, key));
     let best = beside.chain(elsewhere).max_by(|a, b| a.0.total_cmp(&b.0))?;
     (best.0 >= 0.7).then_some(best.1)
 }
@@ -297,7 +381,11 @@ fn all_keys(table: &Table, path: &str, keys: &mut Vec<String>) {
 }
 
 fn join(path: &str, key: &str) -> String {
-    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+    if path.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{path}.{key}")
+    }
 }
 
 #[cfg(test)]

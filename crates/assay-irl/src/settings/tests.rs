@@ -4,7 +4,10 @@ fn refused(change: impl FnOnce(&mut Settings), key: &str) {
     let mut settings = Settings::default();
     change(&mut settings);
     let message = settings.validate().unwrap_err().to_string();
-    assert!(message.contains(&format!("`{key}`")), "{message} does not name {key}");
+    assert!(
+        message.contains(&format!("`{key}`")),
+        "{message} does not name {key}"
+    );
 }
 
 #[test]
@@ -12,7 +15,10 @@ fn defaults_are_valid_and_localised() {
     let settings = Settings::default();
     settings.validate().unwrap();
     assert_eq!(settings.reward_model_path(), &settings.model.path);
-    assert_eq!((settings.lora.policy.alpha, settings.lora.reward.alpha), (256.0, 64.0));
+    assert_eq!(
+        (settings.lora.policy.alpha, settings.lora.reward.alpha),
+        (256.0, 64.0)
+    );
 }
 
 #[test]
@@ -22,30 +28,66 @@ fn nonsense_is_refused_by_key() {
     refused(|s| s.sampling.samples = 0, "sampling.samples");
     refused(|s| s.sampling.temperature = 0.0, "sampling.temperature");
     refused(|s| s.sampling.top_p = 0.0, "sampling.top_p");
-    refused(|s| s.sampling.max_completion_tokens = 0, "sampling.max_completion_tokens");
-    refused(|s| s.policy.optimiser.learning_rate = -1.0, "policy.optimiser.learning_rate");
+    refused(
+        |s| s.sampling.max_completion_tokens = 0,
+        "sampling.max_completion_tokens",
+    );
+    refused(
+        |s| s.policy.optimiser.learning_rate = -1.0,
+        "policy.optimiser.learning_rate",
+    );
     refused(|s| s.reward.optimiser.beta2 = 1.0, "reward.optimiser.beta2");
-    refused(|s| s.sft.optimiser.clip_norm = 0.0, "sft.optimiser.clip_norm");
-    refused(|s| s.reward.perturbations.kinds.clear(), "reward.perturbations.kinds");
+    refused(
+        |s| s.sft.optimiser.clip_norm = 0.0,
+        "sft.optimiser.clip_norm",
+    );
+    refused(
+        |s| s.reward.perturbations.kinds.clear(),
+        "reward.perturbations.kinds",
+    );
     refused(
         |s| s.reward.perturbations.held_out = s.reward.perturbations.kinds[..1].into(),
         "reward.perturbations.held_out",
     );
-    refused(|s| s.reward.head = HeadSettings::Implicit { beta: 0.0 }, "reward.head.beta");
-    refused(|s| s.reward.granularity = Granularity::Interval { every: 0 }, "reward.granularity.every");
-    refused(|s| s.reward.loss.bce.smoothing = 0.5, "reward.loss.bce.smoothing");
-    refused(|s| s.reward.loss.contrast.weight = f64::NAN, "reward.loss.contrast.weight");
-    refused(|s| s.reward.schedule.updates_per_iteration = 0, "reward.schedule.updates_per_iteration");
-    refused(|s| s.policy.objective.clip_low = 2.0, "policy.objective.clip_low");
+    refused(
+        |s| s.reward.head = HeadSettings::Implicit { beta: 0.0 },
+        "reward.head.beta",
+    );
+    refused(
+        |s| s.reward.granularity = Granularity::Interval { every: 0 },
+        "reward.granularity.every",
+    );
+    refused(
+        |s| s.reward.loss.bce.smoothing = 0.5,
+        "reward.loss.bce.smoothing",
+    );
+    refused(
+        |s| s.reward.loss.contrast.weight = f64::NAN,
+        "reward.loss.contrast.weight",
+    );
+    refused(
+        |s| s.reward.schedule.updates_per_iteration = 0,
+        "reward.schedule.updates_per_iteration",
+    );
+    refused(
+        |s| s.policy.objective.clip_low = 2.0,
+        "policy.objective.clip_low",
+    );
     refused(|s| s.policy.objective.delta = 1.1, "policy.objective.delta");
     refused(
         |s| s.policy.advantage.estimator = AdvantageKind::Dense { gamma: 1.5 },
         "policy.advantage.estimator.gamma",
     );
     refused(|s| s.lora.policy.rank = 0, "lora.policy.rank");
-    refused(|s| s.lora.reward.targets = vec!["qproj".into()], "lora.reward.targets");
+    refused(
+        |s| s.lora.reward.targets = vec!["qproj".into()],
+        "lora.reward.targets",
+    );
     refused(|s| s.run.iterations = 0, "run.iterations");
-    refused(|s| s.data.wrong_demonstrations = 1.5, "data.wrong_demonstrations");
+    refused(
+        |s| s.data.wrong_demonstrations = 1.5,
+        "data.wrong_demonstrations",
+    );
     refused(|s| s.seed = u64::MAX, "seed");
     let mut lonely = Settings::default();
     lonely.sampling.samples = 1;
@@ -53,5 +95,11 @@ fn nonsense_is_refused_by_key() {
     lonely.validate().unwrap();
     lonely.policy.advantage.expert_in_group = ExpertInGroup::Off;
     lonely.policy.advantage.scale = StdScale::None;
-    assert!(lonely.validate().unwrap_err().to_string().contains("policy.advantage.centre"));
+    assert!(
+        lonely
+            .validate()
+            .unwrap_err()
+            .to_string()
+            .contains("policy.advantage.centre")
+    );
 }

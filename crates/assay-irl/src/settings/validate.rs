@@ -10,14 +10,19 @@ impl Settings {
     /// [`IrlError::InvalidSetting`] for the first one found.
     pub fn validate(&self) -> Result<(), IrlError> {
         if i64::try_from(self.seed).is_err() {
-            return Err(IrlError::setting("seed", format!("must be at most 2^63 - 1, not {}", self.seed)));
+            return Err(IrlError::setting(
+                "seed",
+                format!("must be at most 2^63 - 1, not {}", self.seed),
+            ));
         }
         lora("lora.policy", &self.lora.policy)?;
         lora("lora.reward", &self.lora.reward)?;
         self.validate_counts()?;
         self.validate_sampling()?;
         self.validate_reward()?;
-        self.policy.advantage.validate("policy.advantage", self.sampling.samples)?;
+        self.policy
+            .advantage
+            .validate("policy.advantage", self.sampling.samples)?;
         self.policy.objective.validate("policy.objective")?;
         self.policy.optimiser.validate("policy.optimiser")?;
         self.sft.optimiser.validate("sft.optimiser")
@@ -26,12 +31,24 @@ impl Settings {
     fn validate_counts(&self) -> Result<(), IrlError> {
         let counts = [
             ("sampling.samples", self.sampling.samples),
-            ("sampling.max_prompt_tokens", self.sampling.max_prompt_tokens),
-            ("sampling.max_completion_tokens", self.sampling.max_completion_tokens),
+            (
+                "sampling.max_prompt_tokens",
+                self.sampling.max_prompt_tokens,
+            ),
+            (
+                "sampling.max_completion_tokens",
+                self.sampling.max_completion_tokens,
+            ),
             ("sampling.max_sequences", self.sampling.max_sequences),
             ("sft.epochs", self.sft.epochs),
-            ("sft.demonstrations_per_update", self.sft.demonstrations_per_update),
-            ("policy.updates_per_iteration", self.policy.updates_per_iteration),
+            (
+                "sft.demonstrations_per_update",
+                self.sft.demonstrations_per_update,
+            ),
+            (
+                "policy.updates_per_iteration",
+                self.policy.updates_per_iteration,
+            ),
             ("run.iterations", self.run.iterations),
             ("run.prompts_per_iteration", self.run.prompts_per_iteration),
             ("run.token_budget", self.run.token_budget),
@@ -47,7 +64,10 @@ impl Settings {
     fn validate_sampling(&self) -> Result<(), IrlError> {
         let sampling = &self.sampling;
         if !(sampling.temperature.is_finite() && sampling.temperature > 0.0) {
-            let reason = format!("must be above 0, not {}: greedy samples of a prompt are all alike", sampling.temperature);
+            let reason = format!(
+                "must be above 0, not {}: greedy samples of a prompt are all alike",
+                sampling.temperature
+            );
             return Err(IrlError::setting("sampling.temperature", reason));
         }
         if !(sampling.top_p > 0.0 && sampling.top_p <= 1.0) {
@@ -66,19 +86,30 @@ impl Settings {
         if let HeadSettings::Implicit { beta } | HeadSettings::Hybrid { beta } = reward.head
             && !(beta.is_finite() && beta > 0.0)
         {
-            return Err(IrlError::setting("reward.head.beta", format!("must be above 0, not {beta}")));
+            return Err(IrlError::setting(
+                "reward.head.beta",
+                format!("must be above 0, not {beta}"),
+            ));
         }
         let factor = reward.head_learning_rate_factor;
         if !(factor.is_finite() && factor > 0.0) {
             let reason = format!("must be above 0, not {factor}");
-            return Err(IrlError::setting("reward.head_learning_rate_factor", reason));
+            return Err(IrlError::setting(
+                "reward.head_learning_rate_factor",
+                reason,
+            ));
         }
         let perturbations = &reward.perturbations;
         if perturbations.per_demonstration > 0 && perturbations.kinds.is_empty() {
-            let reason = "must name at least one kind; set `per_demonstration = 0` to train without";
+            let reason =
+                "must name at least one kind; set `per_demonstration = 0` to train without";
             return Err(IrlError::setting("reward.perturbations.kinds", reason));
         }
-        if let Some(kind) = perturbations.held_out.iter().find(|kind| perturbations.kinds.contains(kind)) {
+        if let Some(kind) = perturbations
+            .held_out
+            .iter()
+            .find(|kind| perturbations.kinds.contains(kind))
+        {
             let reason = format!("{kind:?} is trained on and cannot be held out");
             return Err(IrlError::setting("reward.perturbations.held_out", reason));
         }
@@ -92,13 +123,19 @@ impl Settings {
 
 fn lora(key: &str, settings: &LoraSettings) -> Result<(), IrlError> {
     if settings.rank == 0 {
-        return Err(IrlError::setting(format!("{key}.rank"), "must be at least 1, not 0"));
+        return Err(IrlError::setting(
+            format!("{key}.rank"),
+            "must be at least 1, not 0",
+        ));
     }
     if !(settings.alpha.is_finite() && settings.alpha > 0.0) {
         let reason = format!("must be above 0, not {}", settings.alpha);
         return Err(IrlError::setting(format!("{key}.alpha"), reason));
     }
-    let unknown = settings.targets.iter().find(|target| !PROJECTIONS.contains(&target.as_str()));
+    let unknown = settings
+        .targets
+        .iter()
+        .find(|target| !PROJECTIONS.contains(&target.as_str()));
     if unknown.is_some() || settings.targets.is_empty() {
         let named = unknown.map_or_else(|| "none".to_owned(), |target| format!("`{target}`"));
         let reason = format!("{named} given; choose from {}", PROJECTIONS.join(", "));

@@ -10,7 +10,11 @@ struct OwnedTrace {
 
 impl OwnedTrace {
     fn view(&self) -> RewardedTrace<'_> {
-        RewardedTrace { role: self.role, rewards: &self.rewards, outcome: self.outcome }
+        RewardedTrace {
+            role: self.role,
+            rewards: &self.rewards,
+            outcome: self.outcome,
+        }
     }
 }
 
@@ -22,18 +26,28 @@ struct GoldenCase {
 }
 
 fn sample(rewards: &[f32]) -> RewardedTrace<'_> {
-    RewardedTrace { role: TraceRole::Policy, rewards, outcome: None }
+    RewardedTrace {
+        role: TraceRole::Policy,
+        rewards,
+        outcome: None,
+    }
 }
 
 fn with(estimator: AdvantageKind) -> AdvantageSettings {
-    AdvantageSettings { estimator, ..Default::default() }
+    AdvantageSettings {
+        estimator,
+        ..Default::default()
+    }
 }
 
 fn assert_close(found: &[f32], expected: &[f64]) {
     assert_eq!(found.len(), expected.len());
     for (found, expected) in found.iter().zip(expected) {
         let tolerance = 1e-6 * expected.abs().max(1.0);
-        assert!((f64::from(*found) - expected).abs() < tolerance, "{found} is not {expected}");
+        assert!(
+            (f64::from(*found) - expected).abs() < tolerance,
+            "{found} is not {expected}"
+        );
     }
 }
 
@@ -46,12 +60,14 @@ fn every_kind_matches_torch() {
         let groups: Vec<Vec<_>> = case
             .groups
             .iter()
-            .map(|group| {
-                group.iter().map(OwnedTrace::view).collect()
-            })
+            .map(|group| group.iter().map(OwnedTrace::view).collect())
             .collect();
         let output = advantages(&groups, &case.settings).unwrap();
-        for (found, expected) in output.advantages.iter().zip(case.advantages.iter().flatten()) {
+        for (found, expected) in output
+            .advantages
+            .iter()
+            .zip(case.advantages.iter().flatten())
+        {
             assert_close(found, expected);
         }
     }
@@ -59,7 +75,11 @@ fn every_kind_matches_torch() {
 
 #[test]
 fn sparse_by_hand() {
-    let group = vec![sample(&[9.0, 1.0]), sample(&[3.0]), sample(&[7.0, 7.0, 5.0])];
+    let group = vec![
+        sample(&[9.0, 1.0]),
+        sample(&[3.0]),
+        sample(&[7.0, 7.0, 5.0]),
+    ];
     let output = advantages(&[group], &with(AdvantageKind::Sparse)).unwrap();
     let sigma = 2.0 + 1e-4;
     assert_close(&output.advantages[0], &[-2.0 / sigma, -2.0 / sigma]);
@@ -72,8 +92,15 @@ fn sparse_by_hand() {
 /// A trace whose advantage is zero keeps its row and all its tokens.
 #[test]
 fn fault_09_zero_advantages_keep_their_tokens() {
-    let groups = vec![vec![sample(&[1.0, 1.0, 1.0]), sample(&[1.0])], vec![sample(&[0.0, 2.0]), sample(&[0.0, 2.0, 0.0])]];
-    for estimator in [AdvantageKind::Sparse, AdvantageKind::Average, AdvantageKind::Dense { gamma: 0.0 }] {
+    let groups = vec![
+        vec![sample(&[1.0, 1.0, 1.0]), sample(&[1.0])],
+        vec![sample(&[0.0, 2.0]), sample(&[0.0, 2.0, 0.0])],
+    ];
+    for estimator in [
+        AdvantageKind::Sparse,
+        AdvantageKind::Average,
+        AdvantageKind::Dense { gamma: 0.0 },
+    ] {
         let output = advantages(&groups, &with(estimator)).unwrap();
         let lengths: Vec<usize> = output.advantages.iter().map(Vec::len).collect();
         assert_eq!(lengths, [3, 1, 2, 3]);
@@ -86,15 +113,28 @@ fn fault_09_zero_advantages_keep_their_tokens() {
 /// The published cumsum(x / gamma^t) gamma^t overflows f32 near 814 tokens at gamma = 0.9.
 #[test]
 fn fault_10_long_discounts_stay_finite() {
-    let rewards: Vec<f32> = (0..4000).map(|t| ((t * 37) % 101) as f32 / 50.0 - 1.0).collect();
+    let rewards: Vec<f32> = (0..4000)
+        .map(|t| ((t * 37) % 101) as f32 / 50.0 - 1.0)
+        .collect();
     let other = vec![0.5f32; 10];
-    let settings = AdvantageSettings { scale: StdScale::None, centre: false, ..with(AdvantageKind::Dense { gamma: 0.9 }) };
+    let settings = AdvantageSettings {
+        scale: StdScale::None,
+        centre: false,
+        ..with(AdvantageKind::Dense { gamma: 0.9 })
+    };
     let output = advantages(&[vec![sample(&rewards), sample(&other)]], &settings).unwrap();
     for t in [0, 1, 813, 814, 815, 2000, 3998, 3999] {
-        let direct: f64 =
-            rewards[t..].iter().take(600).enumerate().map(|(k, &r)| 0.9f64.powi(k as i32) * f64::from(r)).sum();
+        let direct: f64 = rewards[t..]
+            .iter()
+            .take(600)
+            .enumerate()
+            .map(|(k, &r)| 0.9f64.powi(k as i32) * f64::from(r))
+            .sum();
         let found = f64::from(output.advantages[0][t]);
-        assert!((found - direct).abs() < 1e-5, "token {t}: {found} is not {direct}");
+        assert!(
+            (found - direct).abs() < 1e-5,
+            "token {t}: {found} is not {direct}"
+        );
     }
 }
 
@@ -102,14 +142,35 @@ fn fault_10_long_discounts_stay_finite() {
 #[test]
 fn fault_11_biased_and_unbiased_std() {
     let group = || vec![sample(&[0.0]), sample(&[2.0])];
-    for (scale, std) in [(StdScale::Population, 1.0), (StdScale::Unbiased, 2f64.sqrt())] {
-        for estimator in [AdvantageKind::Sparse, AdvantageKind::Average, AdvantageKind::Dense { gamma: 0.9 }] {
-            let output = advantages(&[group()], &AdvantageSettings { scale, ..with(estimator) }).unwrap();
+    for (scale, std) in [
+        (StdScale::Population, 1.0),
+        (StdScale::Unbiased, 2f64.sqrt()),
+    ] {
+        for estimator in [
+            AdvantageKind::Sparse,
+            AdvantageKind::Average,
+            AdvantageKind::Dense { gamma: 0.9 },
+        ] {
+            let output = advantages(
+                &[group()],
+                &AdvantageSettings {
+                    scale,
+                    ..with(estimator)
+                },
+            )
+            .unwrap();
             assert_close(&output.advantages[1], &[1.0 / (std + 1e-4)]);
             assert!((output.statistics.mean_std - std).abs() < 1e-12);
         }
-        let settings = AdvantageSettings { scale, outcome_weight: 1.0, ..Default::default() };
-        let judged = |outcome| RewardedTrace { outcome: Some(outcome), ..sample(&[0.0]) };
+        let settings = AdvantageSettings {
+            scale,
+            outcome_weight: 1.0,
+            ..Default::default()
+        };
+        let judged = |outcome| RewardedTrace {
+            outcome: Some(outcome),
+            ..sample(&[0.0])
+        };
         let output = advantages(&[vec![judged(0.0), judged(1.0)]], &settings).unwrap();
         assert_close(&output.advantages[1], &[0.5 / (std / 2.0 + 1e-4)]);
     }
@@ -120,7 +181,10 @@ fn potential_telescopes_to_outcome_less_promise() {
     let group = || vec![sample(&[0.5, 1.5, 3.0]), sample(&[1.0])];
     let output = advantages(&[group()], &with(AdvantageKind::Potential { gamma: 1.0 })).unwrap();
     let sigma = 2f64.sqrt() + 1e-4;
-    assert_close(&output.advantages[0], &[1.0 / sigma, 2.5 / sigma, 1.5 / sigma]);
+    assert_close(
+        &output.advantages[0],
+        &[1.0 / sigma, 2.5 / sigma, 1.5 / sigma],
+    );
     let sparse = advantages(&[group()], &with(AdvantageKind::Sparse)).unwrap();
     assert_eq!(output.advantages[0][0], sparse.advantages[0][0]);
 }
@@ -128,21 +192,31 @@ fn potential_telescopes_to_outcome_less_promise() {
 #[test]
 fn soft_min_credit_does_not_grow_with_length() {
     let long = vec![1.0f32; 50];
-    let output = advantages(&[vec![sample(&long), sample(&[1.0])]], &AdvantageSettings {
-        scale: StdScale::None,
-        centre: false,
-        ..with(AdvantageKind::SoftMin { temperature: 0.1 })
-    })
+    let output = advantages(
+        &[vec![sample(&long), sample(&[1.0])]],
+        &AdvantageSettings {
+            scale: StdScale::None,
+            centre: false,
+            ..with(AdvantageKind::SoftMin { temperature: 0.1 })
+        },
+    )
     .unwrap();
     assert!((output.advantages[0][0] - output.advantages[1][0]).abs() < 1e-6);
 }
 
 #[test]
 fn an_expert_row_counts_as_asked() {
-    let expert = RewardedTrace { role: TraceRole::Expert, ..sample(&[4.0]) };
+    let expert = RewardedTrace {
+        role: TraceRole::Expert,
+        ..sample(&[4.0])
+    };
     let group = || vec![expert, sample(&[0.0]), sample(&[2.0])];
     let mean = |expert_in_group| {
-        let settings = AdvantageSettings { expert_in_group, scale: StdScale::None, ..with(AdvantageKind::Sparse) };
+        let settings = AdvantageSettings {
+            expert_in_group,
+            scale: StdScale::None,
+            ..with(AdvantageKind::Sparse)
+        };
         let output = advantages(&[group()], &settings).unwrap();
         (2.0 - output.advantages[2][0], output.multiplicities[0])
     };
@@ -156,8 +230,13 @@ fn bad_input_is_named() {
     let groups = vec![vec![sample(&[0.0])], vec![sample(&[0.0, f32::INFINITY])]];
     let error = advantages(&groups, &AdvantageSettings::default()).unwrap_err();
     assert_eq!(error.to_string(), "trace 1, token 1: the reward is inf");
-    let lonely = AdvantageSettings::default().validate("policy.advantage", 1).unwrap_err();
-    assert!(lonely.to_string().contains("policy.advantage.scale"), "{lonely}");
+    let lonely = AdvantageSettings::default()
+        .validate("policy.advantage", 1)
+        .unwrap_err();
+    assert!(
+        lonely.to_string().contains("policy.advantage.scale"),
+        "{lonely}"
+    );
 }
 
 proptest! {

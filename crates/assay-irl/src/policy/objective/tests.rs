@@ -59,7 +59,10 @@ fn run(traces: &[OwnedTrace], settings: &ObjectiveSettings) -> ObjectiveOutput {
 }
 
 fn close(found: f64, expected: f64) {
-    assert!((found - expected).abs() <= 1e-6 * expected.abs().max(1.0), "{found} is not {expected}");
+    assert!(
+        (found - expected).abs() <= 1e-6 * expected.abs().max(1.0),
+        "{found} is not {expected}"
+    );
 }
 
 #[test]
@@ -69,7 +72,12 @@ fn losses_and_gradients_match_autograd() {
     for case in cases {
         let output = run(&case.traces, &case.settings);
         close(output.loss, case.loss);
-        for (found, expected) in output.grads.iter().flatten().zip(case.grads.iter().flatten()) {
+        for (found, expected) in output
+            .grads
+            .iter()
+            .flatten()
+            .zip(case.grads.iter().flatten())
+        {
             close(f64::from(*found), *expected);
         }
     }
@@ -77,31 +85,61 @@ fn losses_and_gradients_match_autograd() {
 
 #[test]
 fn the_first_pass_is_plain_policy_gradient() {
-    let traces = [OwnedTrace::first_pass(&[-1.0, -2.0], &[1.0, -3.0]), OwnedTrace::first_pass(&[-0.5], &[2.0])];
+    let traces = [
+        OwnedTrace::first_pass(&[-1.0, -2.0], &[1.0, -3.0]),
+        OwnedTrace::first_pass(&[-0.5], &[2.0]),
+    ];
     let output = run(&traces, &ObjectiveSettings::default());
     assert_eq!(output.loss, -((1.0 - 3.0) / 2.0 + 2.0) / 2.0);
     assert_eq!(output.grads, [vec![-0.25, 0.75], vec![-1.0]]);
-    assert_eq!((output.statistics.ratio_mean, output.statistics.approx_kl), (1.0, 0.0));
-    let bnpo = ObjectiveSettings { reduction: Reduction::Bnpo, ..Default::default() };
+    assert_eq!(
+        (output.statistics.ratio_mean, output.statistics.approx_kl),
+        (1.0, 0.0)
+    );
+    let bnpo = ObjectiveSettings {
+        reduction: Reduction::Bnpo,
+        ..Default::default()
+    };
     close(run(&traces, &bnpo).loss, 0.0);
-    let dr_grpo = ObjectiveSettings { reduction: Reduction::DrGrpo { max_length: 10 }, ..Default::default() };
-    assert_eq!(run(&traces, &dr_grpo).grads, [vec![-0.05, 0.15], vec![-0.1]]);
+    let dr_grpo = ObjectiveSettings {
+        reduction: Reduction::DrGrpo { max_length: 10 },
+        ..Default::default()
+    };
+    assert_eq!(
+        run(&traces, &dr_grpo).grads,
+        [vec![-0.05, 0.15], vec![-0.1]]
+    );
 }
 
 #[test]
 fn clipping_by_hand() {
     // Ratios 2 and 1/2 with both signs of the advantage.
     let ln2 = std::f32::consts::LN_2;
-    let trace = OwnedTrace { old: vec![-1.0 - ln2, -1.0 + ln2, -1.0 - ln2, -1.0 + ln2], ..OwnedTrace::first_pass(&[-1.0; 4], &[1.0, -1.0, -1.0, 1.0]) };
-    let output = run(&[trace.clone()], &ObjectiveSettings::default());
+    let trace = OwnedTrace {
+        old: vec![-1.0 - ln2, -1.0 + ln2, -1.0 - ln2, -1.0 + ln2],
+        ..OwnedTrace::first_pass(&[-1.0; 4], &[1.0, -1.0, -1.0, 1.0])
+    };
+    let output = run(std::slice::from_ref(&trace), &ObjectiveSettings::default());
     close(output.loss, -(1.2 - 0.8 - 2.0 + 0.5) / 4.0);
     let expected = [0.0, 0.0, 0.5, -0.125];
     for (found, expected) in output.grads[0].iter().zip(expected) {
         close(f64::from(*found), expected);
     }
-    assert_eq!((output.statistics.clip_fraction_low, output.statistics.clip_fraction_high), (0.25, 0.25));
+    assert_eq!(
+        (
+            output.statistics.clip_fraction_low,
+            output.statistics.clip_fraction_high
+        ),
+        (0.25, 0.25)
+    );
     close(output.statistics.ratio_max, 2.0);
-    let two_sided = run(&[trace], &ObjectiveSettings { delta: 1.5, ..Default::default() });
+    let two_sided = run(
+        &[trace],
+        &ObjectiveSettings {
+            delta: 1.5,
+            ..Default::default()
+        },
+    );
     close(two_sided.loss, -(1.2 - 0.8 - 1.5 + 0.5) / 4.0);
     assert_eq!(two_sided.grads[0][2], 0.0);
 }
@@ -109,11 +147,17 @@ fn clipping_by_hand() {
 /// Every completion token is in the denominators, whatever its advantage.
 #[test]
 fn fault_09_zero_advantages_stay_in_the_mean() {
-    let traces = [OwnedTrace::first_pass(&[-1.0; 4], &[0.0, 0.0, 0.0, 4.0]), OwnedTrace::first_pass(&[-1.0; 2], &[0.0, 0.0])];
+    let traces = [
+        OwnedTrace::first_pass(&[-1.0; 4], &[0.0, 0.0, 0.0, 4.0]),
+        OwnedTrace::first_pass(&[-1.0; 2], &[0.0, 0.0]),
+    ];
     let output = run(&traces, &ObjectiveSettings::default());
     assert_eq!((output.loss, output.statistics.tokens), (-0.5, 6));
     assert_eq!(output.grads, [vec![0.0, 0.0, 0.0, -0.5], vec![0.0, 0.0]]);
-    let bnpo = ObjectiveSettings { reduction: Reduction::Bnpo, ..Default::default() };
+    let bnpo = ObjectiveSettings {
+        reduction: Reduction::Bnpo,
+        ..Default::default()
+    };
     close(run(&traces, &bnpo).loss, -4.0 / 6.0);
 }
 
@@ -138,11 +182,24 @@ fn fault_04_micro_batches_add_up() {
 
 #[test]
 fn truncated_traces_can_be_left_out() {
-    let cut = OwnedTrace { ending: Ending::Truncated, ..OwnedTrace::first_pass(&[-1.0; 3], &[5.0; 3]) };
+    let cut = OwnedTrace {
+        ending: Ending::Truncated,
+        ..OwnedTrace::first_pass(&[-1.0; 3], &[5.0; 3])
+    };
     let traces = [cut, OwnedTrace::first_pass(&[-1.0], &[1.0])];
-    let settings = ObjectiveSettings { mask_truncated: true, ..Default::default() };
+    let settings = ObjectiveSettings {
+        mask_truncated: true,
+        ..Default::default()
+    };
     let output = run(&traces, &settings);
-    assert_eq!((output.loss, output.statistics.masked_traces, output.statistics.tokens), (-1.0, 1, 1));
+    assert_eq!(
+        (
+            output.loss,
+            output.statistics.masked_traces,
+            output.statistics.tokens
+        ),
+        (-1.0, 1, 1)
+    );
     assert_eq!(output.grads[0], [0.0; 3]);
     let nothing = run(&traces[..1], &settings);
     assert_eq!((nothing.loss, nothing.statistics.ratio_mean), (0.0, 0.0));
@@ -150,23 +207,58 @@ fn truncated_traces_can_be_left_out() {
 
 #[test]
 fn the_sampler_gap_is_measured_and_corrected() {
-    let trace = OwnedTrace { sampling: Some(vec![-1.5, -0.5]), ..OwnedTrace::first_pass(&[-1.0, -1.0], &[1.0, 1.0]) };
-    let capped = ObjectiveSettings { importance_cap: 1.25, ..Default::default() };
-    let output = run(&[trace.clone()], &capped);
+    let trace = OwnedTrace {
+        sampling: Some(vec![-1.5, -0.5]),
+        ..OwnedTrace::first_pass(&[-1.0, -1.0], &[1.0, 1.0])
+    };
+    let capped = ObjectiveSettings {
+        importance_cap: 1.25,
+        ..Default::default()
+    };
+    let output = run(std::slice::from_ref(&trace), &capped);
     close(output.loss, -(1.25 + (-0.5f64).exp()) / 2.0);
-    assert_eq!((output.statistics.sampling_gap_mean, output.statistics.sampling_gap_max), (0.5, 0.5));
-    let measured = run(&[trace], &ObjectiveSettings { importance_cap: 0.0, ..Default::default() });
-    assert_eq!((measured.loss, measured.statistics.sampling_gap_max), (-1.0, 0.5));
+    assert_eq!(
+        (
+            output.statistics.sampling_gap_mean,
+            output.statistics.sampling_gap_max
+        ),
+        (0.5, 0.5)
+    );
+    let measured = run(
+        &[trace],
+        &ObjectiveSettings {
+            importance_cap: 0.0,
+            ..Default::default()
+        },
+    );
+    assert_eq!(
+        (measured.loss, measured.statistics.sampling_gap_max),
+        (-1.0, 0.5)
+    );
 }
 
 #[test]
 fn bad_input_is_named() {
-    let short = OwnedTrace { old: vec![-1.0], ..OwnedTrace::first_pass(&[-1.0, -1.0], &[1.0, 1.0]) };
+    let short = OwnedTrace {
+        old: vec![-1.0],
+        ..OwnedTrace::first_pass(&[-1.0, -1.0], &[1.0, 1.0])
+    };
     let error = objective(&[short.view()], &ObjectiveSettings::default()).unwrap_err();
-    assert_eq!(error.to_string(), "trace 0: the list of old log-probabilities has 1 entries, 2 were expected");
-    let infinite = OwnedTrace { old: vec![-1.0, f32::NEG_INFINITY], ..OwnedTrace::first_pass(&[-1.0, -1.0], &[1.0, -1.0]) };
+    assert_eq!(
+        error.to_string(),
+        "trace 0: the list of old log-probabilities has 1 entries, 2 were expected"
+    );
+    let infinite = OwnedTrace {
+        old: vec![-1.0, f32::NEG_INFINITY],
+        ..OwnedTrace::first_pass(&[-1.0, -1.0], &[1.0, -1.0])
+    };
     let error = objective(&[infinite.view()], &ObjectiveSettings::default()).unwrap_err();
-    assert!(error.to_string().starts_with("trace 0, token 1: the policy loss is"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .starts_with("trace 0, token 1: the policy loss is"),
+        "{error}"
+    );
 }
 
 proptest! {

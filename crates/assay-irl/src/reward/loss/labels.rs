@@ -24,7 +24,10 @@ pub(super) struct Label {
 }
 
 /// All labels of an update, trace by trace.
-pub(super) fn labels(traces: &[LabelledTrace<'_>], settings: &DiscriminatorLossSettings) -> Vec<Label> {
+pub(super) fn labels(
+    traces: &[LabelledTrace<'_>],
+    settings: &DiscriminatorLossSettings,
+) -> Vec<Label> {
     let mut labels = Vec::new();
     for (index, trace) in traces.iter().enumerate() {
         let weight = f64::from(trace.weight);
@@ -33,7 +36,12 @@ pub(super) fn labels(traces: &[LabelledTrace<'_>], settings: &DiscriminatorLossS
         }
         for &token in trace.positions {
             if let Some(class) = class_of(trace, token, settings) {
-                labels.push(Label { trace: index, token, class, weight });
+                labels.push(Label {
+                    trace: index,
+                    token,
+                    class,
+                    weight,
+                });
             }
         }
     }
@@ -63,9 +71,10 @@ pub(super) fn class_of(
         },
         TraceRole::Policy => match settings.policy_labels {
             PolicyLabels::Whole => Some(Class::Negative),
-            PolicyLabels::FromDivergence => {
-                trace.diverges_at.is_some_and(|from| token >= from).then_some(Class::Negative)
-            }
+            PolicyLabels::FromDivergence => trace
+                .diverges_at
+                .is_some_and(|from| token >= from)
+                .then_some(Class::Negative),
         },
     }
 }

@@ -20,7 +20,10 @@ pub(super) fn relativistic(
     grads: &mut [Vec<f64>],
 ) -> f64 {
     let score = settings.relativistic.score;
-    let scores: Vec<f64> = traces.iter().map(|trace| trace_score(trace, score)).collect();
+    let scores: Vec<f64> = traces
+        .iter()
+        .map(|trace| trace_score(trace, score))
+        .collect();
     let mut pairs = Vec::new();
     for (expert, negative) in same_prompt(traces) {
         if is_negative(&traces[negative], settings)
@@ -29,10 +32,19 @@ pub(super) fn relativistic(
         {
             let weight = f64::from(traces[expert].weight) * f64::from(traces[negative].weight);
             let margin = settings.relativistic.scale * (scores[expert] - scores[negative]);
-            pairs.push(Pair { expert, negative, margin, weight });
+            pairs.push(Pair {
+                expert,
+                negative,
+                margin,
+                weight,
+            });
         }
     }
-    let mean = masked_mean(pairs.iter().map(|pair| (softplus(-pair.margin), pair.weight)));
+    let mean = masked_mean(
+        pairs
+            .iter()
+            .map(|pair| (softplus(-pair.margin), pair.weight)),
+    );
     let mut slopes = vec![0.0; traces.len()];
     for pair in &pairs {
         let factor = settings.relativistic.weight * settings.relativistic.scale * mean.scale;
@@ -57,13 +69,23 @@ pub(super) fn contrast(traces: &[LabelledTrace<'_>], weight: f64, grads: &mut [V
     let mut tokens = Vec::new();
     for (expert, negative) in same_prompt(traces) {
         if let Some((p, q)) = contrast_positions(&traces[expert], &traces[negative]) {
-            let margin = f64::from(traces[expert].logits[p]) - f64::from(traces[negative].logits[q]);
+            let margin =
+                f64::from(traces[expert].logits[p]) - f64::from(traces[negative].logits[q]);
             let weight = f64::from(traces[expert].weight) * f64::from(traces[negative].weight);
-            pairs.push(Pair { expert, negative, margin, weight });
+            pairs.push(Pair {
+                expert,
+                negative,
+                margin,
+                weight,
+            });
             tokens.push((p, q));
         }
     }
-    let mean = masked_mean(pairs.iter().map(|pair| (softplus(-pair.margin), pair.weight)));
+    let mean = masked_mean(
+        pairs
+            .iter()
+            .map(|pair| (softplus(-pair.margin), pair.weight)),
+    );
     for (pair, (p, q)) in pairs.iter().zip(tokens) {
         let slope = weight * mean.scale * pair.weight * -sigmoid(-pair.margin);
         grads[pair.expert][p] += slope;
@@ -110,7 +132,11 @@ pub(super) fn trace_score(trace: &LabelledTrace<'_>, score: PairScore) -> f64 {
         PairScore::Last => trace.positions.last().map_or(0.0, z),
         PairScore::SoftMin { temperature } => {
             let least = trace.positions.iter().map(z).fold(f64::INFINITY, f64::min);
-            let sum: f64 = trace.positions.iter().map(|t| ((least - z(t)) / temperature).exp()).sum();
+            let sum: f64 = trace
+                .positions
+                .iter()
+                .map(|t| ((least - z(t)) / temperature).exp())
+                .sum();
             least - temperature * (sum / count).ln()
         }
     }
@@ -120,15 +146,34 @@ pub(super) fn trace_score(trace: &LabelledTrace<'_>, score: PairScore) -> f64 {
 fn score_shares(trace: &LabelledTrace<'_>, score: PairScore) -> Vec<(usize, f64)> {
     let count = trace.positions.len() as f64;
     match score {
-        PairScore::Mean => trace.positions.iter().map(|&token| (token, 1.0 / count)).collect(),
-        PairScore::Last => trace.positions.last().map(|&token| (token, 1.0)).into_iter().collect(),
+        PairScore::Mean => trace
+            .positions
+            .iter()
+            .map(|&token| (token, 1.0 / count))
+            .collect(),
+        PairScore::Last => trace
+            .positions
+            .last()
+            .map(|&token| (token, 1.0))
+            .into_iter()
+            .collect(),
         PairScore::SoftMin { temperature } => {
             let z = |token: usize| f64::from(trace.logits[token]);
-            let least = trace.positions.iter().map(|&t| z(t)).fold(f64::INFINITY, f64::min);
-            let exponentials = trace.positions.iter().map(|&t| (t, ((least - z(t)) / temperature).exp()));
+            let least = trace
+                .positions
+                .iter()
+                .map(|&t| z(t))
+                .fold(f64::INFINITY, f64::min);
+            let exponentials = trace
+                .positions
+                .iter()
+                .map(|&t| (t, ((least - z(t)) / temperature).exp()));
             let exponentials: Vec<_> = exponentials.collect();
             let sum: f64 = exponentials.iter().map(|(_, e)| e).sum();
-            exponentials.into_iter().map(|(token, e)| (token, e / sum)).collect()
+            exponentials
+                .into_iter()
+                .map(|(token, e)| (token, e / sum))
+                .collect()
         }
     }
 }

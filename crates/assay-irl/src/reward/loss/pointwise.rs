@@ -24,7 +24,8 @@ pub(super) fn bce(
         }));
         for label in &own {
             let slope = sigmoid(logit(traces, label)) - target;
-            grads[label.trace][label.token] += settings.weight * 0.5 * mean.scale * label.weight * slope;
+            grads[label.trace][label.token] +=
+                settings.weight * 0.5 * mean.scale * label.weight * slope;
         }
         loss += 0.5 * mean.mean;
     }
@@ -60,7 +61,8 @@ pub(super) fn retention(
     let square = |label: &Label| 0.5 * logit(traces, label).powi(2);
     let mean = masked_mean(labels.iter().map(|label| (square(label), label.weight)));
     for label in labels {
-        grads[label.trace][label.token] += weight * mean.scale * label.weight * logit(traces, label);
+        grads[label.trace][label.token] +=
+            weight * mean.scale * label.weight * logit(traces, label);
     }
     mean.mean
 }
@@ -72,7 +74,11 @@ fn logit(traces: &[LabelledTrace<'_>], label: &Label) -> f64 {
 /// The labels of a class; with `per_sequence` each weight is divided by the trace's number of labels of the class, so
 /// that the weighted mean over labels is the weighted mean of the traces' means.
 fn of_class(labels: &[Label], class: Class, reduction: BceReduction) -> Vec<Label> {
-    let mut own: Vec<Label> = labels.iter().copied().filter(|label| label.class == class).collect();
+    let mut own: Vec<Label> = labels
+        .iter()
+        .copied()
+        .filter(|label| label.class == class)
+        .collect();
     if reduction == BceReduction::PerSequence {
         for run in own.chunk_by_mut(|a, b| a.trace == b.trace) {
             let count = run.len() as f64;

@@ -41,10 +41,15 @@ pub(super) fn statistics(
     traces: &[LabelledTrace<'_>],
     settings: &DiscriminatorLossSettings,
 ) -> LossStatistics {
-    let means: Vec<f64> = traces.iter().map(|trace| trace_score(trace, PairScore::Mean)).collect();
+    let means: Vec<f64> = traces
+        .iter()
+        .map(|trace| trace_score(trace, PairScore::Mean))
+        .collect();
     let pairs = same_prompt(traces);
     let won = |role| {
-        let of_role = pairs.iter().filter(|&&(_, other)| traces[other].role == role);
+        let of_role = pairs
+            .iter()
+            .filter(|&&(_, other)| traces[other].role == role);
         mean(of_role.map(|&(expert, other)| won(means[expert] - means[other])))
     };
     let at_error = pairs.iter().filter_map(|&(expert, other)| {
@@ -53,7 +58,12 @@ pub(super) fn statistics(
     });
     let expert = mean_of_role(traces, &means, TraceRole::Expert);
     let gap = |role| Some(expert? - mean_of_role(traces, &means, role)?);
-    let count = |class| traces.iter().map(|trace| count_of(trace, class, settings)).sum();
+    let count = |class| {
+        traces
+            .iter()
+            .map(|trace| count_of(trace, class, settings))
+            .sum()
+    };
     LossStatistics {
         accuracy_expert: accuracy(traces, TraceRole::Expert, settings),
         accuracy_policy: accuracy(traces, TraceRole::Policy, settings),
@@ -69,7 +79,11 @@ pub(super) fn statistics(
 }
 
 fn won(margin: f64) -> f64 {
-    if margin == 0.0 { 0.5 } else { f64::from(u8::from(margin > 0.0)) }
+    if margin == 0.0 {
+        0.5
+    } else {
+        f64::from(u8::from(margin > 0.0))
+    }
 }
 
 fn won_at(expert: &LabelledTrace<'_>, p: usize, other: &LabelledTrace<'_>, q: usize) -> f64 {
@@ -82,7 +96,10 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
 }
 
 fn mean_of_role(traces: &[LabelledTrace<'_>], means: &[f64], role: TraceRole) -> Option<f64> {
-    let own = traces.iter().zip(means).filter(|(t, _)| t.role == role && !t.positions.is_empty());
+    let own = traces
+        .iter()
+        .zip(means)
+        .filter(|(t, _)| t.role == role && !t.positions.is_empty());
     mean(own.map(|(_, &mean)| mean))
 }
 
@@ -92,20 +109,38 @@ fn accuracy(
     role: TraceRole,
     settings: &DiscriminatorLossSettings,
 ) -> Option<f64> {
-    let class = if role == TraceRole::Expert { Class::Positive } else { Class::Negative };
-    let own = traces.iter().filter(|trace| trace.role == role).flat_map(|trace| {
-        let labelled = trace.positions.iter().filter(move |&&t| class_of(trace, t, settings) == Some(class));
-        labelled.map(move |&token| match class {
-            Class::Positive => trace.logits[token] > 0.0,
-            Class::Negative => trace.logits[token] < 0.0,
-        })
-    });
+    let class = if role == TraceRole::Expert {
+        Class::Positive
+    } else {
+        Class::Negative
+    };
+    let own = traces
+        .iter()
+        .filter(|trace| trace.role == role)
+        .flat_map(|trace| {
+            let labelled = trace
+                .positions
+                .iter()
+                .filter(move |&&t| class_of(trace, t, settings) == Some(class));
+            labelled.map(move |&token| match class {
+                Class::Positive => trace.logits[token] > 0.0,
+                Class::Negative => trace.logits[token] < 0.0,
+            })
+        });
     mean(own.map(|right| f64::from(u8::from(right))))
 }
 
-fn count_of(trace: &LabelledTrace<'_>, class: Class, settings: &DiscriminatorLossSettings) -> usize {
+fn count_of(
+    trace: &LabelledTrace<'_>,
+    class: Class,
+    settings: &DiscriminatorLossSettings,
+) -> usize {
     if trace.weight == 0.0 {
         return 0;
     }
-    trace.positions.iter().filter(|&&token| class_of(trace, token, settings) == Some(class)).count()
+    trace
+        .positions
+        .iter()
+        .filter(|&&token| class_of(trace, token, settings) == Some(class))
+        .count()
 }

@@ -19,7 +19,16 @@ struct OwnedTrace {
 impl OwnedTrace {
     fn dense(group: usize, role: TraceRole, logits: &[f32]) -> Self {
         let positions = (0..logits.len()).collect();
-        Self { group, role, logits: logits.to_vec(), positions, corrupted_from: None, corrupted_until: None, diverges_at: Some(0), weight: 1.0 }
+        Self {
+            group,
+            role,
+            logits: logits.to_vec(),
+            positions,
+            corrupted_from: None,
+            corrupted_until: None,
+            diverges_at: Some(0),
+            weight: 1.0,
+        }
     }
 
     fn as_labelled(&self) -> LabelledTrace<'_> {
@@ -54,8 +63,14 @@ fn run(traces: &[OwnedTrace], settings: &DiscriminatorLossSettings) -> LossOutpu
 /// Everything off; whole traces labelled.
 fn nothing() -> DiscriminatorLossSettings {
     DiscriminatorLossSettings {
-        bce: BceSettings { weight: 0.0, ..Default::default() },
-        relativistic: RelativisticSettings { weight: 0.0, ..Default::default() },
+        bce: BceSettings {
+            weight: 0.0,
+            ..Default::default()
+        },
+        relativistic: RelativisticSettings {
+            weight: 0.0,
+            ..Default::default()
+        },
         prefix_labels: PrefixLabels::Whole,
         policy_labels: PolicyLabels::Whole,
         ..Default::default()
@@ -63,11 +78,17 @@ fn nothing() -> DiscriminatorLossSettings {
 }
 
 fn bce_only() -> DiscriminatorLossSettings {
-    DiscriminatorLossSettings { bce: BceSettings::default(), ..nothing() }
+    DiscriminatorLossSettings {
+        bce: BceSettings::default(),
+        ..nothing()
+    }
 }
 
 fn close(found: f64, expected: f64) {
-    assert!((found - expected).abs() <= 1e-6 * expected.abs().max(1.0), "{found} is not {expected}");
+    assert!(
+        (found - expected).abs() <= 1e-6 * expected.abs().max(1.0),
+        "{found} is not {expected}"
+    );
 }
 
 #[test]
@@ -80,10 +101,23 @@ fn losses_and_gradients_match_autograd() {
         close(output.loss, case.loss);
         for (name, value) in output.terms.named() {
             let expected = case.terms.get(name).copied().unwrap_or(0.0);
-            assert!((value - expected).abs() < 1e-6, "{}: {name} is {value}, not {expected}", case.name);
+            assert!(
+                (value - expected).abs() < 1e-6,
+                "{}: {name} is {value}, not {expected}",
+                case.name
+            );
         }
-        for (found, expected) in output.grads.iter().flatten().zip(case.grads.iter().flatten()) {
-            assert!((f64::from(*found) - expected).abs() < 1e-6, "{}: {found} is not {expected}", case.name);
+        for (found, expected) in output
+            .grads
+            .iter()
+            .flatten()
+            .zip(case.grads.iter().flatten())
+        {
+            assert!(
+                (f64::from(*found) - expected).abs() < 1e-6,
+                "{}: {found} is not {expected}",
+                case.name
+            );
         }
     }
 }
@@ -91,12 +125,18 @@ fn losses_and_gradients_match_autograd() {
 #[test]
 fn bce_by_hand() {
     use TraceRole::{Expert, Policy};
-    let traces = [OwnedTrace::dense(0, Expert, &[0.0, 0.0]), OwnedTrace::dense(0, Policy, &[0.0])];
+    let traces = [
+        OwnedTrace::dense(0, Expert, &[0.0, 0.0]),
+        OwnedTrace::dense(0, Policy, &[0.0]),
+    ];
     let output = run(&traces, &bce_only());
     close(output.loss, LN2);
     assert_eq!(output.grads, [vec![-0.125, -0.125], vec![0.25]]);
     assert_eq!(output.statistics.pairs_policy, Some(0.5));
-    assert_eq!((output.statistics.positives, output.statistics.negatives), (2, 1));
+    assert_eq!(
+        (output.statistics.positives, output.statistics.negatives),
+        (2, 1)
+    );
 }
 
 /// The class means run over the whole update, so unequal numbers of negatives a prompt need no class weights.
@@ -116,7 +156,10 @@ fn fault_03_class_balance_with_several_prompts() {
     let negative = (l(1.0) + l(-1.0) + l(0.5) + l(0.0) + l(4.0)) / 5.0;
     close(output.loss, 0.5 * positive + 0.5 * negative);
     let pushes = |role: TraceRole| -> f64 {
-        let of_role = traces.iter().zip(&output.grads).filter(|(trace, _)| trace.role == role);
+        let of_role = traces
+            .iter()
+            .zip(&output.grads)
+            .filter(|(trace, _)| trace.role == role);
         of_role
             .flat_map(|(trace, grads)| trace.logits.iter().zip(grads))
             .map(|(&z, &g)| {
@@ -137,11 +180,19 @@ fn fault_04_scale_independent_of_the_cut() {
         serde_json::from_str(include_str!("../../../tests/golden/loss.json")).unwrap();
     for case in cases {
         let once = run(&case.traces, &case.settings);
-        let again = case.traces.iter().cloned().map(|trace| OwnedTrace { group: trace.group + 10, ..trace });
+        let again = case.traces.iter().cloned().map(|trace| OwnedTrace {
+            group: trace.group + 10,
+            ..trace
+        });
         let doubled: Vec<_> = case.traces.iter().cloned().chain(again).collect();
         let twice = run(&doubled, &case.settings);
         close(twice.loss, once.loss);
-        for (whole, half) in once.grads.iter().flatten().zip(twice.grads.iter().flatten()) {
+        for (whole, half) in once
+            .grads
+            .iter()
+            .flatten()
+            .zip(twice.grads.iter().flatten())
+        {
             assert!((whole / 2.0 - half).abs() < 1e-7, "{}", case.name);
         }
     }
@@ -151,16 +202,29 @@ fn fault_04_scale_independent_of_the_cut() {
 #[test]
 fn fault_05_smoothed_labels_are_not_masks() {
     use TraceRole::{Expert, Policy};
-    let traces = [OwnedTrace::dense(0, Expert, &[1.0, 1.0, 1.0]), OwnedTrace::dense(0, Policy, &[-2.0])];
+    let traces = [
+        OwnedTrace::dense(0, Expert, &[1.0, 1.0, 1.0]),
+        OwnedTrace::dense(0, Policy, &[-2.0]),
+    ];
     for (smoothing_style, eps) in [(SmoothingStyle::V2, 0.1), (SmoothingStyle::V1, 0.05)] {
-        let bce = BceSettings { smoothing: 0.1, smoothing_style, ..Default::default() };
+        let bce = BceSettings {
+            smoothing: 0.1,
+            smoothing_style,
+            ..Default::default()
+        };
         let output = run(&traces, &DiscriminatorLossSettings { bce, ..nothing() });
         let positive = (1.0 + 1f64.exp()).ln() - (1.0 - eps);
         let negative = (1.0 + (-2f64).exp()).ln() + eps * 2.0;
         close(output.loss, 0.5 * positive + 0.5 * negative);
-        close(f64::from(output.grads[0][0]), (sigmoid(1.0) - (1.0 - eps)) / 6.0);
+        close(
+            f64::from(output.grads[0][0]),
+            (sigmoid(1.0) - (1.0 - eps)) / 6.0,
+        );
         close(f64::from(output.grads[1][0]), (sigmoid(-2.0) - eps) / 2.0);
-        assert_eq!((output.statistics.positives, output.statistics.negatives), (3, 1));
+        assert_eq!(
+            (output.statistics.positives, output.statistics.negatives),
+            (3, 1)
+        );
     }
 }
 
@@ -170,11 +234,18 @@ fn huge_logits_are_exact() {
     let traces = [
         OwnedTrace::dense(0, Expert, &[-1e4, 1e4]),
         OwnedTrace::dense(0, Policy, &[1e4, -1e4]),
-        OwnedTrace { corrupted_from: Some(1), ..OwnedTrace::dense(0, Perturbed, &[-1e4, 1e4]) },
+        OwnedTrace {
+            corrupted_from: Some(1),
+            ..OwnedTrace::dense(0, Perturbed, &[-1e4, 1e4])
+        },
     ];
     let settings = DiscriminatorLossSettings {
         bce: BceSettings::default(),
-        relativistic: RelativisticSettings { weight: 1.0, score: PairScore::SoftMin { temperature: 0.01 }, scale: 1.0 },
+        relativistic: RelativisticSettings {
+            weight: 1.0,
+            score: PairScore::SoftMin { temperature: 0.01 },
+            scale: 1.0,
+        },
         contrast: ContrastSettings { weight: 1.0 },
         ..nothing()
     };
@@ -192,18 +263,37 @@ fn a_class_without_traces_contributes_nothing() {
     close(output.loss, LN2 / 2.0);
     assert_eq!(output.statistics.accuracy_policy, None);
     assert_eq!(run(&[], &DiscriminatorLossSettings::default()).loss, 0.0);
-    let weightless = [OwnedTrace { weight: 0.0, ..alone[0].clone() }];
+    let weightless = [OwnedTrace {
+        weight: 0.0,
+        ..alone[0].clone()
+    }];
     let output = run(&weightless, &bce_only());
     assert_eq!((output.loss, output.grads[0][0]), (0.0, 0.0));
-    assert_eq!(output.statistics.accuracy_expert, Some(0.0), "statistics see every trace");
+    assert_eq!(
+        output.statistics.accuracy_expert,
+        Some(0.0),
+        "statistics see every trace"
+    );
 }
 
 #[test]
 fn prefixes_are_the_experts_own() {
-    let perturbed = [OwnedTrace { corrupted_from: Some(2), ..OwnedTrace::dense(0, TraceRole::Perturbed, &[0.0; 4]) }];
+    let perturbed = [OwnedTrace {
+        corrupted_from: Some(2),
+        ..OwnedTrace::dense(0, TraceRole::Perturbed, &[0.0; 4])
+    }];
     let signs = |prefix_labels| {
-        let output = run(&perturbed, &DiscriminatorLossSettings { prefix_labels, ..bce_only() });
-        output.grads[0].iter().map(|g| if *g == 0.0 { 0.0 } else { g.signum() }).collect::<Vec<_>>()
+        let output = run(
+            &perturbed,
+            &DiscriminatorLossSettings {
+                prefix_labels,
+                ..bce_only()
+            },
+        );
+        output.grads[0]
+            .iter()
+            .map(|g| if *g == 0.0 { 0.0 } else { g.signum() })
+            .collect::<Vec<_>>()
     };
     assert_eq!(signs(PrefixLabels::Positive), [-1.0, -1.0, 1.0, 1.0]);
     assert_eq!(signs(PrefixLabels::LeftOut), [0.0, 0.0, 1.0, 1.0]);
@@ -212,26 +302,54 @@ fn prefixes_are_the_experts_own() {
 
 #[test]
 fn samples_are_negative_from_their_first_divergence() {
-    let sample = OwnedTrace { diverges_at: Some(1), ..OwnedTrace::dense(0, TraceRole::Policy, &[0.0; 3]) };
-    let settings = DiscriminatorLossSettings { policy_labels: PolicyLabels::FromDivergence, ..bce_only() };
-    assert_eq!(run(&[sample.clone()], &settings).grads[0], [0.0, 0.125, 0.125]);
-    let equal = OwnedTrace { diverges_at: None, ..sample };
+    let sample = OwnedTrace {
+        diverges_at: Some(1),
+        ..OwnedTrace::dense(0, TraceRole::Policy, &[0.0; 3])
+    };
+    let settings = DiscriminatorLossSettings {
+        policy_labels: PolicyLabels::FromDivergence,
+        ..bce_only()
+    };
+    assert_eq!(
+        run(std::slice::from_ref(&sample), &settings).grads[0],
+        [0.0, 0.125, 0.125]
+    );
+    let equal = OwnedTrace {
+        diverges_at: None,
+        ..sample
+    };
     assert_eq!(run(&[equal], &settings).grads[0], [0.0; 3]);
 }
 
 #[test]
 fn contrast_compares_the_first_corrupted_token() {
     use TraceRole::{Expert, Perturbed};
-    let settings = DiscriminatorLossSettings { contrast: ContrastSettings { weight: 2.0 }, ..nothing() };
+    let settings = DiscriminatorLossSettings {
+        contrast: ContrastSettings { weight: 2.0 },
+        ..nothing()
+    };
     let expert = OwnedTrace::dense(0, Expert, &[5.0, 1.0, 0.0]);
-    let perturbed = OwnedTrace { corrupted_from: Some(1), ..OwnedTrace::dense(0, Perturbed, &[5.0, 1.0]) };
+    let perturbed = OwnedTrace {
+        corrupted_from: Some(1),
+        ..OwnedTrace::dense(0, Perturbed, &[5.0, 1.0])
+    };
     let output = run(&[expert.clone(), perturbed.clone()], &settings);
     close(output.loss, 2.0 * LN2);
     assert_eq!(output.grads, [vec![0.0, -1.0, 0.0], vec![0.0, 1.0]]);
     assert_eq!(output.statistics.pairs_at_error, Some(0.5));
-    let beyond = OwnedTrace { corrupted_from: Some(3), ..OwnedTrace::dense(0, Perturbed, &[0.0; 5]) };
-    let elsewhere = OwnedTrace { group: 1, ..perturbed };
-    assert_eq!(run(&[expert, beyond, elsewhere], &settings).loss, 0.0, "no such token, no such prompt");
+    let beyond = OwnedTrace {
+        corrupted_from: Some(3),
+        ..OwnedTrace::dense(0, Perturbed, &[0.0; 5])
+    };
+    let elsewhere = OwnedTrace {
+        group: 1,
+        ..perturbed
+    };
+    assert_eq!(
+        run(&[expert, beyond, elsewhere], &settings).loss,
+        0.0,
+        "no such token, no such prompt"
+    );
 }
 
 #[test]
@@ -239,9 +357,18 @@ fn bad_input_is_named() {
     let bad = OwnedTrace::dense(0, TraceRole::Expert, &[0.0, f32::NAN]);
     let error = discriminator_loss(&[bad.as_labelled()], &bce_only()).unwrap_err();
     assert_eq!(error.to_string(), "trace 0, token 1: the logit is NaN");
-    let beyond = OwnedTrace { positions: vec![7], ..OwnedTrace::dense(0, TraceRole::Expert, &[0.0]) };
+    let beyond = OwnedTrace {
+        positions: vec![7],
+        ..OwnedTrace::dense(0, TraceRole::Expert, &[0.0])
+    };
     assert!(discriminator_loss(&[beyond.as_labelled()], &bce_only()).is_err());
-    assert!(nothing().validate("reward.loss").unwrap_err().to_string().contains("nothing is learned"));
+    assert!(
+        nothing()
+            .validate("reward.loss")
+            .unwrap_err()
+            .to_string()
+            .contains("nothing is learned")
+    );
 }
 
 proptest! {
@@ -299,13 +426,28 @@ fn only_the_corrupted_span_is_negative_when_the_suffix_is_the_experts() {
     };
     let slopes = |suffix_labels| {
         let settings = DiscriminatorLossSettings {
-            relativistic: RelativisticSettings { weight: 0.0, ..RelativisticSettings::default() },
+            relativistic: RelativisticSettings {
+                weight: 0.0,
+                ..RelativisticSettings::default()
+            },
             suffix_labels,
             ..DiscriminatorLossSettings::default()
         };
-        discriminator_loss(&[trace.as_labelled()], &settings).unwrap().grads[0].clone()
+        discriminator_loss(&[trace.as_labelled()], &settings)
+            .unwrap()
+            .grads[0]
+            .clone()
     };
-    assert_eq!(slopes(SuffixLabels::Positive), [-1.0 / 12.0, 0.125, 0.125, -1.0 / 12.0, -1.0 / 12.0]);
-    assert_eq!(slopes(SuffixLabels::LeftOut), [-0.25, 0.125, 0.125, 0.0, 0.0]);
-    assert_eq!(slopes(SuffixLabels::Negative), [-0.25, 0.0625, 0.0625, 0.0625, 0.0625]);
+    assert_eq!(
+        slopes(SuffixLabels::Positive),
+        [-1.0 / 12.0, 0.125, 0.125, -1.0 / 12.0, -1.0 / 12.0]
+    );
+    assert_eq!(
+        slopes(SuffixLabels::LeftOut),
+        [-0.25, 0.125, 0.125, 0.0, 0.0]
+    );
+    assert_eq!(
+        slopes(SuffixLabels::Negative),
+        [-0.25, 0.0625, 0.0625, 0.0625, 0.0625]
+    );
 }

@@ -27,67 +27,162 @@ fn set(overrides: &[&str]) -> Result<Settings, IrlError> {
 #[test]
 fn later_wins_and_tables_merge() {
     let dir = files(&[
-        ("base.toml", "seed = 1\n[sampling]\nsamples = 4\ntop_k = 7\n"),
+        (
+            "base.toml",
+            "seed = 1\n[sampling]\nsamples = 4\ntop_k = 7\n",
+        ),
         ("more.toml", "seed = 2\n"),
-        ("sub/run.toml", "extends = [\"../base.toml\", \"../more.toml\"]\n[sampling]\nsamples = 8\n"),
+        (
+            "sub/run.toml",
+            "extends = [\"../base.toml\", \"../more.toml\"]\n[sampling]\nsamples = 8\n",
+        ),
     ]);
-    let settings = load(&dir, "sub/run.toml", &["sampling.top_p=0.5", "model.path=models/tiny"]).unwrap();
-    assert_eq!((settings.seed, settings.sampling.samples, settings.sampling.top_k), (2, 8, 7));
-    assert_eq!((settings.sampling.top_p, settings.model.path.to_str()), (0.5, Some("models/tiny")));
+    let settings = load(
+        &dir,
+        "sub/run.toml",
+        &["sampling.top_p=0.5", "model.path=models/tiny"],
+    )
+    .unwrap();
+    assert_eq!(
+        (
+            settings.seed,
+            settings.sampling.samples,
+            settings.sampling.top_k
+        ),
+        (2, 8, 7)
+    );
+    assert_eq!(
+        (settings.sampling.top_p, settings.model.path.to_str()),
+        (0.5, Some("models/tiny"))
+    );
 }
 
 #[test]
 fn a_kind_owns_its_table() {
-    let dir = files(&[("a.toml", "[reward.granularity]\nkind = \"interval\"\nevery = 7\n")]);
-    assert_eq!(load(&dir, "a.toml", &[]).unwrap().reward.granularity, Granularity::Interval { every: 7 });
+    let dir = files(&[(
+        "a.toml",
+        "[reward.granularity]\nkind = \"interval\"\nevery = 7\n",
+    )]);
+    assert_eq!(
+        load(&dir, "a.toml", &[]).unwrap().reward.granularity,
+        Granularity::Interval { every: 7 }
+    );
     let changed = load(&dir, "a.toml", &["reward.granularity=dense"]).unwrap();
     assert_eq!(changed.reward.granularity, Granularity::Dense);
     let kept = load(&dir, "a.toml", &["reward.granularity=interval"]).unwrap();
     assert_eq!(kept.reward.granularity, Granularity::Interval { every: 7 });
-    let settings = set(&["reward.head=implicit", "reward.head.beta=0.5", "policy.advantage.estimator=dense"]).unwrap();
+    let settings = set(&[
+        "reward.head=implicit",
+        "reward.head.beta=0.5",
+        "policy.advantage.estimator=dense",
+    ])
+    .unwrap();
     assert_eq!(settings.reward.head, HeadSettings::Implicit { beta: 0.5 });
-    assert_eq!(settings.policy.advantage.estimator, AdvantageKind::Dense { gamma: 0.9 });
-    let surplus = set(&["reward.granularity.every=3"]).unwrap_err().to_string();
-    assert!(surplus.contains("unknown setting `reward.granularity.every` in --set"), "{surplus}");
+    assert_eq!(
+        settings.policy.advantage.estimator,
+        AdvantageKind::Dense { gamma: 0.9 }
+    );
+    let surplus = set(&["reward.granularity.every=3"])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        surplus.contains("unknown setting `reward.granularity.every` in --set"),
+        "{surplus}"
+    );
 }
 
 #[test]
 fn unknown_keys_name_path_file_and_nearest() {
-    let dir = files(&[("typo.toml", "[reward.loss.bce]\nsmothing = 0.1\n"), ("top.toml", "sede = 3\n")]);
+    let dir = files(&[
+        ("typo.toml", "[reward.loss.bce]\nsmothing = 0.1\n"),
+        ("top.toml", "sede = 3\n"),
+    ]);
     let message = load(&dir, "typo.toml", &[]).unwrap_err().to_string();
-    assert!(message.contains("unknown setting `reward.loss.bce.smothing`"), "{message}");
+    assert!(
+        message.contains("unknown setting `reward.loss.bce.smothing`"),
+        "{message}"
+    );
     assert!(message.contains("typo.toml"), "{message}");
-    assert!(message.contains("did you mean `reward.loss.bce.smoothing`?"), "{message}");
+    assert!(
+        message.contains("did you mean `reward.loss.bce.smoothing`?"),
+        "{message}"
+    );
     let message = load(&dir, "top.toml", &[]).unwrap_err().to_string();
-    assert!(message.contains("unknown setting `sede`") && message.contains("`seed`"), "{message}");
+    assert!(
+        message.contains("unknown setting `sede`") && message.contains("`seed`"),
+        "{message}"
+    );
     let message = set(&["learning_rate=1"]).unwrap_err().to_string();
     assert!(message.contains("optimiser.learning_rate`?"), "{message}");
     let message = set(&["data.train.pth=x"]).unwrap_err().to_string();
-    assert!(message.contains("`data.train.pth` in --set data.train.pth=x; did you mean `data.train.path`"), "{message}");
+    assert!(
+        message
+            .contains("`data.train.pth` in --set data.train.pth=x; did you mean `data.train.path`"),
+        "{message}"
+    );
 }
 
 #[test]
 fn wrong_types_name_key_and_file() {
     let dir = files(&[("bad.toml", "[run]\niterations = \"many\"\n")]);
     let message = load(&dir, "bad.toml", &[]).unwrap_err().to_string();
-    assert!(message.contains("`run.iterations`") && message.contains("bad.toml"), "{message}");
-    let message = set(&["reward.perturbations.kinds=[\"flip_operators\"]"]).unwrap_err().to_string();
-    assert!(message.contains("reward.perturbations.kinds") && message.contains("flip_operator"), "{message}");
-    let message = set(&["reward.granularity=densest"]).unwrap_err().to_string();
-    assert!(message.contains("reward.granularity") && message.contains("densest"), "{message}");
+    assert!(
+        message.contains("`run.iterations`") && message.contains("bad.toml"),
+        "{message}"
+    );
+    let message = set(&["reward.perturbations.kinds=[\"flip_operators\"]"])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("reward.perturbations.kinds") && message.contains("flip_operator"),
+        "{message}"
+    );
+    let message = set(&["reward.granularity=densest"])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("reward.granularity") && message.contains("densest"),
+        "{message}"
+    );
     let message = set(&["seed.x=1"]).unwrap_err().to_string();
     assert!(message.contains("`seed` in --set seed.x=1"), "{message}");
-    assert!(set(&["sampling.samples=-1"]).unwrap_err().to_string().contains("sampling.samples"));
+    assert!(
+        set(&["sampling.samples=-1"])
+            .unwrap_err()
+            .to_string()
+            .contains("sampling.samples")
+    );
 }
 
 #[test]
 fn malformed_input_is_refused() {
-    let dir = files(&[("broken.toml", "seed = = 1\n"), ("list.toml", "extends = \"base.toml\"\n")]);
-    assert!(load(&dir, "broken.toml", &[]).unwrap_err().to_string().contains("broken.toml"));
-    assert!(load(&dir, "list.toml", &[]).unwrap_err().to_string().contains("must be a list"));
-    assert!(load(&dir, "absent.toml", &[]).unwrap_err().to_string().contains("absent.toml"));
+    let dir = files(&[
+        ("broken.toml", "seed = = 1\n"),
+        ("list.toml", "extends = \"base.toml\"\n"),
+    ]);
+    assert!(
+        load(&dir, "broken.toml", &[])
+            .unwrap_err()
+            .to_string()
+            .contains("broken.toml")
+    );
+    assert!(
+        load(&dir, "list.toml", &[])
+            .unwrap_err()
+            .to_string()
+            .contains("must be a list")
+    );
+    assert!(
+        load(&dir, "absent.toml", &[])
+            .unwrap_err()
+            .to_string()
+            .contains("absent.toml")
+    );
     for option in ["seed", "=1", "a..b=1", "run.iterations=[1"] {
-        assert!(matches!(set(&[option]), Err(IrlError::SettingsSyntax { .. })), "{option}");
+        assert!(
+            matches!(set(&[option]), Err(IrlError::SettingsSyntax { .. })),
+            "{option}"
+        );
     }
 }
 
@@ -102,20 +197,54 @@ fn cycles_and_escapes_are_refused() {
         ("c/e.toml", "extends = [\"f.toml\"]\n"),
         ("c/f.toml", "seed = 9\n"),
     ]);
-    assert!(load(&dir, "c/a.toml", &[]).unwrap_err().to_string().contains("extends itself"));
-    assert!(load(&dir, "c/d/out.toml", &[]).unwrap_err().to_string().contains("lies outside"));
-    let absolute = format!("extends = [\"{}\"]\n", dir.path().join("far.toml").display());
+    assert!(
+        load(&dir, "c/a.toml", &[])
+            .unwrap_err()
+            .to_string()
+            .contains("extends itself")
+    );
+    assert!(
+        load(&dir, "c/d/out.toml", &[])
+            .unwrap_err()
+            .to_string()
+            .contains("lies outside")
+    );
+    let absolute = format!(
+        "extends = [\"{}\"]\n",
+        dir.path().join("far.toml").display()
+    );
     std::fs::write(dir.path().join("c/abs.toml"), absolute).unwrap();
-    assert!(load(&dir, "c/abs.toml", &[]).unwrap_err().to_string().contains("lies outside"));
-    assert_eq!(load(&dir, "c/twice.toml", &[]).unwrap().seed, 9, "a file may be built on twice");
+    assert!(
+        load(&dir, "c/abs.toml", &[])
+            .unwrap_err()
+            .to_string()
+            .contains("lies outside")
+    );
+    assert_eq!(
+        load(&dir, "c/twice.toml", &[]).unwrap().seed,
+        9,
+        "a file may be built on twice"
+    );
 }
 
 #[test]
 fn resolved_settings_read_back() {
-    let settings = set(&["reward.head=hybrid", "prompt.style=gsm8k", "data.test.limit=5", "seed=7"]).unwrap();
+    let settings = set(&[
+        "reward.head=hybrid",
+        "prompt.style=gsm8k",
+        "data.test.limit=5",
+        "seed=7",
+    ])
+    .unwrap();
     let text = settings.resolved_toml().unwrap();
-    assert_eq!(Settings::from_toml(&text, "settings.toml").unwrap(), settings);
-    assert!(text.contains("clip_norm") && text.contains("upper = inf"), "{text}");
+    assert_eq!(
+        Settings::from_toml(&text, "settings.toml").unwrap(),
+        settings
+    );
+    assert!(
+        text.contains("clip_norm") && text.contains("upper = inf"),
+        "{text}"
+    );
 }
 
 fn toml_files(dir: &Path) -> Vec<PathBuf> {
@@ -124,7 +253,10 @@ fn toml_files(dir: &Path) -> Vec<PathBuf> {
         let path = entry.unwrap().path();
         if path.is_dir() {
             found.extend(toml_files(&path));
-        } else if path.extension().is_some_and(|extension| extension == "toml") {
+        } else if path
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+        {
             found.push(path);
         }
     }
@@ -142,7 +274,12 @@ fn every_shipped_config_loads_and_is_valid() {
     for file in files {
         let settings = Settings::load(std::slice::from_ref(&file), &[]).unwrap();
         let text = settings.resolved_toml().unwrap();
-        assert_eq!(Settings::from_toml(&text, "resolved").unwrap(), settings, "{}", file.display());
+        assert_eq!(
+            Settings::from_toml(&text, "resolved").unwrap(),
+            settings,
+            "{}",
+            file.display()
+        );
     }
 }
 
@@ -156,9 +293,32 @@ fn the_base_config_writes_out_the_defaults() {
 fn the_paper_is_reproduced() {
     let settings = Settings::load(&[configs().join("paper/llama-3.2-3b.toml")], &[]).unwrap();
     let loss = &settings.reward.loss;
-    assert_eq!(settings.policy.advantage.estimator, AdvantageKind::Dense { gamma: 0.9 });
-    assert_eq!((loss.bce.weight, loss.bce.smoothing, loss.relativistic.weight), (1.0, 0.1, 0.0));
+    assert_eq!(
+        settings.policy.advantage.estimator,
+        AdvantageKind::Dense { gamma: 0.9 }
+    );
+    assert_eq!(
+        (
+            loss.bce.weight,
+            loss.bce.smoothing,
+            loss.relativistic.weight
+        ),
+        (1.0, 0.1, 0.0)
+    );
     assert_eq!(loss.prefix_labels, crate::reward::loss::PrefixLabels::Whole);
-    assert_eq!((settings.reward.optimiser.learning_rate, settings.policy.optimiser.learning_rate), (1e-5, 1e-4));
-    assert_eq!((settings.run.iterations, settings.run.prompts_per_iteration, settings.sampling.samples), (500, 2, 16));
+    assert_eq!(
+        (
+            settings.reward.optimiser.learning_rate,
+            settings.policy.optimiser.learning_rate
+        ),
+        (1e-5, 1e-4)
+    );
+    assert_eq!(
+        (
+            settings.run.iterations,
+            settings.run.prompts_per_iteration,
+            settings.sampling.samples
+        ),
+        (500, 2, 16)
+    );
 }
