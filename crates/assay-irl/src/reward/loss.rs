@@ -165,7 +165,7 @@ fn default_temperature() -> f64 {
     1.0
 }
 
-/// Localised pair term: softplus(-(z_expert[p] - z_perturbed[q])), mean over pairs of one prompt, with p and q the
+/// Localised pair term: `softplus(-(z_expert[p] - z_perturbed[q]))`, mean over pairs of one prompt, with p and q the
 /// first labelled positions at or after the first corrupted token.
 ///
 /// Demonstration and perturbation share every token before it, so the comparison sees the error and nothing else.
