@@ -3,6 +3,7 @@
 //! Every kernel is compiled three times (AVX-512, AVX2 with FMA, portable) and the widest one that the machine has is
 //! called. All three do the same additions and multiplications in the same order, so they give the same bits.
 
+pub(crate) mod disjoint;
 pub(crate) mod exponential;
 pub(crate) mod product;
 pub(crate) mod reduce;

@@ -101,6 +101,11 @@ pub fn cached_attention(
     let (prompt_k, prompt_v) = prompt;
     let prompt_rows = prompt_k.dims().first().copied().unwrap_or(0);
     check_inputs(NAME, [q, prompt_k, prompt_v], [rows.len(), prompt_rows], shape)?;
+    for (argument, tensor) in [("q", q), ("prompt_k", prompt_k), ("prompt_v", prompt_v)] {
+        if tensor.track_op() {
+            return Err(OpsError::Untracked { operation: NAME, argument });
+        }
+    }
     for (index, row) in rows.iter().enumerate() {
         check_index(NAME, "prompt row", (index, row.prompt.end), prompt_rows + 1)?;
         check_index(NAME, "slot", (index, row.slot), cache.slots)?;
