@@ -41,6 +41,9 @@ pub(crate) struct QuickstartArgs {
     /// Seed of everything random.
     #[arg(long, default_value_t = 42)]
     pub(crate) seed: u64,
+    /// Override a setting of configs/quickstart.toml. May be repeated; later ones win.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
     /// Head of the reward model.
     #[arg(long, value_enum)]
     pub(crate) head: Option<Head>,

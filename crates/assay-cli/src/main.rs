@@ -1,2 +1,40 @@
-//! The `assay` binary.
-fn main() {}
+//! The `assay` binary: arguments to settings to command to exit status.
+//!
+//! Data goes to stdout, messages to stderr. Exit 0 is done, 1 the user's mistake, 2 ours.
+
+mod args;
+mod commands;
+mod failure;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::args::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            let _ = error.print();
+            return ExitCode::from(u8::from(!asked));
+        }
+    };
+    let result = match cli.command {
+        Command::Quickstart(args) => commands::quickstart::run(&args),
+        Command::Train(args) => commands::train::run(&args),
+        Command::Sample(args) => commands::sample::run(args),
+        Command::Score(args) => commands::score::run(args),
+        Command::Select(args) => commands::select::run(args),
+        Command::Eval(args) => commands::eval::run(args),
+        Command::Localise(args) => commands::localise::run(args),
+        Command::Report(args) => commands::report::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}

@@ -17,6 +17,8 @@ struct Moments {
     name: String,
     first: Vec<f32>,
     second: Vec<f32>,
+    /// Multiplies the learning rate.
+    factor: f64,
 }
 
 /// AdamW with its state.
@@ -37,9 +39,14 @@ pub struct StepReport {
 impl AdamW {
     /// Zero moments for every parameter.
     pub fn new(parameters: &[(String, Var)]) -> Self {
+        Self::with_factors(parameters, |_| 1.0)
+    }
+
+    /// Zero moments; the parameter called `name` learns at `factor(name)` times the learning rate.
+    pub fn with_factors(parameters: &[(String, Var)], factor: impl Fn(&str) -> f64) -> Self {
         let moments = parameters.iter().map(|(name, var)| {
             let n = var.elem_count();
-            Moments { name: name.clone(), first: vec![0.0; n], second: vec![0.0; n] }
+            Moments { name: name.clone(), first: vec![0.0; n], second: vec![0.0; n], factor: factor(name) }
         });
         Self { moments: moments.collect(), iterations: 0 }
     }
@@ -52,7 +59,7 @@ impl AdamW {
     /// One step: clips the gradients to `max_norm` together and updates every parameter.
     ///
     /// # Errors
-    /// [`IrlError::MissingGradient`] and [`IrlError::NonFinite`] name the parameter; nothing has changed then.
+    /// [`IrlError::MissingGradient`] and [`IrlError::NotFinite`] name the parameter; nothing has changed then.
     pub fn step(
         &mut self,
         parameters: &[(String, Var)],
@@ -65,7 +72,7 @@ impl AdamW {
             let missing = || IrlError::MissingGradient { parameter: name.clone() };
             let gradient = gradients.get(var).ok_or_else(missing)?.flatten_all()?.to_vec1::<f32>()?;
             if !gradient.iter().all(|g| g.is_finite()) {
-                return Err(IrlError::NonFinite { what: format!("the gradient of {name}") });
+                return Err(IrlError::NotFinite { what: format!("the gradient of {name}") });
             }
             grads.push(gradient);
         }
@@ -75,9 +82,10 @@ impl AdamW {
         for (((name, var), gradient), moments) in parameters.iter().zip(&grads).zip(&mut self.moments) {
             let mut values = var.flatten_all()?.to_vec1::<f32>()?;
             let state = (moments.first.as_mut_slice(), moments.second.as_mut_slice());
-            adamw(&mut values, gradient, state, self.iterations, (settings, clip as f32));
+            let settings = AdamWSettings { lr: settings.lr * moments.factor, ..settings.clone() };
+            adamw(&mut values, gradient, state, self.iterations, (&settings, clip as f32));
             if !values.iter().all(|v| v.is_finite()) {
-                return Err(IrlError::NonFinite { what: format!("the weight {name}") });
+                return Err(IrlError::NotFinite { what: format!("the weight {name}") });
             }
             var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu)?)?;
         }

@@ -110,7 +110,7 @@ mod tests {
         write(run.path(), 10, fill("ten")).unwrap();
         let failed = write(run.path(), 11, |dir| {
             fs::write(dir.join("a"), "half").unwrap();
-            Err(IrlError::NonFinite { what: "a test".to_owned() })
+            Err(IrlError::NotFinite { what: "a test".to_owned() })
         });
         assert!(failed.is_err());
         let names: Vec<usize> = list(run.path()).unwrap().into_iter().map(|(n, _)| n).collect();

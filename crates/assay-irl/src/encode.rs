@@ -9,6 +9,7 @@ use std::ops::Range;
 use assay_lm::LanguageModel;
 use assay_tasks::problem::Problem;
 use assay_tasks::prompts::PromptSettings;
+use assay_tasks::segments::{StepUnit, steps};
 
 use crate::IrlError;
 
@@ -63,12 +64,20 @@ pub struct Demonstration {
 /// What was left out while encoding, by reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EncodeReport {
-    /// Problems without a demonstration or without an answer to render.
+    /// Problems without a demonstration.
     pub without_demonstration: usize,
     /// Demonstrations longer than the completion limit.
     pub too_long: usize,
     /// Prompts that lost their beginning.
     pub prompts_cut: usize,
+}
+
+impl EncodedCompletion {
+    /// Tokens that end a reasoning step.
+    pub fn step_ends(&self) -> Vec<usize> {
+        let ends = steps(&self.text, StepUnit::Line).into_iter();
+        ends.map(|step| self.token_at(&(step.end.saturating_sub(1)..step.end))).collect()
+    }
 }
 
 /// Renders and encodes for one model.
@@ -102,17 +111,14 @@ impl<'m> Encoder<'m> {
     /// The tokenizer fails.
     pub fn completion(&self, text: &str) -> Result<Option<EncodedCompletion>, IrlError> {
         let (mut ids, mut offsets) = self.model.tokenizer.encode_with_offsets(text)?;
-        ids.push(self.model.end_of_turn);
+        ids.push(self.model.end_of_turn());
         offsets.push((text.len(), text.len()));
         Ok((ids.len() <= self.limits.completion).then(|| EncodedCompletion { text: text.to_owned(), ids, offsets }))
     }
 
     /// Sampled tokens as text with offsets.
     pub fn decode(&self, ids: &[u32]) -> EncodedCompletion {
-        let (text, offsets) = self.model.tokenizer.decode_with_offsets(self.model.without_end_of_turn(ids));
-        let end = text.len();
-        let missing = ids.len() - offsets.len();
-        let offsets = offsets.into_iter().chain(std::iter::repeat_n((end, end), missing)).collect();
+        let (text, offsets) = self.model.decode(ids);
         EncodedCompletion { text, ids: ids.to_vec(), offsets }
     }
 
@@ -124,11 +130,11 @@ impl<'m> Encoder<'m> {
         let mut report = EncodeReport::default();
         let mut demonstrations = Vec::with_capacity(problems.len());
         for problem in problems {
-            let (Some(reasoning), Some(answer)) = (&problem.demonstration, &problem.answer) else {
+            let Some(text) = self.prompt.demonstration(problem) else {
                 report.without_demonstration += 1;
                 continue;
             };
-            let Some(completion) = self.completion(&self.prompt.completion(reasoning, answer))? else {
+            let Some(completion) = self.completion(&text)? else {
                 report.too_long += 1;
                 continue;
             };

@@ -32,6 +32,12 @@ pub enum IrlError {
         /// The number.
         value: f64,
     },
+    /// A gradient, weight or metric that must be finite is not.
+    #[error("{what} is not finite")]
+    NotFinite {
+        /// The number's name and place.
+        what: String,
+    },
     /// A setting has a value without meaning.
     #[error("setting `{key}`: {reason}")]
     InvalidSetting {
@@ -104,6 +110,32 @@ pub enum IrlError {
         /// Its name.
         parameter: String,
     },
+    /// A run directory holds another run already.
+    #[error("{} holds a run already; continue it with --resume or choose another --out", .path.display())]
+    RunExists {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A checkpoint belongs to other settings.
+    #[error("{} was written with other settings: {difference}", .path.display())]
+    OtherSettings {
+        /// The run's settings file.
+        path: PathBuf,
+        /// The first keys that differ.
+        difference: String,
+    },
+    /// Problems, prompts or traces could not be read.
+    #[error(transparent)]
+    Tasks(#[from] assay_tasks::TasksError),
+    /// A model could not be read or run.
+    #[error(transparent)]
+    Model(#[from] assay_lm::LmError),
+    /// A fused operation failed.
+    #[error(transparent)]
+    Operation(#[from] assay_ops::OpsError),
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
 }
 
 impl IrlError {

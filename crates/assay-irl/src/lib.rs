@@ -3,12 +3,20 @@
 //!
 //! [`reward`] and [`policy`] see slices and settings only: no model, path, logger or generator.
 
+pub mod adam;
+pub mod checkpoint;
+pub mod encode;
 mod error;
 pub mod masked_mean;
+pub mod metrics;
 pub mod optimiser;
+pub mod player;
 pub mod policy;
+pub mod policy_model;
 pub mod reward;
+pub mod reward_model;
 pub mod settings;
 pub mod sft;
+pub mod trainer;
 
 pub use error::IrlError;

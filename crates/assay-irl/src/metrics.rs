@@ -27,10 +27,10 @@ impl IterationMetrics {
     /// Sets a value; one that is not finite is an error naming it.
     ///
     /// # Errors
-    /// [`IrlError::NonFinite`].
+    /// [`IrlError::NotFinite`].
     pub fn set(&mut self, name: &str, value: f64) -> Result<(), IrlError> {
         if !value.is_finite() {
-            return Err(IrlError::NonFinite { what: format!("the metric {name} of iteration {}", self.iteration) });
+            return Err(IrlError::NotFinite { what: format!("the metric {name} of iteration {}", self.iteration) });
         }
         self.values.insert(name.to_owned(), value);
         Ok(())

@@ -129,6 +129,11 @@ impl RewardModel {
         std::fs::write(&path, text).map_err(|source| IrlError::io("writing", &path, source))
     }
 
+    /// Whether a parameter belongs to the head, not to the adapter.
+    pub fn is_head(name: &str) -> bool {
+        name == SCORE_WEIGHT || name == SCORE_BIAS
+    }
+
     /// The head's kind.
     pub fn head(&self) -> HeadSettings {
         self.head

@@ -1,17 +1,26 @@
 //! Decoder-only language models: configuration, weights, tokenizer, chat template, transformer, adapters, sampling.
 
+pub mod adapter;
 mod config;
+pub mod draw;
 mod error;
+mod model;
+pub mod packed;
+pub mod peft;
+pub mod sampling;
 mod source;
 mod template;
 mod tokenizer;
+pub mod transformer;
 mod weights;
 
 pub use config::{
     Architecture, ModelConfig, RopeScaling, RopeSettings, SUPPORTED_ARCHITECTURES,
 };
 pub use error::LmError;
+pub use model::{LanguageModel, Storage};
+pub use packed::PackedBatch;
 pub use source::ModelSource;
 pub use template::{ChatTemplate, GenerationPrompt, TemplateDate};
-pub use tokenizer::{ControlTokens, Tokenizer};
+pub use tokenizer::{ByteSpans, ControlTokens, Tokenizer};
 pub use weights::{GgufFile, Weights};

@@ -5,11 +5,8 @@ use std::sync::Arc;
 
 use assay_tasks::message::Message;
 
-use crate::template::{ChatTemplate, GenerationPrompt};
-use crate::tokenizer::Tokenizer;
 use crate::transformer::Transformer;
-use crate::weights::Weights;
-use crate::{LmError, ModelConfig};
+use crate::{ChatTemplate, ControlTokens, GenerationPrompt, LmError, ModelSource, Tokenizer};
 
 /// A loaded language model.
 pub struct LanguageModel {
@@ -19,8 +16,76 @@ pub struct LanguageModel {
     pub tokenizer: Tokenizer,
     /// Its chat template.
     pub template: ChatTemplate,
-    /// The token that ends a completion.
-    pub end_of_turn: u32,
-    /// The path or name it was opened by, as adapters record it.
+    /// The path it was opened by, as adapters record it.
     pub name: String,
+}
+
+/// How quantised matrices are kept in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Storage {
+    /// As in the file: least memory, expanded in every pass.
+    AsStored,
+    /// Expanded to f32 once: fastest on a CPU.
+    #[default]
+    Expanded,
+}
+
+impl LanguageModel {
+    /// Opens a Hugging Face directory or a `.gguf` file.
+    ///
+    /// # Errors
+    /// Names the file and the thing that is missing, malformed or not supported.
+    pub fn open(path: &Path, storage: Storage) -> Result<Self, LmError> {
+        let source = ModelSource::open(path)?;
+        let mut transformer = Transformer::load(&source.config()?, &source.weights()?)?;
+        if storage == Storage::Expanded {
+            transformer = transformer.dequantised()?;
+        }
+        let tokenizer = source.tokenizer()?;
+        let template = source.template(&tokenizer)?;
+        let name = path.display().to_string();
+        Ok(Self { transformer: Arc::new(transformer), tokenizer, template, name })
+    }
+
+    /// The token that ends a completion.
+    pub fn end_of_turn(&self) -> u32 {
+        self.template.end_of_turn()
+    }
+
+    /// The rendered chat prompt of some messages, ready for a completion.
+    ///
+    /// # Errors
+    /// The template fails.
+    pub fn prompt_ids(&self, messages: &[Message]) -> Result<Vec<u32>, LmError> {
+        self.template.prompt_ids(&self.tokenizer, messages)
+    }
+
+    /// The chat as text, for people to look at.
+    ///
+    /// # Errors
+    /// The template fails.
+    pub fn prompt_text(&self, messages: &[Message]) -> Result<String, LmError> {
+        self.template.render(messages, GenerationPrompt::Add)
+    }
+
+    /// A completion's text and the byte range of each token; the end-of-turn token is empty at the end.
+    pub fn decode(&self, ids: &[u32]) -> (String, Vec<(usize, usize)>) {
+        self.tokenizer.decode_with_offsets(ids, ControlTokens::Skip)
+    }
+
+    /// Writes `config.json`, `model.safetensors` (f32), tokenizer and chat template into an existing directory.
+    ///
+    /// # Errors
+    /// Names the file that could not be written.
+    pub fn save(&self, dir: &Path) -> Result<(), LmError> {
+        let path = dir.join("config.json");
+        let config = self.transformer.config().to_hf_json("float32");
+        let text = serde_json::to_string_pretty(&config).unwrap_or_default() + "\n";
+        std::fs::write(&path, text).map_err(|source| LmError::Io { action: "writing", path, source })?;
+        let tensors = self.transformer.named_tensors()?.into_iter().collect();
+        candle_core::safetensors::save(&tensors, dir.join("model.safetensors"))?;
+        self.tokenizer.save(dir)?;
+        self.template.save(dir)
+    }
 }

@@ -17,6 +17,9 @@ use crate::adapter::{Adapter, LayerAdapter, Projection};
 use crate::weights::Weights;
 use crate::{LmError, ModelConfig, PackedBatch};
 
+/// Positions that a rotation table is made for at most: a configuration may claim any number.
+const MOST_POSITIONS: usize = 1 << 17;
+
 /// A projection's weight `[out, in]` and optional bias `[out]`.
 #[derive(Clone)]
 struct Dense {
@@ -146,8 +149,8 @@ impl Transformer {
 
     /// A randomly initialised, fully trainable model and its parameters by Hugging Face name.
     ///
-    /// Matrices are normal with standard deviation 0.02 (residual outputs divided by sqrt(2 layers)), norms one,
-    /// biases zero.
+    /// Normal weights: the embedding with standard deviation 1/2, matrices with 1/sqrt(in), those that write to the
+    /// residual stream divided by sqrt(2 layers), an output matrix halved. Norms are one, biases zero.
     ///
     /// # Errors
     /// Fails when a tensor cannot be allocated.
@@ -157,7 +160,13 @@ impl Transformer {
             index += 1;
             let count = dims.iter().product();
             let residual = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
-            let deviation = if residual { 0.02 / (2.0 * config.layers as f32).sqrt() } else { 0.02 };
+            let by_width = 1.0 / (dims.last().copied().unwrap_or(1) as f32).sqrt();
+            let deviation = match name {
+                "model.embed_tokens.weight" => 0.5,
+                "lm_head.weight" => 0.5 * by_width,
+                _ if residual => by_width / (2.0 * config.layers as f32).sqrt(),
+                _ => by_width,
+            };
             let mut stream = Stream::new(seed, &[index]);
             let values: Vec<f32> = match dims.len() {
                 2 => (0..count).map(|_| stream.normal_f32() * deviation).collect(),
@@ -479,7 +488,7 @@ impl Attend for KeepKeys<'_> {
 
 fn rope_table(config: &ModelConfig) -> Result<RopeTable, LmError> {
     let frequencies = config.rope.inverse_frequencies(config.head_dim);
-    Ok(RopeTable::new(&frequencies, config.max_positions, &Device::Cpu)?)
+    Ok(RopeTable::new(&frequencies, config.max_positions.min(MOST_POSITIONS), &Device::Cpu)?)
 }
 
 fn detach_matrix(matrix: &Matrix) -> Matrix {

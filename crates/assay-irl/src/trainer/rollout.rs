@@ -97,10 +97,8 @@ fn stream(plan: &RolloutPlan<'_>, problem: usize, sample: usize) -> Stream {
 
 fn judge(encoder: &Encoder<'_>, problem: &Problem, drawn: Completion) -> Sample {
     let completion = encoder.decode(&drawn.token_ids);
-    let predicted_answer = answers::extract_lenient(&completion.text);
-    let correct = problem
-        .answer
-        .as_deref()
-        .map(|gold| predicted_answer.as_deref().is_some_and(|predicted| answers::equal(predicted, gold)));
+    let predicted_answer = answers::extract_lenient(&completion.text).map(|found| found.text.to_owned());
+    let right = |gold| predicted_answer.as_deref().is_some_and(|predicted| answers::same_answer(predicted, gold));
+    let correct = problem.answer.as_deref().map(right);
     Sample { completion, drawn, predicted_answer, correct }
 }

@@ -1,0 +1,67 @@
+//! `assay quickstart`: the whole method on a built-in task, offline, in a few minutes.
+//!
+//! A small Llama learns clock arithmetic from demonstrations of mixed style: experts who write every step and experts
+//! who skip some. Then three continuations start from it with equal numbers of tokens: the adversarial game with a
+//! dense reward and no answers, GRPO with the verifier, and more supervised fine-tuning.
+
+mod measure;
+mod outcome;
+mod stages;
+
+use std::io::Write;
+use std::time::Instant;
+
+use anyhow::Result;
+use assay_irl::settings::{HeadSettings, Settings};
+
+use crate::args::{Head, QuickstartArgs};
+use crate::progress::message;
+use stages::Stages;
+
+/// The settings, as in the repository.
+const SETTINGS: &str = include_str!("../../../../configs/quickstart.toml");
+const BASE: &str = include_str!("../../../../configs/base.toml");
+
+/// Runs the command.
+pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
+    let started = Instant::now();
+    let settings = settings(args)?;
+    std::fs::create_dir_all(&args.out)?;
+    let stages = Stages::new(&settings, &args.out)?;
+    message(&format!(
+        "task: {} demonstrations, {} test problems, disjoint; e.g. {}",
+        stages.train.len(),
+        stages.test.len(),
+        stages.train.first().map_or("", |problem| &problem.question)
+    ))?;
+    let base = stages.fine_tune()?;
+    let players = stages.play(&base)?;
+    let measured = measure::measure(&stages, &base, &players)?;
+    let summary = outcome::summary(&measured, &settings, started.elapsed())?;
+    outcome::write(&args.out, &measured, &summary)?;
+    let mut out = std::io::stdout();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&summary.to_value()?)?)?;
+    } else {
+        write!(out, "{}", outcome::text(&measured, &summary))?;
+        writeln!(out, "\nresults: {}", args.out.display())?;
+    }
+    Ok(())
+}
+
+/// The built-in settings with the arguments' overrides.
+fn settings(args: &QuickstartArgs) -> Result<Settings> {
+    let own = SETTINGS.lines().filter(|line| !line.starts_with("extends"));
+    let texts = [(BASE.to_owned(), "base.toml"), (own.collect::<Vec<_>>().join("\n"), "quickstart.toml")];
+    let mut settings = Settings::from_texts(&texts, &args.set)?;
+    settings.seed = args.seed;
+    if let Some(head) = args.head {
+        settings.reward.head = match head {
+            Head::Linear => HeadSettings::Linear,
+            Head::Implicit => HeadSettings::Implicit { beta: 1.0 },
+            Head::Hybrid => HeadSettings::Hybrid { beta: 1.0 },
+        };
+    }
+    settings.validate()?;
+    Ok(settings)
+}

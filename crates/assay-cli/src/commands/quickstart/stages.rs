@@ -1,0 +1,159 @@
+//! The stages of the quickstart: problems, the base model by supervised fine-tuning, the three continuations.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Result;
+use assay_irl::policy_model::PolicyModel;
+use assay_irl::reward_model::RewardModel;
+use assay_irl::settings::{PolicyStart, Settings, TrainedParameters};
+use assay_irl::trainer::run::{RunMode, TrainInputs, Trained, TrainerKind, train};
+use assay_lm::transformer::Transformer;
+use assay_lm::{Architecture, ChatTemplate, LanguageModel, ModelConfig, RopeScaling, RopeSettings, Storage, Tokenizer};
+use assay_tasks::arithmetic::{ArithmeticSettings, Split, alphabet, generate, vocabulary};
+use assay_tasks::problem::{Problem, assert_disjoint};
+
+use crate::progress::Progress;
+
+/// Demonstrations, validation problems, test problems.
+const DEMONSTRATIONS: usize = 12_000;
+const VALIDATION: usize = 64;
+const TEST: usize = 200;
+/// The end-of-turn token stands first in the vocabulary.
+const END: &str = "<|end|>";
+const TEMPLATE: &str = "{% for message in messages %}{{ message['content'] }}\
+{% if message['role'] == 'assistant' %}<|end|>{% endif %}{% endfor %}";
+
+/// Everything that the stages share.
+pub(super) struct Stages<'s> {
+    /// Settings of the game; each stage derives its own.
+    pub(super) settings: Settings,
+    /// Demonstrations.
+    pub(super) train: Vec<Problem>,
+    /// Problems that scores and temperatures are chosen on.
+    pub(super) validation: Vec<Problem>,
+    /// Problems that are reported.
+    pub(super) test: Vec<Problem>,
+    out: &'s Path,
+}
+
+/// The trained players.
+pub(super) struct Players {
+    /// The policy of the game.
+    pub(super) airl: PolicyModel,
+    /// Its reward.
+    pub(super) reward: RewardModel,
+    /// The policy that saw a verifier.
+    pub(super) grpo: PolicyModel,
+    /// The policy that saw more demonstrations instead.
+    pub(super) more_sft: PolicyModel,
+}
+
+impl<'s> Stages<'s> {
+    /// Generates the problems.
+    pub(super) fn new(settings: &Settings, out: &'s Path) -> Result<Self> {
+        let of = |problems: usize, split| {
+            generate(&ArithmeticSettings { problems, ..ArithmeticSettings::default() }, split, settings.seed)
+        };
+        let train = of(DEMONSTRATIONS, Split::Train)?;
+        let validation = of(VALIDATION, Split::Validation)?;
+        let test = of(TEST, Split::Test)?;
+        assert_disjoint(&train, &validation, &test)?;
+        let mut settings = settings.clone();
+        settings.reward.perturbations.alphabet = alphabet(&ArithmeticSettings::default());
+        Ok(Self { settings, train, validation, test, out })
+    }
+
+    /// The base model: trained from scratch on the demonstrations, every weight.
+    pub(super) fn fine_tune(&self) -> Result<LanguageModel> {
+        let dir = self.out.join("model");
+        let fresh = self.fresh_model()?;
+        let mut settings = self.settings.clone();
+        settings.policy.trained = TrainedParameters::Whole;
+        let trained = self.train(TrainerKind::Sft, (&settings, &fresh), "sft")?;
+        std::fs::create_dir_all(&dir)?;
+        let base = LanguageModel { transformer: Arc::new(trained.policy.transformer.detached()), ..fresh };
+        base.save(&dir)?;
+        Ok(LanguageModel::open(&dir, Storage::Expanded)?)
+    }
+
+    /// The three continuations of the base model.
+    pub(super) fn play(&self, base: &LanguageModel) -> Result<Players> {
+        let airl = self.train(TrainerKind::Airl, (&self.settings, base), "airl")?;
+        let Some(reward) = airl.reward else { anyhow::bail!("the game left no reward model") };
+        let mut grpo = self.settings.clone();
+        grpo.run.iterations -= grpo.reward.schedule.warmup_iterations;
+        let policy_iterations = grpo.run.iterations;
+        let grpo = self.train(TrainerKind::Grpo, (&grpo, base), "grpo")?;
+        let mut more = self.settings.clone();
+        more.policy.start = PolicyStart::Base;
+        more.sft.epochs = 1;
+        more.sft.demonstrations_per_update = more.run.prompts_per_iteration * more.sampling.samples;
+        more.sft.optimiser = more.policy.optimiser.clone();
+        let seen = more.sft.demonstrations_per_update * policy_iterations;
+        let subset = &self.train[..seen.min(self.train.len())];
+        let more_sft = self.train_on(TrainerKind::Sft, (&more, base), "more-sft", subset)?;
+        Ok(Players { airl: airl.policy, reward, grpo: grpo.policy, more_sft: more_sft.policy })
+    }
+
+    fn train(&self, kind: TrainerKind, how: (&Settings, &LanguageModel), name: &str) -> Result<Trained> {
+        self.train_on(kind, how, name, &self.train)
+    }
+
+    fn train_on(
+        &self,
+        kind: TrainerKind,
+        (settings, model): (&Settings, &LanguageModel),
+        name: &str,
+        problems: &[Problem],
+    ) -> Result<Trained> {
+        let dir = self.fresh_directory(name)?;
+        let inputs = TrainInputs {
+            kind,
+            settings,
+            model,
+            reward_backbone: Arc::clone(&model.transformer),
+            train: problems,
+            validation: &self.validation,
+        };
+        let mut progress = Progress::new(name, 0);
+        let trained = train(&inputs, &dir, RunMode::Fresh, &mut progress)?;
+        progress.finish();
+        Ok(trained)
+    }
+
+    /// An empty directory of this name: a quickstart always runs anew.
+    fn fresh_directory(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.out.join(name);
+        if dir.exists() {
+            std::fs::remove_dir_all(&dir)?;
+        }
+        Ok(dir)
+    }
+
+    fn fresh_model(&self) -> Result<LanguageModel> {
+        let entries: Vec<&str> = std::iter::once(END).chain(vocabulary().iter().copied()).collect();
+        let tokenizer = Tokenizer::from_vocabulary(&entries)?;
+        let template = ChatTemplate::new(TEMPLATE, &tokenizer, Path::new("built-in template"))?;
+        let config = ModelConfig {
+            architecture: Architecture::Llama,
+            vocab_size: tokenizer.vocab_size(),
+            hidden_size: 64,
+            intermediate_size: 176,
+            layers: 3,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 16,
+            rms_norm_eps: 1e-5,
+            rope: RopeSettings { theta: 10_000.0, scaling: RopeScaling::None },
+            max_positions: 256,
+            qkv_bias: false,
+            tie_word_embeddings: false,
+            bos_token_id: None,
+            eos_token_ids: vec![template.end_of_turn()],
+        };
+        let (transformer, _) = Transformer::random(&config, self.settings.seed)?;
+        let name = self.out.join("model").display().to_string();
+        Ok(LanguageModel { transformer: Arc::new(transformer.detached()), tokenizer, template, name })
+    }
+}

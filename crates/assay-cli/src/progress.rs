@@ -1,0 +1,93 @@
+//! Progress on stderr: a bar on a terminal, a line now and then elsewhere.
+
+use std::io::{IsTerminal, Write, stderr};
+use std::time::{Duration, Instant};
+
+use assay_irl::metrics::IterationMetrics;
+use assay_irl::trainer::Observer;
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// How often a line is written where there is no terminal.
+const QUIET: Duration = Duration::from_secs(15);
+
+/// Writes one line to stderr.
+pub(crate) fn message(text: &str) -> std::io::Result<()> {
+    writeln!(stderr(), "{text}")
+}
+
+/// A piece of long work.
+pub(crate) struct Progress {
+    bar: ProgressBar,
+    label: String,
+    terminal: bool,
+    last_line: Instant,
+    tokens: usize,
+    started: Instant,
+}
+
+impl Progress {
+    /// Starts a piece of work of `total` steps.
+    pub(crate) fn new(label: &str, total: usize) -> Self {
+        let terminal = stderr().is_terminal();
+        let bar = if terminal { ProgressBar::new(total as u64) } else { ProgressBar::hidden() };
+        if let Ok(style) = ProgressStyle::with_template("{prefix:<14} {bar:24} {pos}/{len} {elapsed}<{eta} {msg}") {
+            bar.set_style(style);
+        }
+        bar.set_prefix(label.to_owned());
+        bar.set_length(total as u64);
+        let now = Instant::now();
+        Self { bar, label: label.to_owned(), terminal, last_line: now, tokens: 0, started: now }
+    }
+
+    /// Sets how much is done.
+    pub(crate) fn set(&mut self, done: usize, total: usize, text: &str) {
+        self.bar.set_length(total as u64);
+        self.bar.set_position(done as u64);
+        self.bar.set_message(text.to_owned());
+        if !self.terminal && (self.last_line.elapsed() > QUIET || done == total) {
+            self.last_line = Instant::now();
+            let seconds = self.started.elapsed().as_secs();
+            let _ = message(&format!("{} {done}/{total} {seconds} s  {text}", self.label));
+        }
+    }
+
+    /// Ends the bar.
+    pub(crate) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Observer for Progress {
+    fn iteration(&mut self, metrics: &IterationMetrics, total: usize) {
+        let text = headline(metrics);
+        self.set(metrics.iteration + 1, total, &text);
+    }
+
+    fn tokens(&mut self, count: usize) {
+        self.tokens += count;
+        if self.terminal {
+            self.bar.set_message(format!("{} tokens drawn", self.tokens));
+        }
+    }
+
+    fn note(&mut self, text: &str) {
+        let line = format!("{}: {text}", self.label);
+        if self.terminal { self.bar.println(line) } else { drop(message(&line)) }
+    }
+}
+
+/// The values people watch, where an iteration has them.
+fn headline(metrics: &IterationMetrics) -> String {
+    const SHOWN: [(&str, &str); 7] = [
+        ("sft/loss", "loss"),
+        ("reward/loss", "reward loss"),
+        ("reward/pairs_at_error", "error found"),
+        ("rollout/reward", "reward"),
+        ("rollout/length", "length"),
+        ("rollout/accuracy", "accuracy"),
+        ("validation/accuracy", "validation"),
+    ];
+    let shown = SHOWN.iter().filter_map(|(key, name)| Some(format!("{name} {:.3}", metrics.values.get(*key)?)));
+    let values: Vec<String> = shown.collect();
+    format!("{}  {}", metrics.phase, values.join("  "))
+}

@@ -1,0 +1,33 @@
+//! The loops that join players, losses, optimisers and data: supervised fine-tuning, GRPO with a verifier, and
+//! adversarial inverse reinforcement learning. One loop serves all three; they differ in its phases.
+
+pub mod discriminator;
+pub mod evaluate;
+pub mod order;
+pub mod policy_phase;
+pub mod rollout;
+pub mod run;
+mod state;
+
+use crate::metrics::IterationMetrics;
+
+/// What a run tells whoever watches it. Training never prints.
+pub trait Observer {
+    /// An iteration ended; `total` counts all phases.
+    fn iteration(&mut self, metrics: &IterationMetrics, total: usize);
+
+    /// Tokens were drawn in a rollout.
+    fn tokens(&mut self, count: usize);
+
+    /// Something worth a line happened: a skip, a resume, an alarm.
+    fn note(&mut self, text: &str);
+}
+
+/// An observer that looks away.
+pub struct Silent;
+
+impl Observer for Silent {
+    fn iteration(&mut self, _metrics: &IterationMetrics, _total: usize) {}
+    fn tokens(&mut self, _count: usize) {}
+    fn note(&mut self, _text: &str) {}
+}

@@ -1,0 +1,213 @@
+//! Updates of the policy: token rewards of its samples, advantages within a prompt, the clipped objective, AdamW.
+
+use assay_lm::packed::{Group, PackedBatch, micro_batches};
+
+use super::rollout::RolloutGroup;
+use crate::IrlError;
+use crate::adam::AdamW;
+use crate::encode::Demonstration;
+use crate::metrics::IterationMetrics;
+use crate::optimiser::LrSchedule;
+use crate::player::{Player, TokenScalars, infer_all, update};
+use crate::policy::advantage::{AdvantageSettings, ExpertInGroup, RewardedTrace, advantages};
+use crate::policy::objective::{Ending, ObjectiveStatistics, PolicyTrace, objective};
+use crate::policy_model::{PolicyModel, logprobs_and_entropies};
+use crate::reward::TraceRole;
+use crate::reward::granularity::backfill;
+use crate::reward_model::RewardModel;
+use crate::settings::{PolicySettings, RewardSettings};
+
+/// Samples of one prompt and, where the settings ask for it, its demonstration.
+pub struct PolicyGroup<'g> {
+    /// The samples.
+    pub rollout: &'g RolloutGroup,
+    /// The demonstration of the same prompt.
+    pub demonstration: Option<&'g Demonstration>,
+}
+
+impl PolicyGroup<'_> {
+    /// Samples first, then the demonstration.
+    fn group(&self) -> Group {
+        let mut group = self.rollout.group();
+        group.completions.extend(self.demonstration.map(|d| d.completion.ids.clone()));
+        group
+    }
+
+    fn rows(&self) -> usize {
+        self.rollout.samples.len() + usize::from(self.demonstration.is_some())
+    }
+}
+
+/// Pairs rollouts with the demonstrations that belong to their group.
+pub fn policy_groups<'g>(
+    rollouts: &'g [RolloutGroup],
+    demonstrations: &[(usize, &'g Demonstration)],
+    expert: ExpertInGroup,
+) -> Vec<PolicyGroup<'g>> {
+    let with = rollouts.iter().enumerate().map(|(place, rollout)| {
+        let demonstration = demonstrations.get(place).map(|&(_, demonstration)| demonstration);
+        PolicyGroup { rollout, demonstration: demonstration.filter(|_| expert != ExpertInGroup::Off) }
+    });
+    with.collect()
+}
+
+/// Token rewards of every row of the groups, from a reward model: logits at labelled positions, backfilled, transformed.
+///
+/// # Errors
+/// Fails when the batch does not fit the model.
+pub fn token_rewards(
+    model: &RewardModel,
+    groups: &[PolicyGroup<'_>],
+    settings: &RewardSettings,
+    token_budget: usize,
+) -> Result<TokenScalars, IrlError> {
+    let packed: Vec<Group> = groups.iter().map(PolicyGroup::group).collect();
+    let logits = infer_all(model, &packed, token_budget)?;
+    let completions = groups.iter().flat_map(|group| {
+        let samples = group.rollout.samples.iter().map(|sample| &sample.completion);
+        samples.chain(group.demonstration.map(|d| &d.completion))
+    });
+    let rewards = completions.zip(&logits).map(|(completion, logits)| {
+        let positions = settings.granularity.labelled_positions(logits.len(), &completion.step_ends());
+        settings.transform.rewards(&backfill(logits, &positions))
+    });
+    Ok(rewards.collect())
+}
+
+/// Token rewards of zero, for a run whose advantages come from the verifier alone.
+pub fn no_rewards(groups: &[PolicyGroup<'_>]) -> TokenScalars {
+    let rows = groups.iter().flat_map(|group| {
+        let samples = group.rollout.samples.iter().map(|sample| sample.completion.ids.len());
+        samples.chain(group.demonstration.map(|d| d.completion.ids.len()))
+    });
+    rows.map(|length| vec![0.0; length]).collect()
+}
+
+/// The optimiser's part of a policy update.
+pub struct PolicyOptimiser<'o> {
+    /// AdamW and its state.
+    pub adamw: &'o mut AdamW,
+    /// The learning rate by update.
+    pub schedule: LrSchedule,
+}
+
+/// Updates the policy on its samples and their token rewards.
+///
+/// # Errors
+/// A reward, loss, gradient or weight that is not finite, a parameter without gradient, or a failing operation.
+pub fn update_policy(
+    policy: &PolicyModel,
+    optimiser: PolicyOptimiser<'_>,
+    (groups, rewards): (&[PolicyGroup<'_>], &TokenScalars),
+    (settings, token_budget): (&PolicySettings, usize),
+    metrics: &mut IterationMetrics,
+) -> Result<(), IrlError> {
+    let (advantages, multiplicities) = group_advantages(groups, rewards, &settings.advantage, metrics)?;
+    let packed: Vec<Group> = groups.iter().map(PolicyGroup::group).collect();
+    let reference = match settings.objective.kl_weight > 0.0 {
+        true => Some(reference_logprobs(policy, &packed, token_budget)?),
+        false => None,
+    };
+    let mut old: Option<TokenScalars> = None;
+    for _ in 0..settings.updates_per_iteration {
+        let (report, gradients) = update(policy, &packed, token_budget, |logprobs| {
+            let before = old.get_or_insert_with(|| logprobs.to_vec());
+            let traces = rows(groups).enumerate().map(|(i, row)| PolicyTrace {
+                role: row.role,
+                logprobs: &logprobs[i],
+                old: &before[i],
+                reference: reference.as_ref().map(|r| r[i].as_slice()),
+                sampling: row.sampling,
+                advantages: &advantages[i],
+                multiplicity: multiplicities[i],
+                ending: row.ending,
+            });
+            let traces: Vec<PolicyTrace<'_>> = traces.collect();
+            let output = objective(&traces, &settings.objective)?;
+            Ok(((output.loss, output.statistics), output.grads))
+        })?;
+        let rate = optimiser.schedule.learning_rate(optimiser.adamw.iterations() as usize);
+        let adamw = settings.optimiser.adamw(rate);
+        let step = optimiser.adamw.step(&policy.parameters(), &gradients, &adamw, settings.optimiser.clip_norm)?;
+        metrics.set("policy/learning_rate", rate)?;
+        metrics.set("policy/gradient_norm", step.gradient_norm)?;
+        report_objective(report.0, &report.1, metrics)?;
+    }
+    Ok(())
+}
+
+struct Row<'r> {
+    role: TraceRole,
+    sampling: Option<&'r [f32]>,
+    ending: Ending,
+    outcome: Option<f32>,
+}
+
+/// Every row of the groups: samples, then the demonstration, group after group.
+fn rows<'r>(groups: &'r [PolicyGroup<'_>]) -> impl Iterator<Item = Row<'r>> {
+    groups.iter().flat_map(|group| {
+        let samples = group.rollout.samples.iter().map(|sample| Row {
+            role: TraceRole::Policy,
+            sampling: Some(&sample.drawn.sampling_logprobs),
+            ending: if sample.drawn.truncated { Ending::Truncated } else { Ending::Stopped },
+            outcome: sample.correct.map(|correct| f32::from(u8::from(correct))),
+        });
+        let expert = group.demonstration.map(|_| Row {
+            role: TraceRole::Expert,
+            sampling: None,
+            ending: Ending::Stopped,
+            outcome: Some(1.0),
+        });
+        samples.chain(expert)
+    })
+}
+
+fn group_advantages(
+    groups: &[PolicyGroup<'_>],
+    rewards: &TokenScalars,
+    settings: &AdvantageSettings,
+    metrics: &mut IterationMetrics,
+) -> Result<(TokenScalars, Vec<f32>), IrlError> {
+    let asks_verifier = settings.outcome_weight > 0.0;
+    let mut all = rows(groups).zip(rewards);
+    let rewarded: Vec<Vec<RewardedTrace<'_>>> = groups
+        .iter()
+        .map(|group| {
+            let own = all.by_ref().take(group.rows());
+            own.map(|(row, rewards)| RewardedTrace {
+                role: row.role,
+                rewards,
+                outcome: row.outcome.filter(|_| asks_verifier),
+            })
+            .collect()
+        })
+        .collect();
+    let output = advantages(&rewarded, settings)?;
+    let s = &output.statistics;
+    metrics.set("advantage/zero_std_share", s.zero_std_groups as f64 / s.groups.max(1) as f64)?;
+    metrics.set("advantage/group_std", s.mean_std)?;
+    metrics.set("advantage/magnitude", s.mean_magnitude)?;
+    metrics.set("rollout/score", s.mean_score)?;
+    Ok((output.advantages, output.multiplicities))
+}
+
+fn reference_logprobs(policy: &PolicyModel, groups: &[Group], budget: usize) -> Result<TokenScalars, IrlError> {
+    let mut all = Vec::new();
+    for part in micro_batches(groups, budget) {
+        let batch = PackedBatch::new(&part.groups)?;
+        all.extend(logprobs_and_entropies(&policy.transformer, None, &batch)?.0);
+    }
+    Ok(all)
+}
+
+fn report_objective(loss: f64, s: &ObjectiveStatistics, metrics: &mut IterationMetrics) -> Result<(), IrlError> {
+    metrics.set("policy/loss", loss)?;
+    metrics.set("policy/clip_fraction_low", s.clip_fraction_low)?;
+    metrics.set("policy/clip_fraction_high", s.clip_fraction_high)?;
+    metrics.set("policy/approx_kl", s.approx_kl)?;
+    metrics.set("policy/reference_kl", s.reference_kl)?;
+    metrics.set("policy/ratio_max", s.ratio_max)?;
+    metrics.set("policy/sampling_gap_mean", s.sampling_gap_mean)?;
+    metrics.set("policy/sampling_gap_max", s.sampling_gap_max)?;
+    metrics.set("policy/expert_share", s.expert_share)
+}
