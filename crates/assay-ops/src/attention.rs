@@ -1,5 +1,7 @@
 //! Attention within packed batches of groups that share a prompt, and over caches while sampling.
 
+mod backward;
+mod blocks;
 mod cached;
 mod grouped;
 mod layout;

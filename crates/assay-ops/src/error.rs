@@ -74,6 +74,12 @@ pub enum OpsError {
         /// Index of the group.
         group: usize,
     },
+    /// A row of queries has nothing to attend to.
+    #[error("cached attention: row {row} has no prompt and no tokens in the cache")]
+    NoKeys {
+        /// The row.
+        row: usize,
+    },
     /// Head counts that do not divide.
     #[error("attention: {heads} query heads do not divide into {kv_heads} key-value heads of size {head_dim}")]
     Heads {

@@ -3,10 +3,11 @@
 use std::ops::Range;
 
 use candle_core::{Device, Tensor};
+use rayon::prelude::*;
 
+use super::blocks::{KeyValues, Softmax, key_blocks};
 use super::{HeadShape, check_inputs};
 use crate::OpsError;
-use crate::kernels::exponential::exp;
 use crate::values::{Values, expect};
 
 const NAME: &str = "cached_attention";
@@ -101,6 +102,10 @@ pub fn cached_attention(
     let (prompt_k, prompt_v) = prompt;
     let prompt_rows = prompt_k.dims().first().copied().unwrap_or(0);
     check_inputs(NAME, [q, prompt_k, prompt_v], [rows.len(), prompt_rows], shape)?;
+    if cache.width != shape.kv_width() {
+        let (expected, found) = (shape.kv_width(), cache.width);
+        return Err(OpsError::Length { operation: NAME, argument: "a row of the cache", expected, found });
+    }
     for (argument, tensor) in [("q", q), ("prompt_k", prompt_k), ("prompt_v", prompt_v)] {
         if tensor.track_op() {
             return Err(OpsError::Untracked { operation: NAME, argument });
@@ -110,36 +115,34 @@ pub fn cached_attention(
         check_index(NAME, "prompt row", (index, row.prompt.end), prompt_rows + 1)?;
         check_index(NAME, "slot", (index, row.slot), cache.slots)?;
         check_index(NAME, "token", (index, row.len), cache.capacity + 1)?;
+        if row.prompt.is_empty() && row.len == 0 {
+            return Err(OpsError::NoKeys { row: index });
+        }
     }
     let (q, k, v) = (q.contiguous()?, prompt_k.contiguous()?, prompt_v.contiguous()?);
     let (q, k, v) = (Values::of(&q)?, Values::of(&k)?, Values::of(&v)?);
-    let dim = shape.head_dim;
+    let (q, k, v): (&[f32], &[f32], &[f32]) = (&q, &k, &v);
+    let head_values = shape.sharing() * shape.head_dim;
     let mut out = vec![0f32; q.len()];
-    for (index, row) in rows.iter().enumerate() {
-        let own = row.slot * cache.capacity * cache.width;
-        for head in 0..shape.heads {
-            let at = index * shape.query_width() + head * dim;
-            let kv = head / shape.sharing() * dim;
-            let prompt = row.prompt.clone().map(|r| {
-                let at = r * shape.kv_width() + kv;
-                (&k[at..at + dim], &v[at..at + dim])
-            });
-            let own = (0..row.len).map(|r| {
-                let at = own + r * shape.kv_width() + kv;
-                (&cache.keys[at..at + dim], &cache.values[at..at + dim])
-            });
-            let pairs: Vec<_> = prompt.chain(own).collect();
-            let scores: Vec<f32> = pairs.iter().map(|(k, _)| {
-                q[at..at + dim].iter().zip(*k).map(|(q, k)| q * k).sum::<f32>() * shape.score_scale()
-            }).collect();
-            let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let sum: f32 = scores.iter().map(|s| exp(s - most)).sum();
-            for (score, (_, v)) in scores.iter().zip(&pairs) {
-                let p = exp(score - most) / sum;
-                out[at..at + dim].iter_mut().zip(*v).for_each(|(o, v)| *o += p * v);
+    let tasks = out.par_chunks_exact_mut(head_values).zip(q.par_chunks_exact(head_values)).enumerate();
+    tasks.for_each_init(Softmax::default, |softmax, (task, (out, queries))| {
+        let (row, head) = (&rows[task / shape.kv_heads], task % shape.kv_heads * shape.head_dim);
+        let own = row.slot * cache.capacity * cache.width + head;
+        let prompt = KeyValues {
+            keys: k.get(head..).unwrap_or_default(),
+            values: v.get(head..).unwrap_or_default(),
+            stride: cache.width,
+        };
+        let own = KeyValues { keys: &cache.keys[own..], values: &cache.values[own..], stride: cache.width };
+        softmax.start(shape.sharing(), shape);
+        for (source, span) in [(prompt, row.prompt.clone()), (own, 0..row.len)] {
+            for keys in key_blocks(span) {
+                softmax.take(queries, (source.from(keys.start), keys.len()), shape, |_| keys.len());
             }
         }
-    }
+        let _ = softmax.finish(shape);
+        out.copy_from_slice(&softmax.weighted);
+    });
     Ok(Tensor::from_vec(out, (rows.len(), shape.query_width()), &Device::Cpu)?)
 }
 

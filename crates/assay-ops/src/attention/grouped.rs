@@ -1,18 +1,24 @@
-//! Attention of packed batches, forward and backward.
+//! Attention of packed batches: the differentiable operation and its forward pass.
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
+use rayon::prelude::*;
 
+use super::backward::{Inputs, gradients};
+use super::blocks::{KeyValues, QUERIES, Softmax, key_blocks, stack_heads};
 use super::{AttentionLayout, HeadShape, check_inputs};
 use crate::OpsError;
-use crate::kernels::exponential::exp;
+use crate::kernels::disjoint::Disjoint;
 use crate::values::{Values, slice};
 
 const NAME: &str = "grouped_attention";
 
 /// softmax(q k^T / sqrt(head_dim)) v within the spans of `layout`, head by head.
+///
+/// Time is proportional to the pairs of rows that see each other; scores exist for one block of them at a time, forward and
+/// backward.
 ///
 /// # Shapes
 /// q and the result `[T, heads * head_dim]`, k and v `[T, kv_heads * head_dim]`, f32, keys and queries already rotated.
@@ -21,6 +27,8 @@ const NAME: &str = "grouped_attention";
 ///
 /// # Errors
 /// Shapes that do not fit the layout or the heads.
+///
+/// Dao et al., "FlashAttention", 2022; Ainslie et al., "GQA", 2023.
 pub fn grouped_attention(
     q: &Tensor,
     k: &Tensor,
@@ -36,23 +44,8 @@ pub fn grouped_attention(
 struct GroupedAttention {
     layout: Arc<AttentionLayout>,
     shape: HeadShape,
+    /// `[kv_heads, heads / kv_heads, T]` flattened: log of the sum of exponentials of each row's scores.
     log_normalisers: OnceLock<Vec<f32>>,
-}
-
-impl GroupedAttention {
-    /// Calls `visit(row, keys)` for every row.
-    fn each_row(&self, mut visit: impl FnMut(usize, [Range<usize>; 2])) {
-        for group in self.layout.groups() {
-            for row in group.prompt.clone() {
-                visit(row, [group.prompt.start..row + 1, 0..0]);
-            }
-            for completion in &group.completions {
-                for row in completion.clone() {
-                    visit(row, [group.prompt.clone(), completion.start..row + 1]);
-                }
-            }
-        }
-    }
 }
 
 impl CustomOp3 for GroupedAttention {
@@ -70,29 +63,7 @@ impl CustomOp3 for GroupedAttention {
         v_layout: &Layout,
     ) -> CandleResult<(CpuStorage, Shape)> {
         let (q, k, v) = (slice(q, q_layout)?, slice(k, k_layout)?, slice(v, v_layout)?);
-        let (s, dim) = (self.shape, self.shape.head_dim);
-        let mut out = vec![0f32; q.len()];
-        let mut normalisers = vec![0f32; self.layout.rows() * s.heads];
-        self.each_row(|row, spans| {
-            for head in 0..s.heads {
-                let at = row * s.query_width() + head * dim;
-                let kv = head / s.sharing() * dim;
-                let keys = || spans.iter().cloned().flatten();
-                let score = |key: usize| -> f32 {
-                    (0..dim).map(|d| q[at + d] * k[key * s.kv_width() + kv + d]).sum::<f32>() * s.score_scale()
-                };
-                let most = keys().map(score).fold(f32::NEG_INFINITY, f32::max);
-                let sum: f32 = keys().map(|key| exp(score(key) - most)).sum();
-                let normaliser = most + sum.ln();
-                normalisers[row * s.heads + head] = normaliser;
-                for key in keys() {
-                    let p = exp(score(key) - normaliser);
-                    for d in 0..dim {
-                        out[at + d] += p * v[key * s.kv_width() + kv + d];
-                    }
-                }
-            }
-        });
+        let (out, normalisers) = forward([q, k, v], &self.layout, self.shape);
         let _ = self.log_normalisers.set(normalisers);
         Ok((CpuStorage::F32(out), q_layout.shape().clone()))
     }
@@ -106,30 +77,80 @@ impl CustomOp3 for GroupedAttention {
         grad: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        let Some(normalisers) = self.log_normalisers.get() else { candle_core::bail!("{NAME}: backward before forward") };
-        let (qv, kv_, vv, ov, gv) = (Values::of(q)?, Values::of(k)?, Values::of(v)?, Values::of(out)?, Values::of(&grad)?);
-        let (s, dim) = (self.shape, self.shape.head_dim);
-        let (mut dq, mut dk, mut dv) = (vec![0f32; qv.len()], vec![0f32; kv_.len()], vec![0f32; vv.len()]);
-        self.each_row(|row, spans| {
-            for head in 0..s.heads {
-                let at = row * s.query_width() + head * dim;
-                let kv = head / s.sharing() * dim;
-                let delta: f32 = (0..dim).map(|d| ov[at + d] * gv[at + d]).sum();
-                for key in spans.iter().cloned().flatten() {
-                    let key_at = key * s.kv_width() + kv;
-                    let score = (0..dim).map(|d| qv[at + d] * kv_[key_at + d]).sum::<f32>() * s.score_scale();
-                    let p = exp(score - normalisers[row * s.heads + head]);
-                    let dp: f32 = (0..dim).map(|d| gv[at + d] * vv[key_at + d]).sum();
-                    let ds = p * (dp - delta) * s.score_scale();
-                    for d in 0..dim {
-                        dv[key_at + d] += p * gv[at + d];
-                        dq[at + d] += ds * kv_[key_at + d];
-                        dk[key_at + d] += ds * qv[at + d];
-                    }
-                }
-            }
-        });
+        let Some(log_normalisers) = self.log_normalisers.get() else {
+            candle_core::bail!("{NAME}: backward before forward")
+        };
+        let (qs, ks, vs) = (Values::of(q)?, Values::of(k)?, Values::of(v)?);
+        let (outs, grads) = (Values::of(out)?, Values::of(&grad)?);
+        let inputs = Inputs { q: &qs, k: &ks, v: &vs, out: &outs, grad: &grads, log_normalisers, shape: self.shape };
+        let [dq, dk, dv] = gradients(&inputs, &self.layout);
         let of = |values: Vec<f32>, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device());
         Ok((Some(of(dq, q)?), Some(of(dk, k)?), Some(of(dv, v)?)))
+    }
+}
+
+/// Query rows of one task and the keys before them: whole spans, then the span of the rows themselves.
+struct QueryBlock {
+    rows: Range<usize>,
+    prompt: Option<Range<usize>>,
+    own: Range<usize>,
+}
+
+fn query_blocks(layout: &AttentionLayout) -> Vec<QueryBlock> {
+    let mut blocks = Vec::new();
+    for group in layout.groups() {
+        let spans = std::iter::once((None, &group.prompt));
+        let spans = spans.chain(group.completions.iter().map(|own| (Some(group.prompt.clone()), own)));
+        for (prompt, own) in spans {
+            blocks.extend(own.clone().step_by(QUERIES).map(|start| QueryBlock {
+                rows: start..own.end.min(start + QUERIES),
+                prompt: prompt.clone(),
+                own: own.clone(),
+            }));
+        }
+    }
+    blocks
+}
+
+/// The result and the log-normalisers.
+#[allow(unsafe_code)]
+fn forward([q, k, v]: [&[f32]; 3], layout: &AttentionLayout, shape: HeadShape) -> (Vec<f32>, Vec<f32>) {
+    let (rows, dim, sharing) = (layout.rows(), shape.head_dim, shape.sharing());
+    let mut out = vec![0f32; q.len()];
+    let mut normalisers = vec![0f32; rows * shape.heads];
+    let blocks = query_blocks(layout);
+    let (out_parts, normaliser_parts) = (Disjoint::new(&mut out), Disjoint::new(&mut normalisers));
+    let tasks = (0..blocks.len() * shape.kv_heads).into_par_iter().with_max_len(1);
+    tasks.for_each_init(<(Softmax, Vec<f32>)>::default, |(softmax, queries), task| {
+        let (block, kv_head) = (&blocks[task / shape.kv_heads], task % shape.kv_heads);
+        let heads = kv_head * sharing..(kv_head + 1) * sharing;
+        stack_heads((q, shape.query_width()), block.rows.clone(), heads.clone(), dim, queries);
+        let source = KeyValues { keys: &k[kv_head * dim..], values: &v[kv_head * dim..], stride: shape.kv_width() };
+        attend(softmax, queries, (source, block), shape);
+        let count = block.rows.len();
+        for (i, normaliser) in softmax.finish(shape).enumerate() {
+            let at = (heads.start + i / count) * rows + block.rows.start + i % count;
+            // SAFETY: this task alone has these rows of these heads.
+            unsafe { normaliser_parts.slice(at, 1)[0] = normaliser }
+        }
+        for (i, weighted) in softmax.weighted.chunks_exact(dim).enumerate() {
+            let at = (block.rows.start + i % count) * shape.query_width() + (heads.start + i / count) * dim;
+            // SAFETY: this task alone has these rows of these heads.
+            unsafe { out_parts.slice(at, dim).copy_from_slice(weighted) }
+        }
+    });
+    (out, normalisers)
+}
+
+/// Takes every block of keys that the query block sees.
+fn attend(softmax: &mut Softmax, queries: &[f32], (source, block): (KeyValues<'_>, &QueryBlock), shape: HeadShape) {
+    let count = block.rows.len();
+    softmax.start(count * shape.sharing(), shape);
+    for keys in block.prompt.clone().into_iter().flat_map(key_blocks) {
+        softmax.take(queries, (source.from(keys.start), keys.len()), shape, |_| keys.len());
+    }
+    for keys in key_blocks(block.own.start..block.rows.end) {
+        let visible = |row: usize| (block.rows.start + row % count + 1).saturating_sub(keys.start);
+        softmax.take(queries, (source.from(keys.start), keys.len()), shape, visible);
     }
 }

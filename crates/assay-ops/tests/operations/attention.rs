@@ -38,7 +38,7 @@ fn dense(t: &[Tensor], layout: &AttentionLayout, shape: HeadShape) -> Tensor {
 }
 
 /// A layout from lengths: a prompt and its completions a group.
-pub fn layout(groups: &[(usize, &[usize])]) -> Arc<AttentionLayout> {
+pub(crate) fn layout(groups: &[(usize, &[usize])]) -> Arc<AttentionLayout> {
     let mut row = 0;
     let mut span = |len: usize| {
         row += len;

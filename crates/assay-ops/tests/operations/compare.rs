@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor, Var};
 
 /// Numbers in (-1, 1) that look random and never change.
-pub fn numbers(count: usize, seed: u64) -> Vec<f32> {
+pub(crate) fn numbers(count: usize, seed: u64) -> Vec<f32> {
     let mix = |i: u64| {
         let mut z = (i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ seed.wrapping_mul(0xD1B5_4A32_D192_ED03);
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -13,12 +13,12 @@ pub fn numbers(count: usize, seed: u64) -> Vec<f32> {
     (0..count as u64).map(|i| (mix(i) >> 40) as f32 / (1u64 << 23) as f32 - 1.0).collect()
 }
 
-pub fn tensor(dims: &[usize], seed: u64) -> Tensor {
+pub(crate) fn tensor(dims: &[usize], seed: u64) -> Tensor {
     Tensor::from_vec(numbers(dims.iter().product(), seed), dims, &Device::Cpu).unwrap()
 }
 
 /// A result and the gradients of `sum(result * cotangent)` with respect to each input, in f64.
-pub fn pull(inputs: &[Tensor], dtype: DType, f: &dyn Fn(&[Tensor]) -> Tensor) -> (Tensor, Vec<Tensor>) {
+pub(crate) fn pull(inputs: &[Tensor], dtype: DType, f: &dyn Fn(&[Tensor]) -> Tensor) -> (Tensor, Vec<Tensor>) {
     let vars: Vec<Var> = inputs.iter().map(|t| Var::from_tensor(&t.to_dtype(dtype).unwrap()).unwrap()).collect();
     let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
     let y = f(&tensors);
@@ -32,7 +32,7 @@ pub fn pull(inputs: &[Tensor], dtype: DType, f: &dyn Fn(&[Tensor]) -> Tensor) ->
 }
 
 /// Largest difference relative to the largest expected magnitude.
-pub fn relative(found: &Tensor, expected: &Tensor) -> f64 {
+pub(crate) fn relative(found: &Tensor, expected: &Tensor) -> f64 {
     assert_eq!(found.dims(), expected.dims());
     let found = found.flatten_all().unwrap().to_vec1::<f64>().unwrap();
     let expected = expected.flatten_all().unwrap().to_vec1::<f64>().unwrap();
@@ -41,7 +41,7 @@ pub fn relative(found: &Tensor, expected: &Tensor) -> f64 {
 }
 
 /// Asserts that values and every gradient agree to 1e-5.
-pub fn assert_agree(inputs: &[Tensor], fused: &dyn Fn(&[Tensor]) -> Tensor, composed: &dyn Fn(&[Tensor]) -> Tensor) {
+pub(crate) fn assert_agree(inputs: &[Tensor], fused: &dyn Fn(&[Tensor]) -> Tensor, composed: &dyn Fn(&[Tensor]) -> Tensor) {
     let (y, gradients) = pull(inputs, DType::F32, fused);
     let (y_expected, gradients_expected) = pull(inputs, DType::F64, composed);
     assert!(relative(&y, &y_expected) < 1e-5, "values differ by {}", relative(&y, &y_expected));
@@ -51,6 +51,6 @@ pub fn assert_agree(inputs: &[Tensor], fused: &dyn Fn(&[Tensor]) -> Tensor, comp
 }
 
 /// The bits of a tensor's values.
-pub fn bits(tensor: &Tensor) -> Vec<u32> {
+pub(crate) fn bits(tensor: &Tensor) -> Vec<u32> {
     tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|v| v.to_bits()).collect()
 }
