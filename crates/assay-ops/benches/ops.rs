@@ -8,17 +8,25 @@ use std::time::Duration;
 
 use assay_ops::*;
 use candle_core::{Device, Tensor, Var};
-use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
+use criterion::{
+    BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
+};
 
 const ROWS: usize = 2000;
 const WIDTH: usize = 576;
 const INNER: usize = 1536;
 const VOCABULARY: usize = 49_152;
-const SHAPE: HeadShape = HeadShape { heads: 9, kv_heads: 3, head_dim: 64 };
+const SHAPE: HeadShape = HeadShape {
+    heads: 9,
+    kv_heads: 3,
+    head_dim: 64,
+};
 
 fn tensor(dims: &[usize]) -> Tensor {
     let count = dims.iter().product();
-    let values: Vec<f32> = (0..count).map(|i: usize| (i * 2_654_435_761 % 1009) as f32 / 504.5 - 1.0).collect();
+    let values: Vec<f32> = (0..count)
+        .map(|i: usize| (i * 2_654_435_761 % 1009) as f32 / 504.5 - 1.0)
+        .collect();
     Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
 }
 
@@ -27,7 +35,12 @@ fn var(dims: &[usize]) -> Var {
 }
 
 /// Times the forward pass, and the forward and backward pass together.
-fn both(group: &mut BenchmarkGroup<WallTime>, name: &str, flops: [usize; 2], f: &dyn Fn() -> Tensor) {
+fn both(
+    group: &mut BenchmarkGroup<WallTime>,
+    name: &str,
+    flops: [usize; 2],
+    f: &dyn Fn() -> Tensor,
+) {
     group.throughput(Throughput::Elements(flops[0] as u64));
     group.bench_function(format!("{name}/forward"), |b| b.iter(|| black_box(f())));
     group.throughput(Throughput::Elements((flops[0] + flops[1]) as u64));
@@ -38,21 +51,46 @@ fn both(group: &mut BenchmarkGroup<WallTime>, name: &str, flops: [usize; 2], f: 
 
 fn products(c: &mut Criterion) {
     let mut group = c.benchmark_group("linear");
-    group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(2));
+    group
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(2));
     for (input, out) in [(WIDTH, INNER), (INNER, WIDTH), (WIDTH, 192)] {
         let (x, w) = (var(&[ROWS, input]), tensor(&[out, input]));
         let flops = 2 * ROWS * input * out;
         let turned = w.t().unwrap();
         let plain = x.as_tensor().detach();
         group.throughput(Throughput::Elements(flops as u64));
-        group.bench_function(format!("matmul/{input}-{out}"), |b| b.iter(|| black_box(plain.matmul(&turned).unwrap())));
+        group.bench_function(format!("matmul/{input}-{out}"), |b| {
+            b.iter(|| black_box(plain.matmul(&turned).unwrap()))
+        });
         let matrix = Matrix::Dense(w);
-        both(&mut group, &format!("{input}-{out}"), [flops, flops], &|| linear(&x, &matrix, None, None).unwrap());
+        both(
+            &mut group,
+            &format!("{input}-{out}"),
+            [flops, flops],
+            &|| linear(&x, &matrix, None, None).unwrap(),
+        );
         let (a, b) = (var(&[16, input]), var(&[out, 16]));
         let small = 2 * ROWS * 16 * (input + out);
-        both(&mut group, &format!("lora16/{input}-{out}"), [flops + small, flops + 3 * small], &|| {
-            linear(&x, &matrix, None, Some(Lora { a: &a, b: &b, scale: 2.0 })).unwrap()
-        });
+        both(
+            &mut group,
+            &format!("lora16/{input}-{out}"),
+            [flops + small, flops + 3 * small],
+            &|| {
+                linear(
+                    &x,
+                    &matrix,
+                    None,
+                    Some(Lora {
+                        a: &a,
+                        b: &b,
+                        scale: 2.0,
+                    }),
+                )
+                .unwrap()
+            },
+        );
         for rows in [1, 8, 32] {
             let x = tensor(&[rows, input]);
             group.throughput(Throughput::Elements((2 * rows * input * out) as u64));
@@ -66,7 +104,10 @@ fn products(c: &mut Criterion) {
 
 fn attention(c: &mut Criterion) {
     let mut group = c.benchmark_group("attention");
-    group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(2));
+    group
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(2));
     let (prompt, completion, groups, completions) = (120, 190, 2, 4);
     let mut row = 0;
     let mut span = |len: usize| {
@@ -78,19 +119,36 @@ fn attention(c: &mut Criterion) {
         completions: (0..completions).map(|_| span(completion)).collect(),
     });
     let layout = Arc::new(AttentionLayout::new(spans.collect()).unwrap());
-    let pairs = groups * (prompt * prompt / 2 + completions * (completion * prompt + completion * completion / 2));
+    let pairs = groups
+        * (prompt * prompt / 2 + completions * (completion * prompt + completion * completion / 2));
     let flops = 4 * pairs * SHAPE.heads * SHAPE.head_dim;
-    let (q, k, v) = (var(&[layout.rows(), 576]), var(&[layout.rows(), 192]), var(&[layout.rows(), 192]));
-    both(&mut group, "grouped", [flops, flops * 5 / 2], &|| grouped_attention(&q, &k, &v, &layout, SHAPE).unwrap());
+    let (q, k, v) = (
+        var(&[layout.rows(), 576]),
+        var(&[layout.rows(), 192]),
+        var(&[layout.rows(), 192]),
+    );
+    both(&mut group, "grouped", [flops, flops * 5 / 2], &|| {
+        grouped_attention(&q, &k, &v, &layout, SHAPE).unwrap()
+    });
     let (slots, len) = (8, 200);
     let mut cache = KvCache::new(slots, 256, 192, &Device::Cpu).unwrap();
     let row = tensor(&[slots, 192]);
     for token in 0..len {
-        cache.append(&row, &row, &[0, 1, 2, 3, 4, 5, 6, 7], &[token as u32; 8]).unwrap();
+        cache
+            .append(&row, &row, &[0, 1, 2, 3, 4, 5, 6, 7], &[token as u32; 8])
+            .unwrap();
     }
     let (q, k) = (tensor(&[slots, 576]), tensor(&[prompt, 192]));
-    let rows: Vec<CacheRow> = (0..slots).map(|slot| CacheRow { prompt: 0..prompt, slot, len }).collect();
-    group.throughput(Throughput::Elements((4 * slots * (prompt + len) * 576) as u64));
+    let rows: Vec<CacheRow> = (0..slots)
+        .map(|slot| CacheRow {
+            prompt: 0..prompt,
+            slot,
+            len,
+        })
+        .collect();
+    group.throughput(Throughput::Elements(
+        (4 * slots * (prompt + len) * 576) as u64,
+    ));
     group.bench_function("cached/8 sequences", |b| {
         b.iter(|| black_box(cached_attention(&q, (&k, &k), &cache, &rows, SHAPE).unwrap()))
     });
@@ -99,31 +157,59 @@ fn attention(c: &mut Criterion) {
 
 fn logprobs(c: &mut Criterion) {
     let mut group = c.benchmark_group("token_logprobs");
-    group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(3));
+    group
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(3));
     let rows = 500;
-    let (hidden, output) = (var(&[rows, WIDTH]), Matrix::Dense(tensor(&[VOCABULARY, WIDTH])));
+    let (hidden, output) = (
+        var(&[rows, WIDTH]),
+        Matrix::Dense(tensor(&[VOCABULARY, WIDTH])),
+    );
     let targets: Arc<[u32]> = (0..rows as u32).collect::<Vec<_>>().into();
     let flops = 2 * rows * WIDTH * VOCABULARY;
-    both(&mut group, "500 rows", [flops, 2 * flops], &|| token_logprobs(&hidden, &output, &targets).unwrap().logprobs);
+    both(&mut group, "500 rows", [flops, 2 * flops], &|| {
+        token_logprobs(&hidden, &output, &targets).unwrap().logprobs
+    });
     group.finish();
 }
 
 fn elementwise(c: &mut Criterion) {
     let mut group = c.benchmark_group("elementwise");
-    group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
+    group
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1));
     let (x, weight) = (var(&[ROWS, WIDTH]), tensor(&[WIDTH]));
-    both(&mut group, "rms_norm", [ROWS * WIDTH, ROWS * WIDTH], &|| rms_norm(&x, &weight, 1e-5).unwrap());
+    both(
+        &mut group,
+        "rms_norm",
+        [ROWS * WIDTH, ROWS * WIDTH],
+        &|| rms_norm(&x, &weight, 1e-5).unwrap(),
+    );
     let frequencies: Vec<f32> = (0..32).map(|i| 10_000f32.powf(-i as f32 / 32.0)).collect();
     let table = RopeTable::new(&frequencies, 2048, &Device::Cpu).unwrap();
     let positions: Arc<[u32]> = (0..ROWS as u32).collect::<Vec<_>>().into();
-    both(&mut group, "rope", [ROWS * WIDTH, ROWS * WIDTH], &|| rope(&x, &positions, &table).unwrap());
+    both(&mut group, "rope", [ROWS * WIDTH, ROWS * WIDTH], &|| {
+        rope(&x, &positions, &table).unwrap()
+    });
     let (gate, up) = (var(&[ROWS, INNER]), var(&[ROWS, INNER]));
-    both(&mut group, "swiglu", [ROWS * INNER, ROWS * INNER], &|| swiglu(&gate, &up).unwrap());
+    both(&mut group, "swiglu", [ROWS * INNER, ROWS * INNER], &|| {
+        swiglu(&gate, &up).unwrap()
+    });
     let (mut p, grad) = (vec![0.5f32; 1 << 22], vec![0.1f32; 1 << 22]);
     let (mut m, mut v) = (vec![0f32; 1 << 22], vec![0f32; 1 << 22]);
-    let settings = AdamWSettings { lr: 1e-3, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
+    let settings = AdamWSettings {
+        lr: 1e-3,
+        beta1: 0.9,
+        beta2: 0.99,
+        eps: 1e-8,
+        weight_decay: 0.1,
+    };
     group.throughput(Throughput::Elements(1 << 22));
-    group.bench_function("adamw", |b| b.iter(|| adamw(&mut p, &grad, (&mut m, &mut v), 7, (&settings, 1.0))));
+    group.bench_function("adamw", |b| {
+        b.iter(|| adamw(&mut p, &grad, (&mut m, &mut v), 7, (&settings, 1.0)))
+    });
     group.finish();
 }
 

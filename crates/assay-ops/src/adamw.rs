@@ -52,8 +52,13 @@ pub fn adamw(
         step_size: (settings.lr / correction1) as f32,
     };
     let parameters = param.par_chunks_mut(VALUES).zip(grad.par_chunks(VALUES));
-    let moments = moments.0.par_chunks_mut(VALUES).zip(moments.1.par_chunks_mut(VALUES));
-    parameters.zip(moments).for_each(|((param, grad), (m, v))| step_values(param, grad, m, v, constants));
+    let moments = moments
+        .0
+        .par_chunks_mut(VALUES)
+        .zip(moments.1.par_chunks_mut(VALUES));
+    parameters
+        .zip(moments)
+        .for_each(|((param, grad), (m, v))| step_values(param, grad, m, v, constants));
 }
 
 #[derive(Clone, Copy)]

@@ -48,9 +48,17 @@ impl HeadShape {
     }
 
     fn check(&self) -> Result<(), OpsError> {
-        let Self { heads, kv_heads, head_dim } = *self;
+        let Self {
+            heads,
+            kv_heads,
+            head_dim,
+        } = *self;
         if heads == 0 || kv_heads == 0 || head_dim == 0 || !heads.is_multiple_of(kv_heads) {
-            return Err(OpsError::Heads { heads, kv_heads, head_dim });
+            return Err(OpsError::Heads {
+                heads,
+                kv_heads,
+                head_dim,
+            });
         }
         Ok(())
     }

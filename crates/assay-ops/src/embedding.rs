@@ -22,10 +22,18 @@ const NAME: &str = "embedding";
 pub fn embedding(weight: &Matrix, ids: &Arc<[u32]>) -> Result<Tensor, OpsError> {
     let (limit, width) = weight.dims()?;
     if let Some(row) = ids.iter().position(|&id| id as usize >= limit) {
-        return Err(OpsError::Index { operation: NAME, what: "token id", row, index: ids[row] as usize, limit });
+        return Err(OpsError::Index {
+            operation: NAME,
+            what: "token id",
+            row,
+            index: ids[row] as usize,
+            limit,
+        });
     }
     match weight {
-        Matrix::Dense(table) => Ok(table.contiguous()?.apply_op1(Embedding { ids: ids.clone() })?),
+        Matrix::Dense(table) => Ok(table
+            .contiguous()?
+            .apply_op1(Embedding { ids: ids.clone() })?),
         Matrix::Quantised(blocks) => {
             let mut rows = vec![0f32; ids.len() * width];
             for (row, &id) in rows.chunks_exact_mut(width.max(1)).zip(ids.iter()) {
@@ -49,9 +57,11 @@ impl CustomOp1 for Embedding {
         let table = slice(table, layout)?;
         let (_, width) = layout.shape().dims2()?;
         let mut rows = vec![0f32; self.ids.len() * width];
-        rows.par_chunks_mut(width.max(1)).zip(self.ids.par_iter()).for_each(|(row, &id)| {
-            row.copy_from_slice(&table[id as usize * width..(id as usize + 1) * width]);
-        });
+        rows.par_chunks_mut(width.max(1))
+            .zip(self.ids.par_iter())
+            .for_each(|(row, &id)| {
+                row.copy_from_slice(&table[id as usize * width..(id as usize + 1) * width]);
+            });
         Ok((CpuStorage::F32(rows), Shape::from((self.ids.len(), width))))
     }
 

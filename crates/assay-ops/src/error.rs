@@ -57,7 +57,9 @@ pub enum OpsError {
         limit: usize,
     },
     /// Attention spans leave a gap, overlap or are out of order.
-    #[error("attention layout: the {part} of group {group} is rows {found:?}, expected to start at row {expected}")]
+    #[error(
+        "attention layout: the {part} of group {group} is rows {found:?}, expected to start at row {expected}"
+    )]
     Spans {
         /// Index of the group.
         group: usize,
@@ -81,7 +83,9 @@ pub enum OpsError {
         row: usize,
     },
     /// Head counts that do not divide.
-    #[error("attention: {heads} query heads do not divide into {kv_heads} key-value heads of size {head_dim}")]
+    #[error(
+        "attention: {heads} query heads do not divide into {kv_heads} key-value heads of size {head_dim}"
+    )]
     Heads {
         /// Query heads.
         heads: usize,

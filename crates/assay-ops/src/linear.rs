@@ -1,8 +1,10 @@
 //! Linear maps with a low-rank adapter.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result as CandleResult, Shape, Tensor,
+};
 
-use crate::kernels::product::{View, Write, multiply};
+use crate::kernels::product::{Output, Term, View, Write, multiply, multiply_terms};
 use crate::values::{Values, expect, matrix_dims, slice};
 use crate::{Matrix, OpsError};
 
@@ -41,7 +43,12 @@ pub fn linear(
     let (out, weight_input) = weight.dims()?;
     if input != weight_input {
         let expected = format!("[rows, {weight_input}]");
-        return Err(OpsError::Shape { operation: NAME, argument: "x", expected, found: x.dims().to_vec() });
+        return Err(OpsError::Shape {
+            operation: NAME,
+            argument: "x",
+            expected,
+            found: x.dims().to_vec(),
+        });
     }
     if let Some(bias) = bias {
         expect(NAME, "bias", bias, &[out])?;
@@ -56,7 +63,9 @@ pub fn linear(
             }
         }
         (frozen, Some(lora)) => adapted(&x, Some(frozen.clone()), lora, out)?,
-        (frozen, None) => x.apply_op1(FrozenLinear { weight: frozen.clone() })?,
+        (frozen, None) => x.apply_op1(FrozenLinear {
+            weight: frozen.clone(),
+        })?,
     };
     match bias {
         Some(bias) => Ok(y.broadcast_add(bias)?),
@@ -64,12 +73,34 @@ pub fn linear(
     }
 }
 
-fn adapted(x: &Tensor, weight: Option<Matrix>, lora: Lora<'_>, out: usize) -> Result<Tensor, OpsError> {
+fn adapted(
+    x: &Tensor,
+    weight: Option<Matrix>,
+    lora: Lora<'_>,
+    out: usize,
+) -> Result<Tensor, OpsError> {
     let (rank, _) = matrix_dims(NAME, "A", lora.a)?;
     expect(NAME, "A", lora.a, &[rank, x.dims()[1]])?;
     expect(NAME, "B", lora.b, &[out, rank])?;
-    let operation = AdaptedLinear { weight, scale: lora.scale as f32 };
+    let operation = AdaptedLinear {
+        weight,
+        scale: lora.scale as f32,
+    };
     Ok(x.apply_op3(&lora.a.contiguous()?, &lora.b.contiguous()?, operation)?)
+}
+
+/// A left factor, `[rows, width]` without gaps.
+#[derive(Clone, Copy)]
+struct Factor<'a> {
+    values: &'a [f32],
+    rows: usize,
+    width: usize,
+}
+
+impl<'a> Factor<'a> {
+    fn view(self) -> View<'a> {
+        View::rows(self.values, self.width)
+    }
 }
 
 /// y = x W^T, W frozen.
@@ -86,14 +117,33 @@ impl CustomOp1 for FrozenLinear {
         let (rows, input) = layout.shape().dims2()?;
         let (out, _) = self.weight.dims()?;
         let mut y = vec![0f32; rows * out];
-        base_forward(&self.weight, (slice(x, layout)?, rows, input), &mut y)?;
+        base_forward(
+            &self.weight,
+            Factor {
+                values: slice(x, layout)?,
+                rows,
+                width: input,
+            },
+            None,
+            &mut y,
+        )?;
         Ok((CpuStorage::F32(y), Shape::from((rows, out))))
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> CandleResult<Option<Tensor>> {
         let grad = grad.contiguous()?;
         let mut dx = vec![0f32; x.elem_count()];
-        base_backward(&self.weight, &Values::of(&grad)?, grad.dims()[0], &mut dx)?;
+        let (rows, width) = grad.dims2()?;
+        base_backward(
+            &self.weight,
+            Factor {
+                values: &Values::of(&grad)?,
+                rows,
+                width,
+            },
+            None,
+            &mut dx,
+        )?;
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
     }
 }
@@ -117,25 +167,52 @@ impl CustomOp2 for TrackedLinear {
         let (out, _) = weight_layout.shape().dims2()?;
         let (x, weight) = (slice(x, x_layout)?, slice(weight, weight_layout)?);
         let mut y = vec![0f32; rows * out];
-        multiply([rows, input, out], View::rows(x, input), View::rows(weight, input).transposed(), &mut y, Write::Set);
+        multiply(
+            [rows, input, out],
+            View::rows(x, input),
+            View::rows(weight, input).transposed(),
+            &mut y,
+            Write::Set,
+        );
         Ok((CpuStorage::F32(y), Shape::from((rows, out))))
     }
 
-    fn bwd(&self, x: &Tensor, weight: &Tensor, _y: &Tensor, grad: &Tensor) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _y: &Tensor,
+        grad: &Tensor,
+    ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
         let (rows, input) = x.dims2()?;
         let out = weight.dims()[0];
         let (x_values, w, g) = (Values::of(x)?, Values::of(weight)?, Values::of(&grad)?);
         let dx = if x.track_op() {
             let mut dx = vec![0f32; rows * input];
-            multiply([rows, out, input], View::rows(&g, out), View::rows(&w, input), &mut dx, Write::Set);
+            multiply(
+                [rows, out, input],
+                View::rows(&g, out),
+                View::rows(&w, input),
+                &mut dx,
+                Write::Set,
+            );
             Some(Tensor::from_vec(dx, x.shape(), x.device())?)
         } else {
             None
         };
         let mut dw = vec![0f32; out * input];
-        multiply([out, rows, input], View::rows(&g, out).transposed(), View::rows(&x_values, input), &mut dw, Write::Set);
-        Ok((dx, Some(Tensor::from_vec(dw, weight.shape(), weight.device())?)))
+        multiply(
+            [out, rows, input],
+            View::rows(&g, out).transposed(),
+            View::rows(&x_values, input),
+            &mut dw,
+            Write::Set,
+        );
+        Ok((
+            dx,
+            Some(Tensor::from_vec(dw, weight.shape(), weight.device())?),
+        ))
     }
 }
 
@@ -161,13 +238,40 @@ impl CustomOp3 for AdaptedLinear {
     ) -> CandleResult<(CpuStorage, Shape)> {
         let (rows, input) = x_layout.shape().dims2()?;
         let (out, rank) = b_layout.shape().dims2()?;
-        let (x, a, b) = (slice(x, x_layout)?, slice(a, a_layout)?, slice(b, b_layout)?);
+        let (x, a, b) = (
+            slice(x, x_layout)?,
+            slice(a, a_layout)?,
+            slice(b, b_layout)?,
+        );
         let mut y = vec![0f32; rows * out];
-        if let Some(weight) = &self.weight {
-            base_forward(weight, (x, rows, input), &mut y)?;
+        let down = scaled_product(
+            [rows, input, rank],
+            View::rows(x, input),
+            View::rows(a, input).transposed(),
+            self.scale,
+        );
+        let (x, down) = (
+            Factor {
+                values: x,
+                rows,
+                width: input,
+            },
+            Factor {
+                values: &down,
+                rows,
+                width: rank,
+            },
+        );
+        match &self.weight {
+            Some(weight) => base_forward(weight, x, Some((down, b)), &mut y)?,
+            None => multiply(
+                [rows, rank, out],
+                down.view(),
+                View::rows(b, rank).transposed(),
+                &mut y,
+                Write::Set,
+            ),
         }
-        let down = scaled_product([rows, input, rank], View::rows(x, input), View::rows(a, input).transposed(), self.scale);
-        multiply([rows, rank, out], View::rows(&down, rank), View::rows(b, rank).transposed(), &mut y, Write::Add);
         Ok((CpuStorage::F32(y), Shape::from((rows, out))))
     }
 
@@ -181,30 +285,75 @@ impl CustomOp3 for AdaptedLinear {
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
         let ((rows, input), (out, rank)) = (x.dims2()?, b.dims2()?);
-        let (x_values, a_values, b_values, g) = (Values::of(x)?, Values::of(a)?, Values::of(b)?, Values::of(&grad)?);
+        let (x_values, a_values, b_values, g) = (
+            Values::of(x)?,
+            Values::of(a)?,
+            Values::of(b)?,
+            Values::of(&grad)?,
+        );
         // Gradient at x A^T: scale * g B.
-        let ddown = scaled_product([rows, out, rank], View::rows(&g, out), View::rows(&b_values, rank), self.scale);
+        let ddown = scaled_product(
+            [rows, out, rank],
+            View::rows(&g, out),
+            View::rows(&b_values, rank),
+            self.scale,
+        );
         let dx = if x.track_op() {
             let mut dx = vec![0f32; rows * input];
-            if let Some(weight) = &self.weight {
-                base_backward(weight, &g, rows, &mut dx)?;
+            let (g, ddown) = (
+                Factor {
+                    values: &g,
+                    rows,
+                    width: out,
+                },
+                Factor {
+                    values: &ddown,
+                    rows,
+                    width: rank,
+                },
+            );
+            match &self.weight {
+                Some(weight) => base_backward(weight, g, Some((ddown, &a_values)), &mut dx)?,
+                None => multiply(
+                    [rows, rank, input],
+                    ddown.view(),
+                    View::rows(&a_values, input),
+                    &mut dx,
+                    Write::Set,
+                ),
             }
-            multiply([rows, rank, input], View::rows(&ddown, rank), View::rows(&a_values, input), &mut dx, Write::Add);
             Some(Tensor::from_vec(dx, x.shape(), x.device())?)
         } else {
             None
         };
         let da = if a.track_op() {
             let mut da = vec![0f32; rank * input];
-            multiply([rank, rows, input], View::rows(&ddown, rank).transposed(), View::rows(&x_values, input), &mut da, Write::Set);
+            multiply(
+                [rank, rows, input],
+                View::rows(&ddown, rank).transposed(),
+                View::rows(&x_values, input),
+                &mut da,
+                Write::Set,
+            );
             Some(Tensor::from_vec(da, a.shape(), a.device())?)
         } else {
             None
         };
         let db = if b.track_op() {
-            let down = scaled_product([rows, input, rank], View::rows(&x_values, input), View::rows(&a_values, input).transposed(), self.scale);
+            let down = scaled_product(
+                [rows, input, rank],
+                View::rows(&x_values, input),
+                View::rows(&a_values, input).transposed(),
+                self.scale,
+            );
             let mut db = vec![0f32; out * rank];
-            multiply([out, rows, rank], View::rows(&g, out).transposed(), View::rows(&down, rank), &mut db, Write::Set);
+            multiply(
+                [out, rows, rank],
+                View::rows(&g, out).transposed(),
+                View::rows(&down, rank),
+                &mut db,
+                Write::Set,
+            );
             Some(Tensor::from_vec(db, b.shape(), b.device())?)
         } else {
             None
@@ -221,19 +370,68 @@ fn scaled_product(dims: [usize; 3], a: View<'_>, b: View<'_>, scale: f32) -> Vec
     c
 }
 
-/// y = x W^T.
-fn base_forward(weight: &Matrix, x: (&[f32], usize, usize), y: &mut [f32]) -> CandleResult<()> {
-    let (x, rows, input) = x;
-    let (out, _) = weight.dims()?;
-    let dense = weight.to_dense()?.contiguous()?;
-    multiply([rows, input, out], View::rows(x, input), View::rows(&Values::of(&dense)?, input).transposed(), y, Write::Set);
-    Ok(())
+/// y `[rows, out]` = x W^T + the adapter's term; the sum is made while a block of y is in the cache.
+fn base_forward(
+    weight: &Matrix,
+    x: Factor<'_>,
+    adapter: Option<(Factor<'_>, &[f32])>,
+    y: &mut [f32],
+) -> CandleResult<()> {
+    let (out, input) = weight.dims()?;
+    weight.each_rows(|first, w| {
+        let columns = w.len() / input.max(1);
+        let base = Term {
+            a: x.view(),
+            b: View::rows(w, input).transposed(),
+            depth: input,
+        };
+        let terms = match adapter {
+            Some((down, b)) => {
+                let b = View::rows(&b[first * down.width..], down.width).transposed();
+                vec![
+                    base,
+                    Term {
+                        a: down.view(),
+                        b,
+                        depth: down.width,
+                    },
+                ]
+            }
+            None => vec![base],
+        };
+        multiply_terms(
+            [x.rows, columns],
+            &terms,
+            Output::rows(&mut y[first..], out),
+            Write::Set,
+        );
+    })
 }
 
-/// dx = g W.
-fn base_backward(weight: &Matrix, grad: &[f32], rows: usize, dx: &mut [f32]) -> CandleResult<()> {
+/// dx `[rows, in]` = g W + the adapter's term.
+fn base_backward(
+    weight: &Matrix,
+    grad: Factor<'_>,
+    adapter: Option<(Factor<'_>, &[f32])>,
+    dx: &mut [f32],
+) -> CandleResult<()> {
     let (out, input) = weight.dims()?;
-    let dense = weight.to_dense()?.contiguous()?;
-    multiply([rows, out, input], View::rows(grad, out), View::rows(&Values::of(&dense)?, input), dx, Write::Set);
-    Ok(())
+    weight.each_rows(|first, w| {
+        let depth = w.len() / input.max(1);
+        let left = View::rows(&grad.values[first..], grad.width);
+        let mut terms = vec![Term {
+            a: left,
+            b: View::rows(w, input),
+            depth,
+        }];
+        if let (Some((ddown, a)), true) = (adapter, first + depth == out) {
+            terms.push(Term {
+                a: ddown.view(),
+                b: View::rows(a, input),
+                depth: ddown.width,
+            });
+        }
+        let write = if first == 0 { Write::Set } else { Write::Add };
+        multiply_terms([grad.rows, input], &terms, Output::rows(dx, input), write);
+    })
 }

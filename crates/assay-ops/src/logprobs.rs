@@ -2,16 +2,21 @@
 
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result as CandleResult, Shape, Tensor};
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result as CandleResult, Shape, Tensor,
+};
+use rayon::prelude::*;
 
-use crate::kernels::exponential::exp;
-use crate::kernels::product::{View, Write, multiply};
+use crate::kernels::product::{Output, Panels, Term, View, Write, multiply_terms};
+use crate::kernels::{dispatched, exponential::exp, reduce};
 use crate::values::{Values, matrix_dims, slice};
 use crate::{Matrix, OpsError};
 
 const NAME: &str = "token_logprobs";
-/// Rows whose logits exist at one time.
-const ROWS: usize = 64;
+/// Rows of one parallel task: whole register tiles.
+const ROWS: usize = 56;
+/// Words whose logits exist at one time, a task; whole depth blocks of the matrix product.
+const WORDS: usize = 1024;
 
 /// Log-probabilities of chosen tokens and entropies of the whole distributions.
 #[derive(Clone, Debug)]
@@ -24,8 +29,9 @@ pub struct TokenLogprobs {
 
 /// Log-probabilities of `targets` under softmax(hidden W^T), and entropies.
 ///
-/// The `[N, V]` matrix of logits never exists as a whole, forward or backward: logits of a few rows at a time are computed,
-/// reduced and, in the backward pass, computed again.
+/// The `[N, V]` matrix of logits never exists as a whole, forward or backward: logits of a few rows and words at a time are
+/// computed, folded into running sums and, in the backward pass, computed again. Memory does not grow with V, except by the
+/// gradient of a tracked output matrix.
 ///
 /// # Shapes
 /// hidden `[N, d]`, output `[V, d]`, targets `[N]`, results `[N]`; f32, logits max-subtracted.
@@ -34,27 +40,62 @@ pub struct TokenLogprobs {
 ///
 /// # Errors
 /// Shapes that do not fit, a target outside the vocabulary.
-pub fn token_logprobs(hidden: &Tensor, output: &Matrix, targets: &Arc<[u32]>) -> Result<TokenLogprobs, OpsError> {
+pub fn token_logprobs(
+    hidden: &Tensor,
+    output: &Matrix,
+    targets: &Arc<[u32]>,
+) -> Result<TokenLogprobs, OpsError> {
     let (rows, width) = matrix_dims(NAME, "hidden", hidden)?;
     let (limit, input) = output.dims()?;
     if width != input {
         let expected = format!("[rows, {input}]");
-        return Err(OpsError::Shape { operation: NAME, argument: "hidden", expected, found: hidden.dims().to_vec() });
+        return Err(OpsError::Shape {
+            operation: NAME,
+            argument: "hidden",
+            expected,
+            found: hidden.dims().to_vec(),
+        });
     }
     if targets.len() != rows {
         let found = targets.len();
-        return Err(OpsError::Length { operation: NAME, argument: "targets", expected: rows, found });
+        return Err(OpsError::Length {
+            operation: NAME,
+            argument: "targets",
+            expected: rows,
+            found,
+        });
     }
     if let Some(row) = targets.iter().position(|&t| t as usize >= limit) {
         let index = targets[row] as usize;
-        return Err(OpsError::Index { operation: NAME, what: "target", row, index, limit });
+        return Err(OpsError::Index {
+            operation: NAME,
+            what: "target",
+            row,
+            index,
+            limit,
+        });
     }
+    let hidden = hidden.contiguous()?;
     let saved = Arc::new(OnceLock::new());
-    let operation = Logprobs { targets: targets.clone(), saved: saved.clone() };
-    let dense = output.to_dense()?.contiguous()?;
-    let logprobs = hidden.contiguous()?.apply_op2(&dense, operation)?;
-    let entropies = saved.get().map(|saved: &Saved| saved.entropies.clone()).unwrap_or_default();
-    Ok(TokenLogprobs { logprobs, entropies: Tensor::from_vec(entropies, rows, hidden.device())? })
+    let operation = Logprobs {
+        output: output.clone(),
+        targets: targets.clone(),
+        saved: saved.clone(),
+    };
+    let logprobs = match output {
+        Matrix::Dense(table) if table.track_op() => {
+            hidden.apply_op2(&table.contiguous()?, operation)?
+        }
+        _ => hidden.apply_op1(operation)?,
+    };
+    let entropies = saved
+        .get()
+        .map(|saved: &Saved| saved.entropies.clone())
+        .unwrap_or_default();
+    Ok(TokenLogprobs {
+        logprobs,
+        entropies: Tensor::from_vec(entropies, rows, &Device::Cpu)?,
+    })
 }
 
 struct Saved {
@@ -63,8 +104,84 @@ struct Saved {
 }
 
 struct Logprobs {
+    output: Matrix,
     targets: Arc<[u32]>,
     saved: Arc<OnceLock<Saved>>,
+}
+
+impl Logprobs {
+    fn forward(&self, hidden: &[f32]) -> CandleResult<Vec<f32>> {
+        let (_, width) = self.output.dims()?;
+        let mut states = vec![State::default(); self.targets.len()];
+        self.output.each_rows(|first, words| {
+            for (block, words) in words.chunks(WORDS * width.max(1)).enumerate() {
+                let first = first + block * WORDS;
+                fold_words(hidden, (first, words), width, &self.targets, &mut states);
+            }
+        })?;
+        let log_normalisers = states.iter().map(State::log_normaliser).collect();
+        let entropies = states.iter().map(State::entropy).collect();
+        let _ = self.saved.set(Saved {
+            log_normalisers,
+            entropies,
+        });
+        Ok(states
+            .iter()
+            .map(|state| state.target - state.log_normaliser())
+            .collect())
+    }
+
+    /// Gradients at hidden and, if asked for, at the output matrix (`[V, d]`, else empty).
+    fn backward(&self, hidden: &[f32], grad: &[f32], dw: &mut [f32]) -> CandleResult<Vec<f32>> {
+        let Some(saved) = self.saved.get() else {
+            candle_core::bail!("{NAME}: backward before forward")
+        };
+        let (_, width) = self.output.dims()?;
+        let mut dh = vec![0f32; hidden.len()];
+        let pull = Pull {
+            hidden,
+            grad,
+            log_normalisers: &saved.log_normalisers,
+            targets: &self.targets,
+            width,
+        };
+        let mut scratch = Vec::new();
+        self.output.each_rows(|first, words| {
+            for (block, words) in words.chunks(WORDS * width.max(1)).enumerate() {
+                let first = first + block * WORDS;
+                let at = first * width;
+                let dw = if dw.is_empty() {
+                    None
+                } else {
+                    Some(&mut dw[at..at + words.len()])
+                };
+                pull.words((first, words), &mut dh, dw, &mut scratch);
+            }
+        })?;
+        Ok(dh)
+    }
+}
+
+impl CustomOp1 for Logprobs {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn cpu_fwd(&self, hidden: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        let logprobs = self.forward(slice(hidden, layout)?)?;
+        Ok((CpuStorage::F32(logprobs), Shape::from(self.targets.len())))
+    }
+
+    fn bwd(
+        &self,
+        hidden: &Tensor,
+        _logprobs: &Tensor,
+        grad: &Tensor,
+    ) -> CandleResult<Option<Tensor>> {
+        let grad = grad.contiguous()?;
+        let dh = self.backward(&Values::of(hidden)?, &Values::of(&grad)?, &mut [])?;
+        Ok(Some(Tensor::from_vec(dh, hidden.shape(), hidden.device())?))
+    }
 }
 
 impl CustomOp2 for Logprobs {
@@ -75,63 +192,197 @@ impl CustomOp2 for Logprobs {
     fn cpu_fwd(
         &self,
         hidden: &CpuStorage,
-        hidden_layout: &Layout,
-        output: &CpuStorage,
-        output_layout: &Layout,
+        layout: &Layout,
+        _output: &CpuStorage,
+        _output_layout: &Layout,
     ) -> CandleResult<(CpuStorage, Shape)> {
-        let (rows, width) = hidden_layout.shape().dims2()?;
-        let (vocab, _) = output_layout.shape().dims2()?;
-        let (hidden, output) = (slice(hidden, hidden_layout)?, slice(output, output_layout)?);
-        let mut saved = Saved { log_normalisers: Vec::with_capacity(rows), entropies: Vec::with_capacity(rows) };
-        let mut logprobs = Vec::with_capacity(rows);
-        for start in (0..rows).step_by(ROWS) {
-            let count = ROWS.min(rows - start);
-            let mut logits = vec![0f32; count * vocab];
-            multiply([count, width, vocab], View::rows(&hidden[start * width..], width), View::rows(output, width).transposed(), &mut logits, Write::Set);
-            for (row, logits) in logits.chunks_exact(vocab).enumerate() {
-                let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                let (mut sum, mut weighted) = (0f32, 0f32);
-                for &l in logits {
-                    let e = exp(l - most);
-                    sum += e;
-                    weighted += e * (l - most);
-                }
-                let log_normaliser = most + sum.ln();
-                logprobs.push(logits[self.targets[start + row] as usize] - log_normaliser);
-                saved.log_normalisers.push(log_normaliser);
-                saved.entropies.push(sum.ln() - weighted / sum);
-            }
-        }
-        let _ = self.saved.set(saved);
-        Ok((CpuStorage::F32(logprobs), Shape::from(rows)))
+        CustomOp1::cpu_fwd(self, hidden, layout)
     }
 
-    fn bwd(&self, hidden: &Tensor, output: &Tensor, _l: &Tensor, grad: &Tensor) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        hidden: &Tensor,
+        output: &Tensor,
+        _logprobs: &Tensor,
+        grad: &Tensor,
+    ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        let Some(saved) = self.saved.get() else { candle_core::bail!("{NAME}: backward before forward") };
-        let ((rows, width), vocab) = (hidden.dims2()?, output.dims()[0]);
-        let (h, w, g) = (Values::of(hidden)?, Values::of(output)?, Values::of(&grad)?);
-        let mut dh = vec![0f32; rows * width];
-        let mut dw = if output.track_op() { vec![0f32; vocab * width] } else { Vec::new() };
-        for start in (0..rows).step_by(ROWS) {
-            let count = ROWS.min(rows - start);
-            let mut logits = vec![0f32; count * vocab];
-            multiply([count, width, vocab], View::rows(&h[start * width..], width), View::rows(&w, width).transposed(), &mut logits, Write::Set);
-            for (row, logits) in logits.chunks_exact_mut(vocab).enumerate() {
-                let (g, z) = (g[start + row], saved.log_normalisers[start + row]);
-                logits.iter_mut().for_each(|l| *l = -g * exp(*l - z));
-                logits[self.targets[start + row] as usize] += g;
-            }
-            multiply([count, vocab, width], View::rows(&logits, vocab), View::rows(&w, width), &mut dh[start * width..(start + count) * width], Write::Set);
-            if !dw.is_empty() {
-                multiply([vocab, count, width], View::rows(&logits, vocab).transposed(), View::rows(&h[start * width..], width), &mut dw, Write::Add);
-            }
-        }
+        let mut dw = vec![0f32; output.elem_count()];
+        let dh = self.backward(&Values::of(hidden)?, &Values::of(&grad)?, &mut dw)?;
         let dh = Tensor::from_vec(dh, hidden.shape(), hidden.device())?;
-        let dw = match dw.is_empty() {
-            true => None,
-            false => Some(Tensor::from_vec(dw, output.shape(), output.device())?),
+        Ok((
+            Some(dh),
+            Some(Tensor::from_vec(dw, output.shape(), output.device())?),
+        ))
+    }
+}
+
+/// Running sums of one row over the words so far.
+#[derive(Clone, Copy)]
+struct State {
+    /// Largest logit.
+    most: f32,
+    /// Sum of e^(logit - most).
+    sum: f32,
+    /// Sum of e^(logit - most) (logit - most).
+    weighted: f32,
+    /// The target's logit.
+    target: f32,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            most: f32::NEG_INFINITY,
+            sum: 0.0,
+            weighted: 0.0,
+            target: f32::NEG_INFINITY,
+        }
+    }
+}
+
+impl State {
+    fn log_normaliser(&self) -> f32 {
+        self.most + self.sum.ln()
+    }
+
+    /// -sum p log p = log(sum) - weighted / sum.
+    fn entropy(&self) -> f32 {
+        self.sum.ln() - self.weighted / self.sum
+    }
+}
+
+/// Folds the logits of one block of words into every row's state.
+fn fold_words(
+    hidden: &[f32],
+    words: (usize, &[f32]),
+    width: usize,
+    targets: &[u32],
+    states: &mut [State],
+) {
+    let (first, words) = words;
+    let count = words.len() / width.max(1);
+    let packed = pack_words(View::rows(words, width).transposed(), [width, count]);
+    let rows = states
+        .par_chunks_mut(ROWS)
+        .zip(hidden.par_chunks(ROWS * width.max(1)))
+        .zip(targets.par_chunks(ROWS));
+    rows.with_max_len(1)
+        .for_each_init(Vec::new, |logits, ((states, hidden), targets)| {
+            logits.resize(ROWS * count, 0f32);
+            packed.multiply(
+                View::rows(hidden, width),
+                states.len(),
+                (logits, count),
+                Write::Set,
+            );
+            for ((state, logits), &target) in states
+                .iter_mut()
+                .zip(logits.chunks_exact(count))
+                .zip(targets)
+            {
+                fold_row(logits, state);
+                if let Some(&logit) = (target as usize)
+                    .checked_sub(first)
+                    .and_then(|i| logits.get(i))
+                {
+                    state.target = logit;
+                }
+            }
+        });
+}
+
+fn pack_words(words: View<'_>, dims: [usize; 2]) -> Panels {
+    let mut packed = Panels::default();
+    packed.pack(words, dims);
+    packed
+}
+
+dispatched! {
+    fn fold_row(logits: &[f32], state: &mut State) {
+        let most = reduce::max(logits).max(state.most);
+        // A row's first block rescales sums that are zero.
+        let shift = if state.most == f32::NEG_INFINITY { 0.0 } else { state.most - most };
+        let keep = exp(shift);
+        let (sum, weighted) = reduce::shifted_exponentials(logits, most);
+        state.weighted = (state.sum.mul_add(shift, state.weighted)).mul_add(keep, weighted);
+        state.sum = state.sum.mul_add(keep, sum);
+        state.most = most;
+    }
+}
+
+/// What the backward pass knows of all rows.
+struct Pull<'a> {
+    hidden: &'a [f32],
+    grad: &'a [f32],
+    log_normalisers: &'a [f32],
+    targets: &'a [u32],
+    width: usize,
+}
+
+impl Pull<'_> {
+    /// Adds to dh, and sets dw, for one block of words: with G = grad (onehot - softmax), dh += G W and dw = G^T hidden.
+    fn words(
+        &self,
+        words: (usize, &[f32]),
+        dh: &mut [f32],
+        dw: Option<&mut [f32]>,
+        kept: &mut Vec<f32>,
+    ) {
+        let ((first, words), width) = (words, self.width);
+        let count = words.len() / width.max(1);
+        let forward = pack_words(View::rows(words, width).transposed(), [width, count]);
+        let back = pack_words(View::rows(words, width), [count, width]);
+        if dw.is_some() {
+            kept.resize(self.targets.len() * count, 0.0);
+        }
+        let task = |task: usize, dh: &mut [f32], logits: &mut [f32]| {
+            let rows = task * ROWS..self.targets.len().min((task + 1) * ROWS);
+            let hidden = View::rows(&self.hidden[rows.start * width..], width);
+            forward.multiply(hidden, rows.len(), (logits, count), Write::Set);
+            for (row, logits) in rows.clone().zip(logits.chunks_exact_mut(count)) {
+                softmax_gradient(logits, self.log_normalisers[row], self.grad[row]);
+                let target = (self.targets[row] as usize)
+                    .checked_sub(first)
+                    .and_then(|i| logits.get_mut(i));
+                if let Some(value) = target {
+                    *value += self.grad[row];
+                }
+            }
+            back.multiply(
+                View::rows(logits, count),
+                rows.len(),
+                (dh, width),
+                Write::Add,
+            );
         };
-        Ok((Some(dh), dw))
+        let tasks = dh
+            .par_chunks_mut(ROWS * width.max(1))
+            .enumerate()
+            .with_max_len(1);
+        match dw {
+            Some(dw) => {
+                let tasks = tasks.zip(kept.par_chunks_mut(ROWS * count));
+                tasks.for_each(|((i, dh), logits)| task(i, dh, logits));
+                let a = View::rows(kept, count).transposed();
+                let term = Term {
+                    a,
+                    b: View::rows(self.hidden, width),
+                    depth: self.targets.len(),
+                };
+                multiply_terms([count, width], &[term], Output::rows(dw, width), Write::Set);
+            }
+            None => tasks.for_each_init(Vec::new, |logits, (i, dh)| {
+                logits.resize(ROWS * count, 0f32);
+                task(i, dh, logits);
+            }),
+        }
+    }
+}
+
+dispatched! {
+    /// Logits to -grad * probability.
+    fn softmax_gradient(logits: &mut [f32], log_normaliser: f32, grad: f32) {
+        logits.iter_mut().for_each(|logit| *logit = -grad * exp(*logit - log_normaliser));
     }
 }

@@ -3,8 +3,13 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use rayon::prelude::*;
 
+use crate::values::Values;
 use crate::{OpsError, QuantisedMatrix};
+
+/// Rows of a quantised matrix that are expanded at one time.
+const ROWS: usize = 1024;
 
 /// A weight matrix `[out, in]`.
 #[derive(Clone, Debug)]
@@ -52,5 +57,45 @@ impl Matrix {
     /// As [`Matrix::to_dense`].
     pub fn dequantised(&self) -> Result<Self, OpsError> {
         Ok(Self::Dense(self.to_dense()?))
+    }
+
+    /// Calls `visit(first, values)` with the rows in order: all rows of a dense matrix at once, blocks of [`ROWS`] expanded
+    /// rows of a quantised one. The blocks are whole depth blocks of the matrix product, so sums over rows come out alike.
+    pub(crate) fn each_rows(
+        &self,
+        mut visit: impl FnMut(usize, &[f32]),
+    ) -> candle_core::Result<()> {
+        let (out, input) = self.dims()?;
+        match self {
+            Self::Dense(tensor) => {
+                let tensor = tensor.contiguous()?;
+                visit(0, &Values::of(&tensor)?);
+            }
+            Self::Quantised(blocks) => {
+                let mut values = vec![0f32; ROWS.min(out) * input];
+                for first in (0..out).step_by(ROWS) {
+                    let count = ROWS.min(out - first);
+                    let values = &mut values[..count * input];
+                    values
+                        .par_chunks_mut(input.max(1))
+                        .enumerate()
+                        .try_for_each(|(row, values)| {
+                            blocks.dequantise_rows(first + row..first + row + 1, values)
+                        })?;
+                    visit(first, values);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_of_rows_are_whole_depth_blocks() {
+        assert_eq!(ROWS % crate::kernels::product::DEPTH, 0);
     }
 }

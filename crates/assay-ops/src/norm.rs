@@ -25,7 +25,8 @@ const ROWS: usize = 32;
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor, OpsError> {
     let (_, width) = matrix_dims(NAME, "x", x)?;
     expect(NAME, "weight", weight, &[width])?;
-    Ok(x.contiguous()?.apply_op2(&weight.contiguous()?, RmsNorm { eps: eps as f32 })?)
+    Ok(x.contiguous()?
+        .apply_op2(&weight.contiguous()?, RmsNorm { eps: eps as f32 })?)
 }
 
 struct RmsNorm {
@@ -48,7 +49,9 @@ impl CustomOp2 for RmsNorm {
         let mut y = vec![0f32; x.len()];
         let width = weight.len();
         if width > 0 {
-            let tasks = y.par_chunks_mut(ROWS * width).zip(x.par_chunks(ROWS * width));
+            let tasks = y
+                .par_chunks_mut(ROWS * width)
+                .zip(x.par_chunks(ROWS * width));
             tasks.for_each(|(y, x)| forward_rows(x, weight, self.eps, y));
         }
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
@@ -65,11 +68,17 @@ impl CustomOp2 for RmsNorm {
         let (x_values, w, g) = (Values::of(x)?, Values::of(weight)?, Values::of(&grad)?);
         let (w, width, weight_tracked): (&[f32], _, _) = (&w, w.len(), weight.track_op());
         let mut dx = vec![0f32; x_values.len()];
-        let tasks = dx.par_chunks_mut(ROWS * width.max(1)).zip(x_values.par_chunks(ROWS * width.max(1)));
+        let tasks = dx
+            .par_chunks_mut(ROWS * width.max(1))
+            .zip(x_values.par_chunks(ROWS * width.max(1)));
         let tasks = tasks.zip(g.par_chunks(ROWS * width.max(1)));
         let partial: Vec<Vec<f32>> = tasks
             .map(|((dx, x), g)| {
-                let mut dw = if weight_tracked { vec![0f32; width] } else { Vec::new() };
+                let mut dw = if weight_tracked {
+                    vec![0f32; width]
+                } else {
+                    Vec::new()
+                };
                 backward_rows((x, g), w, self.eps, dx, &mut dw);
                 dw
             })
@@ -84,7 +93,10 @@ impl CustomOp2 for RmsNorm {
                 *sum += value;
             }
         }
-        Ok((Some(dx), Some(Tensor::from_vec(dw, weight.shape(), weight.device())?)))
+        Ok((
+            Some(dx),
+            Some(Tensor::from_vec(dw, weight.shape(), weight.device())?),
+        ))
     }
 }
 

@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::quantized::k_quants::{
-    BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0, BlockQ8_1,
-    BlockQ8K,
+    BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K,
+    BlockQ8_0, BlockQ8_1, BlockQ8K,
 };
 use candle_core::quantized::{GgmlDType, GgmlType};
 use candle_core::{Device, Tensor};
@@ -28,7 +28,11 @@ pub struct QuantisedMatrix {
 
 impl std::fmt::Debug for QuantisedMatrix {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "QuantisedMatrix({:?}, [{}, {}])", self.dtype, self.out, self.input)
+        write!(
+            f,
+            "QuantisedMatrix({:?}, [{}, {}])",
+            self.dtype, self.out, self.input
+        )
     }
 }
 
@@ -38,17 +42,38 @@ impl QuantisedMatrix {
     /// # Errors
     /// [`OpsError::PartialBlock`] when a row is not a whole number of blocks, [`OpsError::Blocks`] when the number of bytes is
     /// not what the shape needs.
-    pub fn new(dtype: GgmlDType, out: usize, input: usize, bytes: impl Into<Arc<[u8]>>) -> Result<Self, OpsError> {
+    pub fn new(
+        dtype: GgmlDType,
+        out: usize,
+        input: usize,
+        bytes: impl Into<Arc<[u8]>>,
+    ) -> Result<Self, OpsError> {
         let (bytes, block) = (bytes.into(), dtype.block_size());
         if !input.is_multiple_of(block) {
-            return Err(OpsError::PartialBlock { dtype, input, block });
+            return Err(OpsError::PartialBlock {
+                dtype,
+                input,
+                block,
+            });
         }
         let row_bytes = input / block * dtype.type_size();
         let expected = row_bytes.saturating_mul(out);
         if bytes.len() != expected {
-            return Err(OpsError::Blocks { dtype, out, input, expected, found: bytes.len() });
+            return Err(OpsError::Blocks {
+                dtype,
+                out,
+                input,
+                expected,
+                found: bytes.len(),
+            });
         }
-        Ok(Self { dtype, out, input, row_bytes, bytes })
+        Ok(Self {
+            dtype,
+            out,
+            input,
+            row_bytes,
+            bytes,
+        })
     }
 
     /// The block format.
@@ -78,14 +103,29 @@ impl QuantisedMatrix {
     pub fn dequantise_rows(&self, rows: Range<usize>, values: &mut [f32]) -> Result<(), OpsError> {
         if rows.end > self.out || rows.start > rows.end {
             let (row, index) = (rows.start, rows.end);
-            return Err(OpsError::Index { operation: "dequantise", what: "row", row, index, limit: self.out + 1 });
+            return Err(OpsError::Index {
+                operation: "dequantise",
+                what: "row",
+                row,
+                index,
+                limit: self.out + 1,
+            });
         }
         let expected = rows.len() * self.input;
         if values.len() != expected {
             let found = values.len();
-            return Err(OpsError::Length { operation: "dequantise", argument: "values", expected, found });
+            return Err(OpsError::Length {
+                operation: "dequantise",
+                argument: "values",
+                expected,
+                found,
+            });
         }
-        expand(self.dtype, &self.bytes[rows.start * self.row_bytes..rows.end * self.row_bytes], values);
+        expand(
+            self.dtype,
+            &self.bytes[rows.start * self.row_bytes..rows.end * self.row_bytes],
+            values,
+        );
         Ok(())
     }
 
@@ -96,10 +136,16 @@ impl QuantisedMatrix {
     pub fn dequantise(&self) -> Result<Tensor, OpsError> {
         let mut values = vec![0f32; self.out * self.input];
         if !values.is_empty() {
-            let rows = values.par_chunks_mut(self.input).zip(self.bytes.par_chunks(self.row_bytes));
+            let rows = values
+                .par_chunks_mut(self.input)
+                .zip(self.bytes.par_chunks(self.row_bytes));
             rows.for_each(|(row, blocks)| expand(self.dtype, blocks, row));
         }
-        Ok(Tensor::from_vec(values, (self.out, self.input), &Device::Cpu)?)
+        Ok(Tensor::from_vec(
+            values,
+            (self.out, self.input),
+            &Device::Cpu,
+        )?)
     }
 
     /// The matrix of the given rows, in the given order, in the same format.
@@ -110,9 +156,17 @@ impl QuantisedMatrix {
         let mut bytes = Vec::with_capacity(rows.len() * self.row_bytes);
         for (row, &index) in rows.iter().enumerate() {
             if index >= self.out {
-                return Err(OpsError::Index { operation: "select_rows", what: "row", row, index, limit: self.out });
+                return Err(OpsError::Index {
+                    operation: "select_rows",
+                    what: "row",
+                    row,
+                    index,
+                    limit: self.out,
+                });
             }
-            bytes.extend_from_slice(&self.bytes[index * self.row_bytes..(index + 1) * self.row_bytes]);
+            bytes.extend_from_slice(
+                &self.bytes[index * self.row_bytes..(index + 1) * self.row_bytes],
+            );
         }
         Self::new(self.dtype, rows.len(), self.input, bytes)
     }
@@ -148,7 +202,9 @@ fn expand_plain<const N: usize>(bytes: &[u8], values: &mut [f32], read: impl Fn(
 /// Expands blocks one at a time through an aligned copy, so the bytes may start anywhere.
 #[allow(unsafe_code)]
 fn expand_blocks<B: GgmlType>(bytes: &[u8], values: &mut [f32]) {
-    let blocks = bytes.chunks_exact(size_of::<B>()).zip(values.chunks_exact_mut(B::BLCK_SIZE));
+    let blocks = bytes
+        .chunks_exact(size_of::<B>())
+        .zip(values.chunks_exact_mut(B::BLCK_SIZE));
     for (bytes, values) in blocks {
         // SAFETY: the block types are plain integers and half floats without padding (their sizes are asserted where they
         // are defined), every bit pattern is a value of them, and `bytes` has exactly the size of one block.

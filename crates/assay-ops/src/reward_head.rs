@@ -24,7 +24,9 @@ pub fn reward_head(hidden: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Te
     let (_, width) = matrix_dims(NAME, "hidden", hidden)?;
     expect(NAME, "weight", weight, &[width])?;
     expect(NAME, "bias", bias, &[1])?;
-    Ok(hidden.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, RewardHead)?)
+    Ok(hidden
+        .contiguous()?
+        .apply_op3(&weight.contiguous()?, &bias.contiguous()?, RewardHead)?)
 }
 
 struct RewardHead;
@@ -48,7 +50,9 @@ impl CustomOp3 for RewardHead {
         let rows = hidden_layout.dims()[0];
         let mut logits = vec![bias; rows];
         if !weight.is_empty() {
-            let tasks = logits.par_chunks_mut(ROWS).zip(hidden.par_chunks(ROWS * weight.len()));
+            let tasks = logits
+                .par_chunks_mut(ROWS)
+                .zip(hidden.par_chunks(ROWS * weight.len()));
             tasks.for_each(|(logits, hidden)| forward_rows(hidden, weight, bias, logits));
         }
         Ok((CpuStorage::F32(logits), Shape::from(rows)))
@@ -78,7 +82,9 @@ impl CustomOp3 for RewardHead {
             let parts: Vec<Vec<f32>> = tasks.map(|(h, g)| weight_gradient(h, g, w.len())).collect();
             let mut sum = vec![0f32; w.len()];
             for part in &parts {
-                sum.iter_mut().zip(part).for_each(|(sum, &value)| *sum += value);
+                sum.iter_mut()
+                    .zip(part)
+                    .for_each(|(sum, &value)| *sum += value);
             }
             Some(Tensor::from_vec(sum, weight.shape(), weight.device())?)
         } else {

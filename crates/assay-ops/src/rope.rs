@@ -33,18 +33,36 @@ impl RopeTable {
     ///
     /// # Errors
     /// A device other than the CPU.
-    pub fn new(inverse_frequencies: &[f32], max_positions: usize, device: &Device) -> Result<Self, OpsError> {
+    pub fn new(
+        inverse_frequencies: &[f32],
+        max_positions: usize,
+        device: &Device,
+    ) -> Result<Self, OpsError> {
         if !device.is_cpu() {
-            return Err(candle_core::Error::Msg("rope tables are on the CPU only".to_owned()).into());
+            return Err(
+                candle_core::Error::Msg("rope tables are on the CPU only".to_owned()).into(),
+            );
         }
         let angle = |i: usize| {
-            let (position, frequency) = (i / inverse_frequencies.len(), i % inverse_frequencies.len());
+            let (position, frequency) =
+                (i / inverse_frequencies.len(), i % inverse_frequencies.len());
             f64::from(position as f32 * inverse_frequencies[frequency])
         };
         let count = max_positions * inverse_frequencies.len();
-        let cos: Vec<f32> = (0..count).into_par_iter().map(|i| angle(i).cos() as f32).collect();
-        let sin: Vec<f32> = (0..count).into_par_iter().map(|i| angle(i).sin() as f32).collect();
-        Ok(Self { half: inverse_frequencies.len(), max_positions, cos: cos.into(), sin: sin.into() })
+        let cos: Vec<f32> = (0..count)
+            .into_par_iter()
+            .map(|i| angle(i).cos() as f32)
+            .collect();
+        let sin: Vec<f32> = (0..count)
+            .into_par_iter()
+            .map(|i| angle(i).sin() as f32)
+            .collect();
+        Ok(Self {
+            half: inverse_frequencies.len(),
+            max_positions,
+            cos: cos.into(),
+            sin: sin.into(),
+        })
     }
 
     /// Positions the table holds.
@@ -75,17 +93,39 @@ pub fn rope(x: &Tensor, positions: &Arc<[u32]>, table: &RopeTable) -> Result<Ten
     let head_dim = table.head_dim();
     if head_dim == 0 || !width.is_multiple_of(head_dim) {
         let expected = format!("[rows, a multiple of {head_dim}]");
-        return Err(OpsError::Shape { operation: NAME, argument: "x", expected, found: x.dims().to_vec() });
+        return Err(OpsError::Shape {
+            operation: NAME,
+            argument: "x",
+            expected,
+            found: x.dims().to_vec(),
+        });
     }
     if positions.len() != rows {
         let found = positions.len();
-        return Err(OpsError::Length { operation: NAME, argument: "positions", expected: rows, found });
+        return Err(OpsError::Length {
+            operation: NAME,
+            argument: "positions",
+            expected: rows,
+            found,
+        });
     }
-    if let Some(row) = positions.iter().position(|&p| p as usize >= table.max_positions) {
+    if let Some(row) = positions
+        .iter()
+        .position(|&p| p as usize >= table.max_positions)
+    {
         let (index, limit) = (positions[row] as usize, table.max_positions);
-        return Err(OpsError::Index { operation: NAME, what: "position", row, index, limit });
+        return Err(OpsError::Index {
+            operation: NAME,
+            what: "position",
+            row,
+            index,
+            limit,
+        });
     }
-    Ok(x.contiguous()?.apply_op1(Rope { positions: positions.clone(), table: table.clone() })?)
+    Ok(x.contiguous()?.apply_op1(Rope {
+        positions: positions.clone(),
+        table: table.clone(),
+    })?)
 }
 
 struct Rope {
@@ -101,11 +141,24 @@ impl Rope {
             return y;
         }
         let width = x.len() / self.positions.len();
-        let tasks = y.par_chunks_mut(ROWS * width).zip(x.par_chunks(ROWS * width)).zip(self.positions.par_chunks(ROWS));
+        let tasks = y
+            .par_chunks_mut(ROWS * width)
+            .zip(x.par_chunks(ROWS * width))
+            .zip(self.positions.par_chunks(ROWS));
         tasks.for_each(|((y, x), positions)| {
-            for ((y, x), &position) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(positions) {
-                let angles = position as usize * self.table.half..(position as usize + 1) * self.table.half;
-                rotate_row(x, (&self.table.cos[angles.clone()], &self.table.sin[angles]), sign, y);
+            for ((y, x), &position) in y
+                .chunks_exact_mut(width)
+                .zip(x.chunks_exact(width))
+                .zip(positions)
+            {
+                let angles =
+                    position as usize * self.table.half..(position as usize + 1) * self.table.half;
+                rotate_row(
+                    x,
+                    (&self.table.cos[angles.clone()], &self.table.sin[angles]),
+                    sign,
+                    y,
+                );
             }
         });
         y
@@ -118,7 +171,10 @@ impl CustomOp1 for Rope {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
-        Ok((CpuStorage::F32(self.rotate(slice(x, layout)?, 1.0)), layout.shape().clone()))
+        Ok((
+            CpuStorage::F32(self.rotate(slice(x, layout)?, 1.0)),
+            layout.shape().clone(),
+        ))
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> CandleResult<Option<Tensor>> {

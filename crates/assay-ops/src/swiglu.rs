@@ -45,21 +45,38 @@ impl CustomOp2 for SwiGlu {
     ) -> CandleResult<(CpuStorage, Shape)> {
         let (gate, up) = (slice(gate, gate_layout)?, slice(up, up_layout)?);
         let mut y = vec![0f32; gate.len()];
-        let tasks = y.par_chunks_mut(VALUES).zip(gate.par_chunks(VALUES)).zip(up.par_chunks(VALUES));
+        let tasks = y
+            .par_chunks_mut(VALUES)
+            .zip(gate.par_chunks(VALUES))
+            .zip(up.par_chunks(VALUES));
         tasks.for_each(|((y, gate), up)| forward(gate, up, y));
         Ok((CpuStorage::F32(y), gate_layout.shape().clone()))
     }
 
-    fn bwd(&self, gate: &Tensor, up: &Tensor, _y: &Tensor, grad: &Tensor) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        _y: &Tensor,
+        grad: &Tensor,
+    ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
         let (gate_values, up_values, g) = (Values::of(gate)?, Values::of(up)?, Values::of(&grad)?);
         let mut dgate = vec![0f32; g.len()];
         let mut dup = vec![0f32; g.len()];
         let outputs = dgate.par_chunks_mut(VALUES).zip(dup.par_chunks_mut(VALUES));
-        let inputs = gate_values.par_chunks(VALUES).zip(up_values.par_chunks(VALUES)).zip(g.par_chunks(VALUES));
-        outputs.zip(inputs).for_each(|((dgate, dup), ((gate, up), g))| backward((gate, up), g, (dgate, dup)));
+        let inputs = gate_values
+            .par_chunks(VALUES)
+            .zip(up_values.par_chunks(VALUES))
+            .zip(g.par_chunks(VALUES));
+        outputs
+            .zip(inputs)
+            .for_each(|((dgate, dup), ((gate, up), g))| backward((gate, up), g, (dgate, dup)));
         let dgate = Tensor::from_vec(dgate, gate.shape(), gate.device())?;
-        Ok((Some(dgate), Some(Tensor::from_vec(dup, up.shape(), up.device())?)))
+        Ok((
+            Some(dgate),
+            Some(Tensor::from_vec(dup, up.shape(), up.device())?),
+        ))
     }
 }
 

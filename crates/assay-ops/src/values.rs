@@ -24,9 +24,18 @@ impl<'t> Values<'t> {
             candle_core::bail!("values of a strided tensor were asked for as one slice")
         };
         match &*guard {
-            Storage::Cpu(CpuStorage::F32(_)) => Ok(Self { guard: Box::new(guard), start, end }),
-            Storage::Cpu(other) => candle_core::bail!("expected f32 values, found another type of {} values", storage_len(other)),
-            _ => candle_core::bail!("this operation has a CPU kernel only; move the tensor to the CPU"),
+            Storage::Cpu(CpuStorage::F32(_)) => Ok(Self {
+                guard: Box::new(guard),
+                start,
+                end,
+            }),
+            Storage::Cpu(other) => candle_core::bail!(
+                "expected f32 values, found another type of {} values",
+                storage_len(other)
+            ),
+            _ => candle_core::bail!(
+                "this operation has a CPU kernel only; move the tensor to the CPU"
+            ),
         }
     }
 }
@@ -43,9 +52,15 @@ impl Deref for Values<'_> {
 }
 
 /// The f32 slice of a storage given to a custom operation.
-pub(crate) fn slice<'s>(storage: &'s CpuStorage, layout: &Layout) -> candle_core::Result<&'s [f32]> {
+pub(crate) fn slice<'s>(
+    storage: &'s CpuStorage,
+    layout: &Layout,
+) -> candle_core::Result<&'s [f32]> {
     let CpuStorage::F32(values) = storage else {
-        candle_core::bail!("expected f32 values, found another type of {} values", storage_len(storage))
+        candle_core::bail!(
+            "expected f32 values, found another type of {} values",
+            storage_len(storage)
+        )
     };
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&values[start..end]),
@@ -61,11 +76,20 @@ pub(crate) fn expect(
     expected: &[usize],
 ) -> Result<(), OpsError> {
     if tensor.dtype() != DType::F32 {
-        return Err(OpsError::ElementType { operation, argument, found: tensor.dtype() });
+        return Err(OpsError::ElementType {
+            operation,
+            argument,
+            found: tensor.dtype(),
+        });
     }
     if tensor.dims() != expected {
         let found = tensor.dims().to_vec();
-        return Err(OpsError::Shape { operation, argument, expected: format!("{expected:?}"), found });
+        return Err(OpsError::Shape {
+            operation,
+            argument,
+            expected: format!("{expected:?}"),
+            found,
+        });
     }
     Ok(())
 }
@@ -77,13 +101,20 @@ pub(crate) fn matrix_dims(
     tensor: &Tensor,
 ) -> Result<(usize, usize), OpsError> {
     if tensor.dtype() != DType::F32 {
-        return Err(OpsError::ElementType { operation, argument, found: tensor.dtype() });
+        return Err(OpsError::ElementType {
+            operation,
+            argument,
+            found: tensor.dtype(),
+        });
     }
     match *tensor.dims() {
         [rows, columns] => Ok((rows, columns)),
-        ref dims => {
-            Err(OpsError::Shape { operation, argument, expected: "[rows, columns]".to_owned(), found: dims.to_vec() })
-        }
+        ref dims => Err(OpsError::Shape {
+            operation,
+            argument,
+            expected: "[rows, columns]".to_owned(),
+            found: dims.to_vec(),
+        }),
     }
 }
 

@@ -52,16 +52,26 @@ pub(super) fn gradients(inputs: &Inputs<'_>, layout: &AttentionLayout) -> [Vec<f
     let mut dk = vec![0f32; inputs.k.len()];
     let mut dv = vec![0f32; inputs.v.len()];
     let tasks = tasks(layout, shape);
-    let outputs = [Disjoint::new(&mut dq), Disjoint::new(&mut dk), Disjoint::new(&mut dv)];
-    let shares: Vec<PromptShare> =
-        tasks.par_iter().with_max_len(1).map(|task| Worker::default().run(inputs, task, &outputs)).collect();
+    let outputs = [
+        Disjoint::new(&mut dq),
+        Disjoint::new(&mut dk),
+        Disjoint::new(&mut dv),
+    ];
+    let shares: Vec<PromptShare> = tasks
+        .par_iter()
+        .with_max_len(1)
+        .map(|task| Worker::default().run(inputs, task, &outputs))
+        .collect();
     for (task, share) in tasks.iter().zip(&shares) {
         let Some(prompt) = &task.prompt else { continue };
         let shares = [(&mut dk, &share.keys), (&mut dv, &share.values)];
         for (sums, share) in shares {
             for (row, share) in prompt.clone().zip(share.chunks_exact(shape.head_dim)) {
                 let at = row * shape.kv_width() + task.kv_head * shape.head_dim;
-                sums[at..at + shape.head_dim].iter_mut().zip(share).for_each(|(sum, value)| *sum += value);
+                sums[at..at + shape.head_dim]
+                    .iter_mut()
+                    .zip(share)
+                    .for_each(|(sum, value)| *sum += value);
             }
         }
     }
@@ -72,9 +82,20 @@ fn tasks(layout: &AttentionLayout, shape: HeadShape) -> Vec<Task> {
     let mut tasks = Vec::new();
     for group in layout.groups() {
         for kv_head in 0..shape.kv_heads {
-            tasks.push(Task { kv_head, prompt: None, spans: vec![group.prompt.clone()] });
-            for part in group.completions.chunks(group.completions.len().div_ceil(PARTS).max(1)) {
-                tasks.push(Task { kv_head, prompt: Some(group.prompt.clone()), spans: part.to_vec() });
+            tasks.push(Task {
+                kv_head,
+                prompt: None,
+                spans: vec![group.prompt.clone()],
+            });
+            for part in group
+                .completions
+                .chunks(group.completions.len().div_ceil(PARTS).max(1))
+            {
+                tasks.push(Task {
+                    kv_head,
+                    prompt: Some(group.prompt.clone()),
+                    spans: part.to_vec(),
+                });
             }
         }
     }
@@ -103,10 +124,18 @@ struct Worker {
 
 impl Worker {
     #[allow(unsafe_code)]
-    fn run(&mut self, inputs: &Inputs<'_>, task: &Task, outputs: &[Disjoint<'_>; 3]) -> PromptShare {
+    fn run(
+        &mut self,
+        inputs: &Inputs<'_>,
+        task: &Task,
+        outputs: &[Disjoint<'_>; 3],
+    ) -> PromptShare {
         let (shape, dim) = (inputs.shape, inputs.shape.head_dim);
         let prompt_values = task.prompt.as_ref().map_or(0, |prompt| prompt.len() * dim);
-        let mut share = PromptShare { keys: vec![0.0; prompt_values], values: vec![0.0; prompt_values] };
+        let mut share = PromptShare {
+            keys: vec![0.0; prompt_values],
+            values: vec![0.0; prompt_values],
+        };
         let heads = task.kv_head * shape.sharing()..(task.kv_head + 1) * shape.sharing();
         for span in &task.spans {
             for own in [&mut self.dk, &mut self.dv] {
@@ -119,13 +148,21 @@ impl Worker {
                 for (i, dq) in self.dq.chunks_exact(dim).enumerate() {
                     let (row, head) = (rows.start + i % rows.len(), heads.start + i / rows.len());
                     // SAFETY: this task alone has these rows of these heads.
-                    unsafe { outputs[0].slice(row * shape.query_width() + head * dim, dim).copy_from_slice(dq) }
+                    unsafe {
+                        outputs[0]
+                            .slice(row * shape.query_width() + head * dim, dim)
+                            .copy_from_slice(dq)
+                    }
                 }
             }
             for (output, own) in [(&outputs[1], &self.dk), (&outputs[2], &self.dv)] {
                 for (row, own) in span.clone().zip(own.chunks_exact(dim)) {
                     // SAFETY: this task alone has these rows of this key-value head.
-                    unsafe { output.slice(row * shape.kv_width() + task.kv_head * dim, dim).copy_from_slice(own) }
+                    unsafe {
+                        output
+                            .slice(row * shape.kv_width() + task.kv_head * dim, dim)
+                            .copy_from_slice(own)
+                    }
                 }
             }
         }
@@ -143,14 +180,33 @@ impl Worker {
         let (shape, dim, count) = (inputs.shape, inputs.shape.head_dim, rows.len());
         let heads = task.kv_head * shape.sharing()..(task.kv_head + 1) * shape.sharing();
         let width = shape.query_width();
-        stack_heads((inputs.q, width), rows.clone(), heads.clone(), dim, &mut self.queries);
-        stack_heads((inputs.grad, width), rows.clone(), heads.clone(), dim, &mut self.grads);
-        stack_heads((inputs.out, width), rows.clone(), heads.clone(), dim, &mut self.outs);
+        stack_heads(
+            (inputs.q, width),
+            rows.clone(),
+            heads.clone(),
+            dim,
+            &mut self.queries,
+        );
+        stack_heads(
+            (inputs.grad, width),
+            rows.clone(),
+            heads.clone(),
+            dim,
+            &mut self.grads,
+        );
+        stack_heads(
+            (inputs.out, width),
+            rows.clone(),
+            heads.clone(),
+            dim,
+            &mut self.outs,
+        );
         let total = inputs.log_normalisers.len() / shape.heads;
         self.log_normalisers.clear();
         for head in heads {
             let at = head * total;
-            self.log_normalisers.extend_from_slice(&inputs.log_normalisers[at + rows.start..at + rows.end]);
+            self.log_normalisers
+                .extend_from_slice(&inputs.log_normalisers[at + rows.start..at + rows.end]);
         }
         self.deltas.resize(self.log_normalisers.len(), 0.0);
         row_dots(&self.outs, &self.grads, &mut self.deltas);
@@ -161,15 +217,31 @@ impl Worker {
         for keys in task.prompt.clone().into_iter().flat_map(key_blocks) {
             self.probabilities(inputs, task.kv_head, &keys, |_| keys.len());
             let at = (keys.start - task.prompt.as_ref().map_or(0, |prompt| prompt.start)) * dim;
-            let to = [&mut share.keys[at..at + keys.len() * dim], &mut share.values[at..at + keys.len() * dim]];
-            add_key_gradients((&self.scores, &self.probabilities), (&self.queries, &self.grads), dim, to);
+            let to = [
+                &mut share.keys[at..at + keys.len() * dim],
+                &mut share.values[at..at + keys.len() * dim],
+            ];
+            add_key_gradients(
+                (&self.scores, &self.probabilities),
+                (&self.queries, &self.grads),
+                dim,
+                to,
+            );
         }
         for keys in key_blocks(span.start..rows.end) {
             let visible = |row: usize| (rows.start + row % count + 1).saturating_sub(keys.start);
             self.probabilities(inputs, task.kv_head, &keys, visible);
             let at = (keys.start - span.start) * dim;
-            let to = [&mut self.dk[at..at + keys.len() * dim], &mut self.dv[at..at + keys.len() * dim]];
-            add_key_gradients((&self.scores, &self.probabilities), (&self.queries, &self.grads), dim, to);
+            let to = [
+                &mut self.dk[at..at + keys.len() * dim],
+                &mut self.dv[at..at + keys.len() * dim],
+            ];
+            add_key_gradients(
+                (&self.scores, &self.probabilities),
+                (&self.queries, &self.grads),
+                dim,
+                to,
+            );
         }
     }
 
@@ -183,19 +255,49 @@ impl Worker {
     ) {
         let (shape, dim, rows) = (inputs.shape, inputs.shape.head_dim, self.deltas.len());
         let at = keys.start * shape.kv_width() + kv_head * dim;
-        let (k, v) = (View::rows(&inputs.k[at..], shape.kv_width()), View::rows(&inputs.v[at..], shape.kv_width()));
+        let (k, v) = (
+            View::rows(&inputs.k[at..], shape.kv_width()),
+            View::rows(&inputs.v[at..], shape.kv_width()),
+        );
         Panels::with_scratch(|panels| {
             panels.pack(k.transposed(), [dim, keys.len()]);
-            panels.multiply(View::rows(&self.queries, dim), rows, (&mut self.probabilities, KEYS), Write::Set);
+            panels.multiply(
+                View::rows(&self.queries, dim),
+                rows,
+                (&mut self.probabilities, KEYS),
+                Write::Set,
+            );
             panels.pack(v.transposed(), [dim, keys.len()]);
-            panels.multiply(View::rows(&self.grads, dim), rows, (&mut self.scores, KEYS), Write::Set);
-            let pairs = self.probabilities.chunks_exact_mut(KEYS).zip(self.scores.chunks_exact_mut(KEYS));
+            panels.multiply(
+                View::rows(&self.grads, dim),
+                rows,
+                (&mut self.scores, KEYS),
+                Write::Set,
+            );
+            let pairs = self
+                .probabilities
+                .chunks_exact_mut(KEYS)
+                .zip(self.scores.chunks_exact_mut(KEYS));
             for (row, (probabilities, scores)) in pairs.enumerate() {
-                let constants = [shape.score_scale(), self.log_normalisers[row], self.deltas[row]];
-                score_gradients(probabilities, scores, visible(row).min(keys.len()), constants);
+                let constants = [
+                    shape.score_scale(),
+                    self.log_normalisers[row],
+                    self.deltas[row],
+                ];
+                score_gradients(
+                    probabilities,
+                    scores,
+                    visible(row).min(keys.len()),
+                    constants,
+                );
             }
             panels.pack(k, [keys.len(), dim]);
-            panels.multiply(View::rows(&self.scores, KEYS), rows, (&mut self.dq, dim), Write::Add);
+            panels.multiply(
+                View::rows(&self.scores, KEYS),
+                rows,
+                (&mut self.dq, dim),
+                Write::Add,
+            );
         });
     }
 }
@@ -210,9 +312,19 @@ fn add_key_gradients(
     let (rows, keys) = (queries.len() / dim, dk.len() / dim);
     Panels::with_scratch(|panels| {
         panels.pack(View::rows(queries, dim), [rows, dim]);
-        panels.multiply(View::rows(scores, KEYS).transposed(), keys, (dk, dim), Write::Add);
+        panels.multiply(
+            View::rows(scores, KEYS).transposed(),
+            keys,
+            (dk, dim),
+            Write::Add,
+        );
         panels.pack(View::rows(grads, dim), [rows, dim]);
-        panels.multiply(View::rows(probabilities, KEYS).transposed(), keys, (dv, dim), Write::Add);
+        panels.multiply(
+            View::rows(probabilities, KEYS).transposed(),
+            keys,
+            (dv, dim),
+            Write::Add,
+        );
     });
 }
 

@@ -28,7 +28,11 @@ impl<'a> KeyValues<'a> {
     /// From row `row` on.
     pub(super) fn from(self, row: usize) -> Self {
         let start = row * self.stride;
-        Self { keys: &self.keys[start..], values: &self.values[start..], ..self }
+        Self {
+            keys: &self.keys[start..],
+            values: &self.values[start..],
+            ..self
+        }
     }
 }
 
@@ -67,25 +71,55 @@ impl Softmax {
     ) {
         let (rows, dim) = (self.most.len(), shape.head_dim);
         Panels::with_scratch(|panels| {
-            panels.pack(View::rows(source.keys, source.stride).transposed(), [dim, count]);
-            panels.multiply(View::rows(queries, dim), rows, (&mut self.scores, KEYS), Write::Set);
-            let states = self.most.iter_mut().zip(&mut self.sum).zip(self.weighted.chunks_exact_mut(dim));
-            for (row, (scores, state)) in self.scores.chunks_exact_mut(KEYS).zip(states).enumerate() {
+            panels.pack(
+                View::rows(source.keys, source.stride).transposed(),
+                [dim, count],
+            );
+            panels.multiply(
+                View::rows(queries, dim),
+                rows,
+                (&mut self.scores, KEYS),
+                Write::Set,
+            );
+            let states = self
+                .most
+                .iter_mut()
+                .zip(&mut self.sum)
+                .zip(self.weighted.chunks_exact_mut(dim));
+            for (row, (scores, state)) in self.scores.chunks_exact_mut(KEYS).zip(states).enumerate()
+            {
                 let ((most, sum), weighted) = state;
-                take_row(scores, visible(row).min(count), shape.score_scale(), (most, sum, weighted));
+                take_row(
+                    scores,
+                    visible(row).min(count),
+                    shape.score_scale(),
+                    (most, sum, weighted),
+                );
             }
             panels.pack(View::rows(source.values, source.stride), [count, dim]);
-            panels.multiply(View::rows(&self.scores, KEYS), rows, (&mut self.weighted, dim), Write::Add);
+            panels.multiply(
+                View::rows(&self.scores, KEYS),
+                rows,
+                (&mut self.weighted, dim),
+                Write::Add,
+            );
         });
     }
 
     /// Divides by the sums; returns each row's log of the sum of exponentials of its scores.
     pub(super) fn finish(&mut self, shape: HeadShape) -> impl Iterator<Item = f32> + '_ {
-        for (sum, weighted) in self.sum.iter().zip(self.weighted.chunks_exact_mut(shape.head_dim)) {
+        for (sum, weighted) in self
+            .sum
+            .iter()
+            .zip(self.weighted.chunks_exact_mut(shape.head_dim))
+        {
             let inverse = 1.0 / sum;
             weighted.iter_mut().for_each(|value| *value *= inverse);
         }
-        self.most.iter().zip(&self.sum).map(|(most, sum)| most + sum.ln())
+        self.most
+            .iter()
+            .zip(&self.sum)
+            .map(|(most, sum)| most + sum.ln())
     }
 }
 
@@ -108,11 +142,19 @@ dispatched! {
 
 /// The blocks of `span`, from its start.
 pub(super) fn key_blocks(span: Range<usize>) -> impl Iterator<Item = Range<usize>> {
-    span.clone().step_by(KEYS).map(move |start| start..span.end.min(start + KEYS))
+    span.clone()
+        .step_by(KEYS)
+        .map(move |start| start..span.end.min(start + KEYS))
 }
 
 /// Copies rows of some consecutive heads, `[rows, width]`, into one stack `[heads, rows, head_dim]`.
-pub(super) fn stack_heads(from: (&[f32], usize), rows: Range<usize>, heads: Range<usize>, dim: usize, to: &mut Vec<f32>) {
+pub(super) fn stack_heads(
+    from: (&[f32], usize),
+    rows: Range<usize>,
+    heads: Range<usize>,
+    dim: usize,
+    to: &mut Vec<f32>,
+) {
     let (from, width) = from;
     to.clear();
     for head in heads {

@@ -38,12 +38,25 @@ impl KvCache {
     ///
     /// # Errors
     /// A device other than the CPU.
-    pub fn new(slots: usize, capacity: usize, kv_width: usize, device: &Device) -> Result<Self, OpsError> {
+    pub fn new(
+        slots: usize,
+        capacity: usize,
+        kv_width: usize,
+        device: &Device,
+    ) -> Result<Self, OpsError> {
         if !device.is_cpu() {
-            return Err(candle_core::Error::Msg("key-value caches are on the CPU only".to_owned()).into());
+            return Err(
+                candle_core::Error::Msg("key-value caches are on the CPU only".to_owned()).into(),
+            );
         }
         let size = slots * capacity * kv_width;
-        Ok(Self { slots, capacity, width: kv_width, keys: vec![0.0; size], values: vec![0.0; size] })
+        Ok(Self {
+            slots,
+            capacity,
+            width: kv_width,
+            keys: vec![0.0; size],
+            values: vec![0.0; size],
+        })
     }
 
     /// Sequences the cache holds at one time.
@@ -61,13 +74,24 @@ impl KvCache {
     ///
     /// # Errors
     /// Shapes that do not fit, a slot or a token outside the cache. Nothing has been written then.
-    pub fn append(&mut self, k: &Tensor, v: &Tensor, slots: &[u32], lens: &[u32]) -> Result<(), OpsError> {
+    pub fn append(
+        &mut self,
+        k: &Tensor,
+        v: &Tensor,
+        slots: &[u32],
+        lens: &[u32],
+    ) -> Result<(), OpsError> {
         const APPEND: &str = "append to the cache";
         expect(APPEND, "k", k, &[slots.len(), self.width])?;
         expect(APPEND, "v", v, &[slots.len(), self.width])?;
         if lens.len() != slots.len() {
             let (expected, found) = (slots.len(), lens.len());
-            return Err(OpsError::Length { operation: APPEND, argument: "lens", expected, found });
+            return Err(OpsError::Length {
+                operation: APPEND,
+                argument: "lens",
+                expected,
+                found,
+            });
         }
         for (row, (&slot, &len)) in slots.iter().zip(lens).enumerate() {
             check_index(APPEND, "slot", (row, slot as usize), self.slots)?;
@@ -101,14 +125,27 @@ pub fn cached_attention(
 ) -> Result<Tensor, OpsError> {
     let (prompt_k, prompt_v) = prompt;
     let prompt_rows = prompt_k.dims().first().copied().unwrap_or(0);
-    check_inputs(NAME, [q, prompt_k, prompt_v], [rows.len(), prompt_rows], shape)?;
+    check_inputs(
+        NAME,
+        [q, prompt_k, prompt_v],
+        [rows.len(), prompt_rows],
+        shape,
+    )?;
     if cache.width != shape.kv_width() {
         let (expected, found) = (shape.kv_width(), cache.width);
-        return Err(OpsError::Length { operation: NAME, argument: "a row of the cache", expected, found });
+        return Err(OpsError::Length {
+            operation: NAME,
+            argument: "a row of the cache",
+            expected,
+            found,
+        });
     }
     for (argument, tensor) in [("q", q), ("prompt_k", prompt_k), ("prompt_v", prompt_v)] {
         if tensor.track_op() {
-            return Err(OpsError::Untracked { operation: NAME, argument });
+            return Err(OpsError::Untracked {
+                operation: NAME,
+                argument,
+            });
         }
     }
     for (index, row) in rows.iter().enumerate() {
@@ -119,31 +156,54 @@ pub fn cached_attention(
             return Err(OpsError::NoKeys { row: index });
         }
     }
-    let (q, k, v) = (q.contiguous()?, prompt_k.contiguous()?, prompt_v.contiguous()?);
+    let (q, k, v) = (
+        q.contiguous()?,
+        prompt_k.contiguous()?,
+        prompt_v.contiguous()?,
+    );
     let (q, k, v) = (Values::of(&q)?, Values::of(&k)?, Values::of(&v)?);
     let (q, k, v): (&[f32], &[f32], &[f32]) = (&q, &k, &v);
     let head_values = shape.sharing() * shape.head_dim;
     let mut out = vec![0f32; q.len()];
-    let tasks = out.par_chunks_exact_mut(head_values).zip(q.par_chunks_exact(head_values)).enumerate();
+    let tasks = out
+        .par_chunks_exact_mut(head_values)
+        .zip(q.par_chunks_exact(head_values))
+        .enumerate();
     tasks.for_each_init(Softmax::default, |softmax, (task, (out, queries))| {
-        let (row, head) = (&rows[task / shape.kv_heads], task % shape.kv_heads * shape.head_dim);
+        let (row, head) = (
+            &rows[task / shape.kv_heads],
+            task % shape.kv_heads * shape.head_dim,
+        );
         let own = row.slot * cache.capacity * cache.width + head;
         let prompt = KeyValues {
             keys: k.get(head..).unwrap_or_default(),
             values: v.get(head..).unwrap_or_default(),
             stride: cache.width,
         };
-        let own = KeyValues { keys: &cache.keys[own..], values: &cache.values[own..], stride: cache.width };
+        let own = KeyValues {
+            keys: &cache.keys[own..],
+            values: &cache.values[own..],
+            stride: cache.width,
+        };
         softmax.start(shape.sharing(), shape);
         for (source, span) in [(prompt, row.prompt.clone()), (own, 0..row.len)] {
             for keys in key_blocks(span) {
-                softmax.take(queries, (source.from(keys.start), keys.len()), shape, |_| keys.len());
+                softmax.take(
+                    queries,
+                    (source.from(keys.start), keys.len()),
+                    shape,
+                    |_| keys.len(),
+                );
             }
         }
         let _ = softmax.finish(shape);
         out.copy_from_slice(&softmax.weighted);
     });
-    Ok(Tensor::from_vec(out, (rows.len(), shape.query_width()), &Device::Cpu)?)
+    Ok(Tensor::from_vec(
+        out,
+        (rows.len(), shape.query_width()),
+        &Device::Cpu,
+    )?)
 }
 
 fn check_index(
@@ -153,7 +213,13 @@ fn check_index(
     limit: usize,
 ) -> Result<(), OpsError> {
     if index >= limit {
-        return Err(OpsError::Index { operation, what, row, index, limit });
+        return Err(OpsError::Index {
+            operation,
+            what,
+            row,
+            index,
+            limit,
+        });
     }
     Ok(())
 }

@@ -37,8 +37,13 @@ pub fn grouped_attention(
     shape: HeadShape,
 ) -> Result<Tensor, OpsError> {
     check_inputs(NAME, [q, k, v], [layout.rows(), layout.rows()], shape)?;
-    let operation = GroupedAttention { layout: layout.clone(), shape, log_normalisers: OnceLock::new() };
-    Ok(q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, operation)?)
+    let operation = GroupedAttention {
+        layout: layout.clone(),
+        shape,
+        log_normalisers: OnceLock::new(),
+    };
+    Ok(q.contiguous()?
+        .apply_op3(&k.contiguous()?, &v.contiguous()?, operation)?)
 }
 
 struct GroupedAttention {
@@ -62,7 +67,11 @@ impl CustomOp3 for GroupedAttention {
         v: &CpuStorage,
         v_layout: &Layout,
     ) -> CandleResult<(CpuStorage, Shape)> {
-        let (q, k, v) = (slice(q, q_layout)?, slice(k, k_layout)?, slice(v, v_layout)?);
+        let (q, k, v) = (
+            slice(q, q_layout)?,
+            slice(k, k_layout)?,
+            slice(v, v_layout)?,
+        );
         let (out, normalisers) = forward([q, k, v], &self.layout, self.shape);
         let _ = self.log_normalisers.set(normalisers);
         Ok((CpuStorage::F32(out), q_layout.shape().clone()))
@@ -82,9 +91,18 @@ impl CustomOp3 for GroupedAttention {
         };
         let (qs, ks, vs) = (Values::of(q)?, Values::of(k)?, Values::of(v)?);
         let (outs, grads) = (Values::of(out)?, Values::of(&grad)?);
-        let inputs = Inputs { q: &qs, k: &ks, v: &vs, out: &outs, grad: &grads, log_normalisers, shape: self.shape };
+        let inputs = Inputs {
+            q: &qs,
+            k: &ks,
+            v: &vs,
+            out: &outs,
+            grad: &grads,
+            log_normalisers,
+            shape: self.shape,
+        };
         let [dq, dk, dv] = gradients(&inputs, &self.layout);
-        let of = |values: Vec<f32>, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device());
+        let of =
+            |values: Vec<f32>, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device());
         Ok((Some(of(dq, q)?), Some(of(dk, k)?), Some(of(dv, v)?)))
     }
 }
@@ -100,7 +118,12 @@ fn query_blocks(layout: &AttentionLayout) -> Vec<QueryBlock> {
     let mut blocks = Vec::new();
     for group in layout.groups() {
         let spans = std::iter::once((None, &group.prompt));
-        let spans = spans.chain(group.completions.iter().map(|own| (Some(group.prompt.clone()), own)));
+        let spans = spans.chain(
+            group
+                .completions
+                .iter()
+                .map(|own| (Some(group.prompt.clone()), own)),
+        );
         for (prompt, own) in spans {
             blocks.extend(own.clone().step_by(QUERIES).map(|start| QueryBlock {
                 rows: start..own.end.min(start + QUERIES),
@@ -114,43 +137,78 @@ fn query_blocks(layout: &AttentionLayout) -> Vec<QueryBlock> {
 
 /// The result and the log-normalisers.
 #[allow(unsafe_code)]
-fn forward([q, k, v]: [&[f32]; 3], layout: &AttentionLayout, shape: HeadShape) -> (Vec<f32>, Vec<f32>) {
+fn forward(
+    [q, k, v]: [&[f32]; 3],
+    layout: &AttentionLayout,
+    shape: HeadShape,
+) -> (Vec<f32>, Vec<f32>) {
     let (rows, dim, sharing) = (layout.rows(), shape.head_dim, shape.sharing());
     let mut out = vec![0f32; q.len()];
     let mut normalisers = vec![0f32; rows * shape.heads];
     let blocks = query_blocks(layout);
     let (out_parts, normaliser_parts) = (Disjoint::new(&mut out), Disjoint::new(&mut normalisers));
-    let tasks = (0..blocks.len() * shape.kv_heads).into_par_iter().with_max_len(1);
-    tasks.for_each_init(<(Softmax, Vec<f32>)>::default, |(softmax, queries), task| {
-        let (block, kv_head) = (&blocks[task / shape.kv_heads], task % shape.kv_heads);
-        let heads = kv_head * sharing..(kv_head + 1) * sharing;
-        stack_heads((q, shape.query_width()), block.rows.clone(), heads.clone(), dim, queries);
-        let source = KeyValues { keys: &k[kv_head * dim..], values: &v[kv_head * dim..], stride: shape.kv_width() };
-        attend(softmax, queries, (source, block), shape);
-        let count = block.rows.len();
-        for (i, normaliser) in softmax.finish(shape).enumerate() {
-            let at = (heads.start + i / count) * rows + block.rows.start + i % count;
-            // SAFETY: this task alone has these rows of these heads.
-            unsafe { normaliser_parts.slice(at, 1)[0] = normaliser }
-        }
-        for (i, weighted) in softmax.weighted.chunks_exact(dim).enumerate() {
-            let at = (block.rows.start + i % count) * shape.query_width() + (heads.start + i / count) * dim;
-            // SAFETY: this task alone has these rows of these heads.
-            unsafe { out_parts.slice(at, dim).copy_from_slice(weighted) }
-        }
-    });
+    let tasks = (0..blocks.len() * shape.kv_heads)
+        .into_par_iter()
+        .with_max_len(1);
+    tasks.for_each_init(
+        <(Softmax, Vec<f32>)>::default,
+        |(softmax, queries), task| {
+            let (block, kv_head) = (&blocks[task / shape.kv_heads], task % shape.kv_heads);
+            let heads = kv_head * sharing..(kv_head + 1) * sharing;
+            stack_heads(
+                (q, shape.query_width()),
+                block.rows.clone(),
+                heads.clone(),
+                dim,
+                queries,
+            );
+            let source = KeyValues {
+                keys: &k[kv_head * dim..],
+                values: &v[kv_head * dim..],
+                stride: shape.kv_width(),
+            };
+            attend(softmax, queries, (source, block), shape);
+            let count = block.rows.len();
+            for (i, normaliser) in softmax.finish(shape).enumerate() {
+                let at = (heads.start + i / count) * rows + block.rows.start + i % count;
+                // SAFETY: this task alone has these rows of these heads.
+                unsafe { normaliser_parts.slice(at, 1)[0] = normaliser }
+            }
+            for (i, weighted) in softmax.weighted.chunks_exact(dim).enumerate() {
+                let at = (block.rows.start + i % count) * shape.query_width()
+                    + (heads.start + i / count) * dim;
+                // SAFETY: this task alone has these rows of these heads.
+                unsafe { out_parts.slice(at, dim).copy_from_slice(weighted) }
+            }
+        },
+    );
     (out, normalisers)
 }
 
 /// Takes every block of keys that the query block sees.
-fn attend(softmax: &mut Softmax, queries: &[f32], (source, block): (KeyValues<'_>, &QueryBlock), shape: HeadShape) {
+fn attend(
+    softmax: &mut Softmax,
+    queries: &[f32],
+    (source, block): (KeyValues<'_>, &QueryBlock),
+    shape: HeadShape,
+) {
     let count = block.rows.len();
     softmax.start(count * shape.sharing(), shape);
     for keys in block.prompt.clone().into_iter().flat_map(key_blocks) {
-        softmax.take(queries, (source.from(keys.start), keys.len()), shape, |_| keys.len());
+        softmax.take(
+            queries,
+            (source.from(keys.start), keys.len()),
+            shape,
+            |_| keys.len(),
+        );
     }
     for keys in key_blocks(block.own.start..block.rows.end) {
         let visible = |row: usize| (block.rows.start + row % count + 1).saturating_sub(keys.start);
-        softmax.take(queries, (source.from(keys.start), keys.len()), shape, visible);
+        softmax.take(
+            queries,
+            (source.from(keys.start), keys.len()),
+            shape,
+            visible,
+        );
     }
 }

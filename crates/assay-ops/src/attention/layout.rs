@@ -54,9 +54,19 @@ impl AttentionLayout {
 }
 
 /// The end of `span`, which has to start at `expected`.
-fn follow(group: usize, part: &'static str, span: &Range<usize>, expected: usize) -> Result<usize, OpsError> {
+fn follow(
+    group: usize,
+    part: &'static str,
+    span: &Range<usize>,
+    expected: usize,
+) -> Result<usize, OpsError> {
     if span.start != expected || span.end < span.start {
-        return Err(OpsError::Spans { group, part, found: span.clone(), expected });
+        return Err(OpsError::Spans {
+            group,
+            part,
+            found: span.clone(),
+            expected,
+        });
     }
     Ok(span.end)
 }
@@ -67,12 +77,39 @@ mod tests {
 
     #[test]
     fn gaps_overlaps_and_empty_prompts_are_refused() {
-        let group = |prompt: Range<usize>, completions: Vec<Range<usize>>| GroupSpans { prompt, completions };
-        assert_eq!(AttentionLayout::new(vec![group(0..3, vec![3..5, 5..5, 5..6])]).unwrap().rows(), 6);
-        assert!(matches!(AttentionLayout::new(vec![group(0..0, vec![])]), Err(OpsError::EmptyPrompt { group: 0 })));
+        let group = |prompt: Range<usize>, completions: Vec<Range<usize>>| GroupSpans {
+            prompt,
+            completions,
+        };
+        assert_eq!(
+            AttentionLayout::new(vec![group(0..3, vec![3..5, 5..5, 5..6])])
+                .unwrap()
+                .rows(),
+            6
+        );
+        assert!(matches!(
+            AttentionLayout::new(vec![group(0..0, vec![])]),
+            Err(OpsError::EmptyPrompt { group: 0 })
+        ));
         let gap = AttentionLayout::new(vec![group(0..3, vec![4..5])]);
-        assert!(matches!(gap, Err(OpsError::Spans { group: 0, part: "completion", expected: 3, .. })));
+        assert!(matches!(
+            gap,
+            Err(OpsError::Spans {
+                group: 0,
+                part: "completion",
+                expected: 3,
+                ..
+            })
+        ));
         let overlap = AttentionLayout::new(vec![group(0..3, vec![]), group(2..4, vec![])]);
-        assert!(matches!(overlap, Err(OpsError::Spans { group: 1, part: "prompt", expected: 3, .. })));
+        assert!(matches!(
+            overlap,
+            Err(OpsError::Spans {
+                group: 1,
+                part: "prompt",
+                expected: 3,
+                ..
+            })
+        ));
     }
 }

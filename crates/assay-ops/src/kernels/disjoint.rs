@@ -28,14 +28,23 @@ pub(crate) struct Tile<'a> {
 impl<'a> Disjoint<'a> {
     /// Takes the slice for as long as the tasks run.
     pub(crate) fn new(values: &'a mut [f32]) -> Self {
-        Self { start: values.as_mut_ptr(), len: values.len(), borrow: PhantomData }
+        Self {
+            start: values.as_mut_ptr(),
+            len: values.len(),
+            borrow: PhantomData,
+        }
     }
 
     /// The rows that start at value `at`, `stride` apart.
     pub(crate) fn tile(&self, at: usize, stride: usize) -> Tile<'a> {
         assert!(at <= self.len);
         // SAFETY: `at` is inside the slice or one past its end.
-        Tile { start: unsafe { self.start.add(at) }, stride, len: self.len - at, borrow: PhantomData }
+        Tile {
+            start: unsafe { self.start.add(at) },
+            stride,
+            len: self.len - at,
+            borrow: PhantomData,
+        }
     }
 
     /// The values `at..at + len`.
@@ -53,6 +62,11 @@ impl<'a> Disjoint<'a> {
 impl<'a> Tile<'a> {
     /// Rows of a slice, `stride` apart.
     pub(crate) fn of(values: &'a mut [f32], stride: usize) -> Self {
-        Self { start: values.as_mut_ptr(), stride, len: values.len(), borrow: PhantomData }
+        Self {
+            start: values.as_mut_ptr(),
+            stride,
+            len: values.len(),
+            borrow: PhantomData,
+        }
     }
 }

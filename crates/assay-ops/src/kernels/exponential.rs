@@ -16,7 +16,15 @@ pub(crate) fn exp(x: f32) -> f32 {
     let n = shifted - ROUND;
     let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, x));
     let mut p = 1.0 / 5040.0_f32;
-    for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0_f32] {
+    for coefficient in [
+        1.0 / 720.0,
+        1.0 / 120.0,
+        1.0 / 24.0,
+        1.0 / 6.0,
+        0.5,
+        1.0,
+        1.0_f32,
+    ] {
         p = p.mul_add(r, coefficient);
     }
     let n = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
@@ -70,7 +78,10 @@ mod tests {
         assert_eq!(sigmoid(-200.0), 0.0);
         for x in [-20.0f32, -3.0, -0.1, 0.7, 5.0] {
             let exact = 1.0 / (1.0 + (-f64::from(x)).exp());
-            assert!(((f64::from(sigmoid(x)) - exact) / exact).abs() < 3e-7, "{x}");
+            assert!(
+                ((f64::from(sigmoid(x)) - exact) / exact).abs() < 3e-7,
+                "{x}"
+            );
         }
     }
 }

@@ -37,25 +37,39 @@ pub(crate) struct View<'a> {
 impl<'a> View<'a> {
     /// Rows one after another, `stride` values apart.
     pub(crate) fn rows(values: &'a [f32], stride: usize) -> Self {
-        Self { values, row_stride: stride, column_stride: 1 }
+        Self {
+            values,
+            row_stride: stride,
+            column_stride: 1,
+        }
     }
 
     /// The transpose.
     pub(crate) fn transposed(self) -> Self {
-        Self { row_stride: self.column_stride, column_stride: self.row_stride, ..self }
+        Self {
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+            ..self
+        }
     }
 
     /// The view that starts at (row, column).
     fn from(self, row: usize, column: usize) -> Self {
         let start = (row * self.row_stride + column * self.column_stride).min(self.values.len());
-        Self { values: &self.values[start..], ..self }
+        Self {
+            values: &self.values[start..],
+            ..self
+        }
     }
 
     /// Panics unless the first `rows` and `columns` are inside the values: every address in a product is bounded by this.
     fn check(&self, rows: usize, columns: usize) {
         if rows > 0 && columns > 0 {
             let last = (rows - 1) * self.row_stride + (columns - 1) * self.column_stride;
-            assert!(last < self.values.len(), "a factor of a product is shorter than its dimensions");
+            assert!(
+                last < self.values.len(),
+                "a factor of a product is shorter than its dimensions"
+            );
         }
     }
 }
@@ -93,9 +107,19 @@ impl<'a> Output<'a> {
     }
 
     fn check(&self, rows: usize, columns: usize) {
-        assert!(columns <= self.stride || rows <= 1, "rows of a result overlap");
-        let needed = if rows == 0 || columns == 0 { 0 } else { (rows - 1) * self.stride + columns };
-        assert!(needed <= self.values.len(), "the result of a product is shorter than its dimensions");
+        assert!(
+            columns <= self.stride || rows <= 1,
+            "rows of a result overlap"
+        );
+        let needed = if rows == 0 || columns == 0 {
+            0
+        } else {
+            (rows - 1) * self.stride + columns
+        };
+        assert!(
+            needed <= self.values.len(),
+            "the result of a product is shorter than its dimensions"
+        );
     }
 }
 
@@ -116,7 +140,10 @@ pub(crate) fn multiply_terms(dims: [usize; 2], terms: &[Term<'_>], c: Output<'_>
     let depth: usize = terms.iter().map(|term| term.depth).sum();
     let stride = c.stride;
     if depth == 0 && write == Write::Set {
-        c.values.chunks_mut(stride.max(1)).take(m).for_each(|row| row[..n].fill(0.0));
+        c.values
+            .chunks_mut(stride.max(1))
+            .take(m)
+            .for_each(|row| row[..n].fill(0.0));
     }
     if m == 0 || n == 0 || depth == 0 {
         return;
@@ -140,9 +167,12 @@ pub(crate) fn multiply_terms(dims: [usize; 2], terms: &[Term<'_>], c: Output<'_>
         return;
     }
     use rayon::prelude::*;
-    (0..row_tasks * column_tasks).into_par_iter().with_max_len(1).for_each(|i| {
-        Panels::with_scratch(|panels| task(i / column_tasks, i % column_tasks, panels));
-    });
+    (0..row_tasks * column_tasks)
+        .into_par_iter()
+        .with_max_len(1)
+        .for_each(|i| {
+            Panels::with_scratch(|panels| task(i / column_tasks, i % column_tasks, panels));
+        });
 }
 
 /// One task: the block of the result at `start` of size `dims`, all terms, one depth block after another.
@@ -171,17 +201,26 @@ mod tests {
     use super::*;
 
     fn numbers(count: usize, seed: usize) -> Vec<f32> {
-        (0..count).map(|i| ((i * 2_654_435_761 + seed * 97) % 1009) as f32 / 504.5 - 1.0).collect()
+        (0..count)
+            .map(|i| ((i * 2_654_435_761 + seed * 97) % 1009) as f32 / 504.5 - 1.0)
+            .collect()
     }
 
     /// The definition: chains of fused multiply-adds over blocks, added in order.
-    fn defined(dims: [usize; 3], a: impl Fn(usize, usize) -> f32, b: impl Fn(usize, usize) -> f32) -> Vec<f32> {
+    fn defined(
+        dims: [usize; 3],
+        a: impl Fn(usize, usize) -> f32,
+        b: impl Fn(usize, usize) -> f32,
+    ) -> Vec<f32> {
         let [m, depth, n] = dims;
         let value = |i: usize, j: usize| {
             let block = |from: usize| {
                 (from..depth.min(from + DEPTH)).fold(0f32, |sum, k| a(i, k).mul_add(b(k, j), sum))
             };
-            (0..depth).step_by(DEPTH).skip(1).fold(block(0), |sum, from| sum + block(from))
+            (0..depth)
+                .step_by(DEPTH)
+                .skip(1)
+                .fold(block(0), |sum, from| sum + block(from))
         };
         (0..m * n).map(|i| value(i / n, i % n)).collect()
     }
@@ -225,7 +264,11 @@ mod tests {
     fn strided_results_leave_the_rest_alone() {
         let (a, b) = (numbers(3 * 4, 1), numbers(4 * 5, 2));
         let mut c = vec![7f32; 3 * 9];
-        let term = Term { a: View::rows(&a, 4), b: View::rows(&b, 5), depth: 4 };
+        let term = Term {
+            a: View::rows(&a, 4),
+            b: View::rows(&b, 5),
+            depth: 4,
+        };
         multiply_terms([3, 5], &[term], Output::rows(&mut c[2..], 9), Write::Set);
         let expected = defined([3, 4, 5], |i, k| a[i * 4 + k], |k, j| b[k * 5 + j]);
         for (i, value) in c.iter().enumerate() {
@@ -239,7 +282,13 @@ mod tests {
     #[test]
     fn an_empty_sum_is_zero() {
         let mut c = vec![1f32; 6];
-        multiply([2, 0, 3], View::rows(&[], 0), View::rows(&[], 3), &mut c, Write::Set);
+        multiply(
+            [2, 0, 3],
+            View::rows(&[], 0),
+            View::rows(&[], 3),
+            &mut c,
+            Write::Set,
+        );
         assert_eq!(c, vec![0.0; 6]);
     }
 }

@@ -1,5 +1,7 @@
 //! Sums in a fixed order that vectorises: sixteen running sums, then a tree over them.
 
+use super::exponential::exp;
+
 const LANES: usize = 16;
 
 /// The sum of the values.
@@ -35,6 +37,28 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     tree(lanes)
 }
 
+/// Sum of e^(x - shift), and sum of e^(x - shift) (x - shift).
+#[inline(always)]
+pub(crate) fn shifted_exponentials(values: &[f32], shift: f32) -> (f32, f32) {
+    let (blocks, rest) = values.as_chunks::<LANES>();
+    let (mut sums, mut weighted) = ([0f32; LANES], [0f32; LANES]);
+    for block in blocks {
+        for lane in 0..LANES {
+            let x = block[lane] - shift;
+            let e = exp(x);
+            sums[lane] += e;
+            weighted[lane] = e.mul_add(x, weighted[lane]);
+        }
+    }
+    for (lane, &value) in rest.iter().enumerate() {
+        let x = value - shift;
+        let e = exp(x);
+        sums[lane] += e;
+        weighted[lane] = e.mul_add(x, weighted[lane]);
+    }
+    (tree(sums), tree(weighted))
+}
+
 /// The largest value; negative infinity for an empty slice.
 #[inline(always)]
 pub(crate) fn max(values: &[f32]) -> f32 {
@@ -48,7 +72,10 @@ pub(crate) fn max(values: &[f32]) -> f32 {
     for (lane, &value) in lanes.iter_mut().zip(rest) {
         *lane = if value > *lane { value } else { *lane };
     }
-    lanes.into_iter().fold(f32::NEG_INFINITY, |most, value| if value > most { value } else { most })
+    lanes.into_iter().fold(
+        f32::NEG_INFINITY,
+        |most, value| if value > most { value } else { most },
+    )
 }
 
 #[inline(always)]
@@ -74,8 +101,14 @@ mod tests {
             let values: Vec<f32> = (0..len).map(|i| (i % 7) as f32 - 2.0).collect();
             let expected: f32 = values.iter().sum();
             assert_eq!(sum(&values), expected);
-            assert_eq!(dot(&values, &values), values.iter().map(|v| v * v).sum::<f32>());
-            assert_eq!(max(&values), values.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            assert_eq!(
+                dot(&values, &values),
+                values.iter().map(|v| v * v).sum::<f32>()
+            );
+            assert_eq!(
+                max(&values),
+                values.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+            );
         }
     }
 }

@@ -12,7 +12,10 @@ fn rms_norm_agrees_with_its_composed_form() {
         let inputs = [tensor(&[rows, width], 1), tensor(&[width], 2)];
         assert_agree(&inputs, &|t| rms_norm(&t[0], &t[1], 1e-5).unwrap(), &|t| {
             let mean = (t[0].sqr().unwrap().mean_keepdim(1).unwrap() + 1e-5).unwrap();
-            t[0].broadcast_div(&mean.sqrt().unwrap()).unwrap().broadcast_mul(&t[1]).unwrap()
+            t[0].broadcast_div(&mean.sqrt().unwrap())
+                .unwrap()
+                .broadcast_mul(&t[1])
+                .unwrap()
         });
     }
 }
@@ -21,7 +24,10 @@ fn rms_norm_agrees_with_its_composed_form() {
 fn rms_norm_by_hand() {
     let x = Tensor::new(&[[3f32, 4.0]], &Device::Cpu).unwrap();
     let weight = Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap();
-    let y = rms_norm(&x, &weight, 0.0).unwrap().to_vec2::<f32>().unwrap();
+    let y = rms_norm(&x, &weight, 0.0)
+        .unwrap()
+        .to_vec2::<f32>()
+        .unwrap();
     let root = 12.5f32.sqrt();
     assert!((y[0][0] - 3.0 / root).abs() < 1e-6 && (y[0][1] - 8.0 / root).abs() < 1e-6);
 }
@@ -31,14 +37,21 @@ fn composed_rope(x: &Tensor, positions: &[u32], frequencies: &[f32]) -> Tensor {
     let half = frequencies.len();
     let (rows, width) = x.dims2().unwrap();
     let heads = width / (2 * half);
-    let angles: Vec<f64> =
-        positions.iter().flat_map(|&p| frequencies.iter().map(move |&f| f64::from(p as f32 * f))).collect();
+    let angles: Vec<f64> = positions
+        .iter()
+        .flat_map(|&p| frequencies.iter().map(move |&f| f64::from(p as f32 * f)))
+        .collect();
     let angles = Tensor::from_vec(angles, (rows, 1, half), &Device::Cpu).unwrap();
     let angles = Tensor::cat(&[&angles, &angles], 2).unwrap();
     let x = x.reshape((rows, heads, 2 * half)).unwrap();
-    let (first, second) = (x.narrow(2, 0, half).unwrap(), x.narrow(2, half, half).unwrap());
+    let (first, second) = (
+        x.narrow(2, 0, half).unwrap(),
+        x.narrow(2, half, half).unwrap(),
+    );
     let rotated = Tensor::cat(&[&second.neg().unwrap(), &first], 2).unwrap();
-    let y = (x.broadcast_mul(&angles.cos().unwrap()).unwrap() + rotated.broadcast_mul(&angles.sin().unwrap()).unwrap()).unwrap();
+    let y = (x.broadcast_mul(&angles.cos().unwrap()).unwrap()
+        + rotated.broadcast_mul(&angles.sin().unwrap()).unwrap())
+    .unwrap();
     y.reshape((rows, width)).unwrap()
 }
 
@@ -47,16 +60,20 @@ fn rope_agrees_with_its_composed_form() {
     let frequencies = [1f32, 0.3, 0.07];
     let table = RopeTable::new(&frequencies, 400, &Device::Cpu).unwrap();
     let positions: Arc<[u32]> = (0..35).map(|i| (i * 11) % 400).collect::<Vec<_>>().into();
-    assert_agree(&[tensor(&[35, 24], 3)], &|t| rope(&t[0], &positions, &table).unwrap(), &|t| {
-        composed_rope(&t[0], &positions, &frequencies)
-    });
+    assert_agree(
+        &[tensor(&[35, 24], 3)],
+        &|t| rope(&t[0], &positions, &table).unwrap(),
+        &|t| composed_rope(&t[0], &positions, &frequencies),
+    );
 }
 
 #[test]
 fn swiglu_agrees_with_its_composed_form() {
     let inputs = [(tensor(&[7, 33], 4) * 12.0).unwrap(), tensor(&[7, 33], 5)];
     assert_agree(&inputs, &|t| swiglu(&t[0], &t[1]).unwrap(), &|t| {
-        let sigmoid = ((t[0].neg().unwrap().exp().unwrap() + 1.0).unwrap()).recip().unwrap();
+        let sigmoid = ((t[0].neg().unwrap().exp().unwrap() + 1.0).unwrap())
+            .recip()
+            .unwrap();
         (t[0].mul(&sigmoid).unwrap() * &t[1]).unwrap()
     });
 }
@@ -66,7 +83,11 @@ fn composed_linear(t: &[Tensor], scale: f64) -> Tensor {
     match t.len() {
         2 => base,
         _ => {
-            let up = t[0].matmul(&t[2].t().unwrap()).unwrap().matmul(&t[3].t().unwrap()).unwrap();
+            let up = t[0]
+                .matmul(&t[2].t().unwrap())
+                .unwrap()
+                .matmul(&t[3].t().unwrap())
+                .unwrap();
             (base + (up * scale).unwrap()).unwrap()
         }
     }
@@ -83,13 +104,24 @@ fn trained_linear_agrees_with_its_composed_form() {
 
 #[test]
 fn trained_linear_with_bias_and_adapter_agrees_with_its_composed_form() {
-    let inputs =
-        [tensor(&[21, 40], 6), tensor(&[50, 40], 7), tensor(&[4, 40], 8), tensor(&[50, 4], 9), tensor(&[50], 10)];
+    let inputs = [
+        tensor(&[21, 40], 6),
+        tensor(&[50, 40], 7),
+        tensor(&[4, 40], 8),
+        tensor(&[50, 4], 9),
+        tensor(&[50], 10),
+    ];
     let fused = |t: &[Tensor]| {
-        let lora = Lora { a: &t[2], b: &t[3], scale: 1.75 };
+        let lora = Lora {
+            a: &t[2],
+            b: &t[3],
+            scale: 1.75,
+        };
         linear(&t[0], &Matrix::Dense(t[1].clone()), Some(&t[4]), Some(lora)).unwrap()
     };
-    assert_agree(&inputs, &fused, &|t| composed_linear(&t[..4], 1.75).broadcast_add(&t[4]).unwrap());
+    assert_agree(&inputs, &fused, &|t| {
+        composed_linear(&t[..4], 1.75).broadcast_add(&t[4]).unwrap()
+    });
 }
 
 #[test]
@@ -97,11 +129,30 @@ fn frozen_linear_with_adapter_agrees_with_its_composed_form() {
     for (rows, input, out, rank) in [(1, 40, 50, 4), (45, 33, 70, 1), (150, 290, 65, 16)] {
         let weight = tensor(&[out, input], 7);
         let matrix = Matrix::Dense(weight.clone());
-        let inputs = [tensor(&[rows, input], 6), tensor(&[rank, input], 8), tensor(&[out, rank], 9)];
-        let fused = |t: &[Tensor]| linear(&t[0], &matrix, None, Some(Lora { a: &t[1], b: &t[2], scale: 0.5 })).unwrap();
+        let inputs = [
+            tensor(&[rows, input], 6),
+            tensor(&[rank, input], 8),
+            tensor(&[out, rank], 9),
+        ];
+        let fused = |t: &[Tensor]| {
+            linear(
+                &t[0],
+                &matrix,
+                None,
+                Some(Lora {
+                    a: &t[1],
+                    b: &t[2],
+                    scale: 0.5,
+                }),
+            )
+            .unwrap()
+        };
         let wide = weight.to_dtype(DType::F64).unwrap();
         assert_agree(&inputs, &fused, &|t| {
-            composed_linear(&[t[0].clone(), wide.clone(), t[1].clone(), t[2].clone()], 0.5)
+            composed_linear(
+                &[t[0].clone(), wide.clone(), t[1].clone(), t[2].clone()],
+                0.5,
+            )
         });
     }
 }
@@ -109,13 +160,54 @@ fn frozen_linear_with_adapter_agrees_with_its_composed_form() {
 #[test]
 fn fault_20_the_adapter_scale_never_reaches_the_base_output() {
     let (x, weight) = (tensor(&[3, 32], 1), Matrix::Dense(tensor(&[8, 32], 2)));
-    let (a, zero, b) = (tensor(&[2, 32], 3), tensor(&[8, 2], 4).zeros_like().unwrap(), tensor(&[8, 2], 4));
+    let (a, zero, b) = (
+        tensor(&[2, 32], 3),
+        tensor(&[8, 2], 4).zeros_like().unwrap(),
+        tensor(&[8, 2], 4),
+    );
     let base = linear(&x, &weight, None, None).unwrap();
-    let idle = linear(&x, &weight, None, Some(Lora { a: &a, b: &zero, scale: 7.0 })).unwrap();
+    let idle = linear(
+        &x,
+        &weight,
+        None,
+        Some(Lora {
+            a: &a,
+            b: &zero,
+            scale: 7.0,
+        }),
+    )
+    .unwrap();
     assert_eq!(bits(&base), bits(&idle));
-    let once = (linear(&x, &weight, None, Some(Lora { a: &a, b: &b, scale: 1.0 })).unwrap() - &base).unwrap();
-    let thrice = (linear(&x, &weight, None, Some(Lora { a: &a, b: &b, scale: 3.0 })).unwrap() - &base).unwrap();
-    let (thrice, expected) = (thrice.to_dtype(DType::F64).unwrap(), (once * 3.0).unwrap().to_dtype(DType::F64).unwrap());
+    let once = (linear(
+        &x,
+        &weight,
+        None,
+        Some(Lora {
+            a: &a,
+            b: &b,
+            scale: 1.0,
+        }),
+    )
+    .unwrap()
+        - &base)
+        .unwrap();
+    let thrice = (linear(
+        &x,
+        &weight,
+        None,
+        Some(Lora {
+            a: &a,
+            b: &b,
+            scale: 3.0,
+        }),
+    )
+    .unwrap()
+        - &base)
+        .unwrap();
+    let (thrice, expected) = (
+        thrice.to_dtype(DType::F64).unwrap(),
+        (once * 3.0).unwrap().to_dtype(DType::F64).unwrap(),
+    );
     assert!(relative(&thrice, &expected) < 1e-5);
 }
 
@@ -130,7 +222,8 @@ fn frozen_weights_receive_no_gradient() {
 }
 
 fn quantised(out: usize, input: usize, dtype: GgmlDType) -> QuantisedMatrix {
-    let storage = candle_core::quantized::QTensor::quantize(&tensor(&[out, input], 12), dtype).unwrap();
+    let storage =
+        candle_core::quantized::QTensor::quantize(&tensor(&[out, input], 12), dtype).unwrap();
     QuantisedMatrix::new(dtype, out, input, storage.data().unwrap().to_vec()).unwrap()
 }
 
@@ -154,9 +247,14 @@ const BLOCK_TYPES: [GgmlDType; 14] = [
 #[test]
 fn quantised_matrices_expand_as_candle_expands_them() {
     for dtype in BLOCK_TYPES {
-        let storage = candle_core::quantized::QTensor::quantize(&tensor(&[3, 512], 12), dtype).unwrap();
+        let storage =
+            candle_core::quantized::QTensor::quantize(&tensor(&[3, 512], 12), dtype).unwrap();
         let expected = storage.dequantize(&Device::Cpu).unwrap();
-        assert_eq!(bits(&quantised(3, 512, dtype).dequantise().unwrap()), bits(&expected), "{dtype:?}");
+        assert_eq!(
+            bits(&quantised(3, 512, dtype).dequantise().unwrap()),
+            bits(&expected),
+            "{dtype:?}"
+        );
     }
 }
 
@@ -167,20 +265,51 @@ fn a_quantised_weight_gives_the_bits_of_its_dequantised_copy() {
         let dense = Matrix::Dense(blocks.dequantise().unwrap());
         let blocks = Matrix::Quantised(Arc::new(blocks));
         for rows in [1, 40] {
-            let inputs = [tensor(&[rows, 512], 1), tensor(&[3, 512], 2), tensor(&[300, 3], 3)];
+            let inputs = [
+                tensor(&[rows, 512], 1),
+                tensor(&[3, 512], 2),
+                tensor(&[300, 3], 3),
+            ];
             let run = |matrix: &Matrix| {
-                pull(&inputs, DType::F32, &|t| linear(&t[0], matrix, None, Some(Lora { a: &t[1], b: &t[2], scale: 2.0 })).unwrap())
+                pull(&inputs, DType::F32, &|t| {
+                    linear(
+                        &t[0],
+                        matrix,
+                        None,
+                        Some(Lora {
+                            a: &t[1],
+                            b: &t[2],
+                            scale: 2.0,
+                        }),
+                    )
+                    .unwrap()
+                })
             };
             let ((y, gradients), (y_dense, gradients_dense)) = (run(&blocks), run(&dense));
-            assert_eq!(y.to_vec2::<f64>().unwrap(), y_dense.to_vec2::<f64>().unwrap(), "{dtype:?}");
+            assert_eq!(
+                y.to_vec2::<f64>().unwrap(),
+                y_dense.to_vec2::<f64>().unwrap(),
+                "{dtype:?}"
+            );
             for (found, expected) in gradients.iter().zip(&gradients_dense) {
-                assert_eq!(found.to_vec2::<f64>().unwrap(), expected.to_vec2::<f64>().unwrap(), "{dtype:?}");
+                assert_eq!(
+                    found.to_vec2::<f64>().unwrap(),
+                    expected.to_vec2::<f64>().unwrap(),
+                    "{dtype:?}"
+                );
             }
             let targets: Arc<[u32]> = (0..rows as u32).collect::<Vec<_>>().into();
             let hidden = tensor(&[rows, 512], 5);
             let score = |matrix: &Matrix| token_logprobs(&hidden, matrix, &targets).unwrap();
-            assert_eq!(bits(&score(&blocks).logprobs), bits(&score(&dense).logprobs), "{dtype:?}");
-            assert_eq!(bits(&embedding(&blocks, &targets).unwrap()), bits(&embedding(&dense, &targets).unwrap()));
+            assert_eq!(
+                bits(&score(&blocks).logprobs),
+                bits(&score(&dense).logprobs),
+                "{dtype:?}"
+            );
+            assert_eq!(
+                bits(&embedding(&blocks, &targets).unwrap()),
+                bits(&embedding(&dense, &targets).unwrap())
+            );
         }
     }
 }
@@ -189,25 +318,57 @@ fn a_quantised_weight_gives_the_bits_of_its_dequantised_copy() {
 fn selected_rows_of_a_quantised_matrix_are_its_rows() {
     let blocks = quantised(6, 256, GgmlDType::Q4K);
     let all = blocks.dequantise().unwrap().to_vec2::<f32>().unwrap();
-    let chosen = blocks.select_rows(&[4, 0, 4]).unwrap().dequantise().unwrap().to_vec2::<f32>().unwrap();
+    let chosen = blocks
+        .select_rows(&[4, 0, 4])
+        .unwrap()
+        .dequantise()
+        .unwrap()
+        .to_vec2::<f32>()
+        .unwrap();
     assert_eq!(chosen, vec![all[4].clone(), all[0].clone(), all[4].clone()]);
 }
 
 fn composed_logprobs(hidden: &Tensor, output: &Tensor, targets: &[u32]) -> Tensor {
     let logits = hidden.matmul(&output.t().unwrap()).unwrap();
-    let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1).unwrap().detach()).unwrap();
-    let normaliser = shifted.exp().unwrap().sum_keepdim(D::Minus1).unwrap().log().unwrap();
+    let shifted = logits
+        .broadcast_sub(&logits.max_keepdim(D::Minus1).unwrap().detach())
+        .unwrap();
+    let normaliser = shifted
+        .exp()
+        .unwrap()
+        .sum_keepdim(D::Minus1)
+        .unwrap()
+        .log()
+        .unwrap();
     let index = Tensor::from_vec(targets.to_vec(), (targets.len(), 1), &Device::Cpu).unwrap();
-    shifted.broadcast_sub(&normaliser).unwrap().gather(&index, 1).unwrap().squeeze(1).unwrap()
+    shifted
+        .broadcast_sub(&normaliser)
+        .unwrap()
+        .gather(&index, 1)
+        .unwrap()
+        .squeeze(1)
+        .unwrap()
 }
 
 #[test]
 fn token_logprobs_agree_with_their_composed_form() {
     for (rows, width, vocab) in [(1, 8, 5), (3, 16, 2100), (150, 24, 1500)] {
-        let targets: Arc<[u32]> = (0..rows).map(|i| (i * 7919 % vocab) as u32).collect::<Vec<_>>().into();
-        let inputs = [(tensor(&[rows, width], 1) * 3.0).unwrap(), tensor(&[vocab, width], 2)];
-        let fused = |t: &[Tensor]| token_logprobs(&t[0], &Matrix::Dense(t[1].clone()), &targets).unwrap().logprobs;
-        assert_agree(&inputs, &fused, &|t| composed_logprobs(&t[0], &t[1], &targets));
+        let targets: Arc<[u32]> = (0..rows)
+            .map(|i| (i * 7919 % vocab) as u32)
+            .collect::<Vec<_>>()
+            .into();
+        let inputs = [
+            (tensor(&[rows, width], 1) * 3.0).unwrap(),
+            tensor(&[vocab, width], 2),
+        ];
+        let fused = |t: &[Tensor]| {
+            token_logprobs(&t[0], &Matrix::Dense(t[1].clone()), &targets)
+                .unwrap()
+                .logprobs
+        };
+        assert_agree(&inputs, &fused, &|t| {
+            composed_logprobs(&t[0], &t[1], &targets)
+        });
     }
 }
 
@@ -216,15 +377,38 @@ fn entropies_are_those_of_the_distributions() {
     let (hidden, output) = ((tensor(&[9, 16], 1) * 4.0).unwrap(), tensor(&[3000, 16], 2));
     let targets: Arc<[u32]> = vec![0; 9].into();
     let result = token_logprobs(&hidden, &Matrix::Dense(output.clone()), &targets).unwrap();
-    let logits = hidden.to_dtype(DType::F64).unwrap().matmul(&output.to_dtype(DType::F64).unwrap().t().unwrap()).unwrap();
-    let expected: Vec<f64> = logits.to_vec2::<f64>().unwrap().iter().map(|row| {
-        let sum: f64 = row.iter().map(|l| l.exp()).sum();
-        row.iter().map(|l| -(l.exp() / sum) * (l - sum.ln())).sum()
-    }).collect();
-    for (found, expected) in result.entropies.to_vec1::<f32>().unwrap().iter().zip(expected) {
-        assert!((f64::from(*found) - expected).abs() < 1e-5 * expected, "{found} {expected}");
+    let logits = hidden
+        .to_dtype(DType::F64)
+        .unwrap()
+        .matmul(&output.to_dtype(DType::F64).unwrap().t().unwrap())
+        .unwrap();
+    let expected: Vec<f64> = logits
+        .to_vec2::<f64>()
+        .unwrap()
+        .iter()
+        .map(|row| {
+            let sum: f64 = row.iter().map(|l| l.exp()).sum();
+            row.iter().map(|l| -(l.exp() / sum) * (l - sum.ln())).sum()
+        })
+        .collect();
+    for (found, expected) in result
+        .entropies
+        .to_vec1::<f32>()
+        .unwrap()
+        .iter()
+        .zip(expected)
+    {
+        assert!(
+            (f64::from(*found) - expected).abs() < 1e-5 * expected,
+            "{found} {expected}"
+        );
     }
-    let uniform = token_logprobs(&hidden.zeros_like().unwrap(), &Matrix::Dense(output), &targets).unwrap();
+    let uniform = token_logprobs(
+        &hidden.zeros_like().unwrap(),
+        &Matrix::Dense(output),
+        &targets,
+    )
+    .unwrap();
     assert!((uniform.entropies.to_vec1::<f32>().unwrap()[0] - 3000f32.ln()).abs() < 1e-5);
     assert!((uniform.logprobs.to_vec1::<f32>().unwrap()[0] + 3000f32.ln()).abs() < 1e-5);
 }
@@ -242,9 +426,18 @@ fn logprobs_of_extreme_logits_stay_finite() {
 fn reward_head_agrees_with_its_composed_form() {
     for rows in [1, 5, 200] {
         let inputs = [tensor(&[rows, 37], 1), tensor(&[37], 2), tensor(&[1], 3)];
-        assert_agree(&inputs, &|t| reward_head(&t[0], &t[1], &t[2]).unwrap(), &|t| {
-            t[0].broadcast_mul(&t[1]).unwrap().sum(1).unwrap().broadcast_add(&t[2]).unwrap()
-        });
+        assert_agree(
+            &inputs,
+            &|t| reward_head(&t[0], &t[1], &t[2]).unwrap(),
+            &|t| {
+                t[0].broadcast_mul(&t[1])
+                    .unwrap()
+                    .sum(1)
+                    .unwrap()
+                    .broadcast_add(&t[2])
+                    .unwrap()
+            },
+        );
     }
 }
 
@@ -252,9 +445,11 @@ fn reward_head_agrees_with_its_composed_form() {
 fn embedding_agrees_with_its_composed_form() {
     let ids: Arc<[u32]> = vec![3, 0, 3, 6, 3].into();
     let index = Tensor::from_vec(ids.to_vec(), 5, &Device::Cpu).unwrap();
-    assert_agree(&[tensor(&[7, 10], 1)], &|t| embedding(&Matrix::Dense(t[0].clone()), &ids).unwrap(), &|t| {
-        t[0].index_select(&index, 0).unwrap()
-    });
+    assert_agree(
+        &[tensor(&[7, 10], 1)],
+        &|t| embedding(&Matrix::Dense(t[0].clone()), &ids).unwrap(),
+        &|t| t[0].index_select(&index, 0).unwrap(),
+    );
 }
 
 #[test]
@@ -263,38 +458,93 @@ fn fault_19_every_tracked_input_of_every_operation_receives_a_gradient() {
     let positions: Arc<[u32]> = vec![0, 1, 2].into();
     let targets: Arc<[u32]> = vec![1, 2, 0].into();
     let table = RopeTable::new(&[1.0, 0.1], 8, &Device::Cpu).unwrap();
-    let layout = Arc::new(AttentionLayout::new(vec![GroupSpans { prompt: 0..2, completions: vec![2..3] }]).unwrap());
-    let shape = HeadShape { heads: 2, kv_heads: 1, head_dim: 4 };
+    let layout = Arc::new(
+        AttentionLayout::new(vec![GroupSpans {
+            prompt: 0..2,
+            completions: vec![2..3],
+        }])
+        .unwrap(),
+    );
+    let shape = HeadShape {
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 4,
+    };
     type Operation<'a> = Box<dyn Fn(&[Tensor]) -> Tensor + 'a>;
     let cases: Vec<(Vec<Vec<usize>>, Operation)> = vec![
-        (vec![vec![3, 8], vec![8]], Box::new(|t| rms_norm(&t[0], &t[1], 1e-5).unwrap())),
-        (vec![vec![3, 8]], Box::new(|t| rope(&t[0], &positions, &table).unwrap())),
-        (vec![vec![3, 8], vec![3, 8]], Box::new(|t| swiglu(&t[0], &t[1]).unwrap())),
+        (
+            vec![vec![3, 8], vec![8]],
+            Box::new(|t| rms_norm(&t[0], &t[1], 1e-5).unwrap()),
+        ),
+        (
+            vec![vec![3, 8]],
+            Box::new(|t| rope(&t[0], &positions, &table).unwrap()),
+        ),
+        (
+            vec![vec![3, 8], vec![3, 8]],
+            Box::new(|t| swiglu(&t[0], &t[1]).unwrap()),
+        ),
         (
             vec![vec![3, 8], vec![5, 8], vec![5], vec![2, 8], vec![5, 2]],
             Box::new(|t| {
-                let lora = Lora { a: &t[3], b: &t[4], scale: 2.0 };
+                let lora = Lora {
+                    a: &t[3],
+                    b: &t[4],
+                    scale: 2.0,
+                };
                 linear(&t[0], &Matrix::Dense(t[1].clone()), Some(&t[2]), Some(lora)).unwrap()
             }),
         ),
-        (vec![vec![3, 8], vec![5, 8]], Box::new(|t| linear(&t[0], &Matrix::Dense(t[1].clone()), None, None).unwrap())),
-        (vec![vec![3, 8], vec![3, 4], vec![3, 4]], Box::new(|t| grouped_attention(&t[0], &t[1], &t[2], &layout, shape).unwrap())),
-        (vec![vec![3, 8], vec![5, 8]], Box::new(|t| token_logprobs(&t[0], &Matrix::Dense(t[1].clone()), &targets).unwrap().logprobs)),
-        (vec![vec![3, 8], vec![8], vec![1]], Box::new(|t| reward_head(&t[0], &t[1], &t[2]).unwrap())),
-        (vec![vec![5, 8]], Box::new(|t| embedding(&Matrix::Dense(t[0].clone()), &targets).unwrap())),
+        (
+            vec![vec![3, 8], vec![5, 8]],
+            Box::new(|t| linear(&t[0], &Matrix::Dense(t[1].clone()), None, None).unwrap()),
+        ),
+        (
+            vec![vec![3, 8], vec![3, 4], vec![3, 4]],
+            Box::new(|t| grouped_attention(&t[0], &t[1], &t[2], &layout, shape).unwrap()),
+        ),
+        (
+            vec![vec![3, 8], vec![5, 8]],
+            Box::new(|t| {
+                token_logprobs(&t[0], &Matrix::Dense(t[1].clone()), &targets)
+                    .unwrap()
+                    .logprobs
+            }),
+        ),
+        (
+            vec![vec![3, 8], vec![8], vec![1]],
+            Box::new(|t| reward_head(&t[0], &t[1], &t[2]).unwrap()),
+        ),
+        (
+            vec![vec![5, 8]],
+            Box::new(|t| embedding(&Matrix::Dense(t[0].clone()), &targets).unwrap()),
+        ),
     ];
     for (case, (dims, operation)) in cases.iter().enumerate() {
-        let inputs: Vec<Tensor> = dims.iter().enumerate().map(|(i, d)| tensor(d, i as u64 + 1)).collect();
+        let inputs: Vec<Tensor> = dims
+            .iter()
+            .enumerate()
+            .map(|(i, d)| tensor(d, i as u64 + 1))
+            .collect();
         let (_, all) = pull(&inputs, DType::F32, operation);
         for (i, expected) in all.iter().enumerate() {
-            let most = expected.abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+            let most = expected
+                .abs()
+                .unwrap()
+                .max_all()
+                .unwrap()
+                .to_scalar::<f64>()
+                .unwrap();
             assert!(most > 0.0, "case {case}: the gradient of input {i} is zero");
             let (_, alone) = pull(&inputs[i..=i], DType::F32, &|t| {
                 let mut mixed = inputs.clone();
                 mixed[i] = t[0].clone();
                 operation(&mixed)
             });
-            assert!(relative(&alone[0], expected) < 1e-6, "case {case}, input {i} tracked alone");
+            assert!(
+                relative(&alone[0], expected) < 1e-6,
+                "case {case}, input {i} tracked alone"
+            );
         }
     }
 }

@@ -21,20 +21,48 @@ fn dense(t: &[Tensor], layout: &AttentionLayout, shape: HeadShape) -> Tensor {
         }
     }
     let mask = Tensor::from_vec(mask, (1, rows, rows), &Device::Cpu).unwrap();
-    let heads = |x: &Tensor, count: usize| x.reshape((rows, count, shape.head_dim)).unwrap().transpose(0, 1).unwrap();
+    let heads = |x: &Tensor, count: usize| {
+        x.reshape((rows, count, shape.head_dim))
+            .unwrap()
+            .transpose(0, 1)
+            .unwrap()
+    };
     let repeat = |x: Tensor| {
         let sharing = shape.heads / shape.kv_heads;
         let dims = (shape.kv_heads, sharing, rows, shape.head_dim);
-        let x = x.contiguous().unwrap().unsqueeze(1).unwrap().broadcast_as(dims).unwrap();
+        let x = x
+            .contiguous()
+            .unwrap()
+            .unsqueeze(1)
+            .unwrap()
+            .broadcast_as(dims)
+            .unwrap();
         x.reshape((shape.heads, rows, shape.head_dim)).unwrap()
     };
-    let (q, k, v) = (heads(&t[0], shape.heads), heads(&t[1], shape.kv_heads), heads(&t[2], shape.kv_heads));
+    let (q, k, v) = (
+        heads(&t[0], shape.heads),
+        heads(&t[1], shape.kv_heads),
+        heads(&t[2], shape.kv_heads),
+    );
     let (q, k, v) = (q.contiguous().unwrap(), repeat(k), repeat(v));
-    let scores = (q.matmul(&k.transpose(1, 2).unwrap().contiguous().unwrap()).unwrap() / (shape.head_dim as f64).sqrt()).unwrap();
+    let scores = (q
+        .matmul(&k.transpose(1, 2).unwrap().contiguous().unwrap())
+        .unwrap()
+        / (shape.head_dim as f64).sqrt())
+    .unwrap();
     let scores = scores.broadcast_add(&mask).unwrap();
-    let e = scores.broadcast_sub(&scores.max_keepdim(D::Minus1).unwrap().detach()).unwrap().exp().unwrap();
+    let e = scores
+        .broadcast_sub(&scores.max_keepdim(D::Minus1).unwrap().detach())
+        .unwrap()
+        .exp()
+        .unwrap();
     let p = e.broadcast_div(&e.sum_keepdim(D::Minus1).unwrap()).unwrap();
-    p.matmul(&v).unwrap().transpose(0, 1).unwrap().reshape((rows, shape.query_width())).unwrap()
+    p.matmul(&v)
+        .unwrap()
+        .transpose(0, 1)
+        .unwrap()
+        .reshape((rows, shape.query_width()))
+        .unwrap()
 }
 
 /// A layout from lengths: a prompt and its completions a group.
@@ -54,12 +82,54 @@ pub(crate) fn layout(groups: &[(usize, &[usize])]) -> Arc<AttentionLayout> {
 #[test]
 fn grouped_attention_agrees_with_dense_attention() {
     let cases: [(&[(usize, &[usize])], HeadShape); 6] = [
-        (&[(5, &[])], HeadShape { heads: 1, kv_heads: 1, head_dim: 4 }),
-        (&[(1, &[1])], HeadShape { heads: 2, kv_heads: 2, head_dim: 8 }),
-        (&[(7, &[3, 0, 1, 12]), (2, &[5]), (4, &[])], HeadShape { heads: 6, kv_heads: 2, head_dim: 8 }),
-        (&[(70, &[65, 1, 130])], HeadShape { heads: 3, kv_heads: 1, head_dim: 64 }),
-        (&[(64, &[64]), (129, &[33, 31])], HeadShape { heads: 4, kv_heads: 4, head_dim: 16 }),
-        (&[(33, &[17, 40])], HeadShape { heads: 4, kv_heads: 1, head_dim: 20 }),
+        (
+            &[(5, &[])],
+            HeadShape {
+                heads: 1,
+                kv_heads: 1,
+                head_dim: 4,
+            },
+        ),
+        (
+            &[(1, &[1])],
+            HeadShape {
+                heads: 2,
+                kv_heads: 2,
+                head_dim: 8,
+            },
+        ),
+        (
+            &[(7, &[3, 0, 1, 12]), (2, &[5]), (4, &[])],
+            HeadShape {
+                heads: 6,
+                kv_heads: 2,
+                head_dim: 8,
+            },
+        ),
+        (
+            &[(70, &[65, 1, 130])],
+            HeadShape {
+                heads: 3,
+                kv_heads: 1,
+                head_dim: 64,
+            },
+        ),
+        (
+            &[(64, &[64]), (129, &[33, 31])],
+            HeadShape {
+                heads: 4,
+                kv_heads: 4,
+                head_dim: 16,
+            },
+        ),
+        (
+            &[(33, &[17, 40])],
+            HeadShape {
+                heads: 4,
+                kv_heads: 1,
+                head_dim: 20,
+            },
+        ),
     ];
     for (groups, shape) in cases {
         let layout = layout(groups);
@@ -76,17 +146,28 @@ fn grouped_attention_agrees_with_dense_attention() {
 
 #[test]
 fn attention_survives_scores_that_would_overflow() {
-    let shape = HeadShape { heads: 1, kv_heads: 1, head_dim: 1 };
+    let shape = HeadShape {
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 1,
+    };
     let q = Tensor::new(&[[1f32], [1000.0], [1000.0]], &Device::Cpu).unwrap();
     let k = Tensor::new(&[[-1000f32], [0.0], [1.0]], &Device::Cpu).unwrap();
     let v = Tensor::new(&[[1f32], [2.0], [3.0]], &Device::Cpu).unwrap();
     let y = grouped_attention(&q, &k, &v, &layout(&[(3, &[])]), shape).unwrap();
-    assert_eq!(y.to_vec2::<f32>().unwrap(), vec![vec![1.0], vec![2.0], vec![3.0]]);
+    assert_eq!(
+        y.to_vec2::<f32>().unwrap(),
+        vec![vec![1.0], vec![2.0], vec![3.0]]
+    );
 }
 
 #[test]
 fn cached_attention_gives_the_bits_of_packed_attention() {
-    let shape = HeadShape { heads: 6, kv_heads: 2, head_dim: 16 };
+    let shape = HeadShape {
+        heads: 6,
+        kv_heads: 2,
+        head_dim: 16,
+    };
     let layout = layout(&[(70, &[66, 3]), (5, &[2])]);
     let rows = layout.rows();
     let (q, k, v) = (
@@ -99,18 +180,36 @@ fn cached_attention_gives_the_bits_of_packed_attention() {
     let sequences: Vec<_> = layout
         .groups()
         .iter()
-        .flat_map(|group| group.completions.iter().map(|own| (group.prompt.clone(), own.clone())))
+        .flat_map(|group| {
+            group
+                .completions
+                .iter()
+                .map(|own| (group.prompt.clone(), own.clone()))
+        })
         .collect();
     for t in 0..66 {
-        let active: Vec<_> = sequences.iter().enumerate().filter(|(_, (_, own))| t < own.len()).collect();
-        let index: Vec<u32> = active.iter().map(|(_, (_, own))| (own.start + t) as u32).collect();
+        let active: Vec<_> = sequences
+            .iter()
+            .enumerate()
+            .filter(|(_, (_, own))| t < own.len())
+            .collect();
+        let index: Vec<u32> = active
+            .iter()
+            .map(|(_, (_, own))| (own.start + t) as u32)
+            .collect();
         let slots: Vec<u32> = active.iter().map(|(i, _)| 3 - *i as u32).collect();
         let index = Tensor::from_vec(index, active.len(), &Device::Cpu).unwrap();
         let pick = |x: &Tensor| x.index_select(&index, 0).unwrap();
-        cache.append(&pick(&k), &pick(&v), &slots, &vec![t as u32; active.len()]).unwrap();
+        cache
+            .append(&pick(&k), &pick(&v), &slots, &vec![t as u32; active.len()])
+            .unwrap();
         let cache_rows: Vec<CacheRow> = active
             .iter()
-            .map(|(i, (prompt, _))| CacheRow { prompt: prompt.clone(), slot: 3 - i, len: t + 1 })
+            .map(|(i, (prompt, _))| CacheRow {
+                prompt: prompt.clone(),
+                slot: 3 - i,
+                len: t + 1,
+            })
             .collect();
         let found = cached_attention(&pick(&q), (&k, &v), &cache, &cache_rows, shape).unwrap();
         assert_eq!(bits(&found), bits(&pick(&packed)), "token {t}");
@@ -119,8 +218,15 @@ fn cached_attention_gives_the_bits_of_packed_attention() {
 
 #[test]
 fn a_completion_alone_has_the_bits_it_has_in_a_group() {
-    let shape = HeadShape { heads: 3, kv_heads: 1, head_dim: 64 };
-    let (together, alone) = (layout(&[(9, &[4]), (70, &[20, 90, 7])]), layout(&[(70, &[90])]));
+    let shape = HeadShape {
+        heads: 3,
+        kv_heads: 1,
+        head_dim: 64,
+    };
+    let (together, alone) = (
+        layout(&[(9, &[4]), (70, &[20, 90, 7])]),
+        layout(&[(70, &[90])]),
+    );
     let make = |width: usize, seed: u64| tensor(&[together.rows(), width], seed);
     let (q, k, v) = (make(192, 1), make(64, 2), make(64, 3));
     let rows: Vec<u32> = (13..83).chain(103..193).collect();
@@ -131,17 +237,28 @@ fn a_completion_alone_has_the_bits_it_has_in_a_group() {
     assert_eq!(bits(&pick(&packed)), bits(&single));
     // Gradients at the completion's own queries, keys and values are its own too.
     let gradients = |inputs: &[Tensor], layout: &Arc<AttentionLayout>, seed: &Tensor| {
-        let vars: Vec<_> = inputs.iter().map(|t| candle_core::Var::from_tensor(t).unwrap()).collect();
+        let vars: Vec<_> = inputs
+            .iter()
+            .map(|t| candle_core::Var::from_tensor(t).unwrap())
+            .collect();
         let y = grouped_attention(&vars[0], &vars[1], &vars[2], layout, shape).unwrap();
         let store = y.mul(seed).unwrap().sum_all().unwrap().backward().unwrap();
-        vars.iter().map(|v| store.get(v.as_tensor()).unwrap().clone()).collect::<Vec<_>>()
+        vars.iter()
+            .map(|v| store.get(v.as_tensor()).unwrap().clone())
+            .collect::<Vec<_>>()
     };
     let seed = make(192, 4);
     let packed = gradients(&[q.clone(), k.clone(), v.clone()], &together, &seed);
     let single = gradients(&[pick(&q), pick(&k), pick(&v)], &alone, &pick(&seed));
     for (packed, single) in packed.iter().zip(&single) {
-        let (packed, single) = (pick(packed).narrow(0, 70, 90).unwrap(), single.narrow(0, 70, 90).unwrap());
-        assert_eq!(bits(&packed.contiguous().unwrap()), bits(&single.contiguous().unwrap()));
+        let (packed, single) = (
+            pick(packed).narrow(0, 70, 90).unwrap(),
+            single.narrow(0, 70, 90).unwrap(),
+        );
+        assert_eq!(
+            bits(&packed.contiguous().unwrap()),
+            bits(&single.contiguous().unwrap())
+        );
     }
     assert_eq!(packed[0].dtype(), DType::F32);
 }

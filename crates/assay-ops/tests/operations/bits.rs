@@ -11,7 +11,10 @@ use crate::compare::*;
 /// Runs `work` on pools of one to four threads and asserts equal bits.
 fn assert_threads_agree(work: &(dyn Fn() -> Vec<Tensor> + Sync)) {
     let run = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
         pool.install(|| work().iter().map(bits).collect::<Vec<_>>())
     };
     let one = run(1);
@@ -22,38 +25,85 @@ fn assert_threads_agree(work: &(dyn Fn() -> Vec<Tensor> + Sync)) {
 
 fn all(result: (Tensor, Vec<Tensor>)) -> Vec<Tensor> {
     let (y, gradients) = result;
-    std::iter::once(y).chain(gradients).map(|t| t.to_dtype(DType::F32).unwrap()).collect()
+    std::iter::once(y)
+        .chain(gradients)
+        .map(|t| t.to_dtype(DType::F32).unwrap())
+        .collect()
 }
 
 #[test]
 fn threads_do_not_change_bits() {
     let layout = layout(&[(130, &[70, 20, 0, 65]), (40, &[33])]);
     let rows = layout.rows();
-    let shape = HeadShape { heads: 6, kv_heads: 2, head_dim: 16 };
+    let shape = HeadShape {
+        heads: 6,
+        kv_heads: 2,
+        head_dim: 16,
+    };
     let positions: Arc<[u32]> = (0..rows as u32).collect::<Vec<_>>().into();
     let targets: Arc<[u32]> = (0..rows as u32).map(|i| i * 3).collect::<Vec<_>>().into();
-    let table = RopeTable::new(&[1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005], 1000, &Device::Cpu).unwrap();
+    let table = RopeTable::new(
+        &[1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005],
+        1000,
+        &Device::Cpu,
+    )
+    .unwrap();
     let x = || tensor(&[rows, 96], 1);
-    assert_threads_agree(&|| all(pull(&[x(), tensor(&[96], 2)], DType::F32, &|t| rms_norm(&t[0], &t[1], 1e-5).unwrap())));
-    assert_threads_agree(&|| all(pull(&[x()], DType::F32, &|t| rope(&t[0], &positions, &table).unwrap())));
-    assert_threads_agree(&|| all(pull(&[x(), x()], DType::F32, &|t| swiglu(&t[0], &t[1]).unwrap())));
     assert_threads_agree(&|| {
-        let inputs = [x(), tensor(&[700, 96], 2), tensor(&[5, 96], 3), tensor(&[700, 5], 4)];
+        all(pull(&[x(), tensor(&[96], 2)], DType::F32, &|t| {
+            rms_norm(&t[0], &t[1], 1e-5).unwrap()
+        }))
+    });
+    assert_threads_agree(&|| {
+        all(pull(&[x()], DType::F32, &|t| {
+            rope(&t[0], &positions, &table).unwrap()
+        }))
+    });
+    assert_threads_agree(&|| {
+        all(pull(&[x(), x()], DType::F32, &|t| {
+            swiglu(&t[0], &t[1]).unwrap()
+        }))
+    });
+    assert_threads_agree(&|| {
+        let inputs = [
+            x(),
+            tensor(&[700, 96], 2),
+            tensor(&[5, 96], 3),
+            tensor(&[700, 5], 4),
+        ];
         all(pull(&inputs, DType::F32, &|t| {
-            linear(&t[0], &Matrix::Dense(t[1].clone()), None, Some(Lora { a: &t[2], b: &t[3], scale: 0.5 })).unwrap()
+            linear(
+                &t[0],
+                &Matrix::Dense(t[1].clone()),
+                None,
+                Some(Lora {
+                    a: &t[2],
+                    b: &t[3],
+                    scale: 0.5,
+                }),
+            )
+            .unwrap()
         }))
     });
     assert_threads_agree(&|| {
         let inputs = [x(), tensor(&[rows, 32], 2), tensor(&[rows, 32], 3)];
-        all(pull(&inputs, DType::F32, &|t| grouped_attention(&t[0], &t[1], &t[2], &layout, shape).unwrap()))
+        all(pull(&inputs, DType::F32, &|t| {
+            grouped_attention(&t[0], &t[1], &t[2], &layout, shape).unwrap()
+        }))
     });
     assert_threads_agree(&|| {
         let inputs = [x(), tensor(&[1100, 96], 2)];
-        all(pull(&inputs, DType::F32, &|t| token_logprobs(&t[0], &Matrix::Dense(t[1].clone()), &targets).unwrap().logprobs))
+        all(pull(&inputs, DType::F32, &|t| {
+            token_logprobs(&t[0], &Matrix::Dense(t[1].clone()), &targets)
+                .unwrap()
+                .logprobs
+        }))
     });
     assert_threads_agree(&|| {
         let inputs = [x(), tensor(&[96], 2), tensor(&[1], 3)];
-        all(pull(&inputs, DType::F32, &|t| reward_head(&t[0], &t[1], &t[2]).unwrap()))
+        all(pull(&inputs, DType::F32, &|t| {
+            reward_head(&t[0], &t[1], &t[2]).unwrap()
+        }))
     });
 }
 
@@ -62,17 +112,27 @@ fn a_row_alone_has_the_bits_it_has_in_any_batch() {
     for (input, out) in [(576, 192), (40, 33), (576, 49), (1536, 576), (31, 1)] {
         let (weight, bias) = (Matrix::Dense(tensor(&[out, input], 2)), tensor(&[out], 5));
         let (a, b) = (tensor(&[7, input], 3), tensor(&[out, 7], 4));
-        let lora = || Lora { a: &a, b: &b, scale: 0.7 };
+        let lora = || Lora {
+            a: &a,
+            b: &b,
+            scale: 0.7,
+        };
         let x = tensor(&[300, input], 1);
         let run = |x: &Tensor| {
-            let (y, dx) = pull(std::slice::from_ref(x), DType::F32, &|t| linear(&t[0], &weight, Some(&bias), Some(lora())).unwrap());
+            let (y, dx) = pull(std::slice::from_ref(x), DType::F32, &|t| {
+                linear(&t[0], &weight, Some(&bias), Some(lora())).unwrap()
+            });
             (y.to_vec2::<f64>().unwrap(), dx.len())
         };
         let (whole, _) = run(&x);
         for rows in [1, 2, 6, 7, 13, 14, 15, 16, 17, 31, 33, 64, 113] {
             for start in [0, 5, 187] {
                 let (part, _) = run(&x.narrow(0, start, rows).unwrap());
-                assert_eq!(part, whole[start..start + rows], "{rows} rows from {start}, {input} to {out}");
+                assert_eq!(
+                    part,
+                    whole[start..start + rows],
+                    "{rows} rows from {start}, {input} to {out}"
+                );
             }
         }
     }
@@ -85,8 +145,24 @@ fn gradients_of_a_row_do_not_depend_on_the_batch() {
     let (x, seed) = (tensor(&[300, 96], 1), tensor(&[300, 700], 9));
     let run = |start: usize, rows: usize| {
         let x = candle_core::Var::from_tensor(&x.narrow(0, start, rows).unwrap()).unwrap();
-        let y = linear(&x, &weight, None, Some(Lora { a: &a, b: &b, scale: 0.7 })).unwrap();
-        let store = y.mul(&seed.narrow(0, start, rows).unwrap()).unwrap().sum_all().unwrap().backward().unwrap();
+        let y = linear(
+            &x,
+            &weight,
+            None,
+            Some(Lora {
+                a: &a,
+                b: &b,
+                scale: 0.7,
+            }),
+        )
+        .unwrap();
+        let store = y
+            .mul(&seed.narrow(0, start, rows).unwrap())
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .backward()
+            .unwrap();
         store.get(x.as_tensor()).unwrap().to_vec2::<f32>().unwrap()
     };
     let whole = run(0, 300);
@@ -100,13 +176,30 @@ fn logprobs_of_a_row_do_not_depend_on_the_batch() {
     let output = Matrix::Dense(tensor(&[1100, 96], 2));
     let (hidden, seed) = (tensor(&[300, 96], 1), tensor(&[300], 9));
     let run = |start: usize, rows: usize| {
-        let hidden = candle_core::Var::from_tensor(&hidden.narrow(0, start, rows).unwrap()).unwrap();
-        let targets: Arc<[u32]> = (start..start + rows).map(|i| i as u32 * 3).collect::<Vec<_>>().into();
+        let hidden =
+            candle_core::Var::from_tensor(&hidden.narrow(0, start, rows).unwrap()).unwrap();
+        let targets: Arc<[u32]> = (start..start + rows)
+            .map(|i| i as u32 * 3)
+            .collect::<Vec<_>>()
+            .into();
         let result = token_logprobs(&hidden, &output, &targets).unwrap();
-        let loss = result.logprobs.mul(&seed.narrow(0, start, rows).unwrap()).unwrap().sum_all().unwrap();
+        let loss = result
+            .logprobs
+            .mul(&seed.narrow(0, start, rows).unwrap())
+            .unwrap()
+            .sum_all()
+            .unwrap();
         let store = loss.backward().unwrap();
-        let gradient = store.get(hidden.as_tensor()).unwrap().to_vec2::<f32>().unwrap();
-        (result.logprobs.to_vec1::<f32>().unwrap(), result.entropies.to_vec1::<f32>().unwrap(), gradient)
+        let gradient = store
+            .get(hidden.as_tensor())
+            .unwrap()
+            .to_vec2::<f32>()
+            .unwrap();
+        (
+            result.logprobs.to_vec1::<f32>().unwrap(),
+            result.entropies.to_vec1::<f32>().unwrap(),
+            gradient,
+        )
     };
     let whole = run(0, 300);
     for rows in [1, 2, 7, 64, 150] {

@@ -5,17 +5,32 @@ use crate::compare::numbers;
 #[test]
 fn adamw_first_step_by_hand() {
     // With zero moments the first step is lr * sign(g) after the decay, whatever the size of g.
-    let settings = AdamWSettings { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.5 };
+    let settings = AdamWSettings {
+        lr: 0.1,
+        beta1: 0.9,
+        beta2: 0.99,
+        eps: 1e-8,
+        weight_decay: 0.5,
+    };
     let mut p = [1.0f32, 2.0];
     let (mut m, mut v) = ([0f32; 2], [0f32; 2]);
     adamw(&mut p, &[4.0, -0.5], (&mut m, &mut v), 1, (&settings, 1.0));
-    assert!((p[0] - 0.85).abs() < 1e-6 && (p[1] - 2.0).abs() < 1e-6, "{p:?}");
+    assert!(
+        (p[0] - 0.85).abs() < 1e-6 && (p[1] - 2.0).abs() < 1e-6,
+        "{p:?}"
+    );
     assert!((m[0] - 0.4).abs() < 1e-6 && (v[0] - 0.16).abs() < 1e-6);
 }
 
 #[test]
 fn adamw_follows_the_formula_for_ten_steps() {
-    let settings = AdamWSettings { lr: 3e-3, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
+    let settings = AdamWSettings {
+        lr: 3e-3,
+        beta1: 0.9,
+        beta2: 0.99,
+        eps: 1e-8,
+        weight_decay: 0.1,
+    };
     let count = 40_000;
     let (mut p, mut m, mut v) = (numbers(count, 1), vec![0f32; count], vec![0f32; count]);
     let mut exact: Vec<[f64; 3]> = p.iter().map(|&p| [f64::from(p), 0.0, 0.0]).collect();
@@ -33,6 +48,9 @@ fn adamw_follows_the_formula_for_ten_steps() {
         }
     }
     for (i, (&found, [expected, ..])) in p.iter().zip(&exact).enumerate() {
-        assert!((f64::from(found) - expected).abs() < 1e-6, "value {i}: {found} {expected}");
+        assert!(
+            (f64::from(found) - expected).abs() < 1e-6,
+            "value {i}: {found} {expected}"
+        );
     }
 }

@@ -221,7 +221,12 @@ unsafe fn turn8_avx(from: *const f32, stride: usize, to: *mut f32, to_stride: us
         let low = |i: usize| _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
         let high = |i: usize| _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
         let quads = |half: usize| {
-            let (a, b, c, d) = (low(2 * half), low(2 * half + 1), high(2 * half), high(2 * half + 1));
+            let (a, b, c, d) = (
+                low(2 * half),
+                low(2 * half + 1),
+                high(2 * half),
+                high(2 * half + 1),
+            );
             [
                 _mm256_shuffle_ps::<0x44>(a, b),
                 _mm256_shuffle_ps::<0xEE>(a, b),
@@ -231,8 +236,14 @@ unsafe fn turn8_avx(from: *const f32, stride: usize, to: *mut f32, to_stride: us
         };
         let (top, bottom) = (quads(0), quads(1));
         for i in 0..4 {
-            _mm256_storeu_ps(to.add(i * to_stride), _mm256_permute2f128_ps::<0x20>(top[i], bottom[i]));
-            _mm256_storeu_ps(to.add((i + 4) * to_stride), _mm256_permute2f128_ps::<0x31>(top[i], bottom[i]));
+            _mm256_storeu_ps(
+                to.add(i * to_stride),
+                _mm256_permute2f128_ps::<0x20>(top[i], bottom[i]),
+            );
+            _mm256_storeu_ps(
+                to.add((i + 4) * to_stride),
+                _mm256_permute2f128_ps::<0x31>(top[i], bottom[i]),
+            );
         }
     }
 }

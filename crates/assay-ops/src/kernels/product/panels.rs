@@ -18,20 +18,22 @@ const PANEL: usize = 32;
 #[derive(Default)]
 pub(crate) struct Panels {
     values: Vec<f32>,
-    /// The left factor's rows, packed when it is transposed.
-    left: Vec<f32>,
     depth: usize,
     columns: usize,
 }
 
 thread_local! {
     static SCRATCH: RefCell<Vec<Panels>> = const { RefCell::new(Vec::new()) };
+    /// Rows of a transposed left factor, packed.
+    static LEFT: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Panels {
     /// Runs `work` with panels whose memory the thread keeps for the next time.
     pub(crate) fn with_scratch<R>(work: impl FnOnce(&mut Panels) -> R) -> R {
-        let mut panels = SCRATCH.with_borrow_mut(|kept| kept.pop()).unwrap_or_default();
+        let mut panels = SCRATCH
+            .with_borrow_mut(|kept| kept.pop())
+            .unwrap_or_default();
         let result = work(&mut panels);
         SCRATCH.with_borrow_mut(|kept| kept.push(panels));
         result
@@ -58,20 +60,26 @@ impl Panels {
     }
 
     /// c `[rows, columns]` = a `[rows, depth]` times the packed matrix, or added to it.
-    pub(crate) fn multiply(&mut self, a: View<'_>, rows: usize, c: (&mut [f32], usize), write: Write) {
+    pub(crate) fn multiply(&self, a: View<'_>, rows: usize, c: (&mut [f32], usize), write: Write) {
         self.multiply_into(a, rows, Tile::of(c.0, c.1), write);
     }
 
     /// As [`Panels::multiply`], into a part of a shared buffer.
-    pub(super) fn multiply_into(&mut self, a: View<'_>, rows: usize, c: Tile<'_>, write: Write) {
+    pub(super) fn multiply_into(&self, a: View<'_>, rows: usize, c: Tile<'_>, write: Write) {
         a.check(rows, self.depth);
         if rows == 0 || self.columns == 0 {
             return;
         }
-        assert!((rows - 1) * c.stride + self.columns <= c.len, "the result of a product is shorter than its dimensions");
-        let left = &mut self.left;
-        let packed = Packed { values: &self.values, depth: self.depth, columns: self.columns };
-        match level() {
+        assert!(
+            (rows - 1) * c.stride + self.columns <= c.len,
+            "the result of a product is shorter than its dimensions"
+        );
+        let packed = Packed {
+            values: &self.values,
+            depth: self.depth,
+            columns: self.columns,
+        };
+        LEFT.with_borrow_mut(|left| match level() {
             // SAFETY: the machine has the instruction set; a, c and the panels were checked above.
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => unsafe { multiply_avx512(packed, a, rows, (c, write), left) },
@@ -79,8 +87,10 @@ impl Panels {
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => unsafe { multiply_avx2(packed, a, rows, (c, write), left) },
             // SAFETY: a, c and the panels were checked above.
-            Level::Portable => unsafe { multiply_rows::<Portable>(packed, a, rows, (c, write), left) },
-        }
+            Level::Portable => unsafe {
+                multiply_rows::<Portable>(packed, a, rows, (c, write), left)
+            },
+        });
     }
 }
 
@@ -93,14 +103,26 @@ struct Packed<'a> {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-unsafe fn multiply_avx512(b: Packed<'_>, a: View<'_>, rows: usize, c: (Tile<'_>, Write), left: &mut Vec<f32>) {
+unsafe fn multiply_avx512(
+    b: Packed<'_>,
+    a: View<'_>,
+    rows: usize,
+    c: (Tile<'_>, Write),
+    left: &mut Vec<f32>,
+) {
     // SAFETY: by the caller.
     unsafe { multiply_rows::<Avx512>(b, a, rows, c, left) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn multiply_avx2(b: Packed<'_>, a: View<'_>, rows: usize, c: (Tile<'_>, Write), left: &mut Vec<f32>) {
+unsafe fn multiply_avx2(
+    b: Packed<'_>,
+    a: View<'_>,
+    rows: usize,
+    c: (Tile<'_>, Write),
+    left: &mut Vec<f32>,
+) {
     // SAFETY: by the caller.
     unsafe { multiply_rows::<Avx2>(b, a, rows, c, left) }
 }
@@ -111,7 +133,13 @@ unsafe fn multiply_avx2(b: Packed<'_>, a: View<'_>, rows: usize, c: (Tile<'_>, W
 /// The machine has the instruction set; `a` holds `rows` rows of the packed depth, `c` as many rows of the packed columns, and
 /// nobody else writes those.
 #[inline(always)]
-unsafe fn multiply_rows<L: Lanes>(b: Packed<'_>, a: View<'_>, rows: usize, c: (Tile<'_>, Write), left: &mut Vec<f32>) {
+unsafe fn multiply_rows<L: Lanes>(
+    b: Packed<'_>,
+    a: View<'_>,
+    rows: usize,
+    c: (Tile<'_>, Write),
+    left: &mut Vec<f32>,
+) {
     let (c, write) = c;
     let padded = b.columns.next_multiple_of(PANEL);
     let packs_left = a.column_stride != 1;
@@ -213,13 +241,22 @@ unsafe fn pack_turned_avx2(b: View<'_>, dims: [usize; 2], to: &mut [f32]) {
 #[inline(always)]
 unsafe fn pack_turned<L: Lanes>(b: View<'_>, dims: [usize; 2], to: &mut [f32]) {
     let [rows, width] = dims;
-    let (whole_rows, whole_width) = if b.row_stride == 1 { (rows / 8 * 8, width / 8 * 8) } else { (0, 0) };
+    let (whole_rows, whole_width) = if b.row_stride == 1 {
+        (rows / 8 * 8, width / 8 * 8)
+    } else {
+        (0, 0)
+    };
     for column in (0..whole_width).step_by(8) {
         for row in (0..whole_rows).step_by(8) {
             // SAFETY: rows row..row + 8 of columns column..column + 8 are inside b and inside the panel.
             unsafe {
                 let from = b.values.as_ptr().add(column * b.column_stride + row);
-                L::turn8(from, b.column_stride, to.as_mut_ptr().add(row * PANEL + column), PANEL);
+                L::turn8(
+                    from,
+                    b.column_stride,
+                    to.as_mut_ptr().add(row * PANEL + column),
+                    PANEL,
+                );
             }
         }
     }
