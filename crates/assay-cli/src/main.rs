@@ -15,6 +15,7 @@ use clap::error::ErrorKind;
 use crate::args::{Cli, Command};
 
 fn main() -> ExitCode {
+    assay_ops::use_one_thread_pool();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -19,7 +19,9 @@ mod norm;
 mod quantised;
 mod reward_head;
 mod rope;
+mod seed;
 mod swiglu;
+mod threads;
 mod values;
 
 pub use adamw::{AdamWSettings, adamw};
@@ -35,4 +37,6 @@ pub use norm::rms_norm;
 pub use quantised::QuantisedMatrix;
 pub use reward_head::reward_head;
 pub use rope::{RopeTable, rope};
+pub use seed::seed_gradient;
 pub use swiglu::swiglu;
+pub use threads::use_one_thread_pool;

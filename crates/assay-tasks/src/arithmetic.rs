@@ -53,7 +53,7 @@ impl Default for ArithmeticSettings {
             fewest_operations: 4,
             most_operations: 6,
             largest_operand: 6,
-            merge_probability: 0.35,
+            merge_probability: 0.25,
             fewest_merged: 3,
             most_merged: 4,
             word_probability: 0.5,

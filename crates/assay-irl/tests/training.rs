@@ -1,0 +1,252 @@
+//! Whole runs of the trainers on a tiny model: resuming, determinism, sampling against recomputation.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use assay_irl::encode::{Encoder, TokenLimits};
+use assay_irl::metrics::{IterationMetrics, read};
+use assay_irl::policy_model::{PolicyModel, Trainable, logprobs_and_entropies};
+use assay_irl::reward::schedule::PolicyNegatives;
+use assay_irl::settings::{HeadSettings, LoraSettings, PolicyStart, Settings};
+use assay_irl::trainer::Silent;
+use assay_irl::trainer::rollout::{RolloutGroup, RolloutPlan, rollout};
+use assay_irl::trainer::run::{RunMode, TrainInputs, TrainerKind, newest_checkpoint, train};
+use assay_irl::{IrlError, checkpoint};
+use assay_lm::draw::SamplingSettings as DrawSettings;
+use assay_lm::packed::PackedBatch;
+use assay_lm::sampling::SamplingLimits;
+use assay_lm::transformer::Transformer;
+use assay_lm::{Architecture, ChatTemplate, LanguageModel, ModelConfig, RopeScaling, RopeSettings, Tokenizer};
+use assay_tasks::arithmetic::{ArithmeticSettings, Split, alphabet, generate, vocabulary};
+use assay_tasks::problem::Problem;
+use assay_tasks::prompts::{PromptSettings, PromptStyle};
+
+const TEMPLATE: &str = "{% for message in messages %}{{ message['content'] }}\
+{% if message['role'] == 'assistant' %}<|end|>{% endif %}{% endfor %}";
+
+fn model() -> LanguageModel {
+    let entries: Vec<&str> = std::iter::once("<|end|>").chain(vocabulary().iter().copied()).collect();
+    let tokenizer = Tokenizer::from_vocabulary(&entries).unwrap();
+    let template = ChatTemplate::new(TEMPLATE, &tokenizer, Path::new("test template")).unwrap();
+    let config = ModelConfig {
+        architecture: Architecture::Llama,
+        vocab_size: tokenizer.vocab_size(),
+        hidden_size: 16,
+        intermediate_size: 24,
+        layers: 2,
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 8,
+        rms_norm_eps: 1e-5,
+        rope: RopeSettings { theta: 10_000.0, scaling: RopeScaling::None },
+        max_positions: 128,
+        qkv_bias: false,
+        tie_word_embeddings: false,
+        bos_token_id: None,
+        eos_token_ids: vec![template.end_of_turn()],
+    };
+    let (transformer, _) = Transformer::random(&config, 1).unwrap();
+    LanguageModel { transformer: Arc::new(transformer.detached()), tokenizer, template, name: "tiny".to_owned() }
+}
+
+fn problems(count: usize) -> Vec<Problem> {
+    generate(&ArithmeticSettings { problems: count, ..ArithmeticSettings::default() }, Split::Train, 5).unwrap()
+}
+
+fn settings() -> Settings {
+    let mut settings = Settings { seed: 3, ..Settings::default() };
+    settings.prompt = PromptSettings { style: PromptStyle::Plain, ..PromptSettings::default() };
+    settings.lora.policy = LoraSettings::with_rank(4);
+    settings.lora.reward = LoraSettings::with_rank(4);
+    settings.sampling.samples = 3;
+    settings.sampling.max_completion_tokens = 48;
+    settings.sampling.max_prompt_tokens = 40;
+    settings.sft.epochs = 1;
+    settings.sft.demonstrations_per_update = 4;
+    settings.sft.optimiser.learning_rate = 1e-2;
+    settings.reward.head = HeadSettings::Hybrid { beta: 1.0 };
+    settings.reward.perturbations.alphabet = alphabet(&ArithmeticSettings::default());
+    settings.reward.schedule.warmup_iterations = 1;
+    settings.reward.schedule.policy_negatives = PolicyNegatives::Constant { weight: 0.5 };
+    settings.reward.schedule.replay.enabled = true;
+    settings.reward.schedule.updates_per_iteration = 2;
+    settings.policy.start = PolicyStart::Sft;
+    settings.policy.optimiser.learning_rate = 1e-3;
+    settings.policy.updates_per_iteration = 2;
+    settings.policy.objective.kl_weight = 0.01;
+    settings.run.iterations = 4;
+    settings.run.prompts_per_iteration = 2;
+    settings.run.checkpoint_every = 1;
+    settings.run.keep_last = 0;
+    settings.run.eval_every = 3;
+    settings.run.eval_problems = 2;
+    settings.run.eval_samples = 2;
+    settings
+}
+
+fn run(settings: &Settings, kind: TrainerKind, dir: &Path, mode: RunMode) -> Result<(), IrlError> {
+    let (model, train_problems) = (model(), problems(8));
+    let inputs = TrainInputs {
+        kind,
+        settings,
+        model: &model,
+        reward_backbone: model.transformer.clone(),
+        train: &train_problems,
+        validation: &train_problems[..2],
+    };
+    train(&inputs, dir, mode, &mut Silent).map(|_| ())
+}
+
+/// All that a run computed: metrics without their timing, and every file of its last checkpoint.
+fn result(dir: &Path) -> (Vec<IterationMetrics>, BTreeMap<String, Vec<u8>>) {
+    let mut metrics = read(&dir.join("metrics.jsonl")).unwrap();
+    metrics.iter_mut().for_each(|m| drop(m.values.remove("seconds")));
+    let newest = newest_checkpoint(dir).unwrap();
+    let mut files = BTreeMap::new();
+    for part in ["policy", "reward", "."] {
+        let Ok(entries) = std::fs::read_dir(newest.join(part)) else { continue };
+        for entry in entries.map(Result::unwrap).filter(|entry| entry.path().is_file()) {
+            let name = format!("{part}/{}", entry.file_name().to_string_lossy());
+            files.insert(name, canonical(&entry.path()));
+        }
+    }
+    (metrics, files)
+}
+
+/// A file's bytes; safetensors by tensor, since the order of the header is free.
+fn canonical(path: &Path) -> Vec<u8> {
+    if path.extension().is_none_or(|e| e != "safetensors") {
+        return std::fs::read(path).unwrap();
+    }
+    let tensors = candle_core::safetensors::load(path, &candle_core::Device::Cpu).unwrap();
+    let sorted: BTreeMap<_, _> = tensors.into_iter().collect();
+    format!("{:?}", sorted.iter().map(|(k, t)| (k, bits(t))).collect::<Vec<_>>()).into_bytes()
+}
+
+fn bits(tensor: &candle_core::Tensor) -> Vec<u32> {
+    let flat = tensor.flatten_all().unwrap();
+    flat.to_dtype(candle_core::DType::F32).unwrap().to_vec1::<f32>().unwrap().iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn fault_18_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit() {
+    let settings = settings();
+    let whole = tempfile::tempdir().unwrap();
+    run(&settings, TrainerKind::Airl, whole.path(), RunMode::Fresh).unwrap();
+    let expected = result(whole.path());
+    assert_eq!(expected.0.len(), 6, "two supervised iterations and four of the game");
+    for cut in 1..6 {
+        let resumed = tempfile::tempdir().unwrap();
+        copy(whole.path(), resumed.path());
+        for (number, path) in checkpoint::list(resumed.path()).unwrap() {
+            if number > cut {
+                std::fs::remove_dir_all(path).unwrap();
+            }
+        }
+        run(&settings, TrainerKind::Airl, resumed.path(), RunMode::Resume).unwrap();
+        assert_eq!(result(resumed.path()), expected, "resumed after iteration {cut}");
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            std::fs::create_dir_all(&target).unwrap();
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    let results: Vec<_> = [1, 2, 3]
+        .map(|threads| {
+            let dir = tempfile::tempdir().unwrap();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| run(&settings(), TrainerKind::Airl, dir.path(), RunMode::Fresh)).unwrap();
+            result(dir.path())
+        })
+        .into();
+    assert_eq!(results[0], results[1]);
+    assert_eq!(results[0], results[2]);
+}
+
+#[test]
+fn a_used_directory_and_other_settings_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = settings();
+    settings.run.iterations = 1;
+    settings.run.eval_every = 0;
+    run(&settings, TrainerKind::Grpo, dir.path(), RunMode::Fresh).unwrap();
+    let error = run(&settings, TrainerKind::Grpo, dir.path(), RunMode::Fresh).unwrap_err();
+    assert!(matches!(error, IrlError::RunExists { .. }), "{error}");
+    settings.policy.optimiser.learning_rate = 0.5;
+    let error = run(&settings, TrainerKind::Grpo, dir.path(), RunMode::Resume).unwrap_err();
+    assert!(error.to_string().contains("learning_rate"), "{error}");
+}
+
+#[test]
+fn fault_06_a_long_completion_is_left_out_whole_and_a_long_prompt_keeps_its_end() {
+    let (model, problems) = (model(), problems(4));
+    let prompt = PromptSettings { style: PromptStyle::Plain, ..PromptSettings::default() };
+    let generous = TokenLimits { prompt: 100, completion: 100 };
+    let (all, _) = Encoder::new(&model, &prompt, generous).demonstrations(&problems).unwrap();
+    let longest = all.iter().map(|d| d.completion.ids.len()).max().unwrap();
+    let tight = TokenLimits { prompt: 5, completion: longest - 1 };
+    let (kept, report) = Encoder::new(&model, &prompt, tight).demonstrations(&problems).unwrap();
+    assert_eq!(kept.len() + report.too_long, 4);
+    assert!(report.too_long >= 1);
+    assert_eq!(report.prompts_cut, kept.len());
+    for demonstration in &kept {
+        let whole = all.iter().find(|d| d.problem.id == demonstration.problem.id).unwrap();
+        assert_eq!(demonstration.completion, whole.completion, "a completion was cut");
+        assert_eq!(demonstration.prompt, whole.prompt[whole.prompt.len() - 5..]);
+        let answer = demonstration.problem.answer.as_deref().unwrap();
+        assert!(demonstration.completion.text.ends_with(&format!("#### {answer}")));
+    }
+    let none = TokenLimits { prompt: 100, completion: 3 };
+    let error = Encoder::new(&model, &prompt, none).demonstrations(&problems).unwrap_err();
+    assert!(error.to_string().contains("longer than 3 tokens"), "{error}");
+}
+
+fn sampled(policy: &PolicyModel, model: &LanguageModel, max_sequences: usize) -> Vec<RolloutGroup> {
+    let prompt = PromptSettings { style: PromptStyle::Plain, ..PromptSettings::default() };
+    let encoder = Encoder::new(model, &prompt, TokenLimits { prompt: 64, completion: 64 });
+    let problems = problems(3);
+    let prompted: Vec<_> =
+        problems.iter().enumerate().map(|(i, p)| (i, p, encoder.prompt(&p.question).unwrap())).collect();
+    let limits = SamplingLimits { max_new_tokens: 24, stop_tokens: vec![model.end_of_turn()], max_sequences };
+    let plan =
+        RolloutPlan { sampling: &DrawSettings::default(), limits: &limits, samples: 5, stream_path: &[9], seed: 2 };
+    rollout(policy, &encoder, &prompted, &plan, |_| ()).unwrap()
+}
+
+#[test]
+fn cached_decoding_and_the_packed_pass_agree_whatever_the_batch() {
+    let model = model();
+    let policy = PolicyModel { transformer: model.transformer.clone(), trainable: Trainable::Whole(Vec::new()) };
+    let wide = sampled(&policy, &model, 64);
+    let lengths: Vec<usize> = wide.iter().flat_map(|g| &g.samples).map(|s| s.completion.ids.len()).collect();
+    assert!(lengths.iter().any(|&n| n < 24) && lengths.contains(&24), "one ends early, one at the limit: {lengths:?}");
+    let groups: Vec<_> = wide.iter().map(RolloutGroup::group).collect();
+    let batch = PackedBatch::new(&groups).unwrap();
+    let (recomputed, _) = logprobs_and_entropies(&policy.transformer, None, &batch).unwrap();
+    let drawn = wide.iter().flat_map(|g| &g.samples);
+    for (sample, recomputed) in drawn.zip(&recomputed) {
+        for (a, b) in sample.drawn.policy_logprobs.iter().zip(recomputed) {
+            assert!((a - b).abs() < 1e-5, "sampler {a}, packed pass {b}");
+        }
+        assert_eq!(sample.drawn.sampling_logprobs, sample.drawn.policy_logprobs, "temperature 1 samples the policy");
+    }
+    for max_sequences in [1, 4] {
+        let narrow = sampled(&policy, &model, max_sequences);
+        for (a, b) in wide.iter().flat_map(|g| &g.samples).zip(narrow.iter().flat_map(|g| &g.samples)) {
+            assert_eq!(a.completion.ids, b.completion.ids, "{max_sequences} sequences at a time");
+            assert_eq!(a.drawn.policy_logprobs, b.drawn.policy_logprobs);
+        }
+    }
+}
