@@ -43,9 +43,10 @@ fn both(
 ) {
     group.throughput(Throughput::Elements(flops[0] as u64));
     group.bench_function(format!("{name}/forward"), |b| b.iter(|| black_box(f())));
+    let gradient = tensor(f().dims());
     group.throughput(Throughput::Elements((flops[0] + flops[1]) as u64));
     group.bench_function(format!("{name}/forward+backward"), |b| {
-        b.iter(|| black_box(f().sum_all().unwrap().backward().unwrap()))
+        b.iter(|| black_box(seed_gradient(&f(), &gradient).unwrap().backward().unwrap()))
     });
 }
 
@@ -99,7 +100,29 @@ fn products(c: &mut Criterion) {
             });
         }
     }
+    let output = Matrix::Dense(tensor(&[VOCABULARY, WIDTH]));
+    for rows in [1, 8, 32] {
+        let x = tensor(&[rows, WIDTH]);
+        group.throughput(Throughput::Elements((2 * rows * WIDTH * VOCABULARY) as u64));
+        group.bench_function(format!("{rows} rows/output"), |b| {
+            b.iter(|| black_box(linear(&x, &output, None, None).unwrap()))
+        });
+    }
     group.finish();
+}
+
+/// Groups of one prompt and some completions each.
+fn packed(groups: usize, prompt: usize, completions: &[usize]) -> Arc<AttentionLayout> {
+    let mut row = 0;
+    let mut span = |len: usize| {
+        row += len;
+        row - len..row
+    };
+    let spans = (0..groups).map(|_| GroupSpans {
+        prompt: span(prompt),
+        completions: completions.iter().map(|&len| span(len)).collect(),
+    });
+    Arc::new(AttentionLayout::new(spans.collect()).unwrap())
 }
 
 fn attention(c: &mut Criterion) {
@@ -109,16 +132,7 @@ fn attention(c: &mut Criterion) {
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(2));
     let (prompt, completion, groups, completions) = (120, 190, 2, 4);
-    let mut row = 0;
-    let mut span = |len: usize| {
-        row += len;
-        row - len..row
-    };
-    let spans = (0..groups).map(|_| GroupSpans {
-        prompt: span(prompt),
-        completions: (0..completions).map(|_| span(completion)).collect(),
-    });
-    let layout = Arc::new(AttentionLayout::new(spans.collect()).unwrap());
+    let layout = packed(groups, prompt, &[completion; 4]);
     let pairs = groups
         * (prompt * prompt / 2 + completions * (completion * prompt + completion * completion / 2));
     let flops = 4 * pairs * SHAPE.heads * SHAPE.head_dim;
@@ -213,5 +227,60 @@ fn elementwise(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, products, attention, logprobs, elementwise);
+/// One transformer layer with an adapter on every projection, as training runs it: forward, then backward to the input and
+/// the adapters.
+fn layer(c: &mut Criterion) {
+    let mut group = c.benchmark_group("layer");
+    group
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(4));
+    let layout = packed(2, 120, &[220; 4]);
+    let rows = layout.rows();
+    let (x, norm) = (var(&[rows, WIDTH]), tensor(&[WIDTH]));
+    let frequencies: Vec<f32> = (0..32).map(|i| 10_000f32.powf(-i as f32 / 32.0)).collect();
+    let table = RopeTable::new(&frequencies, 2048, &Device::Cpu).unwrap();
+    let positions: Arc<[u32]> = (0..rows as u32).collect::<Vec<_>>().into();
+    let shapes = [
+        (576, 576),
+        (576, 192),
+        (576, 192),
+        (576, 576),
+        (576, 1536),
+        (576, 1536),
+        (1536, 576),
+    ];
+    let weights: Vec<(Matrix, Var, Var)> = shapes
+        .iter()
+        .map(|&(input, out)| {
+            (
+                Matrix::Dense(tensor(&[out, input])),
+                var(&[16, input]),
+                var(&[out, 16]),
+            )
+        })
+        .collect();
+    let project = |i: usize, x: &Tensor| {
+        let (weight, a, b) = &weights[i];
+        linear(x, weight, None, Some(Lora { a, b, scale: 2.0 })).unwrap()
+    };
+    let forward = || {
+        let h = rms_norm(&x, &norm, 1e-5).unwrap();
+        let q = rope(&project(0, &h), &positions, &table).unwrap();
+        let k = rope(&project(1, &h), &positions, &table).unwrap();
+        let attended = grouped_attention(&q, &k, &project(2, &h), &layout, SHAPE).unwrap();
+        let x = (x.as_tensor() + project(3, &attended)).unwrap();
+        let h = rms_norm(&x, &norm, 1e-5).unwrap();
+        let inner = swiglu(&project(4, &h), &project(5, &h)).unwrap();
+        (&x + project(6, &inner)).unwrap()
+    };
+    let products: usize = shapes
+        .iter()
+        .map(|(input, out)| 2 * rows * (input * out + 16 * (input + out)))
+        .sum();
+    both(&mut group, "lora16", [products, products], &forward);
+    group.finish();
+}
+
+criterion_group!(benches, layer, products, attention, logprobs, elementwise);
 criterion_main!(benches);

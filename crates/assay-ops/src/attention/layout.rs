@@ -91,7 +91,7 @@ mod tests {
             AttentionLayout::new(vec![group(0..0, vec![])]),
             Err(OpsError::EmptyPrompt { group: 0 })
         ));
-        let gap = AttentionLayout::new(vec![group(0..3, vec![4..5])]);
+        let gap = AttentionLayout::new(vec![group(0..3, vec![3..3, 4..5])]);
         assert!(matches!(
             gap,
             Err(OpsError::Spans {

@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn strided_results_leave_the_rest_alone() {
         let (a, b) = (numbers(3 * 4, 1), numbers(4 * 5, 2));
-        let mut c = vec![7f32; 3 * 9];
+        let mut c = [7f32; 3 * 9];
         let term = Term {
             a: View::rows(&a, 4),
             b: View::rows(&b, 5),

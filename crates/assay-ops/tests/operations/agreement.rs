@@ -461,7 +461,7 @@ fn fault_19_every_tracked_input_of_every_operation_receives_a_gradient() {
     let layout = Arc::new(
         AttentionLayout::new(vec![GroupSpans {
             prompt: 0..2,
-            completions: vec![2..3],
+            completions: vec![2..3, 3..3],
         }])
         .unwrap(),
     );
@@ -547,4 +547,24 @@ fn fault_19_every_tracked_input_of_every_operation_receives_a_gradient() {
             );
         }
     }
+}
+
+#[test]
+fn a_seeded_gradient_arrives_as_it_is() {
+    let x = candle_core::Var::from_tensor(&tensor(&[3, 4], 1)).unwrap();
+    let (y, gradient) = (x.affine(3.0, 0.0).unwrap(), tensor(&[3, 4], 2));
+    let store = seed_gradient(&y, &gradient).unwrap().backward().unwrap();
+    let tripled = gradient.affine(3.0, 0.0).unwrap();
+    assert_eq!(bits(store.get(x.as_tensor()).unwrap()), bits(&tripled));
+    let twice = seed_gradient(&y, &gradient)
+        .unwrap()
+        .affine(2.0, 0.0)
+        .unwrap()
+        .backward()
+        .unwrap();
+    assert_eq!(
+        bits(twice.get(x.as_tensor()).unwrap()),
+        bits(&tripled.affine(2.0, 0.0).unwrap())
+    );
+    assert!(seed_gradient(&y, &tensor(&[4, 3], 2)).is_err());
 }

@@ -65,8 +65,11 @@ fn dense(t: &[Tensor], layout: &AttentionLayout, shape: HeadShape) -> Tensor {
         .unwrap()
 }
 
+/// Rows of each group's prompt and of its completions.
+type Lengths<'a> = &'a [(usize, &'a [usize])];
+
 /// A layout from lengths: a prompt and its completions a group.
-pub(crate) fn layout(groups: &[(usize, &[usize])]) -> Arc<AttentionLayout> {
+pub(crate) fn layout(groups: Lengths<'_>) -> Arc<AttentionLayout> {
     let mut row = 0;
     let mut span = |len: usize| {
         row += len;
@@ -81,7 +84,7 @@ pub(crate) fn layout(groups: &[(usize, &[usize])]) -> Arc<AttentionLayout> {
 
 #[test]
 fn grouped_attention_agrees_with_dense_attention() {
-    let cases: [(&[(usize, &[usize])], HeadShape); 6] = [
+    let cases: [(Lengths, HeadShape); 6] = [
         (
             &[(5, &[])],
             HeadShape {
