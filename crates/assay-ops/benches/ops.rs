@@ -230,6 +230,7 @@ fn elementwise(c: &mut Criterion) {
 /// One transformer layer with an adapter on every projection, as training runs it: forward, then backward to the input and
 /// the adapters.
 fn layer(c: &mut Criterion) {
+    use_one_thread_pool();
     let mut group = c.benchmark_group("layer");
     group
         .sample_size(10)
