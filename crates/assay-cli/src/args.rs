@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use assay_tasks::prompts::PromptStyle;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Learn a dense reasoning reward from expert demonstrations, train a policy with it, use it as a critic.
@@ -94,6 +95,26 @@ pub(crate) struct TrainArgs {
     pub(crate) json: bool,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Style {
+    /// Reasoning inside <think>, answer inside <answer>.
+    ThinkAnswer,
+    /// Reasoning lines, then `#### answer`.
+    Gsm8k,
+    /// The question alone.
+    Plain,
+}
+
+impl From<Style> for PromptStyle {
+    fn from(style: Style) -> Self {
+        match style {
+            Style::ThinkAnswer => Self::ThinkAnswer,
+            Style::Gsm8k => Self::Gsm8k,
+            Style::Plain => Self::Plain,
+        }
+    }
+}
+
 /// Which model, and how it samples.
 #[derive(Args)]
 pub(crate) struct SampleArgs {
@@ -131,8 +152,8 @@ pub(crate) struct SampleArgs {
     #[arg(long, default_value_t = 64)]
     pub(crate) batch: usize,
     /// How prompts and answers are written.
-    #[arg(long, default_value = "think_answer")]
-    pub(crate) style: String,
+    #[arg(long, value_enum, default_value_t = Style::ThinkAnswer)]
+    pub(crate) style: Style,
     /// Name written into the traces; the model's and adapter's path otherwise.
     #[arg(long)]
     pub(crate) generator: Option<String>,

@@ -5,6 +5,7 @@
 mod args;
 mod commands;
 mod failure;
+mod open;
 mod progress;
 
 use std::process::ExitCode;
@@ -13,6 +14,11 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use crate::args::{Cli, Command};
+
+/// Training allocates and frees large tensors all the time; the system's allocator returns their pages and faults
+/// them in again.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     assay_ops::use_one_thread_pool();
@@ -27,12 +33,12 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Quickstart(args) => commands::quickstart::run(&args),
         Command::Train(args) => commands::train::run(&args),
-        Command::Sample(args) => commands::sample::run(args),
-        Command::Score(args) => commands::score::run(args),
-        Command::Select(args) => commands::select::run(args),
-        Command::Eval(args) => commands::eval::run(args),
-        Command::Localise(args) => commands::localise::run(args),
-        Command::Report(args) => commands::report::run(args),
+        Command::Sample(args) => commands::sample::run(&args),
+        Command::Score(args) => commands::score::run(&args),
+        Command::Select(args) => commands::select::run(&args),
+        Command::Eval(args) => commands::eval::run(&args),
+        Command::Localise(args) => commands::localise::run(&args),
+        Command::Report(args) => commands::report::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

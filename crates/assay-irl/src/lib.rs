@@ -5,6 +5,7 @@
 
 pub mod adam;
 pub mod checkpoint;
+pub mod critic;
 pub mod encode;
 mod error;
 pub mod masked_mean;

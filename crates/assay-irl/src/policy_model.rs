@@ -5,7 +5,7 @@ use std::sync::Arc;
 use assay_lm::adapter::Adapter;
 use assay_lm::packed::PackedBatch;
 use assay_lm::transformer::{Gradients, Transformer};
-use assay_ops::{TokenLogprobs, token_logprobs};
+use assay_ops::{TokenLogprobs, seed_gradient, token_logprobs};
 use candle_core::{Device, Tensor, Var};
 
 use crate::IrlError;
@@ -93,7 +93,7 @@ impl Player for PolicyModel {
     ) -> Result<(), IrlError> {
         let hidden = Var::from_tensor(&recording.hidden)?;
         let logprobs = completion_logprobs(&self.transformer, hidden.as_tensor(), batch)?.logprobs;
-        let mut store = logprobs.mul(&flatten(grads)?)?.sum_all()?.backward()?;
+        let mut store = seed_gradient(&logprobs, &flatten(grads)?)?.backward()?;
         if let assay_ops::Matrix::Dense(output) = self.transformer.output_matrix()
             && output.is_variable()
         {

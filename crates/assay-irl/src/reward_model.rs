@@ -15,22 +15,39 @@ use assay_lm::adapter::{Adapter, AdapterCard};
 use assay_lm::packed::PackedBatch;
 use assay_lm::peft;
 use assay_lm::transformer::{Gradients, Transformer};
-use assay_ops::reward_head;
+use assay_ops::{reward_head, seed_gradient};
+use assay_tasks::prompts::PromptSettings;
 use candle_core::{DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use crate::IrlError;
 use crate::player::{Player, Recording, TokenScalars, flatten};
 use crate::policy_model::completion_logprobs;
+use crate::reward::granularity::Granularity;
+use crate::reward::transform::RewardTransform;
 use crate::settings::HeadSettings;
 
 /// File beside a reward adapter that says how its token rewards are computed.
-pub const HEAD_FILE: &str = "reward_head.json";
+pub const HEAD_FILE: &str = "reward_head.toml";
 const SCORE_WEIGHT: &str = "base_model.model.score.weight";
 const SCORE_BIAS: &str = "base_model.model.score.bias";
 
+/// What scoring a trace needs beside the weights; saved with the reward so that it needs nothing else.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScoringSettings {
+    /// How questions are asked and completions are laid out.
+    pub prompt: PromptSettings,
+    /// Which tokens carry a reward of their own.
+    pub granularity: Granularity,
+    /// From logit to reward.
+    pub transform: RewardTransform,
+}
+
 /// A token reward model.
 pub struct RewardModel {
+    /// How its logits become rewards of traces.
+    pub scoring: ScoringSettings,
     backbone: Arc<Transformer>,
     adapter: Adapter,
     head: HeadSettings,
@@ -43,8 +60,10 @@ pub struct RewardModel {
 /// The head as written beside the adapter.
 #[derive(Serialize, Deserialize)]
 struct HeadFile {
-    head: HeadSettings,
     formula: String,
+    head: HeadSettings,
+    #[serde(default)]
+    scoring: ScoringSettings,
 }
 
 impl RewardModel {
@@ -59,7 +78,7 @@ impl RewardModel {
             HeadSettings::Linear | HeadSettings::Hybrid { .. } => Some(Var::zeros(hidden, DType::F32, &Device::Cpu)?),
         };
         let bias = Var::zeros(1, DType::F32, &Device::Cpu)?;
-        Ok(Self { backbone, adapter, head, weight, bias })
+        Ok(Self { scoring: ScoringSettings::default(), backbone, adapter, head, weight, bias })
     }
 
     /// Reads a reward directory: a PEFT adapter, its head and the head's kind.
@@ -71,15 +90,15 @@ impl RewardModel {
     pub fn load(dir: &Path, backbone: Arc<Transformer>) -> Result<Self, IrlError> {
         let loaded = peft::load(dir, backbone.config())?;
         let path = dir.join(HEAD_FILE);
-        let head = if path.exists() {
+        let (head, scoring) = if path.exists() {
             let text = std::fs::read_to_string(&path).map_err(|source| IrlError::io("reading", &path, source))?;
-            let file: HeadFile = serde_json::from_str(&text)
+            let file: HeadFile = toml::from_str(&text)
                 .map_err(|source| IrlError::Malformed { path: path.clone(), reason: source.to_string() })?;
-            file.head
+            (file.head, file.scoring)
         } else {
-            HeadSettings::Linear
+            (HeadSettings::Linear, ScoringSettings::default())
         };
-        let mut model = Self::new(backbone, loaded.adapter, head)?;
+        let mut model = Self { scoring, ..Self::new(backbone, loaded.adapter, head)? };
         let hidden = model.backbone.config().hidden_size;
         let tensor = |name: &str, count: usize| -> Result<Option<Tensor>, IrlError> {
             let Some(tensor) = loaded.extra.get(name) else { return Ok(None) };
@@ -123,9 +142,10 @@ impl RewardModel {
             HeadSettings::Implicit { .. } => "z_t = beta (log pi_D(y_t) - log pi_ref(y_t)) + score.bias",
             HeadSettings::Hybrid { .. } => "z_t = score(h_t) + beta (log pi_D(y_t) - log pi_ref(y_t))",
         };
-        let file = HeadFile { head: self.head, formula: formula.to_owned() };
+        let file = HeadFile { head: self.head, scoring: self.scoring.clone(), formula: formula.to_owned() };
         let path = dir.join(HEAD_FILE);
-        let text = serde_json::to_string_pretty(&file).unwrap_or_default() + "\n";
+        let unwritable = |source: toml::ser::Error| IrlError::Malformed { path: path.clone(), reason: source.to_string() };
+        let text = toml::to_string_pretty(&file).map_err(unwritable)?;
         std::fs::write(&path, text).map_err(|source| IrlError::io("writing", &path, source))
     }
 
@@ -221,7 +241,7 @@ impl Player for RewardModel {
     ) -> Result<(), IrlError> {
         let hidden = Var::from_tensor(&recording.hidden)?;
         let logits = self.head_logits(hidden.as_tensor(), batch)?;
-        let mut store = logits.mul(&flatten(grads)?)?.sum_all()?.backward()?;
+        let mut store = seed_gradient(&logits, &flatten(grads)?)?.backward()?;
         let own = self.weight.iter().chain([&self.bias]).map(Var::as_tensor);
         gradients.absorb(&mut store, own)?;
         let grad_hidden = match store.remove(hidden.as_tensor()) {

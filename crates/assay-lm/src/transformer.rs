@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use assay_ops::{
-    HeadShape, Matrix, RopeTable, embedding, grouped_attention, linear, rms_norm, rope, swiglu,
+    HeadShape, Matrix, RopeTable, embedding, grouped_attention, linear, rms_norm, rope, seed_gradient, swiglu,
 };
 use assay_tasks::random::Stream;
 use candle_core::backprop::GradStore;
@@ -400,7 +400,7 @@ impl Transformer {
             && table.is_variable()
         {
             let x = embedding(&self.embedding, &batch.tokens)?;
-            let mut store = x.mul(&grad)?.sum_all()?.backward()?;
+            let mut store = seed_gradient(&x, &grad)?.backward()?;
             gradients.absorb(&mut store, std::iter::once(table))?;
         }
         Ok(())
@@ -521,7 +521,7 @@ fn pull_back<'t>(
 ) -> Result<Tensor, LmError> {
     let x = Var::from_tensor(&input.to_dtype(DType::F32)?)?;
     let y = forward(x.as_tensor())?;
-    let mut store = y.mul(grad_output)?.sum_all()?.backward()?;
+    let mut store = seed_gradient(&y, grad_output)?.backward()?;
     gradients.absorb(&mut store, tensors)?;
     match store.remove(x.as_tensor()) {
         Some(gradient) => Ok(gradient.detach()),

@@ -23,6 +23,8 @@ pub struct EvaluationPlan<'p> {
     pub samples: usize,
     /// Seed of the samples.
     pub seed: u64,
+    /// Number of the first problem in its data set: each problem has its own random streams.
+    pub first_problem: usize,
     /// Name written into the traces.
     pub generator: &'p str,
 }
@@ -40,7 +42,7 @@ pub fn sample_problems(
 ) -> Result<Vec<ScoredTrace>, IrlError> {
     let mut prompted = Vec::with_capacity(problems.len());
     for (index, problem) in problems.iter().enumerate() {
-        prompted.push((index, problem, encoder.prompt(&problem.question)?));
+        prompted.push((plan.first_problem + index, problem, encoder.prompt(&problem.question)?));
     }
     let stream_path = [EVALUATE];
     let plan_of_rollout = RolloutPlan {

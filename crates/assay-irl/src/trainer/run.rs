@@ -30,7 +30,7 @@ use crate::encode::{Demonstration, Encoder, TokenLimits};
 use crate::metrics::{IterationMetrics, MetricsFile};
 use crate::player::{Player, update};
 use crate::policy_model::{PolicyModel, Trainable};
-use crate::reward_model::RewardModel;
+use crate::reward_model::{RewardModel, ScoringSettings};
 use crate::settings::{PolicyStart, RewardStart, Settings, TrainedParameters};
 use crate::sft::token_mean_nll;
 use crate::{IrlError, checkpoint};
@@ -352,6 +352,7 @@ impl<'i> Run<'i> {
             limits: &self.limits,
             samples: run.eval_samples,
             seed: self.inputs.settings.seed,
+            first_problem: 0,
             generator: "policy",
         };
         let traces =
@@ -464,13 +465,18 @@ fn start_policy(inputs: &TrainInputs<'_>) -> Result<PolicyModel, IrlError> {
 fn start_discriminator(inputs: &TrainInputs<'_>) -> Result<Discriminator, IrlError> {
     let settings = inputs.settings;
     let backbone = inputs.reward_backbone.clone();
-    let model = match &settings.reward.start {
+    let mut model = match &settings.reward.start {
         RewardStart::Adapter { path } => RewardModel::load(path, backbone)?,
         RewardStart::Fresh => {
             let seed = settings.seed ^ REWARD_ADAPTER;
             let adapter = Adapter::new(backbone.config(), &lora(&settings.lora.reward)?, seed)?;
             RewardModel::new(backbone, adapter, settings.reward.head)?
         }
+    };
+    model.scoring = ScoringSettings {
+        prompt: settings.prompt.clone(),
+        granularity: settings.reward.granularity,
+        transform: settings.reward.transform,
     };
     Ok(Discriminator::new(model, &settings.reward))
 }

@@ -66,7 +66,7 @@ pub(super) fn write(out: &Path, measured: &Measured, summary: &Summary) -> Resul
         rows.extend(parse_metrics(&serde_json::to_string(&line)?)?);
     }
     let injected = measured.errors.iter().take(20);
-    let injected = injected.map(|(trace, span)| HeatmapTrace { trace, injected: Some(span.clone()) });
+    let injected = injected.map(|case| HeatmapTrace { trace: &case.trace, injected: Some(case.span.clone()) });
     let sampled = measured.traces.iter().step_by(SAMPLES).take(20).map(|trace| HeatmapTrace { trace, injected: None });
     let traces: Vec<HeatmapTrace<'_>> = injected.chain(sampled).collect();
     let input = ReportInput {

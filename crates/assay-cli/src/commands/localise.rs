@@ -1,0 +1,69 @@
+//! `assay localise`: does the reward find errors injected into demonstrations, or the first wrong step of real traces?
+
+use std::io::Write;
+
+use anyhow::Result;
+use assay_evals::localisation::{Predictor, localise};
+use assay_evals::processbench::{StepCase, StepScore, cross_fitted_summary};
+use assay_evals::statistics::BootstrapSettings;
+use assay_evals::summary::Summary;
+use assay_irl::critic::{Beside, Critic};
+use assay_tasks::datasets::Required;
+use assay_tasks::perturbations::Registry;
+use assay_tasks::trace_io::read_step_traces;
+
+use crate::args::LocaliseArgs;
+use crate::open;
+use crate::progress::Progress;
+
+/// The kind of a run that names none: one number of the reasoning, as in the published comparisons.
+const DEFAULT_KIND: &str = "corrupt_numbers";
+
+/// Runs the command.
+pub(crate) fn run(args: &LocaliseArgs) -> Result<()> {
+    let summary = if args.demonstrations.extension().is_some_and(|extension| extension == "json") {
+        steps(args)?
+    } else {
+        injected(args)?
+    };
+    let mut out = std::io::stdout();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&summary.to_value()?)?)?;
+    } else {
+        write!(out, "{}", summary.table())?;
+    }
+    Ok(())
+}
+
+fn injected(args: &LocaliseArgs) -> Result<Summary> {
+    let kinds = if args.kinds.is_empty() { vec![DEFAULT_KIND.to_owned()] } else { args.kinds.clone() };
+    let registry = Registry::named(&kinds)?;
+    let problems = open::problems(&args.demonstrations, args.limit, Required::DemonstrationAndAnswer)?;
+    let (model, reward) = open::reward(&args.reward, args.model.as_deref())?;
+    let critic = Critic::new(&reward, &model, args.token_budget);
+    let beside = Beside { transformer: &model.transformer, adapter: None };
+    let mut progress = Progress::new("localise", problems.len());
+    let total = problems.len();
+    let cases = critic.inject(&problems, (&registry, args.seed), beside, |done| progress.set(done + 1, total, ""))?;
+    progress.finish();
+    let result = localise(cases.iter().map(|case| case.view()), None);
+    Ok(result.summary(Predictor::LargestDrop, &BootstrapSettings::default()))
+}
+
+fn steps(args: &LocaliseArgs) -> Result<Summary> {
+    let traces = read_step_traces(&args.demonstrations)?;
+    let (model, reward) = open::reward(&args.reward, args.model.as_deref())?;
+    let critic = Critic::new(&reward, &model, args.token_budget);
+    let limit = args.limit.unwrap_or(traces.len()).min(traces.len());
+    let scored = critic.score_steps(&traces[..limit])?;
+    let cases: Vec<StepCase> = traces
+        .iter()
+        .zip(&scored)
+        .map(|(trace, (scored, steps))| StepCase {
+            id: trace.id.clone(),
+            step_scores: StepScore::Min.of_steps(&scored.token_offsets, &scored.token_rewards, steps),
+            label: trace.label,
+        })
+        .collect();
+    Ok(cross_fitted_summary(&cases, &BootstrapSettings::default()))
+}

@@ -1,0 +1,67 @@
+//! Opening what commands name: models, adapters, rewards, problems, traces.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use assay_irl::policy_model::{PolicyModel, Trainable};
+use assay_irl::reward_model::RewardModel;
+use assay_lm::{LanguageModel, Storage, peft};
+use assay_tasks::datasets::{DatasetSettings, Required, load_problems};
+use assay_tasks::problem::Problem;
+use assay_tasks::trace::ScoredTrace;
+use assay_tasks::trace_io::{StepTrace, read_foreign_traces, read_step_traces};
+
+use crate::progress::message;
+
+/// A model from a directory or file.
+pub(crate) fn model(path: &Path) -> Result<LanguageModel> {
+    Ok(LanguageModel::open(path, Storage::Expanded)?)
+}
+
+/// A policy: a model with or without an adapter; nothing of it is trained.
+pub(crate) fn policy(model: &LanguageModel, adapter: Option<&Path>) -> Result<PolicyModel> {
+    let trainable = match adapter {
+        Some(dir) => Trainable::Adapter(peft::load(dir, model.transformer.config())?.adapter),
+        None => Trainable::Whole(Vec::new()),
+    };
+    Ok(PolicyModel { transformer: Arc::clone(&model.transformer), trainable })
+}
+
+/// A reward and the base model it names, or `base` instead of that.
+pub(crate) fn reward(dir: &Path, base: Option<&Path>) -> Result<(LanguageModel, RewardModel)> {
+    let path = match base {
+        Some(path) => path.to_owned(),
+        None => PathBuf::from(peft::base_model(dir)?),
+    };
+    let model = model(&path).with_context(|| {
+        format!("the base model of {} is {}; name another with --model", dir.display(), path.display())
+    })?;
+    let reward = RewardModel::load(dir, Arc::clone(&model.transformer))?;
+    Ok((model, reward))
+}
+
+/// The first problems of a file; what is left out is said.
+pub(crate) fn problems(path: &Path, limit: Option<usize>, required: Required) -> Result<Vec<Problem>> {
+    let settings = DatasetSettings { path: path.to_owned(), limit, required, ..DatasetSettings::default() };
+    let (problems, report) = load_problems(&settings)?;
+    for (reason, count) in &report.skipped {
+        message(&format!("{}: left out {count}: {reason}", path.display()))?;
+    }
+    anyhow::ensure!(!problems.is_empty(), "{} holds no usable problem", path.display());
+    Ok(problems)
+}
+
+/// What a file of traces holds.
+pub(crate) enum Traces {
+    /// Whole texts.
+    Texts(Vec<ScoredTrace>),
+    /// Texts cut into steps with the first wrong one (ProcessBench).
+    Steps(Vec<StepTrace>),
+}
+
+/// Reads assay's traces, the two foreign JSONL shapes, or ProcessBench JSON.
+pub(crate) fn traces(path: &Path) -> Result<Traces> {
+    let json_array = path.extension().is_some_and(|extension| extension == "json");
+    Ok(if json_array { Traces::Steps(read_step_traces(path)?) } else { Traces::Texts(read_foreign_traces(path)?) })
+}
