@@ -25,7 +25,10 @@ pub(crate) fn policy(model: &LanguageModel, adapter: Option<&Path>) -> Result<Po
         Some(dir) => Trainable::Adapter(peft::load(dir, model.transformer.config())?.adapter),
         None => Trainable::Whole(Vec::new()),
     };
-    Ok(PolicyModel { transformer: Arc::clone(&model.transformer), trainable })
+    Ok(PolicyModel {
+        transformer: Arc::clone(&model.transformer),
+        trainable,
+    })
 }
 
 /// A reward and the base model it names, or `base` instead of that.
@@ -35,20 +38,37 @@ pub(crate) fn reward(dir: &Path, base: Option<&Path>) -> Result<(LanguageModel, 
         None => PathBuf::from(peft::base_model(dir)?),
     };
     let model = model(&path).with_context(|| {
-        format!("the base model of {} is {}; name another with --model", dir.display(), path.display())
+        format!(
+            "the base model of {} is {}; name another with --model",
+            dir.display(),
+            path.display()
+        )
     })?;
     let reward = RewardModel::load(dir, Arc::clone(&model.transformer))?;
     Ok((model, reward))
 }
 
 /// The first problems of a file; what is left out is said.
-pub(crate) fn problems(path: &Path, limit: Option<usize>, required: Required) -> Result<Vec<Problem>> {
-    let settings = DatasetSettings { path: path.to_owned(), limit, required, ..DatasetSettings::default() };
+pub(crate) fn problems(
+    path: &Path,
+    limit: Option<usize>,
+    required: Required,
+) -> Result<Vec<Problem>> {
+    let settings = DatasetSettings {
+        path: path.to_owned(),
+        limit,
+        required,
+        ..DatasetSettings::default()
+    };
     let (problems, report) = load_problems(&settings)?;
     for (reason, count) in &report.skipped {
         message(&format!("{}: left out {count}: {reason}", path.display()))?;
     }
-    anyhow::ensure!(!problems.is_empty(), "{} holds no usable problem", path.display());
+    anyhow::ensure!(
+        !problems.is_empty(),
+        "{} holds no usable problem",
+        path.display()
+    );
     Ok(problems)
 }
 
@@ -62,6 +82,12 @@ pub(crate) enum Traces {
 
 /// Reads assay's traces, the two foreign JSONL shapes, or ProcessBench JSON.
 pub(crate) fn traces(path: &Path) -> Result<Traces> {
-    let json_array = path.extension().is_some_and(|extension| extension == "json");
-    Ok(if json_array { Traces::Steps(read_step_traces(path)?) } else { Traces::Texts(read_foreign_traces(path)?) })
+    let json_array = path
+        .extension()
+        .is_some_and(|extension| extension == "json");
+    Ok(if json_array {
+        Traces::Steps(read_step_traces(path)?)
+    } else {
+        Traces::Texts(read_foreign_traces(path)?)
+    })
 }

@@ -29,14 +29,27 @@ impl Progress {
     /// Starts a piece of work of `total` steps.
     pub(crate) fn new(label: &str, total: usize) -> Self {
         let terminal = stderr().is_terminal();
-        let bar = if terminal { ProgressBar::new(total as u64) } else { ProgressBar::hidden() };
-        if let Ok(style) = ProgressStyle::with_template("{prefix:<14} {bar:24} {pos}/{len} {elapsed}<{eta} {msg}") {
+        let bar = if terminal {
+            ProgressBar::new(total as u64)
+        } else {
+            ProgressBar::hidden()
+        };
+        if let Ok(style) =
+            ProgressStyle::with_template("{prefix:<14} {bar:24} {pos}/{len} {elapsed}<{eta} {msg}")
+        {
             bar.set_style(style);
         }
         bar.set_prefix(label.to_owned());
         bar.set_length(total as u64);
         let now = Instant::now();
-        Self { bar, label: label.to_owned(), terminal, last_line: now, tokens: 0, started: now }
+        Self {
+            bar,
+            label: label.to_owned(),
+            terminal,
+            last_line: now,
+            tokens: 0,
+            started: now,
+        }
     }
 
     /// Sets how much is done.
@@ -47,7 +60,10 @@ impl Progress {
         if !self.terminal && (self.last_line.elapsed() > QUIET || done == total) {
             self.last_line = Instant::now();
             let seconds = self.started.elapsed().as_secs();
-            let _ = message(&format!("{} {done}/{total} {seconds} s  {text}", self.label));
+            let _ = message(&format!(
+                "{} {done}/{total} {seconds} s  {text}",
+                self.label
+            ));
         }
     }
 
@@ -66,13 +82,18 @@ impl Observer for Progress {
     fn tokens(&mut self, count: usize) {
         self.tokens += count;
         if self.terminal {
-            self.bar.set_message(format!("{} tokens drawn", self.tokens));
+            self.bar
+                .set_message(format!("{} tokens drawn", self.tokens));
         }
     }
 
     fn note(&mut self, text: &str) {
         let line = format!("{}: {text}", self.label);
-        if self.terminal { self.bar.println(line) } else { drop(message(&line)) }
+        if self.terminal {
+            self.bar.println(line)
+        } else {
+            drop(message(&line))
+        }
     }
 }
 
@@ -87,7 +108,9 @@ fn headline(metrics: &IterationMetrics) -> String {
         ("rollout/accuracy", "accuracy"),
         ("validation/accuracy", "validation"),
     ];
-    let shown = SHOWN.iter().filter_map(|(key, name)| Some(format!("{name} {:.3}", metrics.values.get(*key)?)));
+    let shown = SHOWN
+        .iter()
+        .filter_map(|(key, name)| Some(format!("{name} {:.3}", metrics.values.get(*key)?)));
     let values: Vec<String> = shown.collect();
     format!("{}  {}", metrics.phase, values.join("  "))
 }

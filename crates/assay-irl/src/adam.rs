@@ -46,9 +46,17 @@ impl AdamW {
     pub fn with_factors(parameters: &[(String, Var)], factor: impl Fn(&str) -> f64) -> Self {
         let moments = parameters.iter().map(|(name, var)| {
             let n = var.elem_count();
-            Moments { name: name.clone(), first: vec![0.0; n], second: vec![0.0; n], factor: factor(name) }
+            Moments {
+                name: name.clone(),
+                first: vec![0.0; n],
+                second: vec![0.0; n],
+                factor: factor(name),
+            }
         });
-        Self { moments: moments.collect(), iterations: 0 }
+        Self {
+            moments: moments.collect(),
+            iterations: 0,
+        }
     }
 
     /// Number of steps taken.
@@ -69,27 +77,51 @@ impl AdamW {
     ) -> Result<StepReport, IrlError> {
         let mut grads = Vec::with_capacity(parameters.len());
         for (name, var) in parameters {
-            let missing = || IrlError::MissingGradient { parameter: name.clone() };
-            let gradient = gradients.get(var).ok_or_else(missing)?.flatten_all()?.to_vec1::<f32>()?;
+            let missing = || IrlError::MissingGradient {
+                parameter: name.clone(),
+            };
+            let gradient = gradients
+                .get(var)
+                .ok_or_else(missing)?
+                .flatten_all()?
+                .to_vec1::<f32>()?;
             if !gradient.iter().all(|g| g.is_finite()) {
-                return Err(IrlError::NotFinite { what: format!("the gradient of {name}") });
+                return Err(IrlError::NotFinite {
+                    what: format!("the gradient of {name}"),
+                });
             }
             grads.push(gradient);
         }
         let norm = global_norm(grads.iter().map(Vec::as_slice));
         let clip = clip_coefficient(norm, max_norm);
         self.iterations += 1;
-        for (((name, var), gradient), moments) in parameters.iter().zip(&grads).zip(&mut self.moments) {
+        for (((name, var), gradient), moments) in
+            parameters.iter().zip(&grads).zip(&mut self.moments)
+        {
             let mut values = var.flatten_all()?.to_vec1::<f32>()?;
             let state = (moments.first.as_mut_slice(), moments.second.as_mut_slice());
-            let settings = AdamWSettings { lr: settings.lr * moments.factor, ..settings.clone() };
-            adamw(&mut values, gradient, state, self.iterations, (&settings, clip as f32));
+            let settings = AdamWSettings {
+                lr: settings.lr * moments.factor,
+                ..settings.clone()
+            };
+            adamw(
+                &mut values,
+                gradient,
+                state,
+                self.iterations,
+                (&settings, clip as f32),
+            );
             if !values.iter().all(|v| v.is_finite()) {
-                return Err(IrlError::NotFinite { what: format!("the weight {name}") });
+                return Err(IrlError::NotFinite {
+                    what: format!("the weight {name}"),
+                });
             }
             var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu)?)?;
         }
-        Ok(StepReport { gradient_norm: norm, clip })
+        Ok(StepReport {
+            gradient_norm: norm,
+            clip,
+        })
     }
 
     /// Writes the moments and the step count as one safetensors file.
@@ -100,10 +132,19 @@ impl AdamW {
         let mut tensors = HashMap::new();
         for moments in &self.moments {
             let n = moments.first.len();
-            tensors.insert(format!("first.{}", moments.name), Tensor::from_slice(&moments.first, n, &Device::Cpu)?);
-            tensors.insert(format!("second.{}", moments.name), Tensor::from_slice(&moments.second, n, &Device::Cpu)?);
+            tensors.insert(
+                format!("first.{}", moments.name),
+                Tensor::from_slice(&moments.first, n, &Device::Cpu)?,
+            );
+            tensors.insert(
+                format!("second.{}", moments.name),
+                Tensor::from_slice(&moments.second, n, &Device::Cpu)?,
+            );
         }
-        tensors.insert("iterations".to_owned(), Tensor::new(&[self.iterations as i64], &Device::Cpu)?);
+        tensors.insert(
+            "iterations".to_owned(),
+            Tensor::new(&[self.iterations as i64], &Device::Cpu)?,
+        );
         Ok(candle_core::safetensors::save(&tensors, path)?)
     }
 
@@ -112,13 +153,21 @@ impl AdamW {
     /// # Errors
     /// Names the file and the tensor that is missing or has another size.
     pub fn restore(&mut self, path: &Path) -> Result<(), IrlError> {
-        let malformed = |reason: String| IrlError::Malformed { path: path.to_owned(), reason };
-        let tensors =
-            candle_core::safetensors::load(path, &Device::Cpu).map_err(|source| malformed(source.to_string()))?;
+        let malformed = |reason: String| IrlError::Malformed {
+            path: path.to_owned(),
+            reason,
+        };
+        let tensors = candle_core::safetensors::load(path, &Device::Cpu)
+            .map_err(|source| malformed(source.to_string()))?;
         let get = |name: String, n: usize| -> Result<Vec<f32>, IrlError> {
-            let tensor = tensors.get(&name).ok_or_else(|| malformed(format!("{name} is missing")))?;
+            let tensor = tensors
+                .get(&name)
+                .ok_or_else(|| malformed(format!("{name} is missing")))?;
             if tensor.elem_count() != n {
-                return Err(malformed(format!("{name} has {} values, not {n}", tensor.elem_count())));
+                return Err(malformed(format!(
+                    "{name} has {} values, not {n}",
+                    tensor.elem_count()
+                )));
             }
             Ok(tensor.flatten_all()?.to_vec1::<f32>()?)
         };
@@ -127,8 +176,15 @@ impl AdamW {
             moments.first = get(format!("first.{}", moments.name), n)?;
             moments.second = get(format!("second.{}", moments.name), n)?;
         }
-        let count = tensors.get("iterations").ok_or_else(|| malformed("iterations is missing".to_owned()))?;
-        self.iterations = count.to_vec1::<i64>()?.first().copied().unwrap_or(0).unsigned_abs();
+        let count = tensors
+            .get("iterations")
+            .ok_or_else(|| malformed("iterations is missing".to_owned()))?;
+        self.iterations = count
+            .to_vec1::<i64>()?
+            .first()
+            .copied()
+            .unwrap_or(0)
+            .unsigned_abs();
         Ok(())
     }
 }

@@ -23,7 +23,8 @@ pub fn write(
     let partial = parent.join(format!(".{PREFIX}{iteration}.partial"));
     let target = parent.join(format!("{PREFIX}{iteration}"));
     if partial.exists() {
-        fs::remove_dir_all(&partial).map_err(|source| IrlError::io("removing", &partial, source))?;
+        fs::remove_dir_all(&partial)
+            .map_err(|source| IrlError::io("removing", &partial, source))?;
     }
     fs::create_dir_all(&partial).map_err(|source| IrlError::io("creating", &partial, source))?;
     fill(&partial)?;
@@ -51,7 +52,10 @@ pub fn list(run: &Path) -> Result<Vec<(usize, PathBuf)>, IrlError> {
     for entry in entries {
         let entry = entry.map_err(|source| IrlError::io("reading", &parent, source))?;
         let name = entry.file_name();
-        let number = name.to_str().and_then(|n| n.strip_prefix(PREFIX)).and_then(|n| n.parse().ok());
+        let number = name
+            .to_str()
+            .and_then(|n| n.strip_prefix(PREFIX))
+            .and_then(|n| n.parse().ok());
         if let Some(number) = number {
             found.push((number, entry.path()));
         }
@@ -86,14 +90,22 @@ pub fn write_file(path: &Path, contents: &[u8]) -> Result<(), IrlError> {
 fn sync_tree(dir: &Path) -> Result<(), IrlError> {
     let entries = fs::read_dir(dir).map_err(|source| IrlError::io("reading", dir, source))?;
     for entry in entries {
-        let path = entry.map_err(|source| IrlError::io("reading", dir, source))?.path();
-        if path.is_dir() { sync_tree(&path)? } else { sync(&path)? }
+        let path = entry
+            .map_err(|source| IrlError::io("reading", dir, source))?
+            .path();
+        if path.is_dir() {
+            sync_tree(&path)?
+        } else {
+            sync(&path)?
+        }
     }
     sync(dir)
 }
 
 fn sync(path: &Path) -> Result<(), IrlError> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(|source| IrlError::io("syncing", path, source))
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(|source| IrlError::io("syncing", path, source))
 }
 
 #[cfg(test)]
@@ -104,20 +116,32 @@ mod tests {
     fn a_failed_checkpoint_leaves_the_previous_one_and_no_name_of_its_own() {
         let run = tempfile::tempdir().unwrap();
         let fill = |text: &'static str| {
-            move |dir: &Path| fs::write(dir.join("a"), text).map_err(|e| IrlError::io("writing", dir, e))
+            move |dir: &Path| {
+                fs::write(dir.join("a"), text).map_err(|e| IrlError::io("writing", dir, e))
+            }
         };
         write(run.path(), 3, fill("three")).unwrap();
         write(run.path(), 10, fill("ten")).unwrap();
         let failed = write(run.path(), 11, |dir| {
             fs::write(dir.join("a"), "half").unwrap();
-            Err(IrlError::NotFinite { what: "a test".to_owned() })
+            Err(IrlError::NotFinite {
+                what: "a test".to_owned(),
+            })
         });
         assert!(failed.is_err());
-        let names: Vec<usize> = list(run.path()).unwrap().into_iter().map(|(n, _)| n).collect();
+        let names: Vec<usize> = list(run.path())
+            .unwrap()
+            .into_iter()
+            .map(|(n, _)| n)
+            .collect();
         assert_eq!(names, [3, 10]);
         write(run.path(), 11, fill("eleven")).unwrap();
         prune(run.path(), 2).unwrap();
-        let names: Vec<usize> = list(run.path()).unwrap().into_iter().map(|(n, _)| n).collect();
+        let names: Vec<usize> = list(run.path())
+            .unwrap()
+            .into_iter()
+            .map(|(n, _)| n)
+            .collect();
         assert_eq!(names, [10, 11]);
     }
 }

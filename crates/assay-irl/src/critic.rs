@@ -88,8 +88,15 @@ impl<'m> Critic<'m> {
     /// A critic over the model its reward was trained on.
     pub fn new(reward: &'m RewardModel, model: &'m LanguageModel, token_budget: usize) -> Self {
         let positions = model.transformer.config().max_positions;
-        let limits = TokenLimits { prompt: positions / 2, completion: positions / 2 };
-        Self { reward, encoder: Encoder::new(model, &reward.scoring.prompt, limits), token_budget }
+        let limits = TokenLimits {
+            prompt: positions / 2,
+            completion: positions / 2,
+        };
+        Self {
+            reward,
+            encoder: Encoder::new(model, &reward.scoring.prompt, limits),
+            token_budget,
+        }
     }
 
     /// Fills tokens, rewards, trace scores, answers and correctness; with a policy its log-probabilities too.
@@ -98,7 +105,11 @@ impl<'m> Critic<'m> {
     ///
     /// # Errors
     /// A model or tokenizer fails.
-    pub fn score(&self, traces: &mut [ScoredTrace], beside: Option<Beside<'_>>) -> Result<ScoreReport, IrlError> {
+    pub fn score(
+        &self,
+        traces: &mut [ScoredTrace],
+        beside: Option<Beside<'_>>,
+    ) -> Result<ScoreReport, IrlError> {
         for trace in traces.iter_mut() {
             self.complete(trace)?;
         }
@@ -116,11 +127,16 @@ impl<'m> Critic<'m> {
         report: &mut ScoreReport,
     ) -> Result<(), IrlError> {
         let group = Group {
-            prompt: traces.first().map(|trace| trace.prompt_token_ids.clone()).unwrap_or_default(),
+            prompt: traces
+                .first()
+                .map(|trace| trace.prompt_token_ids.clone())
+                .unwrap_or_default(),
             completions: traces.iter().map(|trace| trace.token_ids.clone()).collect(),
         };
         let logits = infer_all(self.reward, std::slice::from_ref(&group), self.token_budget)?;
-        let policy = beside.map(|policy| self.beside(policy, &group)).transpose()?;
+        let policy = beside
+            .map(|policy| self.beside(policy, &group))
+            .transpose()?;
         for (index, (trace, logits)) in traces.iter_mut().zip(&logits).enumerate() {
             if logits.is_empty() {
                 report.unscored += 1;
@@ -137,7 +153,11 @@ impl<'m> Critic<'m> {
         Ok(())
     }
 
-    fn beside(&self, policy: Beside<'_>, group: &Group) -> Result<(TokenScalars, TokenScalars), IrlError> {
+    fn beside(
+        &self,
+        policy: Beside<'_>,
+        group: &Group,
+    ) -> Result<(TokenScalars, TokenScalars), IrlError> {
         let (mut logprobs, mut entropies) = (Vec::new(), Vec::new());
         for part in micro_batches(std::slice::from_ref(group), self.token_budget) {
             let batch = PackedBatch::new(&part.groups)?;
@@ -162,10 +182,16 @@ impl<'m> Critic<'m> {
             trace.token_rewards = vec![None; trace.token_ids.len()];
         }
         if trace.predicted_answer.is_none() {
-            trace.predicted_answer = extract_lenient(&trace.text).map(|found| found.text.to_owned());
+            trace.predicted_answer =
+                extract_lenient(&trace.text).map(|found| found.text.to_owned());
         }
         if let (None, Some(gold)) = (trace.correct, trace.answer.as_deref()) {
-            trace.correct = Some(trace.predicted_answer.as_deref().is_some_and(|found| same_answer(found, gold)));
+            trace.correct = Some(
+                trace
+                    .predicted_answer
+                    .as_deref()
+                    .is_some_and(|found| same_answer(found, gold)),
+            );
         }
         Ok(())
     }
@@ -177,8 +203,15 @@ impl<'m> Critic<'m> {
             offsets: trace.token_offsets.clone(),
         };
         let scoring = &self.reward.scoring;
-        let positions = scoring.granularity.labelled_positions(logits.len(), &completion.step_ends());
-        scoring.transform.rewards(&backfill(logits, &positions)).into_iter().map(Some).collect()
+        let positions = scoring
+            .granularity
+            .labelled_positions(logits.len(), &completion.step_ends());
+        scoring
+            .transform
+            .rewards(&backfill(logits, &positions))
+            .into_iter()
+            .map(Some)
+            .collect()
     }
 
     /// Injects one error into each demonstration and scores both; problems that offer none are left out.
@@ -198,9 +231,18 @@ impl<'m> Critic<'m> {
             on_case(index);
             let mut stream = Stream::new(seed, &[INJECT, index as u64]);
             let text = demonstration.completion.text.as_str();
-            let group = DemonstrationGroup::corrupt((&demonstration.problem, text), registry, 1, &mut stream);
-            let Some(perturbed) = group.perturbed().first() else { continue };
-            let Some(completion) = self.encoder.completion(&perturbed.text)? else { continue };
+            let group = DemonstrationGroup::corrupt(
+                (&demonstration.problem, text),
+                registry,
+                1,
+                &mut stream,
+            );
+            let Some(perturbed) = group.perturbed().first() else {
+                continue;
+            };
+            let Some(completion) = self.encoder.completion(&perturbed.text)? else {
+                continue;
+            };
             let trace = |completion: EncodedCompletion, generator: &str| ScoredTrace {
                 id: demonstration.problem.id.clone(),
                 question: demonstration.problem.question.clone(),
@@ -213,12 +255,19 @@ impl<'m> Critic<'m> {
                 answer: demonstration.problem.answer.clone(),
                 ..ScoredTrace::default()
             };
-            let mut both =
-                [trace(completion, "injected error"), trace(demonstration.completion.clone(), "demonstration")];
+            let mut both = [
+                trace(completion, "injected error"),
+                trace(demonstration.completion.clone(), "demonstration"),
+            ];
             self.score(&mut both, Some(beside))?;
             let [wrong, right] = both;
             let (span, kind) = (perturbed.span.clone(), perturbed.kind.name());
-            cases.push(ErrorCase { trace: wrong, original: right.token_rewards, span, kind });
+            cases.push(ErrorCase {
+                trace: wrong,
+                original: right.token_rewards,
+                span,
+                kind,
+            });
         }
         Ok(cases)
     }
@@ -227,7 +276,10 @@ impl<'m> Critic<'m> {
     ///
     /// # Errors
     /// A model or tokenizer fails.
-    pub fn score_steps(&self, traces: &[StepTrace]) -> Result<Vec<(ScoredTrace, Vec<Range<usize>>)>, IrlError> {
+    pub fn score_steps(
+        &self,
+        traces: &[StepTrace],
+    ) -> Result<Vec<(ScoredTrace, Vec<Range<usize>>)>, IrlError> {
         let mut scored = Vec::with_capacity(traces.len());
         for trace in traces {
             let (mut text, mut steps) = (String::new(), Vec::with_capacity(trace.steps.len()));

@@ -39,14 +39,25 @@ pub struct EncodedCompletion {
 impl EncodedCompletion {
     /// The first token that overlaps a byte span, or the last token when none does.
     pub fn token_at(&self, span: &Range<usize>) -> usize {
-        let overlaps = |&(start, end): &(usize, usize)| start < span.end.max(span.start + 1) && end > span.start;
-        self.offsets.iter().position(overlaps).unwrap_or(self.ids.len().saturating_sub(1))
+        let overlaps = |&(start, end): &(usize, usize)| {
+            start < span.end.max(span.start + 1) && end > span.start
+        };
+        self.offsets
+            .iter()
+            .position(overlaps)
+            .unwrap_or(self.ids.len().saturating_sub(1))
     }
 
     /// Index of the first token that differs from another completion's; `None` when they are equal.
     pub fn diverges_from(&self, other: &[u32]) -> Option<usize> {
-        let shared = self.ids.iter().zip(other).take_while(|(a, b)| a == b).count();
-        (shared < self.ids.len() || shared < other.len()).then(|| shared.min(self.ids.len().saturating_sub(1)))
+        let shared = self
+            .ids
+            .iter()
+            .zip(other)
+            .take_while(|(a, b)| a == b)
+            .count();
+        (shared < self.ids.len() || shared < other.len())
+            .then(|| shared.min(self.ids.len().saturating_sub(1)))
     }
 }
 
@@ -76,7 +87,8 @@ impl EncodedCompletion {
     /// Tokens that end a reasoning step.
     pub fn step_ends(&self) -> Vec<usize> {
         let ends = steps(&self.text, StepUnit::Line).into_iter();
-        ends.map(|step| self.token_at(&(step.end.saturating_sub(1)..step.end))).collect()
+        ends.map(|step| self.token_at(&(step.end.saturating_sub(1)..step.end)))
+            .collect()
     }
 }
 
@@ -90,7 +102,11 @@ pub struct Encoder<'m> {
 impl<'m> Encoder<'m> {
     /// An encoder for a model, a prompt style and limits.
     pub fn new(model: &'m LanguageModel, prompt: &'m PromptSettings, limits: TokenLimits) -> Self {
-        Self { model, prompt, limits }
+        Self {
+            model,
+            prompt,
+            limits,
+        }
     }
 
     /// The rendered prompt of a question, at most the limit's tokens long, keeping the end.
@@ -113,20 +129,33 @@ impl<'m> Encoder<'m> {
         let (mut ids, mut offsets) = self.model.tokenizer.encode_with_offsets(text)?;
         ids.push(self.model.end_of_turn());
         offsets.push((text.len(), text.len()));
-        Ok((ids.len() <= self.limits.completion).then(|| EncodedCompletion { text: text.to_owned(), ids, offsets }))
+        Ok(
+            (ids.len() <= self.limits.completion).then(|| EncodedCompletion {
+                text: text.to_owned(),
+                ids,
+                offsets,
+            }),
+        )
     }
 
     /// Sampled tokens as text with offsets.
     pub fn decode(&self, ids: &[u32]) -> EncodedCompletion {
         let (text, offsets) = self.model.decode(ids);
-        EncodedCompletion { text, ids: ids.to_vec(), offsets }
+        EncodedCompletion {
+            text,
+            ids: ids.to_vec(),
+            offsets,
+        }
     }
 
     /// Encodes every problem's demonstration; what is left out is counted, never silently dropped.
     ///
     /// # Errors
     /// As [`Encoder::prompt`]; [`IrlError::NoDemonstrations`] when none is left.
-    pub fn demonstrations(&self, problems: &[Problem]) -> Result<(Vec<Demonstration>, EncodeReport), IrlError> {
+    pub fn demonstrations(
+        &self,
+        problems: &[Problem],
+    ) -> Result<(Vec<Demonstration>, EncodeReport), IrlError> {
         let mut report = EncodeReport::default();
         let mut demonstrations = Vec::with_capacity(problems.len());
         for problem in problems {
@@ -138,10 +167,16 @@ impl<'m> Encoder<'m> {
                 report.too_long += 1;
                 continue;
             };
-            let whole = self.model.prompt_ids(&self.prompt.messages(&problem.question))?;
+            let whole = self
+                .model
+                .prompt_ids(&self.prompt.messages(&problem.question))?;
             report.prompts_cut += usize::from(whole.len() > self.limits.prompt);
             let prompt = self.prompt(&problem.question)?;
-            demonstrations.push(Demonstration { problem: problem.clone(), prompt, completion });
+            demonstrations.push(Demonstration {
+                problem: problem.clone(),
+                prompt,
+                completion,
+            });
         }
         if demonstrations.is_empty() {
             return Err(IrlError::NoDemonstrations {

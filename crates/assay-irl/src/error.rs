@@ -141,12 +141,19 @@ pub enum IrlError {
 impl IrlError {
     /// A failed file operation.
     pub fn io(doing: &'static str, path: &Path, source: std::io::Error) -> Self {
-        Self::Io { doing, path: path.to_owned(), source }
+        Self::Io {
+            doing,
+            path: path.to_owned(),
+            source,
+        }
     }
 
     /// A setting without meaning.
     pub(crate) fn setting(key: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::InvalidSetting { key: key.into(), reason: reason.into() }
+        Self::InvalidSetting {
+            key: key.into(),
+            reason: reason.into(),
+        }
     }
 }
 

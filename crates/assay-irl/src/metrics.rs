@@ -30,7 +30,9 @@ impl IterationMetrics {
     /// [`IrlError::NotFinite`].
     pub fn set(&mut self, name: &str, value: f64) -> Result<(), IrlError> {
         if !value.is_finite() {
-            return Err(IrlError::NotFinite { what: format!("the metric {name} of iteration {}", self.iteration) });
+            return Err(IrlError::NotFinite {
+                what: format!("the metric {name} of iteration {}", self.iteration),
+            });
         }
         self.values.insert(name.to_owned(), value);
         Ok(())
@@ -50,11 +52,18 @@ impl MetricsFile {
     /// # Errors
     /// Names the path that cannot be read or written.
     pub fn open(path: &Path, first_iteration: usize) -> Result<Self, IrlError> {
-        let kept = if path.exists() { lines_before(path, first_iteration)? } else { String::new() };
+        let kept = if path.exists() {
+            lines_before(path, first_iteration)?
+        } else {
+            String::new()
+        };
         crate::checkpoint::write_file(path, kept.as_bytes())?;
         let file = OpenOptions::new().append(true).open(path);
         let file = file.map_err(|source| IrlError::io("opening", path, source))?;
-        Ok(Self { path: path.to_owned(), file })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+        })
     }
 
     /// Appends one line.
@@ -63,7 +72,9 @@ impl MetricsFile {
     /// Names the path that cannot be written.
     pub fn append(&mut self, metrics: &IterationMetrics) -> Result<(), IrlError> {
         let line = serde_json::to_string(metrics).unwrap_or_default() + "\n";
-        self.file.write_all(line.as_bytes()).map_err(|source| IrlError::io("writing", &self.path, source))
+        self.file
+            .write_all(line.as_bytes())
+            .map_err(|source| IrlError::io("writing", &self.path, source))
     }
 }
 
@@ -73,7 +84,10 @@ impl MetricsFile {
 /// Names the path that cannot be read.
 pub fn read(path: &Path) -> Result<Vec<IterationMetrics>, IrlError> {
     let text = fs::read_to_string(path).map_err(|source| IrlError::io("reading", path, source))?;
-    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    Ok(text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect())
 }
 
 fn lines_before(path: &Path, first_iteration: usize) -> Result<String, IrlError> {
@@ -81,7 +95,8 @@ fn lines_before(path: &Path, first_iteration: usize) -> Result<String, IrlError>
     let mut kept = String::new();
     for line in BufReader::new(file).lines() {
         let line = line.map_err(|source| IrlError::io("reading", path, source))?;
-        let before = serde_json::from_str::<IterationMetrics>(&line).is_ok_and(|m| m.iteration < first_iteration);
+        let before = serde_json::from_str::<IterationMetrics>(&line)
+            .is_ok_and(|m| m.iteration < first_iteration);
         if before {
             kept.push_str(&line);
             kept.push('\n');
@@ -100,11 +115,20 @@ mod tests {
         let path = dir.path().join("metrics.jsonl");
         let mut file = MetricsFile::open(&path, 0).unwrap();
         for iteration in 0..5 {
-            let mut metrics = IterationMetrics { iteration, phase: "sft".to_owned(), ..Default::default() };
+            let mut metrics = IterationMetrics {
+                iteration,
+                phase: "sft".to_owned(),
+                ..Default::default()
+            };
             metrics.set("loss", 0.1 + iteration as f64).unwrap();
             file.append(&metrics).unwrap();
         }
-        std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"iteration\": 5, \"pha").unwrap();
+        std::fs::OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .write_all(b"{\"iteration\": 5, \"pha")
+            .unwrap();
         MetricsFile::open(&path, 3).unwrap();
         let iterations: Vec<usize> = read(&path).unwrap().iter().map(|m| m.iteration).collect();
         assert_eq!(iterations, [0, 1, 2]);

@@ -55,7 +55,11 @@ pub trait Player {
 ///
 /// # Errors
 /// As [`Player::infer`].
-pub fn infer_all(player: &dyn Player, groups: &[Group], token_budget: usize) -> Result<TokenScalars, IrlError> {
+pub fn infer_all(
+    player: &dyn Player,
+    groups: &[Group],
+    token_budget: usize,
+) -> Result<TokenScalars, IrlError> {
     let mut all = Vec::new();
     for part in micro_batches(groups, token_budget) {
         all.extend(player.infer(&PackedBatch::new(&part.groups)?)?);

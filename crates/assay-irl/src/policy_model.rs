@@ -40,7 +40,10 @@ impl PolicyModel {
     ///
     /// # Errors
     /// Fails when the batch does not fit the model.
-    pub fn logprobs_and_entropies(&self, batch: &PackedBatch) -> Result<(TokenScalars, TokenScalars), IrlError> {
+    pub fn logprobs_and_entropies(
+        &self,
+        batch: &PackedBatch,
+    ) -> Result<(TokenScalars, TokenScalars), IrlError> {
         logprobs_and_entropies(&self.transformer, self.adapter(), batch)
     }
 }
@@ -56,7 +59,8 @@ pub fn logprobs_and_entropies(
 ) -> Result<(TokenScalars, TokenScalars), IrlError> {
     let hidden = transformer.hidden(batch, adapter)?;
     let out = completion_logprobs(&transformer.detached(), &hidden, batch)?;
-    let split = |t: &Tensor| -> Result<_, IrlError> { Ok(batch.split_by_completion(&t.to_vec1::<f32>()?)) };
+    let split =
+        |t: &Tensor| -> Result<_, IrlError> { Ok(batch.split_by_completion(&t.to_vec1::<f32>()?)) };
     Ok((split(&out.logprobs)?, split(&out.entropies)?))
 }
 
@@ -69,7 +73,11 @@ pub(crate) fn completion_logprobs(
     let (rows, targets) = batch.predictions();
     let count = rows.len();
     let rows = hidden.index_select(&Tensor::from_vec(rows, count, &Device::Cpu)?, 0)?;
-    Ok(token_logprobs(&rows, transformer.output_matrix(), &targets)?)
+    Ok(token_logprobs(
+        &rows,
+        transformer.output_matrix(),
+        &targets,
+    )?)
 }
 
 impl Player for PolicyModel {
@@ -103,7 +111,13 @@ impl Player for PolicyModel {
             Some(gradient) => gradient,
             None => hidden.as_tensor().zeros_like()?,
         };
-        self.transformer.backward(batch, self.adapter(), recording.tape, grad_hidden, gradients)?;
+        self.transformer.backward(
+            batch,
+            self.adapter(),
+            recording.tape,
+            grad_hidden,
+            gradients,
+        )?;
         Ok(())
     }
 

@@ -71,14 +71,27 @@ impl RewardModel {
     ///
     /// # Errors
     /// Fails when a tensor cannot be made.
-    pub fn new(backbone: Arc<Transformer>, adapter: Adapter, head: HeadSettings) -> Result<Self, IrlError> {
+    pub fn new(
+        backbone: Arc<Transformer>,
+        adapter: Adapter,
+        head: HeadSettings,
+    ) -> Result<Self, IrlError> {
         let hidden = backbone.config().hidden_size;
         let weight = match head {
             HeadSettings::Implicit { .. } => None,
-            HeadSettings::Linear | HeadSettings::Hybrid { .. } => Some(Var::zeros(hidden, DType::F32, &Device::Cpu)?),
+            HeadSettings::Linear | HeadSettings::Hybrid { .. } => {
+                Some(Var::zeros(hidden, DType::F32, &Device::Cpu)?)
+            }
         };
         let bias = Var::zeros(1, DType::F32, &Device::Cpu)?;
-        Ok(Self { scoring: ScoringSettings::default(), backbone, adapter, head, weight, bias })
+        Ok(Self {
+            scoring: ScoringSettings::default(),
+            backbone,
+            adapter,
+            head,
+            weight,
+            bias,
+        })
     }
 
     /// Reads a reward directory: a PEFT adapter, its head and the head's kind.
@@ -91,20 +104,34 @@ impl RewardModel {
         let loaded = peft::load(dir, backbone.config())?;
         let path = dir.join(HEAD_FILE);
         let (head, scoring) = if path.exists() {
-            let text = std::fs::read_to_string(&path).map_err(|source| IrlError::io("reading", &path, source))?;
-            let file: HeadFile = toml::from_str(&text)
-                .map_err(|source| IrlError::Malformed { path: path.clone(), reason: source.to_string() })?;
+            let text = std::fs::read_to_string(&path)
+                .map_err(|source| IrlError::io("reading", &path, source))?;
+            let file: HeadFile = toml::from_str(&text).map_err(|source| IrlError::Malformed {
+                path: path.clone(),
+                reason: source.to_string(),
+            })?;
             (file.head, file.scoring)
         } else {
             (HeadSettings::Linear, ScoringSettings::default())
         };
-        let mut model = Self { scoring, ..Self::new(backbone, loaded.adapter, head)? };
+        let mut model = Self {
+            scoring,
+            ..Self::new(backbone, loaded.adapter, head)?
+        };
         let hidden = model.backbone.config().hidden_size;
         let tensor = |name: &str, count: usize| -> Result<Option<Tensor>, IrlError> {
-            let Some(tensor) = loaded.extra.get(name) else { return Ok(None) };
+            let Some(tensor) = loaded.extra.get(name) else {
+                return Ok(None);
+            };
             if tensor.elem_count() != count {
-                let reason = format!("{name} has {} values, the backbone needs {count}", tensor.elem_count());
-                return Err(IrlError::Malformed { path: dir.join(peft::WEIGHTS_FILE), reason });
+                let reason = format!(
+                    "{name} has {} values, the backbone needs {count}",
+                    tensor.elem_count()
+                );
+                return Err(IrlError::Malformed {
+                    path: dir.join(peft::WEIGHTS_FILE),
+                    reason,
+                });
             }
             Ok(Some(tensor.flatten_all()?))
         };
@@ -128,23 +155,41 @@ impl RewardModel {
     pub fn save(&self, dir: &Path, base_model: &str) -> Result<(), IrlError> {
         let mut extra = vec![(SCORE_BIAS.to_owned(), self.bias.as_tensor().clone())];
         if let Some(weight) = &self.weight {
-            extra.push((SCORE_WEIGHT.to_owned(), weight.as_tensor().reshape((1, ()))?));
+            extra.push((
+                SCORE_WEIGHT.to_owned(),
+                weight.as_tensor().reshape((1, ()))?,
+            ));
         }
         let linear = matches!(self.head, HeadSettings::Linear);
         let card = AdapterCard {
             base_model: base_model.to_owned(),
             task_type: if linear { "TOKEN_CLS" } else { "CAUSAL_LM" },
-            modules_to_save: if linear { vec!["score".to_owned()] } else { Vec::new() },
+            modules_to_save: if linear {
+                vec!["score".to_owned()]
+            } else {
+                Vec::new()
+            },
         };
         self.adapter.save(dir, &card, &extra)?;
         let formula = match self.head {
             HeadSettings::Linear => "z_t = score(h_t)",
-            HeadSettings::Implicit { .. } => "z_t = beta (log pi_D(y_t) - log pi_ref(y_t)) + score.bias",
-            HeadSettings::Hybrid { .. } => "z_t = score(h_t) + beta (log pi_D(y_t) - log pi_ref(y_t))",
+            HeadSettings::Implicit { .. } => {
+                "z_t = beta (log pi_D(y_t) - log pi_ref(y_t)) + score.bias"
+            }
+            HeadSettings::Hybrid { .. } => {
+                "z_t = score(h_t) + beta (log pi_D(y_t) - log pi_ref(y_t))"
+            }
         };
-        let file = HeadFile { head: self.head, scoring: self.scoring.clone(), formula: formula.to_owned() };
+        let file = HeadFile {
+            head: self.head,
+            scoring: self.scoring.clone(),
+            formula: formula.to_owned(),
+        };
         let path = dir.join(HEAD_FILE);
-        let unwritable = |source: toml::ser::Error| IrlError::Malformed { path: path.clone(), reason: source.to_string() };
+        let unwritable = |source: toml::ser::Error| IrlError::Malformed {
+            path: path.clone(),
+            reason: source.to_string(),
+        };
         let text = toml::to_string_pretty(&file).map_err(unwritable)?;
         std::fs::write(&path, text).map_err(|source| IrlError::io("writing", &path, source))
     }
@@ -169,7 +214,9 @@ impl RewardModel {
     /// # Errors
     /// Fails when the variable cannot be written.
     pub fn set_bias(&self, bias: f32) -> Result<(), IrlError> {
-        Ok(self.bias.set(&Tensor::from_vec(vec![bias], 1, &Device::Cpu)?)?)
+        Ok(self
+            .bias
+            .set(&Tensor::from_vec(vec![bias], 1, &Device::Cpu)?)?)
     }
 
     /// The factor of the log-ratio, where the head has one.
@@ -183,7 +230,11 @@ impl RewardModel {
     /// log pi_ref of completion tokens, `[N]`.
     fn reference_logprobs(&self, batch: &PackedBatch) -> Result<Tensor, IrlError> {
         let hidden = self.backbone.hidden(batch, None)?;
-        Ok(completion_logprobs(&self.backbone.detached(), &hidden, batch)?.logprobs.detach())
+        Ok(
+            completion_logprobs(&self.backbone.detached(), &hidden, batch)?
+                .logprobs
+                .detach(),
+        )
     }
 
     /// Logits `[N]` of completion tokens without their reference term, differentiable in hidden states and head.
@@ -248,7 +299,13 @@ impl Player for RewardModel {
             Some(gradient) => gradient,
             None => hidden.as_tensor().zeros_like()?,
         };
-        self.backbone.backward(batch, Some(&self.adapter), recording.tape, grad_hidden, gradients)?;
+        self.backbone.backward(
+            batch,
+            Some(&self.adapter),
+            recording.tape,
+            grad_hidden,
+            gradients,
+        )?;
         Ok(())
     }
 

@@ -67,20 +67,35 @@ struct Case {
 }
 
 fn case(name: &str) -> Case {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models").join(name);
-    let golden: Golden = serde_json::from_slice(&std::fs::read(dir.join("golden.json")).unwrap()).unwrap();
-    let groups = golden.groups.iter().map(|g| Group { prompt: g.prompt.clone(), completions: g.completions.clone() });
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden/models")
+        .join(name);
+    let golden: Golden =
+        serde_json::from_slice(&std::fs::read(dir.join("golden.json")).unwrap()).unwrap();
+    let groups = golden.groups.iter().map(|g| Group {
+        prompt: g.prompt.clone(),
+        completions: g.completions.clone(),
+    });
     let groups = groups.collect();
     let config = ModelConfig::read(&dir.join("model")).unwrap();
     let weights = Weights::open(&dir.join("model")).unwrap();
     let base = Arc::new(Transformer::load(&config, &weights).unwrap());
-    Case { dir, golden, groups, config, base }
+    Case {
+        dir,
+        golden,
+        groups,
+        config,
+        base,
+    }
 }
 
 impl Case {
     fn policy(&self) -> PolicyModel {
         let loaded = peft::load(&self.dir.join("policy"), &self.config).unwrap();
-        PolicyModel { transformer: self.base.clone(), trainable: Trainable::Adapter(loaded.adapter) }
+        PolicyModel {
+            transformer: self.base.clone(),
+            trainable: Trainable::Adapter(loaded.adapter),
+        }
     }
 
     fn reference(&self, file: &str) -> HashMap<String, Tensor> {
@@ -88,12 +103,19 @@ impl Case {
     }
 
     fn tokens(&self) -> usize {
-        self.groups.iter().flat_map(|g| &g.completions).map(Vec::len).sum()
+        self.groups
+            .iter()
+            .flat_map(|g| &g.completions)
+            .map(Vec::len)
+            .sum()
     }
 }
 
 fn close(found: f64, expected: f64, tolerance: f64, what: &str) {
-    assert!((found - expected).abs() <= tolerance * expected.abs().max(1.0), "{what}: {found} against {expected}");
+    assert!(
+        (found - expected).abs() <= tolerance * expected.abs().max(1.0),
+        "{what}: {found} against {expected}"
+    );
 }
 
 fn close_lists(found: &[Vec<f32>], expected: &[Vec<f32>], what: &str) {
@@ -107,12 +129,25 @@ fn close_lists(found: &[Vec<f32>], expected: &[Vec<f32>], what: &str) {
 }
 
 /// Every gradient within 1e-4 of the largest entry of its reference, and none missing on either side.
-fn close_gradients(player: &dyn Player, gradients: &Gradients, expected: &HashMap<String, Tensor>, what: &str) {
+fn close_gradients(
+    player: &dyn Player,
+    gradients: &Gradients,
+    expected: &HashMap<String, Tensor>,
+    what: &str,
+) {
     let parameters = player.parameters();
-    assert_eq!(parameters.len(), expected.len(), "{what}: number of parameters");
+    assert_eq!(
+        parameters.len(),
+        expected.len(),
+        "{what}: number of parameters"
+    );
     for (name, var) in parameters {
-        let expected = expected.get(&name).unwrap_or_else(|| panic!("{what}: no reference for {name}"));
-        let found = gradients.get(&var).unwrap_or_else(|| panic!("{what}: no gradient for {name}"));
+        let expected = expected
+            .get(&name)
+            .unwrap_or_else(|| panic!("{what}: no reference for {name}"));
+        let found = gradients
+            .get(&var)
+            .unwrap_or_else(|| panic!("{what}: no gradient for {name}"));
         close_tensors(found, expected, 1e-4, &format!("{what} {name}"));
     }
 }
@@ -123,20 +158,33 @@ fn close_tensors(found: &Tensor, expected: &Tensor, tolerance: f32, what: &str) 
     assert_eq!(found.len(), expected.len(), "{what}");
     let scale = expected.iter().fold(1e-3_f32, |m, e| m.max(e.abs()));
     for (f, e) in found.iter().zip(&expected) {
-        assert!((f - e).abs() <= tolerance * scale, "{what}: {f} against {e} (scale {scale})");
+        assert!(
+            (f - e).abs() <= tolerance * scale,
+            "{what}: {f} against {e} (scale {scale})"
+        );
     }
 }
 
 fn sft(tokens: usize) -> impl Fn(&[Vec<f32>]) -> Result<(f64, TokenScalars), assay_irl::IrlError> {
     move |logprobs| {
         let n = tokens as f32;
-        let loss = -logprobs.iter().flatten().map(|&l| f64::from(l)).sum::<f64>() / tokens as f64;
-        Ok((loss, logprobs.iter().map(|l| vec![-1.0 / n; l.len()]).collect()))
+        let loss = -logprobs
+            .iter()
+            .flatten()
+            .map(|&l| f64::from(l))
+            .sum::<f64>()
+            / tokens as f64;
+        Ok((
+            loss,
+            logprobs.iter().map(|l| vec![-1.0 / n; l.len()]).collect(),
+        ))
     }
 }
 
 /// Class-balanced BCE with smoothing 0.1 written out by hand, independent of the crate's loss.
-fn bce(golden: &Golden) -> impl Fn(&[Vec<f32>]) -> Result<(f64, TokenScalars), assay_irl::IrlError> + '_ {
+fn bce(
+    golden: &Golden,
+) -> impl Fn(&[Vec<f32>]) -> Result<(f64, TokenScalars), assay_irl::IrlError> + '_ {
     move |logits| {
         let count = |label| -> f64 {
             let of = |(z, e): (&Vec<f32>, &Extra)| if e.label == label { z.len() } else { 0 };
@@ -145,7 +193,11 @@ fn bce(golden: &Golden) -> impl Fn(&[Vec<f32>]) -> Result<(f64, TokenScalars), a
         let mut loss = 0.0;
         let mut grads = Vec::new();
         for (row, extra) in logits.iter().zip(&golden.extra) {
-            let (target, weight) = if extra.label == 1 { (0.9, 0.5 / count(1)) } else { (0.1, 0.5 / count(0)) };
+            let (target, weight) = if extra.label == 1 {
+                (0.9, 0.5 / count(1))
+            } else {
+                (0.1, 0.5 / count(0))
+            };
             grads.push(
                 row.iter()
                     .map(|&z| {
@@ -168,9 +220,15 @@ fn logits_and_logprobs_equal_transformers() {
         let (logprobs, _) = logprobs_and_entropies(&case.base, None, &batch).unwrap();
         close_lists(&logprobs, &case.golden.base_logprobs, name);
         let hidden = case.base.hidden(&batch, None).unwrap();
-        let logits = linear(&hidden, case.base.output_matrix(), None, None).unwrap().to_vec2::<f32>().unwrap();
+        let logits = linear(&hidden, case.base.output_matrix(), None, None)
+            .unwrap()
+            .to_vec2::<f32>()
+            .unwrap();
         for (span, expected) in batch.completions.iter().zip(&case.golden.base_logits) {
-            let rows: Vec<Vec<f32>> = span.prediction_rows().map(|row| logits[row as usize].clone()).collect();
+            let rows: Vec<Vec<f32>> = span
+                .prediction_rows()
+                .map(|row| logits[row as usize].clone())
+                .collect();
             close_lists(&rows, expected, name);
         }
         let (logprobs, _) = case.policy().logprobs_and_entropies(&batch).unwrap();
@@ -186,18 +244,33 @@ fn every_gradient_of_every_loss_equals_peft() {
         let policy = case.policy();
         let (loss, gradients) = update(&policy, &case.groups, 100_000, sft(case.tokens())).unwrap();
         close(loss, golden.sft_loss, 1e-5, name);
-        close_gradients(&policy, &gradients, &case.reference("grad_sft.safetensors"), &format!("{name} sft"));
+        close_gradients(
+            &policy,
+            &gradients,
+            &case.reference("grad_sft.safetensors"),
+            &format!("{name} sft"),
+        );
 
         let (loss, gradients) = update(&policy, &case.groups, 100_000, grpo(golden)).unwrap();
         close(loss, golden.grpo_loss, 1e-5, name);
-        close_gradients(&policy, &gradients, &case.reference("grad_grpo.safetensors"), &format!("{name} grpo"));
+        close_gradients(
+            &policy,
+            &gradients,
+            &case.reference("grad_grpo.safetensors"),
+            &format!("{name} grpo"),
+        );
 
         let reward = RewardModel::load(&case.dir.join("reward"), case.base.clone()).unwrap();
         let batch = PackedBatch::new(&case.groups).unwrap();
         close_lists(&reward.infer(&batch).unwrap(), &golden.reward_logits, name);
         let (loss, gradients) = update(&reward, &case.groups, 100_000, bce(golden)).unwrap();
         close(loss, golden.reward_loss, 1e-5, name);
-        close_gradients(&reward, &gradients, &case.reference("grad_reward.safetensors"), &format!("{name} bce"));
+        close_gradients(
+            &reward,
+            &gradients,
+            &case.reference("grad_reward.safetensors"),
+            &format!("{name} bce"),
+        );
     }
 }
 
@@ -205,12 +278,20 @@ fn every_gradient_of_every_loss_equals_peft() {
 fn the_implicit_head_equals_its_formula_in_torch() {
     for name in MODELS {
         let case = case(name);
-        let adapter = peft::load(&case.dir.join("policy"), &case.config).unwrap().adapter;
-        let head = HeadSettings::Implicit { beta: case.golden.beta };
+        let adapter = peft::load(&case.dir.join("policy"), &case.config)
+            .unwrap()
+            .adapter;
+        let head = HeadSettings::Implicit {
+            beta: case.golden.beta,
+        };
         let reward = RewardModel::new(case.base.clone(), adapter, head).unwrap();
         reward.set_bias(case.golden.head_bias).unwrap();
         let batch = PackedBatch::new(&case.groups).unwrap();
-        close_lists(&reward.infer(&batch).unwrap(), &case.golden.implicit_logits, name);
+        close_lists(
+            &reward.infer(&batch).unwrap(),
+            &case.golden.implicit_logits,
+            name,
+        );
         let (loss, gradients) = update(&reward, &case.groups, 100_000, bce(&case.golden)).unwrap();
         close(loss, case.golden.implicit_loss, 1e-5, name);
         let mut expected = case.reference("grad_implicit.safetensors");
@@ -224,12 +305,22 @@ fn the_implicit_head_equals_its_formula_in_torch() {
 fn training_the_whole_model_gives_every_weight_torchs_gradient() {
     for name in MODELS {
         let case = case(name);
-        let tensors: HashMap<String, Tensor> = case.base.named_tensors().unwrap().into_iter().collect();
-        let (model, parameters) = Transformer::trainable(&case.config, |name, _| Ok(tensors[name].clone())).unwrap();
-        let model = PolicyModel { transformer: Arc::new(model), trainable: Trainable::Whole(parameters) };
+        let tensors: HashMap<String, Tensor> =
+            case.base.named_tensors().unwrap().into_iter().collect();
+        let (model, parameters) =
+            Transformer::trainable(&case.config, |name, _| Ok(tensors[name].clone())).unwrap();
+        let model = PolicyModel {
+            transformer: Arc::new(model),
+            trainable: Trainable::Whole(parameters),
+        };
         let (loss, gradients) = update(&model, &case.groups, 100_000, sft(case.tokens())).unwrap();
         close(loss, case.golden.full_sft_loss, 1e-5, name);
-        close_gradients(&model, &gradients, &case.reference("grad_full_sft.safetensors"), &format!("{name} full"));
+        close_gradients(
+            &model,
+            &gradients,
+            &case.reference("grad_full_sft.safetensors"),
+            &format!("{name} full"),
+        );
     }
 }
 
@@ -241,15 +332,34 @@ fn ten_adamw_steps_follow_torch() {
         let parameters = policy.parameters();
         let mut optimiser = AdamW::new(&parameters);
         for (index, expected) in case.golden.trajectory.iter().enumerate() {
-            let (loss, gradients) = update(&policy, &case.groups, 100_000, sft(case.tokens())).unwrap();
-            let settings = AdamWSettings { lr: expected.lr, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
-            let report = optimiser.step(&parameters, &gradients, &settings, 1.0).unwrap();
+            let (loss, gradients) =
+                update(&policy, &case.groups, 100_000, sft(case.tokens())).unwrap();
+            let settings = AdamWSettings {
+                lr: expected.lr,
+                beta1: 0.9,
+                beta2: 0.99,
+                eps: 1e-8,
+                weight_decay: 0.1,
+            };
+            let report = optimiser
+                .step(&parameters, &gradients, &settings, 1.0)
+                .unwrap();
             close(loss, expected.loss, 1e-4, &format!("{name} loss {index}"));
-            close(report.gradient_norm, expected.norm, 1e-3, &format!("{name} norm {index}"));
+            close(
+                report.gradient_norm,
+                expected.norm,
+                1e-3,
+                &format!("{name} norm {index}"),
+            );
         }
         let expected = case.reference("adamw_final.safetensors");
         for (parameter, var) in &parameters {
-            close_tensors(var.as_tensor(), &expected[parameter], 2e-3, &format!("{name} {parameter}"));
+            close_tensors(
+                var.as_tensor(),
+                &expected[parameter],
+                2e-3,
+                &format!("{name} {parameter}"),
+            );
         }
     }
 }
@@ -263,7 +373,12 @@ fn any_token_budget_gives_the_same_update() {
         let (loss, parts) = update(&policy, &case.groups, budget, sft(case.tokens())).unwrap();
         close(loss, whole_loss, 1e-6, "loss");
         for (name, var) in policy.parameters() {
-            close_tensors(parts.get(&var).unwrap(), whole.get(&var).unwrap(), 1e-5, &format!("{budget} {name}"));
+            close_tensors(
+                parts.get(&var).unwrap(),
+                whole.get(&var).unwrap(),
+                1e-5,
+                &format!("{budget} {name}"),
+            );
         }
     }
 }
@@ -276,12 +391,18 @@ fn packed_and_one_at_a_time_agree() {
     let mut single = Vec::new();
     for group in &case.groups {
         for completion in &group.completions {
-            let alone = Group { prompt: group.prompt.clone(), completions: vec![completion.clone()] };
+            let alone = Group {
+                prompt: group.prompt.clone(),
+                completions: vec![completion.clone()],
+            };
             let batch = PackedBatch::new(&[alone]).unwrap();
             single.extend(case.policy().logprobs_and_entropies(&batch).unwrap().0);
         }
     }
-    assert_eq!(packed, single, "bits differ between packed and one at a time");
+    assert_eq!(
+        packed, single,
+        "bits differ between packed and one at a time"
+    );
 }
 
 #[test]
@@ -297,7 +418,9 @@ fn fault_21_merged_and_unmerged_adapters_agree_at_scale_1_5() {
     }
 }
 
-fn grpo(golden: &Golden) -> impl Fn(&[Vec<f32>]) -> Result<(f64, TokenScalars), assay_irl::IrlError> + '_ {
+fn grpo(
+    golden: &Golden,
+) -> impl Fn(&[Vec<f32>]) -> Result<(f64, TokenScalars), assay_irl::IrlError> + '_ {
     move |logprobs| {
         let traces = logprobs.len() as f64;
         let mut loss = 0.0;
@@ -309,9 +432,19 @@ fn grpo(golden: &Golden) -> impl Fn(&[Vec<f32>]) -> Result<(f64, TokenScalars), 
                 let clipped = ratio.clamp(0.8, 1.2) * advantage;
                 loss -= weight * (ratio * advantage).min(clipped);
                 let flows = ratio * advantage <= clipped;
-                if flows { (-weight * ratio * advantage) as f32 } else { 0.0 }
+                if flows {
+                    (-weight * ratio * advantage) as f32
+                } else {
+                    0.0
+                }
             };
-            grads.push(row.iter().zip(old).zip(&extra.advantages).map(token).collect());
+            grads.push(
+                row.iter()
+                    .zip(old)
+                    .zip(&extra.advantages)
+                    .map(token)
+                    .collect(),
+            );
         }
         Ok((loss, grads))
     }

@@ -17,7 +17,9 @@ use assay_lm::draw::SamplingSettings as DrawSettings;
 use assay_lm::packed::PackedBatch;
 use assay_lm::sampling::SamplingLimits;
 use assay_lm::transformer::Transformer;
-use assay_lm::{Architecture, ChatTemplate, LanguageModel, ModelConfig, RopeScaling, RopeSettings, Tokenizer};
+use assay_lm::{
+    Architecture, ChatTemplate, LanguageModel, ModelConfig, RopeScaling, RopeSettings, Tokenizer,
+};
 use assay_tasks::arithmetic::{ArithmeticSettings, Split, alphabet, generate, vocabulary};
 use assay_tasks::problem::Problem;
 use assay_tasks::prompts::{PromptSettings, PromptStyle};
@@ -26,7 +28,9 @@ const TEMPLATE: &str = "{% for message in messages %}{{ message['content'] }}\
 {% if message['role'] == 'assistant' %}<|end|>{% endif %}{% endfor %}";
 
 fn model() -> LanguageModel {
-    let entries: Vec<&str> = std::iter::once("<|end|>").chain(vocabulary().iter().copied()).collect();
+    let entries: Vec<&str> = std::iter::once("<|end|>")
+        .chain(vocabulary().iter().copied())
+        .collect();
     let tokenizer = Tokenizer::from_vocabulary(&entries).unwrap();
     let template = ChatTemplate::new(TEMPLATE, &tokenizer, Path::new("test template")).unwrap();
     let config = ModelConfig {
@@ -39,7 +43,10 @@ fn model() -> LanguageModel {
         kv_heads: 1,
         head_dim: 8,
         rms_norm_eps: 1e-5,
-        rope: RopeSettings { theta: 10_000.0, scaling: RopeScaling::None },
+        rope: RopeSettings {
+            theta: 10_000.0,
+            scaling: RopeScaling::None,
+        },
         max_positions: 128,
         qkv_bias: false,
         tie_word_embeddings: false,
@@ -47,16 +54,35 @@ fn model() -> LanguageModel {
         eos_token_ids: vec![template.end_of_turn()],
     };
     let (transformer, _) = Transformer::random(&config, 1).unwrap();
-    LanguageModel { transformer: Arc::new(transformer.detached()), tokenizer, template, name: "tiny".to_owned() }
+    LanguageModel {
+        transformer: Arc::new(transformer.detached()),
+        tokenizer,
+        template,
+        name: "tiny".to_owned(),
+    }
 }
 
 fn problems(count: usize) -> Vec<Problem> {
-    generate(&ArithmeticSettings { problems: count, ..ArithmeticSettings::default() }, Split::Train, 5).unwrap()
+    generate(
+        &ArithmeticSettings {
+            problems: count,
+            ..ArithmeticSettings::default()
+        },
+        Split::Train,
+        5,
+    )
+    .unwrap()
 }
 
 fn settings() -> Settings {
-    let mut settings = Settings { seed: 3, ..Settings::default() };
-    settings.prompt = PromptSettings { style: PromptStyle::Plain, ..PromptSettings::default() };
+    let mut settings = Settings {
+        seed: 3,
+        ..Settings::default()
+    };
+    settings.prompt = PromptSettings {
+        style: PromptStyle::Plain,
+        ..PromptSettings::default()
+    };
     settings.lora.policy = LoraSettings::with_rank(4);
     settings.lora.reward = LoraSettings::with_rank(4);
     settings.sampling.samples = 3;
@@ -101,12 +127,19 @@ fn run(settings: &Settings, kind: TrainerKind, dir: &Path, mode: RunMode) -> Res
 /// All that a run computed: metrics without their timing, and every file of its last checkpoint.
 fn result(dir: &Path) -> (Vec<IterationMetrics>, BTreeMap<String, Vec<u8>>) {
     let mut metrics = read(&dir.join("metrics.jsonl")).unwrap();
-    metrics.iter_mut().for_each(|m| drop(m.values.remove("seconds")));
+    metrics
+        .iter_mut()
+        .for_each(|m| drop(m.values.remove("seconds")));
     let newest = newest_checkpoint(dir).unwrap();
     let mut files = BTreeMap::new();
     for part in ["policy", "reward", "."] {
-        let Ok(entries) = std::fs::read_dir(newest.join(part)) else { continue };
-        for entry in entries.map(Result::unwrap).filter(|entry| entry.path().is_file()) {
+        let Ok(entries) = std::fs::read_dir(newest.join(part)) else {
+            continue;
+        };
+        for entry in entries
+            .map(Result::unwrap)
+            .filter(|entry| entry.path().is_file())
+        {
             let name = format!("{part}/{}", entry.file_name().to_string_lossy());
             files.insert(name, canonical(&entry.path()));
         }
@@ -121,12 +154,22 @@ fn canonical(path: &Path) -> Vec<u8> {
     }
     let tensors = candle_core::safetensors::load(path, &candle_core::Device::Cpu).unwrap();
     let sorted: BTreeMap<_, _> = tensors.into_iter().collect();
-    format!("{:?}", sorted.iter().map(|(k, t)| (k, bits(t))).collect::<Vec<_>>()).into_bytes()
+    format!(
+        "{:?}",
+        sorted.iter().map(|(k, t)| (k, bits(t))).collect::<Vec<_>>()
+    )
+    .into_bytes()
 }
 
 fn bits(tensor: &candle_core::Tensor) -> Vec<u32> {
     let flat = tensor.flatten_all().unwrap();
-    flat.to_dtype(candle_core::DType::F32).unwrap().to_vec1::<f32>().unwrap().iter().map(|x| x.to_bits()).collect()
+    flat.to_dtype(candle_core::DType::F32)
+        .unwrap()
+        .to_vec1::<f32>()
+        .unwrap()
+        .iter()
+        .map(|x| x.to_bits())
+        .collect()
 }
 
 #[test]
@@ -135,7 +178,11 @@ fn fault_18_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit() {
     let whole = tempfile::tempdir().unwrap();
     run(&settings, TrainerKind::Airl, whole.path(), RunMode::Fresh).unwrap();
     let expected = result(whole.path());
-    assert_eq!(expected.0.len(), 6, "two supervised iterations and four of the game");
+    assert_eq!(
+        expected.0.len(),
+        6,
+        "two supervised iterations and four of the game"
+    );
     for cut in 1..6 {
         let resumed = tempfile::tempdir().unwrap();
         copy(whole.path(), resumed.path());
@@ -144,8 +191,18 @@ fn fault_18_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit() {
                 std::fs::remove_dir_all(path).unwrap();
             }
         }
-        run(&settings, TrainerKind::Airl, resumed.path(), RunMode::Resume).unwrap();
-        assert_eq!(result(resumed.path()), expected, "resumed after iteration {cut}");
+        run(
+            &settings,
+            TrainerKind::Airl,
+            resumed.path(),
+            RunMode::Resume,
+        )
+        .unwrap();
+        assert_eq!(
+            result(resumed.path()),
+            expected,
+            "resumed after iteration {cut}"
+        );
     }
 }
 
@@ -166,8 +223,12 @@ fn any_number_of_threads_gives_the_same_bits() {
     let results: Vec<_> = [1, 2, 3]
         .map(|threads| {
             let dir = tempfile::tempdir().unwrap();
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| run(&settings(), TrainerKind::Airl, dir.path(), RunMode::Fresh)).unwrap();
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
+            pool.install(|| run(&settings(), TrainerKind::Airl, dir.path(), RunMode::Fresh))
+                .unwrap();
             result(dir.path())
         })
         .into();
@@ -192,46 +253,110 @@ fn a_used_directory_and_other_settings_are_refused() {
 #[test]
 fn fault_06_a_long_completion_is_left_out_whole_and_a_long_prompt_keeps_its_end() {
     let (model, problems) = (model(), problems(4));
-    let prompt = PromptSettings { style: PromptStyle::Plain, ..PromptSettings::default() };
-    let generous = TokenLimits { prompt: 100, completion: 100 };
-    let (all, _) = Encoder::new(&model, &prompt, generous).demonstrations(&problems).unwrap();
+    let prompt = PromptSettings {
+        style: PromptStyle::Plain,
+        ..PromptSettings::default()
+    };
+    let generous = TokenLimits {
+        prompt: 100,
+        completion: 100,
+    };
+    let (all, _) = Encoder::new(&model, &prompt, generous)
+        .demonstrations(&problems)
+        .unwrap();
     let longest = all.iter().map(|d| d.completion.ids.len()).max().unwrap();
-    let tight = TokenLimits { prompt: 5, completion: longest - 1 };
-    let (kept, report) = Encoder::new(&model, &prompt, tight).demonstrations(&problems).unwrap();
+    let tight = TokenLimits {
+        prompt: 5,
+        completion: longest - 1,
+    };
+    let (kept, report) = Encoder::new(&model, &prompt, tight)
+        .demonstrations(&problems)
+        .unwrap();
     assert_eq!(kept.len() + report.too_long, 4);
     assert!(report.too_long >= 1);
     assert_eq!(report.prompts_cut, kept.len());
     for demonstration in &kept {
-        let whole = all.iter().find(|d| d.problem.id == demonstration.problem.id).unwrap();
-        assert_eq!(demonstration.completion, whole.completion, "a completion was cut");
+        let whole = all
+            .iter()
+            .find(|d| d.problem.id == demonstration.problem.id)
+            .unwrap();
+        assert_eq!(
+            demonstration.completion, whole.completion,
+            "a completion was cut"
+        );
         assert_eq!(demonstration.prompt, whole.prompt[whole.prompt.len() - 5..]);
         let answer = demonstration.problem.answer.as_deref().unwrap();
-        assert!(demonstration.completion.text.ends_with(&format!("#### {answer}")));
+        assert!(
+            demonstration
+                .completion
+                .text
+                .ends_with(&format!("#### {answer}"))
+        );
     }
-    let none = TokenLimits { prompt: 100, completion: 3 };
-    let error = Encoder::new(&model, &prompt, none).demonstrations(&problems).unwrap_err();
-    assert!(error.to_string().contains("longer than 3 tokens"), "{error}");
+    let none = TokenLimits {
+        prompt: 100,
+        completion: 3,
+    };
+    let error = Encoder::new(&model, &prompt, none)
+        .demonstrations(&problems)
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("longer than 3 tokens"),
+        "{error}"
+    );
 }
 
 fn sampled(policy: &PolicyModel, model: &LanguageModel, max_sequences: usize) -> Vec<RolloutGroup> {
-    let prompt = PromptSettings { style: PromptStyle::Plain, ..PromptSettings::default() };
-    let encoder = Encoder::new(model, &prompt, TokenLimits { prompt: 64, completion: 64 });
+    let prompt = PromptSettings {
+        style: PromptStyle::Plain,
+        ..PromptSettings::default()
+    };
+    let encoder = Encoder::new(
+        model,
+        &prompt,
+        TokenLimits {
+            prompt: 64,
+            completion: 64,
+        },
+    );
     let problems = problems(3);
-    let prompted: Vec<_> =
-        problems.iter().enumerate().map(|(i, p)| (i, p, encoder.prompt(&p.question).unwrap())).collect();
-    let limits = SamplingLimits { max_new_tokens: 24, stop_tokens: vec![model.end_of_turn()], max_sequences };
-    let plan =
-        RolloutPlan { sampling: &DrawSettings::default(), limits: &limits, samples: 5, stream_path: &[9], seed: 2 };
+    let prompted: Vec<_> = problems
+        .iter()
+        .enumerate()
+        .map(|(i, p)| (i, p, encoder.prompt(&p.question).unwrap()))
+        .collect();
+    let limits = SamplingLimits {
+        max_new_tokens: 24,
+        stop_tokens: vec![model.end_of_turn()],
+        max_sequences,
+    };
+    let plan = RolloutPlan {
+        sampling: &DrawSettings::default(),
+        limits: &limits,
+        samples: 5,
+        stream_path: &[9],
+        seed: 2,
+    };
     rollout(policy, &encoder, &prompted, &plan, |_| ()).unwrap()
 }
 
 #[test]
 fn cached_decoding_and_the_packed_pass_agree_whatever_the_batch() {
     let model = model();
-    let policy = PolicyModel { transformer: model.transformer.clone(), trainable: Trainable::Whole(Vec::new()) };
+    let policy = PolicyModel {
+        transformer: model.transformer.clone(),
+        trainable: Trainable::Whole(Vec::new()),
+    };
     let wide = sampled(&policy, &model, 64);
-    let lengths: Vec<usize> = wide.iter().flat_map(|g| &g.samples).map(|s| s.completion.ids.len()).collect();
-    assert!(lengths.iter().any(|&n| n < 24) && lengths.contains(&24), "one ends early, one at the limit: {lengths:?}");
+    let lengths: Vec<usize> = wide
+        .iter()
+        .flat_map(|g| &g.samples)
+        .map(|s| s.completion.ids.len())
+        .collect();
+    assert!(
+        lengths.iter().any(|&n| n < 24) && lengths.contains(&24),
+        "one ends early, one at the limit: {lengths:?}"
+    );
     let groups: Vec<_> = wide.iter().map(RolloutGroup::group).collect();
     let batch = PackedBatch::new(&groups).unwrap();
     let (recomputed, _) = logprobs_and_entropies(&policy.transformer, None, &batch).unwrap();
@@ -240,12 +365,22 @@ fn cached_decoding_and_the_packed_pass_agree_whatever_the_batch() {
         for (a, b) in sample.drawn.policy_logprobs.iter().zip(recomputed) {
             assert!((a - b).abs() < 1e-5, "sampler {a}, packed pass {b}");
         }
-        assert_eq!(sample.drawn.sampling_logprobs, sample.drawn.policy_logprobs, "temperature 1 samples the policy");
+        assert_eq!(
+            sample.drawn.sampling_logprobs, sample.drawn.policy_logprobs,
+            "temperature 1 samples the policy"
+        );
     }
     for max_sequences in [1, 4] {
         let narrow = sampled(&policy, &model, max_sequences);
-        for (a, b) in wide.iter().flat_map(|g| &g.samples).zip(narrow.iter().flat_map(|g| &g.samples)) {
-            assert_eq!(a.completion.ids, b.completion.ids, "{max_sequences} sequences at a time");
+        for (a, b) in wide
+            .iter()
+            .flat_map(|g| &g.samples)
+            .zip(narrow.iter().flat_map(|g| &g.samples))
+        {
+            assert_eq!(
+                a.completion.ids, b.completion.ids,
+                "{max_sequences} sequences at a time"
+            );
             assert_eq!(a.drawn.policy_logprobs, b.drawn.policy_logprobs);
         }
     }

@@ -41,7 +41,15 @@ pub enum Projection {
 
 impl Projection {
     /// All seven, in the order of the forward pass.
-    pub const ALL: [Self; 7] = [Self::Query, Self::Key, Self::Value, Self::Output, Self::Gate, Self::Up, Self::Down];
+    pub const ALL: [Self; 7] = [
+        Self::Query,
+        Self::Key,
+        Self::Value,
+        Self::Output,
+        Self::Gate,
+        Self::Up,
+        Self::Down,
+    ];
 
     /// The module's path inside a layer, as Hugging Face names it.
     pub fn module(self) -> &'static str {
@@ -59,7 +67,10 @@ impl Projection {
     /// `(out, in)` features of the projection in a model.
     pub fn shape(self, config: &ModelConfig) -> (usize, usize) {
         let (hidden, ffn) = (config.hidden_size, config.intermediate_size);
-        let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let (q, kv) = (
+            config.heads * config.head_dim,
+            config.kv_heads * config.head_dim,
+        );
         match self {
             Self::Query => (q, hidden),
             Self::Key | Self::Value => (kv, hidden),
@@ -107,7 +118,11 @@ pub struct LoraPair {
 impl LoraPair {
     /// The pair as the fused operation takes it.
     pub fn as_lora(&self) -> Lora<'_> {
-        Lora { a: &self.a, b: &self.b, scale: self.scale }
+        Lora {
+            a: &self.a,
+            b: &self.b,
+            scale: self.scale,
+        }
     }
 }
 
@@ -134,10 +149,15 @@ impl Adapter {
             index += 1;
             let (rows, columns) = shape;
             let is_a = index % 2 == 1;
-            let bound = if is_a { 1.0 / (columns as f32).sqrt() } else { 0.0 };
+            let bound = if is_a {
+                1.0 / (columns as f32).sqrt()
+            } else {
+                0.0
+            };
             let mut stream = Stream::new(seed, &[index]);
-            let values: Vec<f32> =
-                (0..rows * columns).map(|_| (2.0 * stream.uniform_f32() - 1.0) * bound).collect();
+            let values: Vec<f32> = (0..rows * columns)
+                .map(|_| (2.0 * stream.uniform_f32() - 1.0) * bound)
+                .collect();
             Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
         })
     }
@@ -149,7 +169,8 @@ impl Adapter {
         mut source: impl FnMut(&str, (usize, usize)) -> Result<Tensor, LmError>,
     ) -> Result<Self, LmError> {
         if settings.rank == 0 || settings.targets.is_empty() {
-            let reason = "rank must be at least 1 and at least one projection must be named".to_owned();
+            let reason =
+                "rank must be at least 1 and at least one projection must be named".to_owned();
             return Err(LmError::InvalidAdapter { reason });
         }
         let mut layers = Vec::with_capacity(config.layers);
@@ -161,15 +182,22 @@ impl Adapter {
                 let name = |half| parameter_name(layer, projection, half);
                 let a = Var::from_tensor(&source(&name("A"), (settings.rank, input))?)?;
                 let b = Var::from_tensor(&source(&name("B"), (out, settings.rank))?)?;
-                let pair =
-                    LoraPair { a: a.as_tensor().clone(), b: b.as_tensor().clone(), scale: settings.scale() };
+                let pair = LoraPair {
+                    a: a.as_tensor().clone(),
+                    b: b.as_tensor().clone(),
+                    scale: settings.scale(),
+                };
                 pairs.insert(projection, pair);
                 parameters.push((name("A"), a));
                 parameters.push((name("B"), b));
             }
             layers.push(pairs);
         }
-        Ok(Self { settings: settings.clone(), layers, parameters })
+        Ok(Self {
+            settings: settings.clone(),
+            layers,
+            parameters,
+        })
     }
 
     /// Pairs of one layer, tracked: gradients flow to A and B.
@@ -185,10 +213,21 @@ impl Adapter {
     /// The same weights without gradient tracking; shares storage with `self`.
     pub fn detached(&self) -> Self {
         let layers = self.layers.iter().map(|pairs| {
-            let detach = |pair: &LoraPair| LoraPair { a: pair.a.detach(), b: pair.b.detach(), scale: pair.scale };
-            pairs.iter().map(|(&projection, pair)| (projection, detach(pair))).collect()
+            let detach = |pair: &LoraPair| LoraPair {
+                a: pair.a.detach(),
+                b: pair.b.detach(),
+                scale: pair.scale,
+            };
+            pairs
+                .iter()
+                .map(|(&projection, pair)| (projection, detach(pair)))
+                .collect()
         });
-        Self { settings: self.settings.clone(), layers: layers.collect(), parameters: Vec::new() }
+        Self {
+            settings: self.settings.clone(),
+            layers: layers.collect(),
+            parameters: Vec::new(),
+        }
     }
 
     /// An independent copy of the weights, trainable on its own.
@@ -205,20 +244,38 @@ impl Adapter {
         for pairs in &self.layers {
             let mut copy = LayerAdapter::new();
             for &projection in &self.settings.targets {
-                let (Some((_, a)), Some((_, b))) = (next.next(), next.next()) else { break };
+                let (Some((_, a)), Some((_, b))) = (next.next(), next.next()) else {
+                    break;
+                };
                 let scale = pairs[&projection].scale;
-                copy.insert(projection, LoraPair { a: a.as_tensor().clone(), b: b.as_tensor().clone(), scale });
+                copy.insert(
+                    projection,
+                    LoraPair {
+                        a: a.as_tensor().clone(),
+                        b: b.as_tensor().clone(),
+                        scale,
+                    },
+                );
             }
             layers.push(copy);
         }
-        Ok(Self { settings: self.settings.clone(), layers, parameters: copies })
+        Ok(Self {
+            settings: self.settings.clone(),
+            layers,
+            parameters: copies,
+        })
     }
 
     /// Writes `adapter_model.safetensors` and `adapter_config.json` into an existing directory.
     ///
     /// # Errors
     /// Names the file that could not be written.
-    pub fn save(&self, dir: &Path, card: &AdapterCard, extra: &[(String, Tensor)]) -> Result<(), LmError> {
+    pub fn save(
+        &self,
+        dir: &Path,
+        card: &AdapterCard,
+        extra: &[(String, Tensor)],
+    ) -> Result<(), LmError> {
         crate::peft::save(self, dir, card, extra)
     }
 }
@@ -236,5 +293,8 @@ pub struct AdapterCard {
 
 /// PEFT's name of one half of a pair: `half` is `A` or `B`.
 pub(crate) fn parameter_name(layer: usize, projection: Projection, half: &str) -> String {
-    format!("base_model.model.model.layers.{layer}.{}.lora_{half}.weight", projection.module())
+    format!(
+        "base_model.model.model.layers.{layer}.{}.lora_{half}.weight",
+        projection.module()
+    )
 }

@@ -24,7 +24,11 @@ pub struct SamplingSettings {
 
 impl Default for SamplingSettings {
     fn default() -> Self {
-        Self { temperature: 1.0, top_p: 1.0, top_k: 0 }
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+        }
     }
 }
 
@@ -35,7 +39,10 @@ impl SamplingSettings {
     /// [`LmError::InvalidSampling`] names the key.
     pub fn validate(&self) -> Result<(), LmError> {
         let reason = if !(self.temperature.is_finite() && self.temperature >= 0.0) {
-            format!("temperature must be finite and at least 0, not {}", self.temperature)
+            format!(
+                "temperature must be finite and at least 0, not {}",
+                self.temperature
+            )
         } else if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             format!("top_p must lie in (0, 1], not {}", self.top_p)
         } else {
@@ -86,28 +93,41 @@ pub fn draw(logits: &[f32], settings: &SamplingSettings, uniform: f64) -> Result
     if settings.temperature == 0.0 {
         let token = logits.iter().position(|&l| l == maximum).unwrap_or(0);
         let policy_logprob = -log_sum_exp(logits, maximum, 1.0) as f32;
-        return Ok(Drawn { token: token as u32, sampling_logprob: 0.0, policy_logprob });
+        return Ok(Drawn {
+            token: token as u32,
+            sampling_logprob: 0.0,
+            policy_logprob,
+        });
     }
     let inverse_temperature = 1.0 / settings.temperature as f32;
-    let mut weights: Vec<f32> = logits.iter().map(|&l| ((l - maximum) * inverse_temperature).exp()).collect();
+    let mut weights: Vec<f32> = logits
+        .iter()
+        .map(|&l| ((l - maximum) * inverse_temperature).exp())
+        .collect();
     restrict(&mut weights, settings);
     let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
     let token = invert(&weights, uniform * total);
-    let policy_normaliser = if settings.temperature == 1.0 && settings.top_p == 1.0 && settings.top_k == 0 {
-        total.ln()
-    } else {
-        log_sum_exp(logits, maximum, 1.0)
-    };
+    let policy_normaliser =
+        if settings.temperature == 1.0 && settings.top_p == 1.0 && settings.top_k == 0 {
+            total.ln()
+        } else {
+            log_sum_exp(logits, maximum, 1.0)
+        };
     Ok(Drawn {
         token: token as u32,
-        sampling_logprob: (f64::from((logits[token] - maximum) * inverse_temperature) - total.ln()) as f32,
+        sampling_logprob: (f64::from((logits[token] - maximum) * inverse_temperature) - total.ln())
+            as f32,
         policy_logprob: (f64::from(logits[token] - maximum) - policy_normaliser) as f32,
     })
 }
 
 /// log sum exp((l - maximum) * scale).
 fn log_sum_exp(logits: &[f32], maximum: f32, scale: f32) -> f64 {
-    logits.iter().map(|&l| f64::from(((l - maximum) * scale).exp())).sum::<f64>().ln()
+    logits
+        .iter()
+        .map(|&l| f64::from(((l - maximum) * scale).exp()))
+        .sum::<f64>()
+        .ln()
 }
 
 /// The first token at which the cumulated weight exceeds `mass`; the last token of weight if rounding runs past it.
@@ -133,14 +153,21 @@ fn restrict(weights: &mut [f32], settings: &SamplingSettings) {
         return;
     }
     let mut order: Vec<u32> = (0..weights.len() as u32).collect();
-    let by_weight = |&a: &u32, &b: &u32| weights[b as usize].total_cmp(&weights[a as usize]).then(a.cmp(&b));
+    let by_weight = |&a: &u32, &b: &u32| {
+        weights[b as usize]
+            .total_cmp(&weights[a as usize])
+            .then(a.cmp(&b))
+    };
     if limited_k {
         order.select_nth_unstable_by(settings.top_k - 1, by_weight);
         order.truncate(settings.top_k);
     }
     order.sort_unstable_by(by_weight);
     if settings.top_p < 1.0 {
-        let total: f64 = order.iter().map(|&token| f64::from(weights[token as usize])).sum();
+        let total: f64 = order
+            .iter()
+            .map(|&token| f64::from(weights[token as usize]))
+            .sum();
         let mut sum = 0.0;
         let kept = order.iter().take_while(|&&token| {
             let needed = sum < settings.top_p * total;
@@ -173,7 +200,11 @@ mod tests {
     }
 
     fn settings(temperature: f64, top_p: f64, top_k: usize) -> SamplingSettings {
-        SamplingSettings { temperature, top_p, top_k }
+        SamplingSettings {
+            temperature,
+            top_p,
+            top_k,
+        }
     }
 
     #[test]
@@ -185,11 +216,20 @@ mod tests {
                 assert!((f - x).abs() < 1e-3, "{found:?} against {expected:?}");
             }
         };
-        close(frequencies(&settings(1.0, 1.0, 0)), [1.0 / z, e / z, e * e / z, e / z]);
+        close(
+            frequencies(&settings(1.0, 1.0, 0)),
+            [1.0 / z, e / z, e * e / z, e / z],
+        );
         let half = (0.5_f64).exp();
         let z2 = 1.0 + 2.0 * half + e;
-        close(frequencies(&settings(2.0, 1.0, 0)), [1.0 / z2, half / z2, e / z2, half / z2]);
-        close(frequencies(&settings(1.0, 1.0, 2)), [0.0, e / (e + e * e), e * e / (e + e * e), 0.0]);
+        close(
+            frequencies(&settings(2.0, 1.0, 0)),
+            [1.0 / z2, half / z2, e / z2, half / z2],
+        );
+        close(
+            frequencies(&settings(1.0, 1.0, 2)),
+            [0.0, e / (e + e * e), e * e / (e + e * e), 0.0],
+        );
         close(frequencies(&settings(1.0, 0.55, 0)), [0.0, 0.0, 1.0, 0.0]);
         close(frequencies(&settings(0.0, 1.0, 0)), [0.0, 0.0, 1.0, 0.0]);
     }
@@ -198,7 +238,12 @@ mod tests {
     fn the_policys_logprob_ignores_temperature_and_truncation() {
         let e = std::f64::consts::E;
         let expected = (e * e / (1.0 + 2.0 * e + e * e)).ln() as f32;
-        for s in [settings(1.0, 1.0, 0), settings(0.5, 1.0, 0), settings(1.0, 0.5, 0), settings(0.0, 1.0, 0)] {
+        for s in [
+            settings(1.0, 1.0, 0),
+            settings(0.5, 1.0, 0),
+            settings(1.0, 0.5, 0),
+            settings(0.0, 1.0, 0),
+        ] {
             let drawn = draw(&LOGITS, &s, 0.5).unwrap();
             assert_eq!(drawn.token, 2);
             assert!((drawn.policy_logprob - expected).abs() < 1e-6);
@@ -209,8 +254,14 @@ mod tests {
 
     #[test]
     fn hostile_numbers_are_refused() {
-        assert!(matches!(draw(&[f32::NAN, 1.0], &settings(1.0, 1.0, 0), 0.1), Err(LmError::NonFiniteLogits)));
-        assert!(matches!(draw(&[f32::INFINITY, 1.0], &settings(1.0, 1.0, 0), 0.1), Err(LmError::NonFiniteLogits)));
+        assert!(matches!(
+            draw(&[f32::NAN, 1.0], &settings(1.0, 1.0, 0), 0.1),
+            Err(LmError::NonFiniteLogits)
+        ));
+        assert!(matches!(
+            draw(&[f32::INFINITY, 1.0], &settings(1.0, 1.0, 0), 0.1),
+            Err(LmError::NonFiniteLogits)
+        ));
         assert!(settings(-1.0, 1.0, 0).validate().is_err());
         assert!(settings(1.0, 0.0, 0).validate().is_err());
         let drawn = draw(&[0.0, -1e30, 5.0], &settings(1.0, 1.0, 0), 0.999_999_999).unwrap();

@@ -14,9 +14,7 @@ mod tokenizer;
 pub mod transformer;
 mod weights;
 
-pub use config::{
-    Architecture, ModelConfig, RopeScaling, RopeSettings, SUPPORTED_ARCHITECTURES,
-};
+pub use config::{Architecture, ModelConfig, RopeScaling, RopeSettings, SUPPORTED_ARCHITECTURES};
 pub use error::LmError;
 pub use model::{LanguageModel, Storage};
 pub use packed::PackedBatch;

@@ -45,7 +45,12 @@ impl LanguageModel {
         let tokenizer = source.tokenizer()?;
         let template = source.template(&tokenizer)?;
         let name = path.display().to_string();
-        Ok(Self { transformer: Arc::new(transformer), tokenizer, template, name })
+        Ok(Self {
+            transformer: Arc::new(transformer),
+            tokenizer,
+            template,
+            name,
+        })
     }
 
     /// The token that ends a completion.
@@ -82,7 +87,11 @@ impl LanguageModel {
         let path = dir.join("config.json");
         let config = self.transformer.config().to_hf_json("float32");
         let text = serde_json::to_string_pretty(&config).unwrap_or_default() + "\n";
-        std::fs::write(&path, text).map_err(|source| LmError::Io { action: "writing", path, source })?;
+        std::fs::write(&path, text).map_err(|source| LmError::Io {
+            action: "writing",
+            path,
+            source,
+        })?;
         let tensors = self.transformer.named_tensors()?.into_iter().collect();
         candle_core::safetensors::save(&tensors, dir.join("model.safetensors"))?;
         self.tokenizer.save(dir)?;

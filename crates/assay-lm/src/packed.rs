@@ -47,7 +47,10 @@ impl CompletionSpan {
     pub fn prediction_rows(&self) -> impl Iterator<Item = u32> + '_ {
         let before_last = self.rows.end.saturating_sub(1).max(self.rows.start);
         let own = self.rows.start..before_last;
-        std::iter::once(self.prompt_last_row).chain(own).take(self.rows.len()).map(|row| row as u32)
+        std::iter::once(self.prompt_last_row)
+            .chain(own)
+            .take(self.rows.len())
+            .map(|row| row as u32)
     }
 }
 
@@ -90,13 +93,27 @@ impl PackedBatch {
             for (index, completion) in group.completions.iter().enumerate() {
                 let rows = append(&mut tokens, &mut positions, completion, group.prompt.len());
                 own.push(rows.clone());
-                completions.push(CompletionSpan { group: group_index, index, rows, prompt_last_row: prompt.end - 1 });
+                completions.push(CompletionSpan {
+                    group: group_index,
+                    index,
+                    rows,
+                    prompt_last_row: prompt.end - 1,
+                });
             }
             prompts.push(prompt.clone());
-            spans.push(GroupSpans { prompt, completions: own });
+            spans.push(GroupSpans {
+                prompt,
+                completions: own,
+            });
         }
         let layout = Arc::new(AttentionLayout::new(spans)?);
-        Ok(Self { tokens: tokens.into(), positions: positions.into(), layout, completions, prompts })
+        Ok(Self {
+            tokens: tokens.into(),
+            positions: positions.into(),
+            layout,
+            completions,
+            prompts,
+        })
     }
 
     /// Number of rows.
@@ -111,15 +128,26 @@ impl PackedBatch {
 
     /// Rows that predict completion tokens and the tokens they predict, both `[N]`, completion after completion.
     pub fn predictions(&self) -> (Vec<u32>, Arc<[u32]>) {
-        let rows = self.completions.iter().flat_map(CompletionSpan::prediction_rows).collect();
-        let targets: Vec<u32> =
-            self.completions.iter().flat_map(|span| self.tokens[span.rows.clone()].iter().copied()).collect();
+        let rows = self
+            .completions
+            .iter()
+            .flat_map(CompletionSpan::prediction_rows)
+            .collect();
+        let targets: Vec<u32> = self
+            .completions
+            .iter()
+            .flat_map(|span| self.tokens[span.rows.clone()].iter().copied())
+            .collect();
         (rows, targets.into())
     }
 
     /// Rows of completion tokens, `[N]`, completion after completion.
     pub fn completion_rows(&self) -> Vec<u32> {
-        self.completions.iter().flat_map(|span| span.rows.clone()).map(|row| row as u32).collect()
+        self.completions
+            .iter()
+            .flat_map(|span| span.rows.clone())
+            .map(|row| row as u32)
+            .collect()
     }
 
     /// Cuts a flat `[N]` list over completion tokens into one list a completion.
@@ -136,7 +164,12 @@ impl PackedBatch {
     }
 }
 
-fn append(tokens: &mut Vec<u32>, positions: &mut Vec<u32>, ids: &[u32], first_position: usize) -> Range<usize> {
+fn append(
+    tokens: &mut Vec<u32>,
+    positions: &mut Vec<u32>,
+    ids: &[u32],
+    first_position: usize,
+) -> Range<usize> {
     let start = tokens.len();
     tokens.extend_from_slice(ids);
     positions.extend((first_position..first_position + ids.len()).map(|p| p as u32));
@@ -158,19 +191,35 @@ pub struct MicroBatch {
 /// concatenating the parts gives the update again. Groups without completions do not appear.
 pub fn micro_batches(groups: &[Group], token_budget: usize) -> Vec<MicroBatch> {
     let mut parts = Vec::new();
-    let mut current = MicroBatch { groups: Vec::new(), origin: Vec::new() };
+    let mut current = MicroBatch {
+        groups: Vec::new(),
+        origin: Vec::new(),
+    };
     let mut rows = 0;
     let mut open_group = None;
     for (group_index, group) in groups.iter().enumerate() {
         for (index, completion) in group.completions.iter().enumerate() {
-            let prompt_rows = if open_group == Some(group_index) { 0 } else { group.prompt.len() };
+            let prompt_rows = if open_group == Some(group_index) {
+                0
+            } else {
+                group.prompt.len()
+            };
             if !current.origin.is_empty() && rows + prompt_rows + completion.len() > token_budget {
-                parts.push(std::mem::replace(&mut current, MicroBatch { groups: Vec::new(), origin: Vec::new() }));
+                parts.push(std::mem::replace(
+                    &mut current,
+                    MicroBatch {
+                        groups: Vec::new(),
+                        origin: Vec::new(),
+                    },
+                ));
                 rows = 0;
                 open_group = None;
             }
             if open_group != Some(group_index) {
-                current.groups.push(Group { prompt: group.prompt.clone(), completions: Vec::new() });
+                current.groups.push(Group {
+                    prompt: group.prompt.clone(),
+                    completions: Vec::new(),
+                });
                 rows += group.prompt.len();
                 open_group = Some(group_index);
             }
@@ -193,7 +242,10 @@ mod tests {
 
     fn group(prompt: usize, completions: &[usize]) -> Group {
         let ids = |n: usize| (0..n as u32).collect();
-        Group { prompt: ids(prompt), completions: completions.iter().map(|&n| ids(n)).collect() }
+        Group {
+            prompt: ids(prompt),
+            completions: completions.iter().map(|&n| ids(n)).collect(),
+        }
     }
 
     #[test]
@@ -204,12 +256,10 @@ mod tests {
         assert_eq!(rows, [2, 3, 2, 6, 7, 8]);
         assert_eq!(&*targets, &[0, 1, 0, 0, 1, 2]);
         assert_eq!(batch.completion_rows(), [3, 4, 5, 7, 8, 9]);
-        assert_eq!(batch.split_by_completion(&[1., 2., 3., 4., 5., 6.]), vec![
-            vec![1., 2.],
-            vec![],
-            vec![3.],
-            vec![4., 5., 6.]
-        ]);
+        assert_eq!(
+            batch.split_by_completion(&[1., 2., 3., 4., 5., 6.]),
+            vec![vec![1., 2.], vec![], vec![3.], vec![4., 5., 6.]]
+        );
     }
 
     #[test]
@@ -221,7 +271,10 @@ mod tests {
             assert_eq!(origins, [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]);
             for part in &parts {
                 let rows: usize = part.groups.iter().map(Group::rows).sum();
-                assert!(rows <= budget || part.origin.len() == 1, "{rows} rows for budget {budget}");
+                assert!(
+                    rows <= budget || part.origin.len() == 1,
+                    "{rows} rows for budget {budget}"
+                );
             }
         }
         assert_eq!(micro_batches(&groups, 13).len(), 4);
@@ -229,6 +282,9 @@ mod tests {
 
     #[test]
     fn an_empty_prompt_is_refused() {
-        assert!(matches!(PackedBatch::new(&[group(1, &[1]), group(0, &[1])]), Err(LmError::EmptyPrompt { group: 1 })));
+        assert!(matches!(
+            PackedBatch::new(&[group(1, &[1]), group(0, &[1])]),
+            Err(LmError::EmptyPrompt { group: 1 })
+        ));
     }
 }

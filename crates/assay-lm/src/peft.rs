@@ -65,7 +65,9 @@ enum Targets {
 /// # Errors
 /// Names the file that is missing or malformed.
 pub fn base_model(dir: &Path) -> Result<String, LmError> {
-    Ok(read_config(dir)?.base_model_name_or_path.unwrap_or_default())
+    Ok(read_config(dir)?
+        .base_model_name_or_path
+        .unwrap_or_default())
 }
 
 /// Loads a PEFT LoRA directory for a base model.
@@ -79,9 +81,10 @@ pub fn load(dir: &Path, config: &ModelConfig) -> Result<LoadedAdapter, LmError> 
     let path = dir.join(WEIGHTS_FILE);
     let mut tensors = read_tensors(&path)?;
     let adapter = Adapter::build(config, &settings, |name, (rows, columns)| {
-        let tensor = tensors
-            .remove(name)
-            .ok_or_else(|| LmError::MissingTensor { file: path.clone(), tensor: name.to_owned() })?;
+        let tensor = tensors.remove(name).ok_or_else(|| LmError::MissingTensor {
+            file: path.clone(),
+            tensor: name.to_owned(),
+        })?;
         if tensor.dims() != [rows, columns] {
             return Err(LmError::TensorShape {
                 file: path.clone(),
@@ -95,13 +98,21 @@ pub fn load(dir: &Path, config: &ModelConfig) -> Result<LoadedAdapter, LmError> 
     let mut extra = HashMap::new();
     for (name, tensor) in tensors {
         if name.contains(".lora_") {
-            let reason = format!("{} holds {name}, which the base model or target_modules do not have", path.display());
+            let reason = format!(
+                "{} holds {name}, which the base model or target_modules do not have",
+                path.display()
+            );
             return Err(LmError::InvalidAdapter { reason });
         }
         extra.insert(name, tensor.to_dtype(DType::F32)?);
     }
     let base_model = file.base_model_name_or_path.unwrap_or_default();
-    Ok(LoadedAdapter { adapter, base_model, task_type: file.task_type, extra })
+    Ok(LoadedAdapter {
+        adapter,
+        base_model,
+        task_type: file.task_type,
+        extra,
+    })
 }
 
 pub(crate) fn save(
@@ -110,12 +121,19 @@ pub(crate) fn save(
     card: &AdapterCard,
     extra: &[(String, Tensor)],
 ) -> Result<(), LmError> {
-    let mut tensors: HashMap<String, Tensor> =
-        adapter.parameters().iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
+    let mut tensors: HashMap<String, Tensor> = adapter
+        .parameters()
+        .iter()
+        .map(|(name, var)| (name.clone(), var.as_tensor().clone()))
+        .collect();
     tensors.extend(extra.iter().cloned());
     let weights = dir.join(WEIGHTS_FILE);
     candle_core::safetensors::save(&tensors, &weights)?;
-    let modules_to_save = if card.modules_to_save.is_empty() { None } else { Some(&card.modules_to_save) };
+    let modules_to_save = if card.modules_to_save.is_empty() {
+        None
+    } else {
+        Some(&card.modules_to_save)
+    };
     let config = json!({
         "peft_type": "LORA",
         "task_type": card.task_type,
@@ -134,24 +152,37 @@ pub(crate) fn save(
     });
     let path = dir.join(CONFIG_FILE);
     let text = serde_json::to_string_pretty(&config).unwrap_or_default() + "\n";
-    fs::write(&path, text).map_err(|source| LmError::Io { action: "writing", path, source })
+    fs::write(&path, text).map_err(|source| LmError::Io {
+        action: "writing",
+        path,
+        source,
+    })
 }
 
 /// PEFT writes whole alphas as integers.
 fn whole_number(value: f64) -> serde_json::Value {
-    if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
+    if value.fract() == 0.0 && value.abs() < 1e15 {
+        json!(value as i64)
+    } else {
+        json!(value)
+    }
 }
 
 fn read_config(dir: &Path) -> Result<ConfigFile, LmError> {
     let path = dir.join(CONFIG_FILE);
-    let io = |source| LmError::Io { action: "reading", path: path.clone(), source };
+    let io = |source| LmError::Io {
+        action: "reading",
+        path: path.clone(),
+        source,
+    };
     if fs::metadata(&path).map_err(io)?.len() > MAX_CONFIG_BYTES {
         let reason = format!("{} is larger than {MAX_CONFIG_BYTES} bytes", path.display());
         return Err(LmError::InvalidAdapter { reason });
     }
     let text = fs::read_to_string(&path).map_err(io)?;
-    serde_json::from_str(&text)
-        .map_err(|source| LmError::InvalidAdapter { reason: format!("{}: {source}", path.display()) })
+    serde_json::from_str(&text).map_err(|source| LmError::InvalidAdapter {
+        reason: format!("{}: {source}", path.display()),
+    })
 }
 
 fn lora_settings(file: &ConfigFile, dir: &Path) -> Result<LoraSettings, LmError> {
@@ -166,7 +197,9 @@ fn lora_settings(file: &ConfigFile, dir: &Path) -> Result<LoraSettings, LmError>
         return refuse("rsLoRA, DoRA and trained biases are not supported");
     }
     if !file.rank_pattern.is_empty() || !file.alpha_pattern.is_empty() {
-        return refuse("rank_pattern and alpha_pattern are not supported: one rank and alpha an adapter");
+        return refuse(
+            "rank_pattern and alpha_pattern are not supported: one rank and alpha an adapter",
+        );
     }
     if file.r == 0 || !file.lora_alpha.is_finite() {
         return refuse("r must be at least 1 and lora_alpha finite");
@@ -175,26 +208,43 @@ fn lora_settings(file: &ConfigFile, dir: &Path) -> Result<LoraSettings, LmError>
         Targets::Pattern(pattern) if pattern == "all-linear" => Projection::ALL.to_vec(),
         Targets::Pattern(_) => return refuse("target_modules must be a list of module names"),
         Targets::List(names) => {
-            let known = |name: &str| Projection::ALL.into_iter().find(|p| p.module().ends_with(&format!(".{name}")));
+            let known = |name: &str| {
+                Projection::ALL
+                    .into_iter()
+                    .find(|p| p.module().ends_with(&format!(".{name}")))
+            };
             let mut targets = Vec::new();
             for name in names.iter().filter(|name| *name != "score") {
                 match known(name) {
                     Some(projection) => targets.push(projection),
-                    None => return refuse(&format!("target module {name} is none of the seven projections")),
+                    None => {
+                        return refuse(&format!(
+                            "target module {name} is none of the seven projections"
+                        ));
+                    }
                 }
             }
             targets.sort();
             targets
         }
     };
-    Ok(LoraSettings { rank: file.r, alpha: file.lora_alpha, targets })
+    Ok(LoraSettings {
+        rank: file.r,
+        alpha: file.lora_alpha,
+        targets,
+    })
 }
 
 fn read_tensors(path: &Path) -> Result<HashMap<String, Tensor>, LmError> {
     if !path.is_file() {
         let source = std::io::Error::from(std::io::ErrorKind::NotFound);
-        return Err(LmError::Io { action: "reading", path: path.to_owned(), source });
+        return Err(LmError::Io {
+            action: "reading",
+            path: path.to_owned(),
+            source,
+        });
     }
-    candle_core::safetensors::load(path, &Device::Cpu)
-        .map_err(|source| LmError::InvalidAdapter { reason: format!("{}: {source}", path.display()) })
+    candle_core::safetensors::load(path, &Device::Cpu).map_err(|source| LmError::InvalidAdapter {
+        reason: format!("{}: {source}", path.display()),
+    })
 }

@@ -11,11 +11,11 @@ use assay_ops::{CacheRow, HeadShape, KvCache, cached_attention, linear};
 use assay_tasks::random::Stream;
 use candle_core::{Device, Tensor};
 
+use crate::LmError;
 use crate::adapter::Adapter;
 use crate::draw::{Drawn, SamplingSettings, draw};
 use crate::packed::{Group, PackedBatch};
 use crate::transformer::{Attend, PromptCache, Transformer};
-use crate::LmError;
 
 /// One prompt and the streams of the samples wanted from it.
 #[derive(Clone, Debug)]
@@ -68,7 +68,9 @@ pub fn sample(
 ) -> Result<Vec<Vec<Completion>>, LmError> {
     let (draw_settings, limits) = settings;
     if limits.max_new_tokens == 0 || limits.max_sequences == 0 {
-        return Err(LmError::InvalidSampling { reason: "max_new_tokens and max_sequences must be at least 1".into() });
+        return Err(LmError::InvalidSampling {
+            reason: "max_new_tokens and max_sequences must be at least 1".into(),
+        });
     }
     draw_settings.validate()?;
     let total: usize = requests.iter().map(|r| r.streams.len()).sum();
@@ -116,11 +118,20 @@ impl<'m> Decoder<'m> {
         requests: &[SampleRequest],
         limits: &'m SamplingLimits,
     ) -> Result<Self, LmError> {
-        let groups: Vec<Group> =
-            requests.iter().map(|r| Group { prompt: r.prompt.clone(), completions: Vec::new() }).collect();
+        let groups: Vec<Group> = requests
+            .iter()
+            .map(|r| Group {
+                prompt: r.prompt.clone(),
+                completions: Vec::new(),
+            })
+            .collect();
         let prompts = PackedBatch::new(&groups)?;
         let (hidden, prompt_cache) = model.prefill(&prompts, adapter)?;
-        let last: Vec<u32> = prompts.prompts.iter().map(|rows| rows.end as u32 - 1).collect();
+        let last: Vec<u32> = prompts
+            .prompts
+            .iter()
+            .map(|rows| rows.end as u32 - 1)
+            .collect();
         let rows = last.len();
         let last = hidden.index_select(&Tensor::from_vec(last, rows, &Device::Cpu)?, 0)?;
         let first_logits = linear(&last, model.output_matrix(), None, None)?.to_vec2()?;
@@ -134,11 +145,24 @@ impl<'m> Decoder<'m> {
         let caches = (0..model.config().layers)
             .map(|_| KvCache::new(slots, limits.max_new_tokens, kv_dim, &Device::Cpu))
             .collect::<Result<_, _>>()?;
-        let finished = requests.iter().map(|r| vec![Completion::default(); r.streams.len()]).collect();
+        let finished = requests
+            .iter()
+            .map(|r| vec![Completion::default(); r.streams.len()])
+            .collect();
         let free_slots = (0..slots as u32).rev().collect();
         let active = Vec::with_capacity(slots);
         Ok(Self {
-            model, adapter, limits, prompts, prompt_cache, first_logits, caches, waiting, free_slots, active, finished,
+            model,
+            adapter,
+            limits,
+            prompts,
+            prompt_cache,
+            first_logits,
+            caches,
+            waiting,
+            free_slots,
+            active,
+            finished,
             drawn_last: 0,
         })
     }
@@ -150,14 +174,21 @@ impl<'m> Decoder<'m> {
         settings: &SamplingSettings,
         on_token: &mut impl FnMut(usize),
     ) -> Result<bool, LmError> {
-        while let (Some(&slot), Some(&(request, sample))) = (self.free_slots.last(), self.waiting.front()) {
+        while let (Some(&slot), Some(&(request, sample))) =
+            (self.free_slots.last(), self.waiting.front())
+        {
             self.waiting.pop_front();
             let mut stream = requests[request].streams[sample].clone();
             let drawn = draw(&self.first_logits[request], settings, stream.uniform_f64())?;
             on_token(1);
             if !self.record(request, sample, drawn) {
                 self.free_slots.pop();
-                self.active.push(Active { request, sample, slot, stream });
+                self.active.push(Active {
+                    request,
+                    sample,
+                    slot,
+                    stream,
+                });
             }
         }
         Ok(!self.active.is_empty())
@@ -184,7 +215,11 @@ impl<'m> Decoder<'m> {
             let prompt = self.prompts.prompts[sequence.request].clone();
             tokens.extend(own.last());
             positions.push((prompt.len() + own.len() - 1) as u32);
-            rows.push(CacheRow { prompt, slot: sequence.slot as usize, len: own.len() });
+            rows.push(CacheRow {
+                prompt,
+                slot: sequence.slot as usize,
+                len: own.len(),
+            });
         }
         let slots: Vec<u32> = self.active.iter().map(|s| s.slot).collect();
         let lens: Vec<u32> = rows.iter().map(|row| row.len as u32 - 1).collect();
@@ -197,7 +232,9 @@ impl<'m> Decoder<'m> {
             shape: self.model.head_shape(),
         };
         let (tokens, positions): (Arc<[u32]>, Arc<[u32]>) = (tokens.into(), positions.into());
-        let hidden = self.model.run(&tokens, &positions, self.adapter, &mut attention)?;
+        let hidden = self
+            .model
+            .run(&tokens, &positions, self.adapter, &mut attention)?;
         Ok(linear(&hidden, self.model.output_matrix(), None, None)?)
     }
 
@@ -205,7 +242,12 @@ impl<'m> Decoder<'m> {
     fn advance(&mut self, logits: &Tensor, settings: &SamplingSettings) -> Result<(), LmError> {
         let vocab = logits.dim(1)?;
         let values = logits.flatten_all()?.to_vec1::<f32>()?;
-        let drawn = crate::draw::draw_rows(&values, vocab, settings, self.active.iter_mut().map(|s| &mut s.stream))?;
+        let drawn = crate::draw::draw_rows(
+            &values,
+            vocab,
+            settings,
+            self.active.iter_mut().map(|s| &mut s.stream),
+        )?;
         self.drawn_last = drawn.len();
         let sequences = std::mem::take(&mut self.active);
         for (sequence, drawn) in sequences.into_iter().zip(drawn) {
@@ -230,10 +272,22 @@ struct CachedAttention<'c> {
 }
 
 impl Attend for CachedAttention<'_> {
-    fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, LmError> {
+    fn attend(
+        &mut self,
+        layer: usize,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+    ) -> Result<Tensor, LmError> {
         let cache = &mut self.caches[layer];
         cache.append(k, v, self.slots, self.lens)?;
         let (prompt_k, prompt_v) = &self.prompts.layers[layer];
-        Ok(cached_attention(q, (prompt_k, prompt_v), cache, self.rows, self.shape)?)
+        Ok(cached_attention(
+            q,
+            (prompt_k, prompt_v),
+            cache,
+            self.rows,
+            self.shape,
+        )?)
     }
 }

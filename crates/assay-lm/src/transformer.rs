@@ -7,7 +7,8 @@
 use std::collections::HashMap;
 
 use assay_ops::{
-    HeadShape, Matrix, RopeTable, embedding, grouped_attention, linear, rms_norm, rope, seed_gradient, swiglu,
+    HeadShape, Matrix, RopeTable, embedding, grouped_attention, linear, rms_norm, rope,
+    seed_gradient, swiglu,
 };
 use assay_tasks::random::Stream;
 use candle_core::backprop::GradStore;
@@ -103,7 +104,13 @@ pub struct PromptCache {
 
 /// How one decoding step attends: called for each layer with rotated queries, rotated keys and values.
 pub(crate) trait Attend {
-    fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, LmError>;
+    fn attend(
+        &mut self,
+        layer: usize,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+    ) -> Result<Tensor, LmError>;
 }
 
 impl Transformer {
@@ -122,13 +129,21 @@ impl Transformer {
                 let name = format!("{prefix}.{}", projection.module());
                 let weight = weights.matrix(&format!("{name}.weight"), [out, input])?;
                 let has_bias = config.qkv_bias
-                    && matches!(projection, Projection::Query | Projection::Key | Projection::Value);
-                let bias = if has_bias { Some(weights.vector(&format!("{name}.bias"), out)?) } else { None };
+                    && matches!(
+                        projection,
+                        Projection::Query | Projection::Key | Projection::Value
+                    );
+                let bias = if has_bias {
+                    Some(weights.vector(&format!("{name}.bias"), out)?)
+                } else {
+                    None
+                };
                 projections.insert(projection, Dense { weight, bias });
             }
             layers.push(Layer {
                 input_norm: weights.vector(&format!("{prefix}.input_layernorm.weight"), hidden)?,
-                attention_norm: weights.vector(&format!("{prefix}.post_attention_layernorm.weight"), hidden)?,
+                attention_norm: weights
+                    .vector(&format!("{prefix}.post_attention_layernorm.weight"), hidden)?,
                 projections,
             });
         }
@@ -169,7 +184,9 @@ impl Transformer {
             };
             let mut stream = Stream::new(seed, &[index]);
             let values: Vec<f32> = match dims.len() {
-                2 => (0..count).map(|_| stream.normal_f32() * deviation).collect(),
+                2 => (0..count)
+                    .map(|_| stream.normal_f32() * deviation)
+                    .collect(),
                 _ if name.ends_with(".bias") => vec![0.0; count],
                 _ => vec![1.0; count],
             };
@@ -193,31 +210,58 @@ impl Transformer {
             Ok(tensor)
         };
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-        let embedding = Matrix::Dense(make("model.embed_tokens.weight".to_owned(), &[vocab, hidden])?);
+        let embedding = Matrix::Dense(make(
+            "model.embed_tokens.weight".to_owned(),
+            &[vocab, hidden],
+        )?);
         let mut layers = Vec::with_capacity(config.layers);
         for index in 0..config.layers {
             let prefix = format!("model.layers.{index}");
             let input_norm = make(format!("{prefix}.input_layernorm.weight"), &[hidden])?;
-            let attention_norm = make(format!("{prefix}.post_attention_layernorm.weight"), &[hidden])?;
+            let attention_norm = make(
+                format!("{prefix}.post_attention_layernorm.weight"),
+                &[hidden],
+            )?;
             let mut projections = HashMap::new();
             for projection in Projection::ALL {
                 let (out, input) = projection.shape(config);
                 let name = format!("{prefix}.{}", projection.module());
                 let weight = Matrix::Dense(make(format!("{name}.weight"), &[out, input])?);
                 let has_bias = config.qkv_bias
-                    && matches!(projection, Projection::Query | Projection::Key | Projection::Value);
-                let bias = if has_bias { Some(make(format!("{name}.bias"), &[out])?) } else { None };
+                    && matches!(
+                        projection,
+                        Projection::Query | Projection::Key | Projection::Value
+                    );
+                let bias = if has_bias {
+                    Some(make(format!("{name}.bias"), &[out])?)
+                } else {
+                    None
+                };
                 projections.insert(projection, Dense { weight, bias });
             }
-            layers.push(Layer { input_norm, attention_norm, projections });
+            layers.push(Layer {
+                input_norm,
+                attention_norm,
+                projections,
+            });
         }
         let final_norm = make("model.norm.weight".to_owned(), &[hidden])?;
         let output = match config.tie_word_embeddings {
             true => None,
-            false => Some(Matrix::Dense(make("lm_head.weight".to_owned(), &[vocab, hidden])?)),
+            false => Some(Matrix::Dense(make(
+                "lm_head.weight".to_owned(),
+                &[vocab, hidden],
+            )?)),
         };
         let rope = rope_table(config)?;
-        let model = Self { config: config.clone(), embedding, layers, final_norm, output, rope };
+        let model = Self {
+            config: config.clone(),
+            embedding,
+            layers,
+            final_norm,
+            output,
+            rope,
+        };
         Ok((model, parameters))
     }
 
@@ -268,7 +312,9 @@ impl Transformer {
         let mut copy = self.detached().dequantised()?;
         for (index, layer) in copy.layers.iter_mut().enumerate() {
             for (projection, pair) in adapter.detached().layer(index) {
-                let Some(dense) = layer.projections.get_mut(projection) else { continue };
+                let Some(dense) = layer.projections.get_mut(projection) else {
+                    continue;
+                };
                 if let Matrix::Dense(weight) = &dense.weight {
                     let lora = pair.as_lora();
                     let delta = (lora.b.matmul(lora.a)? * lora.scale)?;
@@ -284,11 +330,20 @@ impl Transformer {
     /// # Errors
     /// Fails when a quantised matrix cannot be expanded.
     pub fn named_tensors(&self) -> Result<Vec<(String, Tensor)>, LmError> {
-        let mut named = vec![("model.embed_tokens.weight".to_owned(), self.embedding.to_dense()?)];
+        let mut named = vec![(
+            "model.embed_tokens.weight".to_owned(),
+            self.embedding.to_dense()?,
+        )];
         for (index, layer) in self.layers.iter().enumerate() {
             let prefix = format!("model.layers.{index}");
-            named.push((format!("{prefix}.input_layernorm.weight"), layer.input_norm.clone()));
-            named.push((format!("{prefix}.post_attention_layernorm.weight"), layer.attention_norm.clone()));
+            named.push((
+                format!("{prefix}.input_layernorm.weight"),
+                layer.input_norm.clone(),
+            ));
+            named.push((
+                format!("{prefix}.post_attention_layernorm.weight"),
+                layer.attention_norm.clone(),
+            ));
             for projection in Projection::ALL {
                 let dense = &layer.projections[&projection];
                 let name = format!("{prefix}.{}", projection.module());
@@ -309,7 +364,11 @@ impl Transformer {
     ///
     /// # Errors
     /// A token id outside the vocabulary or a position beyond the rope table.
-    pub fn hidden(&self, batch: &PackedBatch, adapter: Option<&Adapter>) -> Result<Tensor, LmError> {
+    pub fn hidden(
+        &self,
+        batch: &PackedBatch,
+        adapter: Option<&Adapter>,
+    ) -> Result<Tensor, LmError> {
         let (model, adapter) = (self.detached(), adapter.map(Adapter::detached));
         let mut x = embedding(&model.embedding, &batch.tokens)?;
         for (index, layer) in model.layers.iter().enumerate() {
@@ -327,9 +386,18 @@ impl Transformer {
         batch: &PackedBatch,
         adapter: Option<&Adapter>,
     ) -> Result<(Tensor, PromptCache), LmError> {
-        let mut keep = KeepKeys { batch, shape: self.head_shape(), layers: Vec::new() };
+        let mut keep = KeepKeys {
+            batch,
+            shape: self.head_shape(),
+            layers: Vec::new(),
+        };
         let hidden = self.run(&batch.tokens, &batch.positions, adapter, &mut keep)?;
-        Ok((hidden, PromptCache { layers: keep.layers }))
+        Ok((
+            hidden,
+            PromptCache {
+                layers: keep.layers,
+            },
+        ))
     }
 
     /// Hidden states `[S, hidden]` of one row a sequence, attention supplied by the caller. No gradients.
@@ -363,7 +431,8 @@ impl Transformer {
         let mut inputs = Vec::with_capacity(model.layers.len() + 1);
         let mut x = embedding(&model.embedding, &batch.tokens)?;
         for (index, layer) in model.layers.iter().enumerate() {
-            let y = model.layer_forward(layer, adapter.as_ref().map(|a| a.layer(index)), &x, batch)?;
+            let y =
+                model.layer_forward(layer, adapter.as_ref().map(|a| a.layer(index)), &x, batch)?;
             inputs.push(std::mem::replace(&mut x, y));
         }
         let hidden = rms_norm(&x, &model.final_norm, model.config.rms_norm_eps)?;
@@ -388,13 +457,25 @@ impl Transformer {
         let mut grad = grad_hidden;
         if let Some(input) = inputs.pop() {
             let norm = |x: &Tensor| Ok(rms_norm(x, &self.final_norm, self.config.rms_norm_eps)?);
-            grad = pull_back(&input, &grad, norm, std::iter::once(&self.final_norm), gradients)?;
+            grad = pull_back(
+                &input,
+                &grad,
+                norm,
+                std::iter::once(&self.final_norm),
+                gradients,
+            )?;
         }
         for (index, layer) in self.layers.iter().enumerate().rev() {
             let Some(input) = inputs.pop() else { break };
             let lora = adapter.map(|a| a.layer(index));
             let forward = |x: &Tensor| self.layer_forward(layer, lora, x, batch);
-            grad = pull_back(&input, &grad, forward, layer_tensors(layer, lora), gradients)?;
+            grad = pull_back(
+                &input,
+                &grad,
+                forward,
+                layer_tensors(layer, lora),
+                gradients,
+            )?;
         }
         if let Matrix::Dense(table) = &self.embedding
             && table.is_variable()
@@ -407,7 +488,11 @@ impl Transformer {
     }
 
     pub(crate) fn head_shape(&self) -> HeadShape {
-        HeadShape { heads: self.config.heads, kv_heads: self.config.kv_heads, head_dim: self.config.head_dim }
+        HeadShape {
+            heads: self.config.heads,
+            kv_heads: self.config.kv_heads,
+            head_dim: self.config.head_dim,
+        }
     }
 
     fn layer_forward(
@@ -431,8 +516,16 @@ impl Transformer {
         positions: &std::sync::Arc<[u32]>,
     ) -> Result<(Tensor, Tensor, Tensor), LmError> {
         let h = rms_norm(x, &layer.input_norm, self.config.rms_norm_eps)?;
-        let q = rope(&layer.project(Projection::Query, &h, lora)?, positions, &self.rope)?;
-        let k = rope(&layer.project(Projection::Key, &h, lora)?, positions, &self.rope)?;
+        let q = rope(
+            &layer.project(Projection::Query, &h, lora)?,
+            positions,
+            &self.rope,
+        )?;
+        let k = rope(
+            &layer.project(Projection::Key, &h, lora)?,
+            positions,
+            &self.rope,
+        )?;
         Ok((q, k, layer.project(Projection::Value, &h, lora)?))
     }
 
@@ -453,16 +546,29 @@ impl Transformer {
 }
 
 impl Layer {
-    fn project(&self, which: Projection, x: &Tensor, lora: Option<&LayerAdapter>) -> Result<Tensor, LmError> {
+    fn project(
+        &self,
+        which: Projection,
+        x: &Tensor,
+        lora: Option<&LayerAdapter>,
+    ) -> Result<Tensor, LmError> {
         let dense = &self.projections[&which];
-        let pair = lora.and_then(|pairs| pairs.get(&which)).map(|pair| pair.as_lora());
+        let pair = lora
+            .and_then(|pairs| pairs.get(&which))
+            .map(|pair| pair.as_lora());
         Ok(linear(x, &dense.weight, dense.bias.as_ref(), pair)?)
     }
 
     fn detached(&self) -> Self {
         let projections = self.projections.iter().map(|(&which, dense)| {
             let bias = dense.bias.as_ref().map(Tensor::detach);
-            (which, Dense { weight: detach_matrix(&dense.weight), bias })
+            (
+                which,
+                Dense {
+                    weight: detach_matrix(&dense.weight),
+                    bias,
+                },
+            )
         });
         Self {
             input_norm: self.input_norm.detach(),
@@ -480,7 +586,13 @@ struct KeepKeys<'b> {
 }
 
 impl Attend for KeepKeys<'_> {
-    fn attend(&mut self, _layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, LmError> {
+    fn attend(
+        &mut self,
+        _layer: usize,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+    ) -> Result<Tensor, LmError> {
         self.layers.push((k.clone(), v.clone()));
         Ok(grouped_attention(q, k, v, &self.batch.layout, self.shape)?)
     }
@@ -488,7 +600,11 @@ impl Attend for KeepKeys<'_> {
 
 fn rope_table(config: &ModelConfig) -> Result<RopeTable, LmError> {
     let frequencies = config.rope.inverse_frequencies(config.head_dim);
-    Ok(RopeTable::new(&frequencies, config.max_positions.min(MOST_POSITIONS), &Device::Cpu)?)
+    Ok(RopeTable::new(
+        &frequencies,
+        config.max_positions.min(MOST_POSITIONS),
+        &Device::Cpu,
+    )?)
 }
 
 fn detach_matrix(matrix: &Matrix) -> Matrix {
@@ -499,7 +615,10 @@ fn detach_matrix(matrix: &Matrix) -> Matrix {
 }
 
 /// Variables of a layer and its adapter pairs.
-fn layer_tensors<'l>(layer: &'l Layer, lora: Option<&'l LayerAdapter>) -> impl Iterator<Item = &'l Tensor> {
+fn layer_tensors<'l>(
+    layer: &'l Layer,
+    lora: Option<&'l LayerAdapter>,
+) -> impl Iterator<Item = &'l Tensor> {
     let weights = layer.projections.values().flat_map(|dense| {
         let weight = match &dense.weight {
             Matrix::Dense(tensor) => Some(tensor),
@@ -507,8 +626,14 @@ fn layer_tensors<'l>(layer: &'l Layer, lora: Option<&'l LayerAdapter>) -> impl I
         };
         weight.into_iter().chain(dense.bias.as_ref())
     });
-    let pairs = lora.into_iter().flat_map(|pairs| pairs.values().flat_map(|pair| [&pair.a, &pair.b]));
-    [&layer.input_norm, &layer.attention_norm].into_iter().chain(weights).chain(pairs).filter(|t| t.is_variable())
+    let pairs = lora
+        .into_iter()
+        .flat_map(|pairs| pairs.values().flat_map(|pair| [&pair.a, &pair.b]));
+    [&layer.input_norm, &layer.attention_norm]
+        .into_iter()
+        .chain(weights)
+        .chain(pairs)
+        .filter(|t| t.is_variable())
 }
 
 /// Gradient at `input` of `forward(input) . grad_output`; gradients of `tensors` are added on the way.
@@ -525,6 +650,8 @@ fn pull_back<'t>(
     gradients.absorb(&mut store, tensors)?;
     match store.remove(x.as_tensor()) {
         Some(gradient) => Ok(gradient.detach()),
-        None => Err(LmError::NoGradient { what: "a layer's input".to_owned() }),
+        None => Err(LmError::NoGradient {
+            what: "a layer's input".to_owned(),
+        }),
     }
 }

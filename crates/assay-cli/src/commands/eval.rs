@@ -18,7 +18,11 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     }
     let mut out = std::io::stdout();
     if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&evaluation.summary.to_value()?)?)?;
+        writeln!(
+            out,
+            "{}",
+            serde_json::to_string_pretty(&evaluation.summary.to_value()?)?
+        )?;
     } else {
         write!(out, "{}", evaluation.summary.table())?;
     }
@@ -27,14 +31,24 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
 
 /// Evaluates a file of traces, one at a time.
 pub(crate) fn evaluate(path: &std::path::Path, score: TraceScore) -> Result<Evaluation> {
-    let mut evaluator = Evaluator::new(EvalSettings { score, ..EvalSettings::default() });
+    let mut evaluator = Evaluator::new(EvalSettings {
+        score,
+        ..EvalSettings::default()
+    });
     for trace in TraceReader::open(path)? {
         evaluator.push(&trace?)?;
     }
     let evaluation = evaluator.finish();
     if evaluation.unjudged > 0 {
-        message(&format!("{} traces of unknown correctness are left out", evaluation.unjudged))?;
+        message(&format!(
+            "{} traces of unknown correctness are left out",
+            evaluation.unjudged
+        ))?;
     }
-    anyhow::ensure!(evaluation.traces > 0, "{} holds no trace of known correctness", path.display());
+    anyhow::ensure!(
+        evaluation.traces > 0,
+        "{} holds no trace of known correctness",
+        path.display()
+    );
     Ok(evaluation)
 }

@@ -21,14 +21,22 @@ const DEFAULT_KIND: &str = "corrupt_numbers";
 
 /// Runs the command.
 pub(crate) fn run(args: &LocaliseArgs) -> Result<()> {
-    let summary = if args.demonstrations.extension().is_some_and(|extension| extension == "json") {
+    let summary = if args
+        .demonstrations
+        .extension()
+        .is_some_and(|extension| extension == "json")
+    {
         steps(args)?
     } else {
         injected(args)?
     };
     let mut out = std::io::stdout();
     if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&summary.to_value()?)?)?;
+        writeln!(
+            out,
+            "{}",
+            serde_json::to_string_pretty(&summary.to_value()?)?
+        )?;
     } else {
         write!(out, "{}", summary.table())?;
     }
@@ -36,15 +44,28 @@ pub(crate) fn run(args: &LocaliseArgs) -> Result<()> {
 }
 
 fn injected(args: &LocaliseArgs) -> Result<Summary> {
-    let kinds = if args.kinds.is_empty() { vec![DEFAULT_KIND.to_owned()] } else { args.kinds.clone() };
+    let kinds = if args.kinds.is_empty() {
+        vec![DEFAULT_KIND.to_owned()]
+    } else {
+        args.kinds.clone()
+    };
     let registry = Registry::named(&kinds)?;
-    let problems = open::problems(&args.demonstrations, args.limit, Required::DemonstrationAndAnswer)?;
+    let problems = open::problems(
+        &args.demonstrations,
+        args.limit,
+        Required::DemonstrationAndAnswer,
+    )?;
     let (model, reward) = open::reward(&args.reward, args.model.as_deref())?;
     let critic = Critic::new(&reward, &model, args.token_budget);
-    let beside = Beside { transformer: &model.transformer, adapter: None };
+    let beside = Beside {
+        transformer: &model.transformer,
+        adapter: None,
+    };
     let mut progress = Progress::new("localise", problems.len());
     let total = problems.len();
-    let cases = critic.inject(&problems, (&registry, args.seed), beside, |done| progress.set(done + 1, total, ""))?;
+    let cases = critic.inject(&problems, (&registry, args.seed), beside, |done| {
+        progress.set(done + 1, total, "")
+    })?;
     progress.finish();
     let result = localise(cases.iter().map(|case| case.view()), None);
     Ok(result.summary(Predictor::LargestDrop, &BootstrapSettings::default()))
@@ -61,7 +82,11 @@ fn steps(args: &LocaliseArgs) -> Result<Summary> {
         .zip(&scored)
         .map(|(trace, (scored, steps))| StepCase {
             id: trace.id.clone(),
-            step_scores: StepScore::Min.of_steps(&scored.token_offsets, &scored.token_rewards, steps),
+            step_scores: StepScore::Min.of_steps(
+                &scored.token_offsets,
+                &scored.token_rewards,
+                steps,
+            ),
             label: trace.label,
         })
         .collect();

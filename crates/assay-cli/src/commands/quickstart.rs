@@ -41,7 +41,11 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
     outcome::write(&args.out, &measured, &summary)?;
     let mut out = std::io::stdout();
     if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&summary.to_value()?)?)?;
+        writeln!(
+            out,
+            "{}",
+            serde_json::to_string_pretty(&summary.to_value()?)?
+        )?;
     } else {
         write!(out, "{}", outcome::text(&measured, &summary))?;
         writeln!(out, "\nresults: {}", args.out.display())?;
@@ -52,7 +56,10 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
 /// The built-in settings with the arguments' overrides.
 fn settings(args: &QuickstartArgs) -> Result<Settings> {
     let own = SETTINGS.lines().filter(|line| !line.starts_with("extends"));
-    let texts = [(BASE.to_owned(), "base.toml"), (own.collect::<Vec<_>>().join("\n"), "quickstart.toml")];
+    let texts = [
+        (BASE.to_owned(), "base.toml"),
+        (own.collect::<Vec<_>>().join("\n"), "quickstart.toml"),
+    ];
     let mut settings = Settings::from_texts(&texts, &args.set)?;
     settings.seed = args.seed;
     if let Some(head) = args.head {

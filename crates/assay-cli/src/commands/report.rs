@@ -32,8 +32,13 @@ pub(crate) fn run(args: &ReportArgs) -> Result<()> {
             }
         };
     }
-    let heatmaps: Vec<HeatmapTrace<'_>> =
-        traces.iter().map(|trace| HeatmapTrace { trace, injected: None }).collect();
+    let heatmaps: Vec<HeatmapTrace<'_>> = traces
+        .iter()
+        .map(|trace| HeatmapTrace {
+            trace,
+            injected: None,
+        })
+        .collect();
     let input = ReportInput {
         title: "assay report",
         summary: evaluation.as_ref().map(|evaluation| &evaluation.summary),
@@ -41,5 +46,8 @@ pub(crate) fn run(args: &ReportArgs) -> Result<()> {
         evaluation: evaluation.as_ref(),
         traces: &heatmaps,
     };
-    Ok(write_file(&args.out, render(&input, &ReportSettings::default()).as_bytes())?)
+    Ok(write_file(
+        &args.out,
+        render(&input, &ReportSettings::default()).as_bytes(),
+    )?)
 }

@@ -48,9 +48,17 @@ pub(crate) fn run(args: &ScoreArgs) -> Result<()> {
     writer.finish()?;
     let mut out = std::io::stdout();
     if args.json {
-        writeln!(out, "{}", json!({ "scored": total.scored, "unscored": total.unscored }))?;
+        writeln!(
+            out,
+            "{}",
+            json!({ "scored": total.scored, "unscored": total.unscored })
+        )?;
     } else {
-        writeln!(out, "{} traces scored, {} left without rewards", total.scored, total.unscored)?;
+        writeln!(
+            out,
+            "{} traces scored, {} left without rewards",
+            total.scored, total.unscored
+        )?;
     }
     Ok(())
 }

@@ -16,15 +16,24 @@ pub(crate) fn run(args: &SelectArgs) -> Result<()> {
     let evaluation = evaluate(&args.traces, TraceScore::parse(&args.score)?)?;
     let mut summary = Summary::default();
     for (name, estimate) in evaluation.summary.iter() {
-        let Some(rest) = name.strip_prefix("select.") else { continue };
+        let Some(rest) = name.strip_prefix("select.") else {
+            continue;
+        };
         if wanted.is_none_or(|selector| rest.starts_with(&format!("{}.", selector.name()))) {
             summary.insert(name, *estimate);
         }
     }
-    ensure!(!summary.is_empty(), "no problem has the two traces or more that a choice needs");
+    ensure!(
+        !summary.is_empty(),
+        "no problem has the two traces or more that a choice needs"
+    );
     let mut out = std::io::stdout();
     if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&summary.to_value()?)?)?;
+        writeln!(
+            out,
+            "{}",
+            serde_json::to_string_pretty(&summary.to_value()?)?
+        )?;
     } else {
         write!(out, "{}", summary.table())?;
     }

@@ -20,7 +20,9 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
         write!(std::io::stdout(), "{}", settings.resolved_toml()?)?;
         return Ok(());
     }
-    let Some(out) = &args.out else { bail!("--out is missing: the run directory") };
+    let Some(out) = &args.out else {
+        bail!("--out is missing: the run directory")
+    };
     let train_problems = problems(&settings.data.train, "data.train")?;
     let validation = problems(&settings.data.validation, "data.validation")?;
     let test = problems(&settings.data.test, "data.test")?;
@@ -31,7 +33,11 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     let model = open(&settings.model.path, "model.path")?;
     let reward_path = settings.reward_model_path();
     let shared = *reward_path == settings.model.path;
-    let other = if shared { None } else { Some(open(reward_path, "reward_model.path")?) };
+    let other = if shared {
+        None
+    } else {
+        Some(open(reward_path, "reward_model.path")?)
+    };
     let inputs = TrainInputs {
         kind: match args.trainer {
             Trainer::Sft => TrainerKind::Sft,
@@ -40,16 +46,28 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
         },
         settings: &settings,
         model: &model,
-        reward_backbone: Arc::clone(other.as_ref().map_or(&model.transformer, |other| &other.transformer)),
+        reward_backbone: Arc::clone(
+            other
+                .as_ref()
+                .map_or(&model.transformer, |other| &other.transformer),
+        ),
         train: &train_problems,
         validation: &validation,
     };
-    let mode = if args.resume { RunMode::Resume } else { RunMode::Fresh };
+    let mode = if args.resume {
+        RunMode::Resume
+    } else {
+        RunMode::Fresh
+    };
     let mut progress = Progress::new("train", 0);
     let trained = train(&inputs, out, mode, &mut progress)?;
     progress.finish();
     if args.json {
-        writeln!(std::io::stdout(), "{}", serde_json::to_string(&trained.metrics)?)?;
+        writeln!(
+            std::io::stdout(),
+            "{}",
+            serde_json::to_string(&trained.metrics)?
+        )?;
     } else {
         message(&format!("done: {}", out.display()))?;
     }

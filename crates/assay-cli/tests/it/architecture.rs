@@ -9,8 +9,20 @@ const MAY_IMPORT: [(&str, &[&str]); 6] = [
     ("assay-evals", &["assay-tasks"]),
     ("assay-ops", &[]),
     ("assay-lm", &["assay-ops", "assay-tasks"]),
-    ("assay-irl", &["assay-lm", "assay-ops", "assay-evals", "assay-tasks"]),
-    ("assay-cli", &["assay-irl", "assay-lm", "assay-ops", "assay-evals", "assay-tasks"]),
+    (
+        "assay-irl",
+        &["assay-lm", "assay-ops", "assay-evals", "assay-tasks"],
+    ),
+    (
+        "assay-cli",
+        &[
+            "assay-irl",
+            "assay-lm",
+            "assay-ops",
+            "assay-evals",
+            "assay-tasks",
+        ],
+    ),
 ];
 
 /// Crate and words its sources must not contain.
@@ -18,14 +30,23 @@ const NEVER: [(&str, &[&str]); 5] = [
     ("assay-tasks", &["candle", "println!", "anyhow"]),
     ("assay-evals", &["candle", "println!", "anyhow"]),
     ("assay-ops", &["println!", "anyhow", "assay_lm"]),
-    ("assay-lm", &["println!", "anyhow", "assay_irl", "assay_evals", "reward"]),
-    ("assay-irl", &["println!", "anyhow", "stdout", "std::process"]),
+    (
+        "assay-lm",
+        &["println!", "anyhow", "assay_irl", "assay_evals", "reward"],
+    ),
+    (
+        "assay-irl",
+        &["println!", "anyhow", "stdout", "std::process"],
+    ),
 ];
 
 const MAX_LINES_BEFORE_TESTS: usize = 600;
 
 fn crates_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
 }
 
 fn sources(dir: &Path) -> Vec<PathBuf> {
@@ -44,8 +65,15 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
 /// Code above the test module, comments left out.
 fn code(path: &Path) -> Vec<String> {
     let text = fs::read_to_string(path).unwrap();
-    let before_tests = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned();
-    before_tests.lines().map(|line| line.split("//").next().unwrap_or_default().to_owned()).collect()
+    let before_tests = text
+        .split("#[cfg(test)]\nmod tests")
+        .next()
+        .unwrap_or_default()
+        .to_owned();
+    before_tests
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or_default().to_owned())
+        .collect()
 }
 
 #[test]
@@ -54,9 +82,15 @@ fn crates_import_only_what_the_architecture_allows() {
         let manifest = fs::read_to_string(crates_dir().join(name).join("Cargo.toml")).unwrap();
         let dependencies = manifest.split("[dependencies]").nth(1).unwrap_or_default();
         let dependencies = dependencies.split("\n[").next().unwrap_or_default();
-        for line in dependencies.lines().filter(|line| line.starts_with("assay-")) {
+        for line in dependencies
+            .lines()
+            .filter(|line| line.starts_with("assay-"))
+        {
             let imported = line.split(['.', ' ', '=']).next().unwrap();
-            assert!(allowed.contains(&imported), "{name} must not depend on {imported}");
+            assert!(
+                allowed.contains(&imported),
+                "{name} must not depend on {imported}"
+            );
         }
     }
 }
@@ -67,7 +101,12 @@ fn crates_do_not_contain_what_belongs_elsewhere() {
         for path in sources(&crates_dir().join(name).join("src")) {
             for (number, line) in code(&path).iter().enumerate() {
                 for word in words {
-                    assert!(!line.contains(word), "{}:{}: {word}", path.display(), number + 1);
+                    assert!(
+                        !line.contains(word),
+                        "{}:{}: {word}",
+                        path.display(),
+                        number + 1
+                    );
                 }
             }
         }
@@ -78,13 +117,21 @@ fn crates_do_not_contain_what_belongs_elsewhere() {
 fn the_maths_of_the_method_sees_no_model_and_no_files() {
     let irl = crates_dir().join("assay-irl/src");
     for part in ["reward", "policy"] {
-        for path in sources(&irl.join(part)).into_iter().chain([irl.join(format!("{part}.rs"))]) {
+        for path in sources(&irl.join(part))
+            .into_iter()
+            .chain([irl.join(format!("{part}.rs"))])
+        {
             if !path.exists() {
                 continue;
             }
             for (number, line) in code(&path).iter().enumerate() {
                 for word in ["assay_lm", "candle", "std::fs", "std::path", "tracing"] {
-                    assert!(!line.contains(word), "{}:{}: {word}", path.display(), number + 1);
+                    assert!(
+                        !line.contains(word),
+                        "{}:{}: {word}",
+                        path.display(),
+                        number + 1
+                    );
                 }
             }
         }
@@ -97,7 +144,12 @@ fn unsafe_code_stays_in_assay_ops() {
         for path in sources(&crates_dir().join(name).join("src")) {
             let lines = code(&path);
             let found = lines.iter().position(|line| line.contains("unsafe "));
-            assert!(found.is_none(), "{}:{}", path.display(), found.unwrap_or(0) + 1);
+            assert!(
+                found.is_none(),
+                "{}:{}",
+                path.display(),
+                found.unwrap_or(0) + 1
+            );
         }
     }
 }
@@ -107,7 +159,11 @@ fn files_stay_small() {
     for (name, _) in MAY_IMPORT {
         for path in sources(&crates_dir().join(name).join("src")) {
             let lines = code(&path).len();
-            assert!(lines <= MAX_LINES_BEFORE_TESTS, "{} has {lines} lines before its tests", path.display());
+            assert!(
+                lines <= MAX_LINES_BEFORE_TESTS,
+                "{} has {lines} lines before its tests",
+                path.display()
+            );
         }
     }
 }

@@ -84,15 +84,29 @@ struct LabelledGroups {
 impl Discriminator {
     /// A discriminator before its first update.
     pub fn new(model: RewardModel, settings: &RewardSettings) -> Self {
-        let factor = |name: &str| if RewardModel::is_head(name) { settings.head_learning_rate_factor } else { 1.0 };
+        let factor = |name: &str| {
+            if RewardModel::is_head(name) {
+                settings.head_learning_rate_factor
+            } else {
+                1.0
+            }
+        };
         let optimiser = AdamW::with_factors(&model.parameters(), factor);
         let replay = ReplayBuffer::new(&settings.schedule.replay);
-        Self { model, optimiser, style: StyleAdvantage::default(), replay }
+        Self {
+            model,
+            optimiser,
+            style: StyleAdvantage::default(),
+            replay,
+        }
     }
 
     /// The weight of policy samples among the negatives in an iteration.
     pub fn policy_weight(&self, iteration: usize, settings: &RewardSettings) -> f64 {
-        settings.schedule.policy_negatives.weight(iteration, self.style.running())
+        settings
+            .schedule
+            .policy_negatives
+            .weight(iteration, self.style.running())
     }
 
     /// One optimiser step; `index` counts the updates of the iteration.
@@ -108,36 +122,52 @@ impl Discriminator {
     ) -> Result<(), IrlError> {
         let data = self.labelled(batch, index, encoder, settings)?;
         let labels = &data.labels;
-        let (output, gradients) = update(&self.model, &data.groups, batch.token_budget, |logits| {
-            let traces: Vec<LabelledTrace<'_>> =
-                labels.iter().zip(logits).map(|(label, logits)| label.with(logits)).collect();
-            let output = discriminator_loss(&traces, &settings.loss)?;
-            let grads = output.grads.clone();
-            Ok((output, grads))
-        })?;
+        let (output, gradients) =
+            update(&self.model, &data.groups, batch.token_budget, |logits| {
+                let traces: Vec<LabelledTrace<'_>> = labels
+                    .iter()
+                    .zip(logits)
+                    .map(|(label, logits)| label.with(logits))
+                    .collect();
+                let output = discriminator_loss(&traces, &settings.loss)?;
+                let grads = output.grads.clone();
+                Ok((output, grads))
+            })?;
         let rate = schedule.learning_rate(self.optimiser.iterations() as usize);
         let parameters = self.model.parameters();
         let optimiser = settings.optimiser.adamw(rate);
-        let step = self.optimiser.step(&parameters, &gradients, &optimiser, settings.optimiser.clip_norm)?;
+        let step = self.optimiser.step(
+            &parameters,
+            &gradients,
+            &optimiser,
+            settings.optimiser.clip_norm,
+        )?;
         if settings.loss.wgan.weight > 0.0 {
             clip_parameters(&parameters, settings.loss.wgan.clip)?;
         }
         self.style.observe(output.statistics.pairs_policy);
         metrics.set("reward/learning_rate", rate)?;
         metrics.set("reward/gradient_norm", step.gradient_norm)?;
-        metrics.set("reward/skipped_perturbations", data.skipped_perturbations as f64)?;
+        metrics.set(
+            "reward/skipped_perturbations",
+            data.skipped_perturbations as f64,
+        )?;
         report(&output, metrics)
     }
 
     /// Keeps an iteration's samples for replay.
     pub fn remember(&mut self, batch: &DiscriminatorBatch<'_>) {
         for ((_, demonstration), rollout) in batch.demonstrations.iter().zip(batch.rollouts) {
-            self.replay.extend(rollout.samples.iter().map(|sample| PastSample {
-                prompt: rollout.prompt.clone(),
-                text: sample.completion.text.clone(),
-                ids: sample.completion.ids.clone(),
-                offsets: sample.completion.offsets.clone(),
-                diverges_at: sample.completion.diverges_from(&demonstration.completion.ids),
+            self.replay.extend(rollout.samples.iter().map(|sample| {
+                PastSample {
+                    prompt: rollout.prompt.clone(),
+                    text: sample.completion.text.clone(),
+                    ids: sample.completion.ids.clone(),
+                    offsets: sample.completion.offsets.clone(),
+                    diverges_at: sample
+                        .completion
+                        .diverges_from(&demonstration.completion.ids),
+                }
             }));
         }
     }
@@ -151,33 +181,53 @@ impl Discriminator {
     ) -> Result<LabelledGroups, IrlError> {
         let mut data = LabelledGroups::default();
         let weight = self.policy_weight(batch.iteration, settings) as f32;
-        let samples: usize = batch.rollouts.iter().map(|rollout| rollout.samples.len()).sum();
-        let mut replayed = self.replay.replayed(samples, settings.schedule.replay.share);
+        let samples: usize = batch
+            .rollouts
+            .iter()
+            .map(|rollout| rollout.samples.len())
+            .sum();
+        let mut replayed = self
+            .replay
+            .replayed(samples, settings.schedule.replay.share);
         let keys = [batch.iteration as u64, index as u64];
         for (place, (problem, demonstration)) in batch.demonstrations.iter().enumerate() {
             data.open_group(&demonstration.prompt);
             data.push(&demonstration.completion, TraceRole::Expert, settings, 1.0);
             let mut stream = Stream::new(batch.seed, &[PERTURB, keys[0], keys[1], *problem as u64]);
             data.push_perturbed(demonstration, encoder, settings, &mut stream)?;
-            let Some(rollout) = batch.rollouts.get(place) else { continue };
+            let Some(rollout) = batch.rollouts.get(place) else {
+                continue;
+            };
             for sample in &rollout.samples {
                 if replayed > 0 {
                     replayed -= 1;
                     continue;
                 }
                 let verified = settings.label_switch && sample.correct == Some(true);
-                let (role, weight) =
-                    if verified { (TraceRole::Expert, 1.0) } else { (TraceRole::Policy, weight) };
+                let (role, weight) = if verified {
+                    (TraceRole::Expert, 1.0)
+                } else {
+                    (TraceRole::Policy, weight)
+                };
                 data.push(&sample.completion, role, settings, weight);
-                data.set_divergence(sample.completion.diverges_from(&demonstration.completion.ids));
+                data.set_divergence(
+                    sample
+                        .completion
+                        .diverges_from(&demonstration.completion.ids),
+                );
             }
         }
-        let count = self.replay.replayed(samples, settings.schedule.replay.share);
+        let count = self
+            .replay
+            .replayed(samples, settings.schedule.replay.share);
         let mut stream = Stream::new(batch.seed, &[REPLAY, keys[0], keys[1]]);
         for past in self.replay.draw(count, &mut stream) {
             data.open_group(&past.prompt);
-            let completion =
-                EncodedCompletion { text: past.text.clone(), ids: past.ids.clone(), offsets: past.offsets.clone() };
+            let completion = EncodedCompletion {
+                text: past.text.clone(),
+                ids: past.ids.clone(),
+                offsets: past.offsets.clone(),
+            };
             data.push(&completion, TraceRole::Policy, settings, weight);
             data.set_divergence(past.diverges_at);
         }
@@ -187,17 +237,38 @@ impl Discriminator {
 
 impl LabelledGroups {
     fn open_group(&mut self, prompt: &[u32]) {
-        self.groups.push(Group { prompt: prompt.to_vec(), completions: Vec::new() });
+        self.groups.push(Group {
+            prompt: prompt.to_vec(),
+            completions: Vec::new(),
+        });
     }
 
     /// Adds a completion to the open group.
-    fn push(&mut self, completion: &EncodedCompletion, role: TraceRole, settings: &RewardSettings, weight: f32) {
-        let Some(group) = self.groups.last_mut() else { return };
+    fn push(
+        &mut self,
+        completion: &EncodedCompletion,
+        role: TraceRole,
+        settings: &RewardSettings,
+        weight: f32,
+    ) {
+        let Some(group) = self.groups.last_mut() else {
+            return;
+        };
         group.completions.push(completion.ids.clone());
-        let positions = settings.granularity.labelled_positions(completion.ids.len(), &completion.step_ends());
+        let positions = settings
+            .granularity
+            .labelled_positions(completion.ids.len(), &completion.step_ends());
         let group = self.groups.len() - 1;
         let (corrupted_from, corrupted_until, diverges_at) = (None, None, None);
-        self.labels.push(Labelled { group, role, positions, corrupted_from, corrupted_until, diverges_at, weight });
+        self.labels.push(Labelled {
+            group,
+            role,
+            positions,
+            corrupted_from,
+            corrupted_until,
+            diverges_at,
+            weight,
+        });
     }
 
     fn set_divergence(&mut self, diverges_at: Option<usize>) {
@@ -217,7 +288,8 @@ impl LabelledGroups {
         let registry = settings.perturbations.registry();
         let count = settings.perturbations.per_demonstration;
         let text = &demonstration.completion.text;
-        let group = DemonstrationGroup::corrupt((&demonstration.problem, text), &registry, count, stream);
+        let group =
+            DemonstrationGroup::corrupt((&demonstration.problem, text), &registry, count, stream);
         self.skipped_perturbations += count - group.perturbed().len().min(count);
         for perturbed in group.perturbed() {
             let Some(completion) = encoder.completion(&perturbed.text)? else {
@@ -228,7 +300,8 @@ impl LabelledGroups {
             self.push(&completion, TraceRole::Perturbed, settings, 1.0);
             if let Some(label) = self.labels.last_mut() {
                 label.corrupted_from = corrupted_from;
-                label.corrupted_until = Some(completion.token_at(&(perturbed.span.end..perturbed.span.end + 1)));
+                label.corrupted_until =
+                    Some(completion.token_at(&(perturbed.span.end..perturbed.span.end + 1)));
             }
         }
         Ok(())

@@ -42,7 +42,11 @@ pub fn sample_problems(
 ) -> Result<Vec<ScoredTrace>, IrlError> {
     let mut prompted = Vec::with_capacity(problems.len());
     for (index, problem) in problems.iter().enumerate() {
-        prompted.push((plan.first_problem + index, problem, encoder.prompt(&problem.question)?));
+        prompted.push((
+            plan.first_problem + index,
+            problem,
+            encoder.prompt(&problem.question)?,
+        ));
     }
     let stream_path = [EVALUATE];
     let plan_of_rollout = RolloutPlan {
@@ -53,7 +57,11 @@ pub fn sample_problems(
         seed: plan.seed,
     };
     let groups = rollout(policy, encoder, &prompted, &plan_of_rollout, on_token)?;
-    Ok(groups.iter().zip(problems).flat_map(|(group, problem)| traces(group, problem, plan)).collect())
+    Ok(groups
+        .iter()
+        .zip(problems)
+        .flat_map(|(group, problem)| traces(group, problem, plan))
+        .collect())
 }
 
 fn traces(group: &RolloutGroup, problem: &Problem, plan: &EvaluationPlan<'_>) -> Vec<ScoredTrace> {
@@ -72,7 +80,11 @@ fn traces(group: &RolloutGroup, problem: &Problem, plan: &EvaluationPlan<'_>) ->
         answer: problem.answer.clone(),
         predicted_answer: sample.predicted_answer.clone(),
         correct: sample.correct,
-        finish_reason: Some(if sample.drawn.truncated { FinishReason::Length } else { FinishReason::Stop }),
+        finish_reason: Some(if sample.drawn.truncated {
+            FinishReason::Length
+        } else {
+            FinishReason::Stop
+        }),
         ..ScoredTrace::default()
     };
     group.samples.iter().map(trace).collect()

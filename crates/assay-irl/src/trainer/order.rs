@@ -30,7 +30,8 @@ mod tests {
 
     #[test]
     fn each_epoch_visits_every_item_once_in_another_order() {
-        let epoch = |e: usize| -> Vec<usize> { (0..4).flat_map(|i| batch(1, 12, 3, 4 * e + i)).collect() };
+        let epoch =
+            |e: usize| -> Vec<usize> { (0..4).flat_map(|i| batch(1, 12, 3, 4 * e + i)).collect() };
         let (mut first, mut second) = (epoch(0), epoch(1));
         assert_ne!(first, second);
         first.sort_unstable();

@@ -29,7 +29,9 @@ impl PolicyGroup<'_> {
     /// Samples first, then the demonstration.
     fn group(&self) -> Group {
         let mut group = self.rollout.group();
-        group.completions.extend(self.demonstration.map(|d| d.completion.ids.clone()));
+        group
+            .completions
+            .extend(self.demonstration.map(|d| d.completion.ids.clone()));
         group
     }
 
@@ -45,8 +47,13 @@ pub fn policy_groups<'g>(
     expert: ExpertInGroup,
 ) -> Vec<PolicyGroup<'g>> {
     let with = rollouts.iter().enumerate().map(|(place, rollout)| {
-        let demonstration = demonstrations.get(place).map(|&(_, demonstration)| demonstration);
-        PolicyGroup { rollout, demonstration: demonstration.filter(|_| expert != ExpertInGroup::Off) }
+        let demonstration = demonstrations
+            .get(place)
+            .map(|&(_, demonstration)| demonstration);
+        PolicyGroup {
+            rollout,
+            demonstration: demonstration.filter(|_| expert != ExpertInGroup::Off),
+        }
     });
     with.collect()
 }
@@ -64,11 +71,17 @@ pub fn token_rewards(
     let packed: Vec<Group> = groups.iter().map(PolicyGroup::group).collect();
     let logits = infer_all(model, &packed, token_budget)?;
     let completions = groups.iter().flat_map(|group| {
-        let samples = group.rollout.samples.iter().map(|sample| &sample.completion);
+        let samples = group
+            .rollout
+            .samples
+            .iter()
+            .map(|sample| &sample.completion);
         samples.chain(group.demonstration.map(|d| &d.completion))
     });
     let rewards = completions.zip(&logits).map(|(completion, logits)| {
-        let positions = settings.granularity.labelled_positions(logits.len(), &completion.step_ends());
+        let positions = settings
+            .granularity
+            .labelled_positions(logits.len(), &completion.step_ends());
         settings.transform.rewards(&backfill(logits, &positions))
     });
     Ok(rewards.collect())
@@ -77,7 +90,11 @@ pub fn token_rewards(
 /// Token rewards of zero, for a run whose advantages come from the verifier alone.
 pub fn no_rewards(groups: &[PolicyGroup<'_>]) -> TokenScalars {
     let rows = groups.iter().flat_map(|group| {
-        let samples = group.rollout.samples.iter().map(|sample| sample.completion.ids.len());
+        let samples = group
+            .rollout
+            .samples
+            .iter()
+            .map(|sample| sample.completion.ids.len());
         samples.chain(group.demonstration.map(|d| d.completion.ids.len()))
     });
     rows.map(|length| vec![0.0; length]).collect()
@@ -102,7 +119,8 @@ pub fn update_policy(
     (settings, token_budget): (&PolicySettings, usize),
     metrics: &mut IterationMetrics,
 ) -> Result<(), IrlError> {
-    let (advantages, multiplicities) = group_advantages(groups, rewards, &settings.advantage, metrics)?;
+    let (advantages, multiplicities) =
+        group_advantages(groups, rewards, &settings.advantage, metrics)?;
     let packed: Vec<Group> = groups.iter().map(PolicyGroup::group).collect();
     let reference = match settings.objective.kl_weight > 0.0 {
         true => Some(reference_logprobs(policy, &packed, token_budget)?),
@@ -126,9 +144,16 @@ pub fn update_policy(
             let output = objective(&traces, &settings.objective)?;
             Ok(((output.loss, output.statistics), output.grads))
         })?;
-        let rate = optimiser.schedule.learning_rate(optimiser.adamw.iterations() as usize);
+        let rate = optimiser
+            .schedule
+            .learning_rate(optimiser.adamw.iterations() as usize);
         let adamw = settings.optimiser.adamw(rate);
-        let step = optimiser.adamw.step(&policy.parameters(), &gradients, &adamw, settings.optimiser.clip_norm)?;
+        let step = optimiser.adamw.step(
+            &policy.parameters(),
+            &gradients,
+            &adamw,
+            settings.optimiser.clip_norm,
+        )?;
         metrics.set("policy/learning_rate", rate)?;
         metrics.set("policy/gradient_norm", step.gradient_norm)?;
         report_objective(report.0, &report.1, metrics)?;
@@ -149,7 +174,11 @@ fn rows<'r>(groups: &'r [PolicyGroup<'_>]) -> impl Iterator<Item = Row<'r>> {
         let samples = group.rollout.samples.iter().map(|sample| Row {
             role: TraceRole::Policy,
             sampling: Some(&sample.drawn.sampling_logprobs),
-            ending: if sample.drawn.truncated { Ending::Truncated } else { Ending::Stopped },
+            ending: if sample.drawn.truncated {
+                Ending::Truncated
+            } else {
+                Ending::Stopped
+            },
             outcome: sample.correct.map(|correct| f32::from(u8::from(correct))),
         });
         let expert = group.demonstration.map(|_| Row {
@@ -184,14 +213,21 @@ fn group_advantages(
         .collect();
     let output = advantages(&rewarded, settings)?;
     let s = &output.statistics;
-    metrics.set("advantage/zero_std_share", s.zero_std_groups as f64 / s.groups.max(1) as f64)?;
+    metrics.set(
+        "advantage/zero_std_share",
+        s.zero_std_groups as f64 / s.groups.max(1) as f64,
+    )?;
     metrics.set("advantage/group_std", s.mean_std)?;
     metrics.set("advantage/magnitude", s.mean_magnitude)?;
     metrics.set("rollout/score", s.mean_score)?;
     Ok((output.advantages, output.multiplicities))
 }
 
-fn reference_logprobs(policy: &PolicyModel, groups: &[Group], budget: usize) -> Result<TokenScalars, IrlError> {
+fn reference_logprobs(
+    policy: &PolicyModel,
+    groups: &[Group],
+    budget: usize,
+) -> Result<TokenScalars, IrlError> {
     let mut all = Vec::new();
     for part in micro_batches(groups, budget) {
         let batch = PackedBatch::new(&part.groups)?;
@@ -200,7 +236,11 @@ fn reference_logprobs(policy: &PolicyModel, groups: &[Group], budget: usize) -> 
     Ok(all)
 }
 
-fn report_objective(loss: f64, s: &ObjectiveStatistics, metrics: &mut IterationMetrics) -> Result<(), IrlError> {
+fn report_objective(
+    loss: f64,
+    s: &ObjectiveStatistics,
+    metrics: &mut IterationMetrics,
+) -> Result<(), IrlError> {
     metrics.set("policy/loss", loss)?;
     metrics.set("policy/clip_fraction_low", s.clip_fraction_low)?;
     metrics.set("policy/clip_fraction_high", s.clip_fraction_high)?;

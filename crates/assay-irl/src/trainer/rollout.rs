@@ -3,9 +3,9 @@
 //! Sample i of problem p in iteration t draws from the stream (seed, ROLLOUT, t, p, i): results depend neither on the
 //! batch layout nor on where a run was resumed.
 
-use assay_lm::sampling::{Completion, SampleRequest, SamplingLimits, sample};
 use assay_lm::draw::SamplingSettings;
 use assay_lm::packed::Group;
+use assay_lm::sampling::{Completion, SampleRequest, SamplingLimits, sample};
 use assay_tasks::answers;
 use assay_tasks::problem::Problem;
 use assay_tasks::random::Stream;
@@ -44,8 +44,15 @@ pub struct RolloutGroup {
 impl RolloutGroup {
     /// Prompt and completions as the unit of a packed batch.
     pub fn group(&self) -> Group {
-        let completions = self.samples.iter().map(|s| s.completion.ids.clone()).collect();
-        Group { prompt: self.prompt.clone(), completions }
+        let completions = self
+            .samples
+            .iter()
+            .map(|s| s.completion.ids.clone())
+            .collect();
+        Group {
+            prompt: self.prompt.clone(),
+            completions,
+        }
     }
 }
 
@@ -81,24 +88,51 @@ pub fn rollout(
             streams: (0..plan.samples).map(|i| stream(plan, *index, i)).collect(),
         })
         .collect();
-    let drawn = sample(&policy.transformer, policy.adapter(), &requests, (plan.sampling, plan.limits), on_token)?;
-    let groups = problems.iter().zip(drawn).map(|((index, problem, prompt), completions)| RolloutGroup {
-        problem: *index,
-        prompt: prompt.clone(),
-        samples: completions.into_iter().map(|drawn| judge(encoder, problem, drawn)).collect(),
-    });
+    let drawn = sample(
+        &policy.transformer,
+        policy.adapter(),
+        &requests,
+        (plan.sampling, plan.limits),
+        on_token,
+    )?;
+    let groups = problems
+        .iter()
+        .zip(drawn)
+        .map(|((index, problem, prompt), completions)| RolloutGroup {
+            problem: *index,
+            prompt: prompt.clone(),
+            samples: completions
+                .into_iter()
+                .map(|drawn| judge(encoder, problem, drawn))
+                .collect(),
+        });
     Ok(groups.collect())
 }
 
 fn stream(plan: &RolloutPlan<'_>, problem: usize, sample: usize) -> Stream {
-    let path: Vec<u64> = plan.stream_path.iter().copied().chain([problem as u64, sample as u64]).collect();
+    let path: Vec<u64> = plan
+        .stream_path
+        .iter()
+        .copied()
+        .chain([problem as u64, sample as u64])
+        .collect();
     Stream::new(plan.seed, &path)
 }
 
 fn judge(encoder: &Encoder<'_>, problem: &Problem, drawn: Completion) -> Sample {
     let completion = encoder.decode(&drawn.token_ids);
-    let predicted_answer = answers::extract_lenient(&completion.text).map(|found| found.text.to_owned());
-    let right = |gold| predicted_answer.as_deref().is_some_and(|predicted| answers::same_answer(predicted, gold));
+    let predicted_answer =
+        answers::extract_lenient(&completion.text).map(|found| found.text.to_owned());
+    let right = |gold| {
+        predicted_answer
+            .as_deref()
+            .is_some_and(|predicted| answers::same_answer(predicted, gold))
+    };
     let correct = problem.answer.as_deref().map(right);
-    Sample { completion, drawn, predicted_answer, correct }
+    Sample {
+        completion,
+        drawn,
+        predicted_answer,
+        correct,
+    }
 }

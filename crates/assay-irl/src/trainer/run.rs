@@ -21,7 +21,9 @@ use candle_core::{Device, Tensor};
 
 use super::discriminator::{Discriminator, DiscriminatorBatch};
 use super::evaluate::{EvaluationPlan, sample_problems};
-use super::policy_phase::{PolicyOptimiser, no_rewards, policy_groups, token_rewards, update_policy};
+use super::policy_phase::{
+    PolicyOptimiser, no_rewards, policy_groups, token_rewards, update_policy,
+};
 use super::rollout::{ROLLOUT, RolloutGroup, RolloutPlan, rollout};
 use super::state::{POLICY, POLICY_OPTIMISER, REWARD, REWARD_OPTIMISER, RunState, open_directory};
 use super::{Observer, order};
@@ -128,7 +130,11 @@ pub fn train(
             }
         }
     }
-    Ok(Trained { policy: run.policy, reward: run.discriminator.map(|d| d.model), metrics })
+    Ok(Trained {
+        policy: run.policy,
+        reward: run.discriminator.map(|d| d.model),
+        metrics,
+    })
 }
 
 /// The directory of the newest checkpoint's policy and reward.
@@ -138,7 +144,10 @@ pub fn train(
 pub fn newest_checkpoint(dir: &Path) -> Result<PathBuf, IrlError> {
     match checkpoint::list(dir)?.pop() {
         Some((_, path)) => Ok(path),
-        None => Err(IrlError::Malformed { path: dir.to_owned(), reason: "it holds no checkpoint".to_owned() }),
+        None => Err(IrlError::Malformed {
+            path: dir.to_owned(),
+            reason: "it holds no checkpoint".to_owned(),
+        }),
     }
 }
 
@@ -146,7 +155,10 @@ impl<'i> Run<'i> {
     fn new(inputs: &'i TrainInputs<'i>, observer: &mut dyn Observer) -> Result<Self, IrlError> {
         let settings = inputs.settings;
         let sampling = &settings.sampling;
-        let limits = TokenLimits { prompt: sampling.max_prompt_tokens, completion: sampling.max_completion_tokens };
+        let limits = TokenLimits {
+            prompt: sampling.max_prompt_tokens,
+            completion: sampling.max_completion_tokens,
+        };
         let encoder = Encoder::new(inputs.model, &settings.prompt, limits);
         let (mut demonstrations, report) = encoder.demonstrations(inputs.train)?;
         observer.note(&format!(
@@ -159,7 +171,9 @@ impl<'i> Run<'i> {
         ));
         let wrong = corrupt_share(&mut demonstrations, &encoder, settings)?;
         if wrong > 0 {
-            observer.note(&format!("{wrong} demonstrations replaced by wrong ones, as the settings ask"));
+            observer.note(&format!(
+                "{wrong} demonstrations replaced by wrong ones, as the settings ask"
+            ));
         }
         let sft_iterations = match (inputs.kind, &settings.policy.start) {
             (TrainerKind::Sft, _) | (_, PolicyStart::Sft) => {
@@ -174,15 +188,26 @@ impl<'i> Run<'i> {
             TrainerKind::Airl => Some(start_discriminator(inputs)?),
             TrainerKind::Sft | TrainerKind::Grpo => None,
         };
-        let draw =
-            DrawSettings { temperature: sampling.temperature, top_p: sampling.top_p, top_k: sampling.top_k };
+        let draw = DrawSettings {
+            temperature: sampling.temperature,
+            top_p: sampling.top_p,
+            top_k: sampling.top_k,
+        };
         let limits = SamplingLimits {
             max_new_tokens: sampling.max_completion_tokens,
             stop_tokens: vec![inputs.model.end_of_turn()],
             max_sequences: sampling.max_sequences,
         };
         Ok(Self {
-            inputs, encoder, demonstrations: demonstrations.into(), draw, limits, sft_iterations, policy, policy_optimiser, discriminator,
+            inputs,
+            encoder,
+            demonstrations: demonstrations.into(),
+            draw,
+            limits,
+            sft_iterations,
+            policy,
+            policy_optimiser,
+            discriminator,
         })
     }
 
@@ -194,9 +219,16 @@ impl<'i> Run<'i> {
         self.sft_iterations + game
     }
 
-    fn iterate(&mut self, iteration: usize, observer: &mut dyn Observer) -> Result<IterationMetrics, IrlError> {
+    fn iterate(
+        &mut self,
+        iteration: usize,
+        observer: &mut dyn Observer,
+    ) -> Result<IterationMetrics, IrlError> {
         let started = std::time::Instant::now();
-        let mut metrics = IterationMetrics { iteration, ..IterationMetrics::default() };
+        let mut metrics = IterationMetrics {
+            iteration,
+            ..IterationMetrics::default()
+        };
         match iteration.checked_sub(self.sft_iterations) {
             None => {
                 metrics.phase = "sft".to_owned();
@@ -218,28 +250,46 @@ impl<'i> Run<'i> {
         Ok(metrics)
     }
 
-    fn fine_tune(&mut self, iteration: usize, metrics: &mut IterationMetrics) -> Result<(), IrlError> {
+    fn fine_tune(
+        &mut self,
+        iteration: usize,
+        metrics: &mut IterationMetrics,
+    ) -> Result<(), IrlError> {
         let settings = self.inputs.settings;
         let sft = &settings.sft;
-        let picked =
-            order::batch(settings.seed, self.demonstrations.len(), sft.demonstrations_per_update, iteration);
+        let picked = order::batch(
+            settings.seed,
+            self.demonstrations.len(),
+            sft.demonstrations_per_update,
+            iteration,
+        );
         let groups: Vec<Group> = picked
             .iter()
             .map(|&index| {
                 let demonstration = &self.demonstrations[index];
                 let completions = vec![demonstration.completion.ids.clone()];
-                Group { prompt: demonstration.prompt.clone(), completions }
+                Group {
+                    prompt: demonstration.prompt.clone(),
+                    completions,
+                }
             })
             .collect();
-        let (loss, gradients) = update(&self.policy, &groups, settings.run.token_budget, |logprobs| {
-            let output = token_mean_nll(logprobs);
-            Ok((output.loss, output.grads))
-        })?;
+        let (loss, gradients) = update(
+            &self.policy,
+            &groups,
+            settings.run.token_budget,
+            |logprobs| {
+                let output = token_mean_nll(logprobs);
+                Ok((output.loss, output.grads))
+            },
+        )?;
         let schedule = sft.optimiser.schedule(self.sft_iterations);
         let rate = schedule.learning_rate(self.policy_optimiser.iterations() as usize);
         let parameters = self.policy.parameters();
         let adamw = sft.optimiser.adamw(rate);
-        let step = self.policy_optimiser.step(&parameters, &gradients, &adamw, sft.optimiser.clip_norm)?;
+        let step =
+            self.policy_optimiser
+                .step(&parameters, &gradients, &adamw, sft.optimiser.clip_norm)?;
         metrics.set("sft/loss", loss)?;
         metrics.set("sft/learning_rate", rate)?;
         metrics.set("sft/gradient_norm", step.gradient_norm)
@@ -257,7 +307,10 @@ impl<'i> Run<'i> {
         metrics.phase = if warming { "reward_warmup" } else { "policy" }.to_owned();
         let size = settings.run.prompts_per_iteration;
         let picked = order::batch(settings.seed, self.demonstrations.len(), size, game);
-        let weight = self.discriminator.as_ref().map_or(0.0, |d| d.policy_weight(game, &settings.reward));
+        let weight = self
+            .discriminator
+            .as_ref()
+            .map_or(0.0, |d| d.policy_weight(game, &settings.reward));
         let rollouts = if warming && weight == 0.0 {
             Vec::new()
         } else {
@@ -276,7 +329,10 @@ impl<'i> Run<'i> {
                 token_budget: settings.run.token_budget,
             };
             metrics.set("reward/policy_weight", weight)?;
-            let total = settings.reward.schedule.total_updates(settings.run.iterations);
+            let total = settings
+                .reward
+                .schedule
+                .total_updates(settings.run.iterations);
             let schedule = settings.reward.optimiser.schedule(total);
             for index in 0..plan.discriminator_updates {
                 let how = (&self.encoder, &settings.reward);
@@ -298,7 +354,13 @@ impl<'i> Run<'i> {
     ) -> Result<Vec<RolloutGroup>, IrlError> {
         let problems: Vec<_> = picked
             .iter()
-            .map(|&index| (index, &self.demonstrations[index].problem, self.demonstrations[index].prompt.clone()))
+            .map(|&index| {
+                (
+                    index,
+                    &self.demonstrations[index].problem,
+                    self.demonstrations[index].prompt.clone(),
+                )
+            })
             .collect();
         let stream_path = [ROLLOUT, game as u64];
         let plan = RolloutPlan {
@@ -308,7 +370,9 @@ impl<'i> Run<'i> {
             stream_path: &stream_path,
             seed: self.inputs.settings.seed,
         };
-        rollout(&self.policy, &self.encoder, &problems, &plan, |count| observer.tokens(count))
+        rollout(&self.policy, &self.encoder, &problems, &plan, |count| {
+            observer.tokens(count)
+        })
     }
 
     /// Scores the samples and updates the policy.
@@ -321,10 +385,15 @@ impl<'i> Run<'i> {
         let settings = self.inputs.settings;
         let budget = settings.run.token_budget;
         let mut policy_settings = settings.policy.clone();
-        let groups = policy_groups(rollouts, demonstrations, policy_settings.advantage.expert_in_group);
+        let groups = policy_groups(
+            rollouts,
+            demonstrations,
+            policy_settings.advantage.expert_in_group,
+        );
         let rewards = match &self.discriminator {
             Some(discriminator) => {
-                let rewards = token_rewards(&discriminator.model, &groups, &settings.reward, budget)?;
+                let rewards =
+                    token_rewards(&discriminator.model, &groups, &settings.reward, budget)?;
                 describe_rewards(&rewards, metrics)?;
                 rewards
             }
@@ -334,16 +403,33 @@ impl<'i> Run<'i> {
             }
         };
         let updates = policy_settings.updates_per_iteration;
-        let warmup = self.discriminator.as_ref().map_or(0, |_| settings.reward.schedule.warmup_iterations);
+        let warmup = self
+            .discriminator
+            .as_ref()
+            .map_or(0, |_| settings.reward.schedule.warmup_iterations);
         let iterations = settings.run.iterations.saturating_sub(warmup);
         let schedule = policy_settings.optimiser.schedule(iterations * updates);
-        let optimiser = PolicyOptimiser { adamw: &mut self.policy_optimiser, schedule };
-        update_policy(&self.policy, optimiser, (&groups, &rewards), (&policy_settings, budget), metrics)
+        let optimiser = PolicyOptimiser {
+            adamw: &mut self.policy_optimiser,
+            schedule,
+        };
+        update_policy(
+            &self.policy,
+            optimiser,
+            (&groups, &rewards),
+            (&policy_settings, budget),
+            metrics,
+        )
     }
 
-    fn measure(&self, metrics: &mut IterationMetrics, observer: &mut dyn Observer) -> Result<(), IrlError> {
+    fn measure(
+        &self,
+        metrics: &mut IterationMetrics,
+        observer: &mut dyn Observer,
+    ) -> Result<(), IrlError> {
         let run = &self.inputs.settings.run;
-        let problems = &self.inputs.validation[..run.eval_problems.min(self.inputs.validation.len())];
+        let problems =
+            &self.inputs.validation[..run.eval_problems.min(self.inputs.validation.len())];
         if problems.is_empty() {
             return Ok(());
         }
@@ -355,10 +441,17 @@ impl<'i> Run<'i> {
             first_problem: 0,
             generator: "policy",
         };
-        let traces =
-            sample_problems(&self.policy, &self.encoder, problems, &plan, |count| observer.tokens(count))?;
-        let right = traces.iter().filter(|trace| trace.correct == Some(true)).count();
-        metrics.set("validation/accuracy", right as f64 / traces.len().max(1) as f64)?;
+        let traces = sample_problems(&self.policy, &self.encoder, problems, &plan, |count| {
+            observer.tokens(count)
+        })?;
+        let right = traces
+            .iter()
+            .filter(|trace| trace.correct == Some(true))
+            .count();
+        metrics.set(
+            "validation/accuracy",
+            right as f64 / traces.len().max(1) as f64,
+        )?;
         metrics.set("validation/traces", traces.len() as f64)
     }
 
@@ -370,9 +463,18 @@ impl<'i> Run<'i> {
         };
         save_policy(&self.policy, self.inputs.model, &make(POLICY)?)?;
         self.policy_optimiser.save(&dir.join(POLICY_OPTIMISER))?;
-        let mut state = RunState { iterations, style: Default::default(), replay: None };
+        let mut state = RunState {
+            iterations,
+            style: Default::default(),
+            replay: None,
+        };
         if let Some(discriminator) = &self.discriminator {
-            let base = self.inputs.settings.reward_model_path().display().to_string();
+            let base = self
+                .inputs
+                .settings
+                .reward_model_path()
+                .display()
+                .to_string();
             discriminator.model.save(&make(REWARD)?, &base)?;
             discriminator.optimiser.save(&dir.join(REWARD_OPTIMISER))?;
             state.style = discriminator.style;
@@ -392,7 +494,10 @@ impl<'i> Run<'i> {
                 let path = policy.join("model.safetensors");
                 let tensors = candle_core::safetensors::load(&path, &Device::Cpu)?;
                 for (name, var) in parameters {
-                    let missing = || IrlError::Malformed { path: path.clone(), reason: format!("{name} is missing") };
+                    let missing = || IrlError::Malformed {
+                        path: path.clone(),
+                        reason: format!("{name} is missing"),
+                    };
                     var.set(tensors.get(name.as_str()).ok_or_else(missing)?)?;
                 }
             }
@@ -402,7 +507,9 @@ impl<'i> Run<'i> {
         if let Some(discriminator) = &mut self.discriminator {
             let model = RewardModel::load(&dir.join(REWARD), self.inputs.reward_backbone.clone())?;
             *discriminator = Discriminator::new(model, &self.inputs.settings.reward);
-            discriminator.optimiser.restore(&dir.join(REWARD_OPTIMISER))?;
+            discriminator
+                .optimiser
+                .restore(&dir.join(REWARD_OPTIMISER))?;
             discriminator.style = state.style;
             if let Some(replay) = state.replay {
                 discriminator.replay = replay;
@@ -441,25 +548,38 @@ fn lora(settings: &crate::settings::LoraSettings) -> Result<LoraSettings, IrlErr
         key: "lora.targets".to_owned(),
         reason: source.to_string(),
     })?;
-    Ok(LoraSettings { rank: settings.rank, alpha: settings.alpha, targets })
+    Ok(LoraSettings {
+        rank: settings.rank,
+        alpha: settings.alpha,
+        targets,
+    })
 }
 
 fn start_policy(inputs: &TrainInputs<'_>) -> Result<PolicyModel, IrlError> {
     let settings = inputs.settings;
     let base = &inputs.model.transformer;
     if settings.policy.trained == TrainedParameters::Whole {
-        let tensors: std::collections::HashMap<String, Tensor> = base.named_tensors()?.into_iter().collect();
+        let tensors: std::collections::HashMap<String, Tensor> =
+            base.named_tensors()?.into_iter().collect();
         let (transformer, parameters) =
             Transformer::trainable(base.config(), |name, _| Ok(tensors[name].detach()))?;
-        return Ok(PolicyModel { transformer: Arc::new(transformer), trainable: Trainable::Whole(parameters) });
+        return Ok(PolicyModel {
+            transformer: Arc::new(transformer),
+            trainable: Trainable::Whole(parameters),
+        });
     }
     let adapter = match &settings.policy.start {
         PolicyStart::Adapter { path } => peft::load(path, base.config())?.adapter,
-        PolicyStart::Base | PolicyStart::Sft => {
-            Adapter::new(base.config(), &lora(&settings.lora.policy)?, settings.seed ^ POLICY_ADAPTER)?
-        }
+        PolicyStart::Base | PolicyStart::Sft => Adapter::new(
+            base.config(),
+            &lora(&settings.lora.policy)?,
+            settings.seed ^ POLICY_ADAPTER,
+        )?,
     };
-    Ok(PolicyModel { transformer: base.clone(), trainable: Trainable::Adapter(adapter) })
+    Ok(PolicyModel {
+        transformer: base.clone(),
+        trainable: Trainable::Adapter(adapter),
+    })
 }
 
 fn start_discriminator(inputs: &TrainInputs<'_>) -> Result<Discriminator, IrlError> {
@@ -499,8 +619,11 @@ fn corrupt_share(
             continue;
         }
         let text = demonstration.completion.text.clone();
-        let group = DemonstrationGroup::corrupt((&demonstration.problem, &text), &registry, 1, &mut stream);
-        let Some(wrong) = group.perturbed().first() else { continue };
+        let group =
+            DemonstrationGroup::corrupt((&demonstration.problem, &text), &registry, 1, &mut stream);
+        let Some(wrong) = group.perturbed().first() else {
+            continue;
+        };
         if let Some(completion) = encoder.completion(&wrong.text)? {
             demonstration.completion = completion;
             replaced += 1;
@@ -509,16 +632,28 @@ fn corrupt_share(
     Ok(replaced)
 }
 
-fn describe_rollouts(rollouts: &[RolloutGroup], metrics: &mut IterationMetrics) -> Result<(), IrlError> {
+fn describe_rollouts(
+    rollouts: &[RolloutGroup],
+    metrics: &mut IterationMetrics,
+) -> Result<(), IrlError> {
     let samples: Vec<_> = rollouts.iter().flat_map(|group| &group.samples).collect();
     if samples.is_empty() {
         return Ok(());
     }
     let n = samples.len() as f64;
-    let tokens: usize = samples.iter().map(|sample| sample.completion.ids.len()).sum();
-    let truncated = samples.iter().filter(|sample| sample.drawn.truncated).count();
-    let surprise: f64 =
-        samples.iter().flat_map(|s| &s.drawn.policy_logprobs).map(|&logprob| -f64::from(logprob)).sum();
+    let tokens: usize = samples
+        .iter()
+        .map(|sample| sample.completion.ids.len())
+        .sum();
+    let truncated = samples
+        .iter()
+        .filter(|sample| sample.drawn.truncated)
+        .count();
+    let surprise: f64 = samples
+        .iter()
+        .flat_map(|s| &s.drawn.policy_logprobs)
+        .map(|&logprob| -f64::from(logprob))
+        .sum();
     metrics.set("rollout/tokens", tokens as f64)?;
     metrics.set("rollout/length", tokens as f64 / n)?;
     metrics.set("rollout/truncated_share", truncated as f64 / n)?;
@@ -532,10 +667,14 @@ fn describe_rollouts(rollouts: &[RolloutGroup], metrics: &mut IterationMetrics) 
 }
 
 fn describe_rewards(rewards: &[Vec<f32>], metrics: &mut IterationMetrics) -> Result<(), IrlError> {
-    let mean = |row: &Vec<f32>| row.iter().map(|&r| f64::from(r)).sum::<f64>() / row.len().max(1) as f64;
+    let mean =
+        |row: &Vec<f32>| row.iter().map(|&r| f64::from(r)).sum::<f64>() / row.len().max(1) as f64;
     let scores: Vec<f64> = rewards.iter().map(mean).collect();
     let lengths: Vec<f64> = rewards.iter().map(|row| row.len() as f64).collect();
-    metrics.set("rollout/reward", scores.iter().sum::<f64>() / scores.len().max(1) as f64)?;
+    metrics.set(
+        "rollout/reward",
+        scores.iter().sum::<f64>() / scores.len().max(1) as f64,
+    )?;
     if let Some(rho) = assay_evals::stability::reward_length_correlation(&scores, &lengths) {
         metrics.set("rollout/reward_length_correlation", rho)?;
     }

@@ -32,8 +32,12 @@ pub(super) struct RunState {
 impl RunState {
     pub(super) fn read(dir: &Path) -> Result<Self, IrlError> {
         let path = dir.join(STATE);
-        let text = fs::read_to_string(&path).map_err(|source| IrlError::io("reading", &path, source))?;
-        serde_json::from_str(&text).map_err(|source| IrlError::Malformed { path, reason: source.to_string() })
+        let text =
+            fs::read_to_string(&path).map_err(|source| IrlError::io("reading", &path, source))?;
+        serde_json::from_str(&text).map_err(|source| IrlError::Malformed {
+            path,
+            reason: source.to_string(),
+        })
     }
 
     pub(super) fn write(&self, dir: &Path) -> Result<(), IrlError> {
@@ -56,17 +60,27 @@ pub enum RunMode {
 ///
 /// # Errors
 /// [`IrlError::RunExists`] for a fresh run in a used directory; [`IrlError::OtherSettings`] with the lines that differ.
-pub(super) fn open_directory(dir: &Path, settings: &Settings, mode: RunMode) -> Result<(), IrlError> {
+pub(super) fn open_directory(
+    dir: &Path,
+    settings: &Settings,
+    mode: RunMode,
+) -> Result<(), IrlError> {
     fs::create_dir_all(dir).map_err(|source| IrlError::io("creating", dir, source))?;
     let path = dir.join(SETTINGS);
     let text = settings.resolved_toml()?;
     if path.exists() {
         if mode == RunMode::Fresh {
-            return Err(IrlError::RunExists { path: dir.to_owned() });
+            return Err(IrlError::RunExists {
+                path: dir.to_owned(),
+            });
         }
-        let before = fs::read_to_string(&path).map_err(|source| IrlError::io("reading", &path, source))?;
+        let before =
+            fs::read_to_string(&path).map_err(|source| IrlError::io("reading", &path, source))?;
         if before != text {
-            return Err(IrlError::OtherSettings { path, difference: difference(&before, &text) });
+            return Err(IrlError::OtherSettings {
+                path,
+                difference: difference(&before, &text),
+            });
         }
     }
     checkpoint::write_file(&path, text.as_bytes())
@@ -74,7 +88,17 @@ pub(super) fn open_directory(dir: &Path, settings: &Settings, mode: RunMode) -> 
 
 /// The first differing lines, old and new.
 fn difference(before: &str, now: &str) -> String {
-    let pairs = before.lines().zip(now.lines()).filter(|(old, new)| old != new).take(3);
-    let shown: Vec<String> = pairs.map(|(old, new)| format!("`{old}` then, `{new}` now")).collect();
-    if shown.is_empty() { "the number of settings differs".to_owned() } else { shown.join("; ") }
+    let pairs = before
+        .lines()
+        .zip(now.lines())
+        .filter(|(old, new)| old != new)
+        .take(3);
+    let shown: Vec<String> = pairs
+        .map(|(old, new)| format!("`{old}` then, `{new}` now"))
+        .collect();
+    if shown.is_empty() {
+        "the number of settings differs".to_owned()
+    } else {
+        shown.join("; ")
+    }
 }

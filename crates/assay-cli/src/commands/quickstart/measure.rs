@@ -44,15 +44,34 @@ pub(super) struct Measured {
 }
 
 /// Samples, scores and evaluates.
-pub(super) fn measure(stages: &Stages<'_>, base: &LanguageModel, players: &Players) -> Result<Measured> {
+pub(super) fn measure(
+    stages: &Stages<'_>,
+    base: &LanguageModel,
+    players: &Players,
+) -> Result<Measured> {
     let settings = &stages.settings;
-    let limits =
-        TokenLimits { prompt: settings.sampling.max_prompt_tokens, completion: settings.sampling.max_completion_tokens };
+    let limits = TokenLimits {
+        prompt: settings.sampling.max_prompt_tokens,
+        completion: settings.sampling.max_completion_tokens,
+    };
     let encoder = Encoder::new(base, &settings.prompt, limits);
-    let sft = PolicyModel { transformer: Arc::clone(&base.transformer), trainable: Trainable::Whole(Vec::new()) };
-    let mut sampler = Sampler { settings, base, encoder: &encoder, tokens: 0, seconds: 0.0 };
-    let policies =
-        [("sft", &sft), ("more_sft", &players.more_sft), ("airl", &players.airl), ("grpo", &players.grpo)];
+    let sft = PolicyModel {
+        transformer: Arc::clone(&base.transformer),
+        trainable: Trainable::Whole(Vec::new()),
+    };
+    let mut sampler = Sampler {
+        settings,
+        base,
+        encoder: &encoder,
+        tokens: 0,
+        seconds: 0.0,
+    };
+    let policies = [
+        ("sft", &sft),
+        ("more_sft", &players.more_sft),
+        ("airl", &players.airl),
+        ("grpo", &players.grpo),
+    ];
     let mut all = Vec::new();
     let mut traces = Vec::new();
     for (name, policy) in policies {
@@ -64,12 +83,21 @@ pub(super) fn measure(stages: &Stages<'_>, base: &LanguageModel, players: &Playe
     }
     let mut validation = sampler.sample(&sft, &stages.validation, "sft")?;
     let critic = Critic::new(&players.reward, base, settings.run.token_budget);
-    let beside = Beside { transformer: &base.transformer, adapter: None };
+    let beside = Beside {
+        transformer: &base.transformer,
+        adapter: None,
+    };
     critic.score(&mut traces, Some(beside))?;
     critic.score(&mut validation, Some(beside))?;
     let fitted = fit(&validation)?;
-    let score = fitted.as_ref().map_or(TraceScore::SoftMin, |fitted| fitted.score);
-    let eval = EvalSettings { score, fitted, ..EvalSettings::default() };
+    let score = fitted
+        .as_ref()
+        .map_or(TraceScore::SoftMin, |fitted| fitted.score);
+    let eval = EvalSettings {
+        score,
+        fitted,
+        ..EvalSettings::default()
+    };
     let registry = Registry::of(&[Perturbation::CorruptNumbers]);
     let registry = registry.within(&settings.reward.perturbations.alphabet);
     let errors = critic.inject(&stages.test, (&registry, settings.seed), beside, |_| ())?;
@@ -77,7 +105,15 @@ pub(super) fn measure(stages: &Stages<'_>, base: &LanguageModel, players: &Playe
     let critic = evaluate(traces.clone(), &eval)?;
     let policies = evaluate(all, &EvalSettings::default())?;
     let sampling_speed = sampler.tokens as f64 / sampler.seconds.max(1e-9);
-    Ok(Measured { policies, critic, score, localisation, traces, errors, sampling_speed })
+    Ok(Measured {
+        policies,
+        critic,
+        score,
+        localisation,
+        traces,
+        errors,
+        sampling_speed,
+    })
 }
 
 fn fit(validation: &[ScoredTrace]) -> Result<Option<Fitted>> {
@@ -97,7 +133,12 @@ struct Sampler<'s> {
 }
 
 impl Sampler<'_> {
-    fn sample(&mut self, policy: &PolicyModel, problems: &[Problem], name: &str) -> Result<Vec<ScoredTrace>> {
+    fn sample(
+        &mut self,
+        policy: &PolicyModel,
+        problems: &[Problem],
+        name: &str,
+    ) -> Result<Vec<ScoredTrace>> {
         let limits = SamplingLimits {
             max_new_tokens: self.settings.sampling.max_completion_tokens,
             stop_tokens: vec![self.base.end_of_turn()],
@@ -105,14 +146,24 @@ impl Sampler<'_> {
         };
         let draw = DrawSettings::default();
         let seed = self.settings.seed;
-        let plan = EvaluationPlan { draw: &draw, limits: &limits, samples: SAMPLES, seed, first_problem: 0, generator: name };
+        let plan = EvaluationPlan {
+            draw: &draw,
+            limits: &limits,
+            samples: SAMPLES,
+            seed,
+            first_problem: 0,
+            generator: name,
+        };
         let started = Instant::now();
         let mut progress = Progress::new(&format!("sample {name}"), problems.len() * SAMPLES);
         let traces = sample_problems(policy, self.encoder, problems, &plan, |_| ())?;
         progress.set(traces.len(), traces.len(), "");
         progress.finish();
         self.seconds += started.elapsed().as_secs_f64();
-        self.tokens += traces.iter().map(|trace| trace.token_ids.len()).sum::<usize>();
+        self.tokens += traces
+            .iter()
+            .map(|trace| trace.token_ids.len())
+            .sum::<usize>();
         Ok(traces)
     }
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use assay_evals::localisation::Predictor;
-use assay_evals::report::{HeatmapTrace, MetricRow, ReportInput, ReportSettings, parse_metrics, render};
+use assay_evals::report::{
+    HeatmapTrace, MetricRow, ReportInput, ReportSettings, parse_metrics, render,
+};
 use assay_evals::statistics::{BootstrapSettings, Estimate};
 use assay_evals::summary::Summary;
 use assay_irl::checkpoint::write_file;
@@ -21,7 +23,11 @@ const HEADLINE: Predictor = Predictor::LargestDrop;
 const PASS: &str = "pass_at_k.1";
 
 /// The entries of summary.json.
-pub(super) fn summary(measured: &Measured, settings: &Settings, elapsed: Duration) -> Result<Summary> {
+pub(super) fn summary(
+    measured: &Measured,
+    settings: &Settings,
+    elapsed: Duration,
+) -> Result<Summary> {
     let mut summary = measured.critic.summary.clone();
     summary.extend(measured.policies.summary.clone());
     for (name, estimate) in measured.critic.summary.iter() {
@@ -29,24 +35,47 @@ pub(super) fn summary(measured: &Measured, settings: &Settings, elapsed: Duratio
             summary.insert(name, *estimate);
         }
     }
-    summary.extend(measured.localisation.summary(HEADLINE, &BootstrapSettings::default()));
+    summary.extend(
+        measured
+            .localisation
+            .summary(HEADLINE, &BootstrapSettings::default()),
+    );
     summary.insert("seconds", Estimate::exact(elapsed.as_secs_f64()));
     summary.insert("seed", Estimate::exact(settings.seed as f64));
-    summary.insert("tokens_per_second.sample", Estimate::exact(measured.sampling_speed));
+    summary.insert(
+        "tokens_per_second.sample",
+        Estimate::exact(measured.sampling_speed),
+    );
     if let Some(bytes) = peak_bytes() {
         summary.insert("peak_bytes", Estimate::exact(bytes as f64));
     }
-    for (name, against) in [("airl", "sft"), ("grpo", "sft"), ("more_sft", "sft"), ("airl", "more_sft")] {
-        summary.insert_some(&format!("difference.{name}_minus_{against}"), difference(measured, name, against));
+    for (name, against) in [
+        ("airl", "sft"),
+        ("grpo", "sft"),
+        ("more_sft", "sft"),
+        ("airl", "more_sft"),
+    ] {
+        summary.insert_some(
+            &format!("difference.{name}_minus_{against}"),
+            difference(measured, name, against),
+        );
     }
     Ok(summary)
 }
 
 /// Paired bootstrap of pass@1 over the test problems.
 fn difference(measured: &Measured, name: &str, against: &str) -> Option<Estimate> {
-    let per_problem = |name: &str| measured.policies.per_problem.get(&format!("policy.{name}.{PASS}"));
+    let per_problem = |name: &str| {
+        measured
+            .policies
+            .per_problem
+            .get(&format!("policy.{name}.{PASS}"))
+    };
     let (own, other) = (per_problem(name)?, per_problem(against)?);
-    let (a, b): (Vec<f64>, Vec<f64>) = own.iter().filter_map(|(id, v)| Some((*v, *other.get(id)?))).unzip();
+    let (a, b): (Vec<f64>, Vec<f64>) = own
+        .iter()
+        .filter_map(|(id, v)| Some((*v, *other.get(id)?)))
+        .unzip();
     assay_evals::statistics::paired_difference(&a, &b, &BootstrapSettings::default())
 }
 
@@ -54,7 +83,11 @@ fn difference(measured: &Measured, name: &str, against: &str) -> Option<Estimate
 fn peak_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
+    line.split_whitespace()
+        .nth(1)?
+        .parse::<u64>()
+        .ok()
+        .map(|kibibytes| kibibytes * 1024)
 }
 
 /// Writes summary.json, traces.jsonl and report.html.
@@ -66,8 +99,19 @@ pub(super) fn write(out: &Path, measured: &Measured, summary: &Summary) -> Resul
         rows.extend(parse_metrics(&serde_json::to_string(&line)?)?);
     }
     let injected = measured.errors.iter().take(20);
-    let injected = injected.map(|case| HeatmapTrace { trace: &case.trace, injected: Some(case.span.clone()) });
-    let sampled = measured.traces.iter().step_by(SAMPLES).take(20).map(|trace| HeatmapTrace { trace, injected: None });
+    let injected = injected.map(|case| HeatmapTrace {
+        trace: &case.trace,
+        injected: Some(case.span.clone()),
+    });
+    let sampled = measured
+        .traces
+        .iter()
+        .step_by(SAMPLES)
+        .take(20)
+        .map(|trace| HeatmapTrace {
+            trace,
+            injected: None,
+        });
     let traces: Vec<HeatmapTrace<'_>> = injected.chain(sampled).collect();
     let input = ReportInput {
         title: "assay quickstart",
@@ -76,33 +120,62 @@ pub(super) fn write(out: &Path, measured: &Measured, summary: &Summary) -> Resul
         evaluation: Some(&measured.critic),
         traces: &traces,
     };
-    Ok(write_file(&out.join("report.html"), render(&input, &ReportSettings::default()).as_bytes())?)
+    Ok(write_file(
+        &out.join("report.html"),
+        render(&input, &ReportSettings::default()).as_bytes(),
+    )?)
 }
 
 /// The table, and in words what is significant.
 pub(super) fn text(measured: &Measured, summary: &Summary) -> String {
     let mut text = String::new();
-    let percent = |e: &Estimate| format!("{:5.1} %  [{:.1}, {:.1}]", 100.0 * e.value, 100.0 * e.low, 100.0 * e.high);
+    let percent = |e: &Estimate| {
+        format!(
+            "{:5.1} %  [{:.1}, {:.1}]",
+            100.0 * e.value,
+            100.0 * e.low,
+            100.0 * e.high
+        )
+    };
     let mut row = |label: &str, name: &str| {
         if let Some(estimate) = summary.get(name) {
             let _ = writeln!(text, "  {label:<44} {}", percent(estimate));
         }
     };
     row("pass@1 after SFT", "policy.sft.pass_at_k.1");
-    row("  after more SFT, equal tokens", "policy.more_sft.pass_at_k.1");
-    row("  after AIRL: dense reward, no answers", "policy.airl.pass_at_k.1");
+    row(
+        "  after more SFT, equal tokens",
+        "policy.more_sft.pass_at_k.1",
+    );
+    row(
+        "  after AIRL: dense reward, no answers",
+        "policy.airl.pass_at_k.1",
+    );
     row("  after GRPO with the verifier", "policy.grpo.pass_at_k.1");
     row("one of 16 at random", "select.random.at_16");
     row("  best of 16 by the reward", "select.best_of_n.at_16");
     row("  best of 16 by log-probability", "select.logprob.at_16");
     row("  majority vote", "select.majority.at_16");
-    row("  vote weighted by the reward", "select.weighted_vote.at_16");
+    row(
+        "  vote weighted by the reward",
+        "select.weighted_vote.at_16",
+    );
     row("reward against correctness: AUROC", "critic.auroc");
     row("injected error found within 1 token", "localisation.hit_1");
-    row("  by the lowest reward", "localisation.predictors.lowest_reward.hit_1");
-    row("  by log-probability", "localisation.baselines.lowest_logprob.hit_1");
+    row(
+        "  by the lowest reward",
+        "localisation.predictors.lowest_reward.hit_1",
+    );
+    row(
+        "  by log-probability",
+        "localisation.baselines.lowest_logprob.hit_1",
+    );
     row("  by chance", "localisation.baselines.chance.hit_1");
-    let _ = writeln!(text, "\nTrace score `{}`, chosen on validation. 95 % intervals.", measured.score.name());
+    let _ = writeln!(
+        text,
+        "\nTrace score `{}`, chosen on validation. 95 % intervals.",
+        measured.score.name()
+    );
     for (label, name) in [
         ("AIRL against SFT", "difference.airl_minus_sft"),
         ("GRPO against SFT", "difference.grpo_minus_sft"),
@@ -115,8 +188,15 @@ pub(super) fn text(measured: &Measured, summary: &Summary) -> String {
                 _ => "no significant difference",
             };
             let points = |value: f64| format!("{:+.1}", 100.0 * value);
-            let (value, low, high) = (points(estimate.value), points(estimate.low), points(estimate.high));
-            let _ = writeln!(text, "{label}: {value} points [{low}, {high}], paired: {verdict}.");
+            let (value, low, high) = (
+                points(estimate.value),
+                points(estimate.low),
+                points(estimate.high),
+            );
+            let _ = writeln!(
+                text,
+                "{label}: {value} points [{low}, {high}], paired: {verdict}."
+            );
         }
     }
     text

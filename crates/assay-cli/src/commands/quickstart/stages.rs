@@ -9,7 +9,10 @@ use assay_irl::reward_model::RewardModel;
 use assay_irl::settings::{PolicyStart, Settings, TrainedParameters};
 use assay_irl::trainer::run::{RunMode, TrainInputs, Trained, TrainerKind, train};
 use assay_lm::transformer::Transformer;
-use assay_lm::{Architecture, ChatTemplate, LanguageModel, ModelConfig, RopeScaling, RopeSettings, Storage, Tokenizer};
+use assay_lm::{
+    Architecture, ChatTemplate, LanguageModel, ModelConfig, RopeScaling, RopeSettings, Storage,
+    Tokenizer,
+};
 use assay_tasks::arithmetic::{ArithmeticSettings, Split, alphabet, generate, vocabulary};
 use assay_tasks::problem::{Problem, assert_disjoint};
 
@@ -53,7 +56,14 @@ impl<'s> Stages<'s> {
     /// Generates the problems.
     pub(super) fn new(settings: &Settings, out: &'s Path) -> Result<Self> {
         let of = |problems: usize, split| {
-            generate(&ArithmeticSettings { problems, ..ArithmeticSettings::default() }, split, settings.seed)
+            generate(
+                &ArithmeticSettings {
+                    problems,
+                    ..ArithmeticSettings::default()
+                },
+                split,
+                settings.seed,
+            )
         };
         let train = of(DEMONSTRATIONS, Split::Train)?;
         let validation = of(VALIDATION, Split::Validation)?;
@@ -61,7 +71,13 @@ impl<'s> Stages<'s> {
         assert_disjoint(&train, &validation, &test)?;
         let mut settings = settings.clone();
         settings.reward.perturbations.alphabet = alphabet(&ArithmeticSettings::default());
-        Ok(Self { settings, train, validation, test, out })
+        Ok(Self {
+            settings,
+            train,
+            validation,
+            test,
+            out,
+        })
     }
 
     /// The base model: trained from scratch on the demonstrations, every weight.
@@ -72,7 +88,10 @@ impl<'s> Stages<'s> {
         settings.policy.trained = TrainedParameters::Whole;
         let trained = self.train(TrainerKind::Sft, (&settings, &fresh), "sft")?;
         std::fs::create_dir_all(&dir)?;
-        let base = LanguageModel { transformer: Arc::new(trained.policy.transformer.detached()), ..fresh };
+        let base = LanguageModel {
+            transformer: Arc::new(trained.policy.transformer.detached()),
+            ..fresh
+        };
         base.save(&dir)?;
         Ok(LanguageModel::open(&dir, Storage::Expanded)?)
     }
@@ -80,7 +99,9 @@ impl<'s> Stages<'s> {
     /// The three continuations of the base model.
     pub(super) fn play(&self, base: &LanguageModel) -> Result<Players> {
         let airl = self.train(TrainerKind::Airl, (&self.settings, base), "airl")?;
-        let Some(reward) = airl.reward else { anyhow::bail!("the game left no reward model") };
+        let Some(reward) = airl.reward else {
+            anyhow::bail!("the game left no reward model")
+        };
         let mut grpo = self.settings.clone();
         grpo.run.iterations -= grpo.reward.schedule.warmup_iterations;
         let policy_iterations = grpo.run.iterations;
@@ -93,10 +114,20 @@ impl<'s> Stages<'s> {
         let seen = more.sft.demonstrations_per_update * policy_iterations;
         let subset = &self.train[..seen.min(self.train.len())];
         let more_sft = self.train_on(TrainerKind::Sft, (&more, base), "more-sft", subset)?;
-        Ok(Players { airl: airl.policy, reward, grpo: grpo.policy, more_sft: more_sft.policy })
+        Ok(Players {
+            airl: airl.policy,
+            reward,
+            grpo: grpo.policy,
+            more_sft: more_sft.policy,
+        })
     }
 
-    fn train(&self, kind: TrainerKind, how: (&Settings, &LanguageModel), name: &str) -> Result<Trained> {
+    fn train(
+        &self,
+        kind: TrainerKind,
+        how: (&Settings, &LanguageModel),
+        name: &str,
+    ) -> Result<Trained> {
         self.train_on(kind, how, name, &self.train)
     }
 
@@ -132,7 +163,9 @@ impl<'s> Stages<'s> {
     }
 
     fn fresh_model(&self) -> Result<LanguageModel> {
-        let entries: Vec<&str> = std::iter::once(END).chain(vocabulary().iter().copied()).collect();
+        let entries: Vec<&str> = std::iter::once(END)
+            .chain(vocabulary().iter().copied())
+            .collect();
         let tokenizer = Tokenizer::from_vocabulary(&entries)?;
         let template = ChatTemplate::new(TEMPLATE, &tokenizer, Path::new("built-in template"))?;
         let config = ModelConfig {
@@ -145,7 +178,10 @@ impl<'s> Stages<'s> {
             kv_heads: 2,
             head_dim: 16,
             rms_norm_eps: 1e-5,
-            rope: RopeSettings { theta: 10_000.0, scaling: RopeScaling::None },
+            rope: RopeSettings {
+                theta: 10_000.0,
+                scaling: RopeScaling::None,
+            },
             max_positions: 256,
             qkv_bias: false,
             tie_word_embeddings: false,
@@ -154,6 +190,11 @@ impl<'s> Stages<'s> {
         };
         let (transformer, _) = Transformer::random(&config, self.settings.seed)?;
         let name = self.out.join("model").display().to_string();
-        Ok(LanguageModel { transformer: Arc::new(transformer.detached()), tokenizer, template, name })
+        Ok(LanguageModel {
+            transformer: Arc::new(transformer.detached()),
+            tokenizer,
+            template,
+            name,
+        })
     }
 }
