@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use assay_lm::transformer::Gradients;
+use assay_lm::gradients::Gradients;
 use assay_ops::{AdamWSettings, adamw};
 use candle_core::{Device, Tensor, Var};
 
@@ -102,7 +102,7 @@ impl AdamW {
             let state = (moments.first.as_mut_slice(), moments.second.as_mut_slice());
             let settings = AdamWSettings {
                 lr: settings.lr * moments.factor,
-                ..settings.clone()
+                ..*settings
             };
             adamw(
                 &mut values,

@@ -66,6 +66,9 @@ pub struct ErrorCase {
     pub kind: &'static str,
 }
 
+/// A scored trace and the byte range of each of its steps in the scored text.
+pub type ScoredSteps = (ScoredTrace, Vec<Range<usize>>);
+
 impl ErrorCase {
     /// The case as localisation reads it.
     pub fn view(&self) -> LocalisationCase<'_> {
@@ -276,10 +279,7 @@ impl<'m> Critic<'m> {
     ///
     /// # Errors
     /// A model or tokenizer fails.
-    pub fn score_steps(
-        &self,
-        traces: &[StepTrace],
-    ) -> Result<Vec<(ScoredTrace, Vec<Range<usize>>)>, IrlError> {
+    pub fn score_steps(&self, traces: &[StepTrace]) -> Result<Vec<ScoredSteps>, IrlError> {
         let mut scored = Vec::with_capacity(traces.len());
         for trace in traces {
             let (mut text, mut steps) = (String::new(), Vec::with_capacity(trace.steps.len()));

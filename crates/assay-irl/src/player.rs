@@ -4,8 +4,8 @@
 //! gradients; [`update`] turns those into gradients of parameters, micro-batch after micro-batch, and checks that
 //! every trainable parameter received one.
 
+use assay_lm::gradients::{Gradients, Tape};
 use assay_lm::packed::{Group, MicroBatch, PackedBatch, micro_batches};
-use assay_lm::transformer::{Gradients, Tape};
 use candle_core::{Tensor, Var};
 
 use crate::IrlError;

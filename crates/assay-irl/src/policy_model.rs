@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use assay_lm::adapter::Adapter;
+use assay_lm::gradients::Gradients;
 use assay_lm::packed::PackedBatch;
-use assay_lm::transformer::{Gradients, Transformer};
+use assay_lm::transformer::Transformer;
 use assay_ops::{TokenLogprobs, seed_gradient, token_logprobs};
 use candle_core::{Device, Tensor, Var};
 

@@ -12,9 +12,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use assay_lm::adapter::{Adapter, AdapterCard};
+use assay_lm::gradients::Gradients;
 use assay_lm::packed::PackedBatch;
 use assay_lm::peft;
-use assay_lm::transformer::{Gradients, Transformer};
+use assay_lm::transformer::Transformer;
 use assay_ops::{reward_head, seed_gradient};
 use assay_tasks::prompts::PromptSettings;
 use candle_core::{DType, Device, Tensor, Var};

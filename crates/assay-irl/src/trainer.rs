@@ -1,12 +1,14 @@
 //! The loops that join players, losses, optimisers and data: supervised fine-tuning, GRPO with a verifier, and
 //! adversarial inverse reinforcement learning. One loop serves all three; they differ in its phases.
 
+mod describe;
 pub mod discriminator;
 pub mod evaluate;
 pub mod order;
 pub mod policy_phase;
 pub mod rollout;
 pub mod run;
+mod start;
 mod state;
 
 use crate::metrics::IterationMetrics;

@@ -4,6 +4,7 @@ pub mod adapter;
 mod config;
 pub mod draw;
 mod error;
+pub mod gradients;
 mod model;
 pub mod packed;
 pub mod peft;

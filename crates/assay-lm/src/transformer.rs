@@ -4,22 +4,19 @@
 //! trainable. Left out: reading weights ([`crate::weights`]), heads (output matrix rows go to `token_logprobs`),
 //! sampling ([`crate::sampling`]).
 
+mod build;
+
 use std::collections::HashMap;
 
 use assay_ops::{
     HeadShape, Matrix, RopeTable, embedding, grouped_attention, linear, rms_norm, rope,
     seed_gradient, swiglu,
 };
-use assay_tasks::random::Stream;
-use candle_core::backprop::GradStore;
-use candle_core::{DType, Device, Tensor, TensorId, Var};
+use candle_core::Tensor;
 
 use crate::adapter::{Adapter, LayerAdapter, Projection};
-use crate::weights::Weights;
+use crate::gradients::{Gradients, Tape, pull_back};
 use crate::{LmError, ModelConfig, PackedBatch};
-
-/// Positions that a rotation table is made for at most: a configuration may claim any number.
-const MOST_POSITIONS: usize = 1 << 17;
 
 /// A projection's weight `[out, in]` and optional bias `[out]`.
 #[derive(Clone)]
@@ -46,57 +43,6 @@ pub struct Transformer {
     rope: RopeTable,
 }
 
-/// Inputs of every layer, kept by a forward pass in training so that the backward pass can recompute the rest.
-///
-/// # Shapes
-/// One `[T, hidden]` f32 tensor a layer, and the input of the final norm.
-pub struct Tape {
-    inputs: Vec<Tensor>,
-}
-
-/// Gradients by tensor, summed over micro-batches.
-#[derive(Default)]
-pub struct Gradients {
-    by_id: HashMap<TensorId, Tensor>,
-}
-
-impl Gradients {
-    /// The gradient of a variable, if any reached it.
-    pub fn get(&self, var: &Var) -> Option<&Tensor> {
-        self.by_id.get(&var.as_tensor().id())
-    }
-
-    /// Adds a gradient to what is there.
-    ///
-    /// # Errors
-    /// Fails when the shapes differ.
-    pub fn add(&mut self, id: TensorId, gradient: Tensor) -> Result<(), LmError> {
-        let sum = match self.by_id.remove(&id) {
-            Some(before) => (before + gradient)?,
-            None => gradient,
-        };
-        self.by_id.insert(id, sum.detach());
-        Ok(())
-    }
-
-    /// Moves the gradients of `tensors` out of a candle store.
-    ///
-    /// # Errors
-    /// Fails when the shapes differ from an earlier micro-batch's.
-    pub fn absorb<'t>(
-        &mut self,
-        store: &mut GradStore,
-        tensors: impl Iterator<Item = &'t Tensor>,
-    ) -> Result<(), LmError> {
-        for tensor in tensors {
-            if let Some(gradient) = store.remove(tensor) {
-                self.add(tensor.id(), gradient)?;
-            }
-        }
-        Ok(())
-    }
-}
-
 /// Keys and values of the prompts of a batch, layer by layer: `[T, kv_dim]` each, keys after rotation.
 pub struct PromptCache {
     pub(crate) layers: Vec<(Tensor, Tensor)>,
@@ -114,157 +60,6 @@ pub(crate) trait Attend {
 }
 
 impl Transformer {
-    /// Builds the model from a weight source.
-    ///
-    /// # Errors
-    /// Names the file and tensor that is missing or whose shape does not match the configuration.
-    pub fn load(config: &ModelConfig, weights: &Weights) -> Result<Self, LmError> {
-        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-        let mut layers = Vec::with_capacity(config.layers);
-        for index in 0..config.layers {
-            let prefix = format!("model.layers.{index}");
-            let mut projections = HashMap::new();
-            for projection in Projection::ALL {
-                let (out, input) = projection.shape(config);
-                let name = format!("{prefix}.{}", projection.module());
-                let weight = weights.matrix(&format!("{name}.weight"), [out, input])?;
-                let has_bias = config.qkv_bias
-                    && matches!(
-                        projection,
-                        Projection::Query | Projection::Key | Projection::Value
-                    );
-                let bias = if has_bias {
-                    Some(weights.vector(&format!("{name}.bias"), out)?)
-                } else {
-                    None
-                };
-                projections.insert(projection, Dense { weight, bias });
-            }
-            layers.push(Layer {
-                input_norm: weights.vector(&format!("{prefix}.input_layernorm.weight"), hidden)?,
-                attention_norm: weights
-                    .vector(&format!("{prefix}.post_attention_layernorm.weight"), hidden)?,
-                projections,
-            });
-        }
-        let output = if config.tie_word_embeddings {
-            None
-        } else {
-            Some(weights.matrix("lm_head.weight", [vocab, hidden])?)
-        };
-        Ok(Self {
-            config: config.clone(),
-            embedding: weights.matrix("model.embed_tokens.weight", [vocab, hidden])?,
-            layers,
-            final_norm: weights.vector("model.norm.weight", hidden)?,
-            output,
-            rope: rope_table(config)?,
-        })
-    }
-
-    /// A randomly initialised, fully trainable model and its parameters by Hugging Face name.
-    ///
-    /// Normal weights: the embedding with standard deviation 1/2, matrices with 1/sqrt(in), those that write to the
-    /// residual stream divided by sqrt(2 layers), an output matrix halved. Norms are one, biases zero.
-    ///
-    /// # Errors
-    /// Fails when a tensor cannot be allocated.
-    pub fn random(config: &ModelConfig, seed: u64) -> Result<(Self, Vec<(String, Var)>), LmError> {
-        let mut index = 0;
-        Self::trainable(config, |name, dims| {
-            index += 1;
-            let count = dims.iter().product();
-            let residual = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
-            let by_width = 1.0 / (dims.last().copied().unwrap_or(1) as f32).sqrt();
-            let deviation = match name {
-                "model.embed_tokens.weight" => 0.5,
-                "lm_head.weight" => 0.5 * by_width,
-                _ if residual => by_width / (2.0 * config.layers as f32).sqrt(),
-                _ => by_width,
-            };
-            let mut stream = Stream::new(seed, &[index]);
-            let values: Vec<f32> = match dims.len() {
-                2 => (0..count)
-                    .map(|_| stream.normal_f32() * deviation)
-                    .collect(),
-                _ if name.ends_with(".bias") => vec![0.0; count],
-                _ => vec![1.0; count],
-            };
-            Ok(Tensor::from_vec(values, dims, &Device::Cpu)?)
-        })
-    }
-
-    /// A fully trainable model whose tensors come from `source`, asked by Hugging Face name and shape.
-    ///
-    /// # Errors
-    /// Whatever `source` returns.
-    pub fn trainable(
-        config: &ModelConfig,
-        mut source: impl FnMut(&str, &[usize]) -> Result<Tensor, LmError>,
-    ) -> Result<(Self, Vec<(String, Var)>), LmError> {
-        let mut parameters: Vec<(String, Var)> = Vec::new();
-        let mut make = |name: String, dims: &[usize]| -> Result<Tensor, LmError> {
-            let var = Var::from_tensor(&source(&name, dims)?)?;
-            let tensor = var.as_tensor().clone();
-            parameters.push((name, var));
-            Ok(tensor)
-        };
-        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-        let embedding = Matrix::Dense(make(
-            "model.embed_tokens.weight".to_owned(),
-            &[vocab, hidden],
-        )?);
-        let mut layers = Vec::with_capacity(config.layers);
-        for index in 0..config.layers {
-            let prefix = format!("model.layers.{index}");
-            let input_norm = make(format!("{prefix}.input_layernorm.weight"), &[hidden])?;
-            let attention_norm = make(
-                format!("{prefix}.post_attention_layernorm.weight"),
-                &[hidden],
-            )?;
-            let mut projections = HashMap::new();
-            for projection in Projection::ALL {
-                let (out, input) = projection.shape(config);
-                let name = format!("{prefix}.{}", projection.module());
-                let weight = Matrix::Dense(make(format!("{name}.weight"), &[out, input])?);
-                let has_bias = config.qkv_bias
-                    && matches!(
-                        projection,
-                        Projection::Query | Projection::Key | Projection::Value
-                    );
-                let bias = if has_bias {
-                    Some(make(format!("{name}.bias"), &[out])?)
-                } else {
-                    None
-                };
-                projections.insert(projection, Dense { weight, bias });
-            }
-            layers.push(Layer {
-                input_norm,
-                attention_norm,
-                projections,
-            });
-        }
-        let final_norm = make("model.norm.weight".to_owned(), &[hidden])?;
-        let output = match config.tie_word_embeddings {
-            true => None,
-            false => Some(Matrix::Dense(make(
-                "lm_head.weight".to_owned(),
-                &[vocab, hidden],
-            )?)),
-        };
-        let rope = rope_table(config)?;
-        let model = Self {
-            config: config.clone(),
-            embedding,
-            layers,
-            final_norm,
-            output,
-            rope,
-        };
-        Ok((model, parameters))
-    }
-
     /// The model's configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
@@ -302,62 +97,6 @@ impl Transformer {
             }
         }
         Ok(copy)
-    }
-
-    /// A model whose projections include an adapter: W + scale * B A.
-    ///
-    /// # Errors
-    /// Fails when a matrix product fails.
-    pub fn merged(&self, adapter: &Adapter) -> Result<Self, LmError> {
-        let mut copy = self.detached().dequantised()?;
-        for (index, layer) in copy.layers.iter_mut().enumerate() {
-            for (projection, pair) in adapter.detached().layer(index) {
-                let Some(dense) = layer.projections.get_mut(projection) else {
-                    continue;
-                };
-                if let Matrix::Dense(weight) = &dense.weight {
-                    let lora = pair.as_lora();
-                    let delta = (lora.b.matmul(lora.a)? * lora.scale)?;
-                    dense.weight = Matrix::Dense((weight + delta)?);
-                }
-            }
-        }
-        Ok(copy)
-    }
-
-    /// Every tensor by Hugging Face name, f32, as a directory of weights holds them.
-    ///
-    /// # Errors
-    /// Fails when a quantised matrix cannot be expanded.
-    pub fn named_tensors(&self) -> Result<Vec<(String, Tensor)>, LmError> {
-        let mut named = vec![(
-            "model.embed_tokens.weight".to_owned(),
-            self.embedding.to_dense()?,
-        )];
-        for (index, layer) in self.layers.iter().enumerate() {
-            let prefix = format!("model.layers.{index}");
-            named.push((
-                format!("{prefix}.input_layernorm.weight"),
-                layer.input_norm.clone(),
-            ));
-            named.push((
-                format!("{prefix}.post_attention_layernorm.weight"),
-                layer.attention_norm.clone(),
-            ));
-            for projection in Projection::ALL {
-                let dense = &layer.projections[&projection];
-                let name = format!("{prefix}.{}", projection.module());
-                named.push((format!("{name}.weight"), dense.weight.to_dense()?));
-                if let Some(bias) = &dense.bias {
-                    named.push((format!("{name}.bias"), bias.clone()));
-                }
-            }
-        }
-        named.push(("model.norm.weight".to_owned(), self.final_norm.clone()));
-        if let Some(output) = &self.output {
-            named.push(("lm_head.weight".to_owned(), output.to_dense()?));
-        }
-        Ok(named)
     }
 
     /// Hidden states after the final norm, `[T, hidden]` f32, without gradients.
@@ -598,15 +337,6 @@ impl Attend for KeepKeys<'_> {
     }
 }
 
-fn rope_table(config: &ModelConfig) -> Result<RopeTable, LmError> {
-    let frequencies = config.rope.inverse_frequencies(config.head_dim);
-    Ok(RopeTable::new(
-        &frequencies,
-        config.max_positions.min(MOST_POSITIONS),
-        &Device::Cpu,
-    )?)
-}
-
 fn detach_matrix(matrix: &Matrix) -> Matrix {
     match matrix {
         Matrix::Dense(tensor) => Matrix::Dense(tensor.detach()),
@@ -634,24 +364,4 @@ fn layer_tensors<'l>(
         .chain(weights)
         .chain(pairs)
         .filter(|t| t.is_variable())
-}
-
-/// Gradient at `input` of `forward(input) . grad_output`; gradients of `tensors` are added on the way.
-fn pull_back<'t>(
-    input: &Tensor,
-    grad_output: &Tensor,
-    forward: impl FnOnce(&Tensor) -> Result<Tensor, LmError>,
-    tensors: impl Iterator<Item = &'t Tensor>,
-    gradients: &mut Gradients,
-) -> Result<Tensor, LmError> {
-    let x = Var::from_tensor(&input.to_dtype(DType::F32)?)?;
-    let y = forward(x.as_tensor())?;
-    let mut store = seed_gradient(&y, grad_output)?.backward()?;
-    gradients.absorb(&mut store, tensors)?;
-    match store.remove(x.as_tensor()) {
-        Some(gradient) => Ok(gradient.detach()),
-        None => Err(LmError::NoGradient {
-            what: "a layer's input".to_owned(),
-        }),
-    }
 }

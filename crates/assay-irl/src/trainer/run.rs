@@ -8,23 +8,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use assay_lm::adapter::{Adapter, AdapterCard, LoraSettings};
 use assay_lm::draw::SamplingSettings as DrawSettings;
 use assay_lm::packed::Group;
 use assay_lm::sampling::SamplingLimits;
 use assay_lm::transformer::Transformer;
 use assay_lm::{LanguageModel, peft};
-use assay_tasks::perturbations::DemonstrationGroup;
 use assay_tasks::problem::Problem;
-use assay_tasks::random::Stream;
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 
+use super::describe::{describe_rewards, describe_rollouts};
 use super::discriminator::{Discriminator, DiscriminatorBatch};
 use super::evaluate::{EvaluationPlan, sample_problems};
 use super::policy_phase::{
     PolicyOptimiser, no_rewards, policy_groups, token_rewards, update_policy,
 };
 use super::rollout::{ROLLOUT, RolloutGroup, RolloutPlan, rollout};
+use super::start::{corrupt_share, save_policy, start_discriminator, start_policy};
 use super::state::{POLICY, POLICY_OPTIMISER, REWARD, REWARD_OPTIMISER, RunState, open_directory};
 use super::{Observer, order};
 use crate::adam::AdamW;
@@ -32,17 +31,12 @@ use crate::encode::{Demonstration, Encoder, TokenLimits};
 use crate::metrics::{IterationMetrics, MetricsFile};
 use crate::player::{Player, update};
 use crate::policy_model::{PolicyModel, Trainable};
-use crate::reward_model::{RewardModel, ScoringSettings};
-use crate::settings::{PolicyStart, RewardStart, Settings, TrainedParameters};
+use crate::reward_model::RewardModel;
+use crate::settings::{PolicyStart, Settings};
 use crate::sft::token_mean_nll;
 use crate::{IrlError, checkpoint};
 
 pub use super::state::RunMode;
-
-/// Seeds of fresh adapters and of wrong demonstrations, apart from each other.
-const POLICY_ADAPTER: u64 = 1;
-const REWARD_ADAPTER: u64 = 2;
-const WRONG: u64 = 0x3d;
 
 /// Which trainer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -517,166 +511,4 @@ impl<'i> Run<'i> {
         }
         Ok(state.iterations)
     }
-}
-
-/// Writes a policy: a PEFT adapter, or a whole Hugging Face directory.
-fn save_policy(policy: &PolicyModel, model: &LanguageModel, dir: &Path) -> Result<(), IrlError> {
-    match &policy.trainable {
-        Trainable::Adapter(adapter) => {
-            let card = AdapterCard {
-                base_model: model.name.clone(),
-                task_type: "CAUSAL_LM",
-                modules_to_save: Vec::new(),
-            };
-            Ok(adapter.save(dir, &card, &[])?)
-        }
-        Trainable::Whole(_) => {
-            let whole = LanguageModel {
-                transformer: policy.transformer.clone(),
-                tokenizer: model.tokenizer.clone(),
-                template: model.template.clone(),
-                name: model.name.clone(),
-            };
-            Ok(whole.save(dir)?)
-        }
-    }
-}
-
-fn lora(settings: &crate::settings::LoraSettings) -> Result<LoraSettings, IrlError> {
-    let targets = serde_json::to_value(&settings.targets).and_then(serde_json::from_value);
-    let targets = targets.map_err(|source| IrlError::InvalidSetting {
-        key: "lora.targets".to_owned(),
-        reason: source.to_string(),
-    })?;
-    Ok(LoraSettings {
-        rank: settings.rank,
-        alpha: settings.alpha,
-        targets,
-    })
-}
-
-fn start_policy(inputs: &TrainInputs<'_>) -> Result<PolicyModel, IrlError> {
-    let settings = inputs.settings;
-    let base = &inputs.model.transformer;
-    if settings.policy.trained == TrainedParameters::Whole {
-        let tensors: std::collections::HashMap<String, Tensor> =
-            base.named_tensors()?.into_iter().collect();
-        let (transformer, parameters) =
-            Transformer::trainable(base.config(), |name, _| Ok(tensors[name].detach()))?;
-        return Ok(PolicyModel {
-            transformer: Arc::new(transformer),
-            trainable: Trainable::Whole(parameters),
-        });
-    }
-    let adapter = match &settings.policy.start {
-        PolicyStart::Adapter { path } => peft::load(path, base.config())?.adapter,
-        PolicyStart::Base | PolicyStart::Sft => Adapter::new(
-            base.config(),
-            &lora(&settings.lora.policy)?,
-            settings.seed ^ POLICY_ADAPTER,
-        )?,
-    };
-    Ok(PolicyModel {
-        transformer: base.clone(),
-        trainable: Trainable::Adapter(adapter),
-    })
-}
-
-fn start_discriminator(inputs: &TrainInputs<'_>) -> Result<Discriminator, IrlError> {
-    let settings = inputs.settings;
-    let backbone = inputs.reward_backbone.clone();
-    let mut model = match &settings.reward.start {
-        RewardStart::Adapter { path } => RewardModel::load(path, backbone)?,
-        RewardStart::Fresh => {
-            let seed = settings.seed ^ REWARD_ADAPTER;
-            let adapter = Adapter::new(backbone.config(), &lora(&settings.lora.reward)?, seed)?;
-            RewardModel::new(backbone, adapter, settings.reward.head)?
-        }
-    };
-    model.scoring = ScoringSettings {
-        prompt: settings.prompt.clone(),
-        granularity: settings.reward.granularity,
-        transform: settings.reward.transform,
-    };
-    Ok(Discriminator::new(model, &settings.reward))
-}
-
-/// Replaces a share of the demonstrations by perturbed ones, for robustness studies; returns how many.
-fn corrupt_share(
-    demonstrations: &mut [Demonstration],
-    encoder: &Encoder<'_>,
-    settings: &Settings,
-) -> Result<usize, IrlError> {
-    let share = settings.data.wrong_demonstrations;
-    let mut replaced = 0;
-    if share <= 0.0 {
-        return Ok(0);
-    }
-    let registry = settings.reward.perturbations.registry();
-    for (index, demonstration) in demonstrations.iter_mut().enumerate() {
-        let mut stream = Stream::new(settings.seed, &[WRONG, index as u64]);
-        if stream.uniform_f64() >= share {
-            continue;
-        }
-        let text = demonstration.completion.text.clone();
-        let group =
-            DemonstrationGroup::corrupt((&demonstration.problem, &text), &registry, 1, &mut stream);
-        let Some(wrong) = group.perturbed().first() else {
-            continue;
-        };
-        if let Some(completion) = encoder.completion(&wrong.text)? {
-            demonstration.completion = completion;
-            replaced += 1;
-        }
-    }
-    Ok(replaced)
-}
-
-fn describe_rollouts(
-    rollouts: &[RolloutGroup],
-    metrics: &mut IterationMetrics,
-) -> Result<(), IrlError> {
-    let samples: Vec<_> = rollouts.iter().flat_map(|group| &group.samples).collect();
-    if samples.is_empty() {
-        return Ok(());
-    }
-    let n = samples.len() as f64;
-    let tokens: usize = samples
-        .iter()
-        .map(|sample| sample.completion.ids.len())
-        .sum();
-    let truncated = samples
-        .iter()
-        .filter(|sample| sample.drawn.truncated)
-        .count();
-    let surprise: f64 = samples
-        .iter()
-        .flat_map(|s| &s.drawn.policy_logprobs)
-        .map(|&logprob| -f64::from(logprob))
-        .sum();
-    metrics.set("rollout/tokens", tokens as f64)?;
-    metrics.set("rollout/length", tokens as f64 / n)?;
-    metrics.set("rollout/truncated_share", truncated as f64 / n)?;
-    metrics.set("rollout/entropy_estimate", surprise / tokens.max(1) as f64)?;
-    let known: Vec<bool> = samples.iter().filter_map(|sample| sample.correct).collect();
-    if !known.is_empty() {
-        let right = known.iter().filter(|&&correct| correct).count();
-        metrics.set("rollout/accuracy", right as f64 / known.len() as f64)?;
-    }
-    Ok(())
-}
-
-fn describe_rewards(rewards: &[Vec<f32>], metrics: &mut IterationMetrics) -> Result<(), IrlError> {
-    let mean =
-        |row: &Vec<f32>| row.iter().map(|&r| f64::from(r)).sum::<f64>() / row.len().max(1) as f64;
-    let scores: Vec<f64> = rewards.iter().map(mean).collect();
-    let lengths: Vec<f64> = rewards.iter().map(|row| row.len() as f64).collect();
-    metrics.set(
-        "rollout/reward",
-        scores.iter().sum::<f64>() / scores.len().max(1) as f64,
-    )?;
-    if let Some(rho) = assay_evals::stability::reward_length_correlation(&scores, &lengths) {
-        metrics.set("rollout/reward_length_correlation", rho)?;
-    }
-    Ok(())
 }
