@@ -1,5 +1,7 @@
 //! Opening what commands name: models, adapters, rewards, problems, traces.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +15,9 @@ use assay_tasks::trace::ScoredTrace;
 use assay_tasks::trace_io::{StepTrace, read_foreign_traces, read_step_traces};
 
 use crate::progress::message;
+
+/// Bytes of a file's first line that are looked at to tell what it holds.
+const LONGEST_FIRST_LINE: u64 = 1 << 24;
 
 /// A model from a directory or file.
 pub(crate) fn model(path: &Path) -> Result<LanguageModel> {
@@ -82,12 +87,32 @@ pub(crate) enum Traces {
 
 /// Reads assay's traces, the two foreign JSONL shapes, or ProcessBench JSON.
 pub(crate) fn traces(path: &Path) -> Result<Traces> {
-    let json_array = path
-        .extension()
-        .is_some_and(|extension| extension == "json");
-    Ok(if json_array {
+    Ok(if holds_steps(path)? {
         Traces::Steps(read_step_traces(path)?)
     } else {
         Traces::Texts(read_foreign_traces(path)?)
     })
+}
+
+/// Whether a file holds traces cut into steps, as ProcessBench is published: an array, or records with `steps` a line.
+pub(crate) fn holds_steps(path: &Path) -> Result<bool> {
+    let cannot_read = || format!("cannot read {}", path.display());
+    let mut file = BufReader::new(File::open(path).with_context(cannot_read)?);
+    let mut line = Vec::new();
+    while line.trim_ascii().is_empty() {
+        line.clear();
+        let mut limited = (&mut file).take(LONGEST_FIRST_LINE);
+        if limited
+            .read_until(b'\n', &mut line)
+            .with_context(cannot_read)?
+            == 0
+        {
+            return Ok(false);
+        }
+    }
+    if line.trim_ascii_start().starts_with(b"[") {
+        return Ok(true);
+    }
+    let record: Option<serde_json::Value> = serde_json::from_slice(&line).ok();
+    Ok(record.is_some_and(|record| record.get("steps").is_some()))
 }

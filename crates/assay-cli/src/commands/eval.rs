@@ -1,8 +1,9 @@
 //! `assay eval`: everything that scored traces tell.
 
 use std::io::Write;
+use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use assay_evals::evaluation::{EvalSettings, Evaluation, Evaluator};
 use assay_evals::scores::TraceScore;
 use assay_tasks::trace_io::TraceReader;
@@ -13,6 +14,7 @@ use crate::progress::message;
 /// Runs the command.
 pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     let evaluation = evaluate(&args.traces, TraceScore::parse(&args.score)?)?;
+    ensure_judged(&evaluation, &args.traces)?;
     if let Some(path) = &args.out {
         evaluation.summary.write(path)?;
     }
@@ -30,7 +32,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
 }
 
 /// Evaluates a file of traces, one at a time.
-pub(crate) fn evaluate(path: &std::path::Path, score: TraceScore) -> Result<Evaluation> {
+pub(crate) fn evaluate(path: &Path, score: TraceScore) -> Result<Evaluation> {
     let mut evaluator = Evaluator::new(EvalSettings {
         score,
         ..EvalSettings::default()
@@ -45,10 +47,15 @@ pub(crate) fn evaluate(path: &std::path::Path, score: TraceScore) -> Result<Eval
             evaluation.unjudged
         ))?;
     }
-    anyhow::ensure!(
+    Ok(evaluation)
+}
+
+/// Refuses a file in which nothing is known to be correct or wrong.
+pub(crate) fn ensure_judged(evaluation: &Evaluation, path: &Path) -> Result<()> {
+    ensure!(
         evaluation.traces > 0,
         "{} holds no trace of known correctness",
         path.display()
     );
-    Ok(evaluation)
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use assay_evals::localisation::{Predictor, localise};
 use assay_evals::processbench::{StepCase, StepScore, cross_fitted_summary};
 use assay_evals::statistics::BootstrapSettings;
@@ -14,22 +14,22 @@ use assay_tasks::trace_io::read_step_traces;
 
 use crate::args::LocaliseArgs;
 use crate::open;
-use crate::progress::Progress;
+use crate::progress::{Progress, message};
 
 /// The kind of a run that names none: one number of the reasoning, as in the published comparisons.
 const DEFAULT_KIND: &str = "corrupt_numbers";
 
 /// Runs the command.
 pub(crate) fn run(args: &LocaliseArgs) -> Result<()> {
-    let summary = if args
-        .demonstrations
-        .extension()
-        .is_some_and(|extension| extension == "json")
-    {
-        steps(args)?
-    } else {
-        injected(args)?
+    let summary = match open::holds_steps(&args.demonstrations)? {
+        true => steps(args)?,
+        false => injected(args)?,
     };
+    ensure!(
+        !summary.is_empty(),
+        "{} holds too little to judge: it takes demonstrations with a number to change, or step traces of both kinds",
+        args.demonstrations.display()
+    );
     let mut out = std::io::stdout();
     if args.json {
         writeln!(
@@ -64,9 +64,15 @@ fn injected(args: &LocaliseArgs) -> Result<Summary> {
     let mut progress = Progress::new("localise", problems.len());
     let total = problems.len();
     let cases = critic.inject(&problems, (&registry, args.seed), beside, |done| {
-        progress.set(done + 1, total, "")
+        progress.set(done, total, "")
     })?;
     progress.finish();
+    if cases.len() < total {
+        let rest = total - cases.len();
+        message(&format!(
+            "{rest} of {total} demonstrations left out: too long, or they offer no such error"
+        ))?;
+    }
     let result = localise(cases.iter().map(|case| case.view()), None);
     Ok(result.summary(Predictor::LargestDrop, &BootstrapSettings::default()))
 }
@@ -76,7 +82,9 @@ fn steps(args: &LocaliseArgs) -> Result<Summary> {
     let (model, reward) = open::reward(&args.reward, args.model.as_deref())?;
     let critic = Critic::new(&reward, &model, args.token_budget);
     let limit = args.limit.unwrap_or(traces.len()).min(traces.len());
-    let scored = critic.score_steps(&traces[..limit])?;
+    let mut progress = Progress::new("localise", limit);
+    let scored = critic.score_steps(&traces[..limit], |done| progress.set(done, limit, ""))?;
+    progress.finish();
     let cases: Vec<StepCase> = traces
         .iter()
         .zip(&scored)

@@ -1,12 +1,13 @@
 //! `assay score`: token rewards, and on request policy log-probabilities, for traces.
 
 use std::io::Write;
+use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use assay_irl::critic::{Beside, Critic, ScoreReport};
-use assay_irl::policy_model::PolicyModel;
+use assay_lm::LanguageModel;
 use assay_tasks::trace::ScoredTrace;
-use assay_tasks::trace_io::TraceWriter;
+use assay_tasks::trace_io::{StepTrace, TraceWriter};
 use serde_json::json;
 
 use crate::args::ScoreArgs;
@@ -19,52 +20,91 @@ pub(crate) fn run(args: &ScoreArgs) -> Result<()> {
         Traces::Texts(traces) => traces,
         Traces::Steps(steps) => steps.into_iter().map(joined).collect(),
     };
+    ensure!(
+        !traces.is_empty(),
+        "{} holds no trace",
+        args.traces.display()
+    );
+    let mut writer = TraceWriter::create(&args.out)?;
     let (model, reward) = open::reward(&args.reward, args.model.as_deref())?;
-    let policy_model = args.policy.as_deref().map(open::model).transpose()?;
-    let policy = match &policy_model {
-        Some(model) => Some(open::policy(model, args.adapter.as_deref())?),
+    let other = match args.policy.as_deref() {
+        Some(path) if path != Path::new(&model.name) => Some(open::model(path)?),
+        _ => None,
+    };
+    if let Some(other) = &other {
+        ensure_same_tokens(&model, other, &traces)?;
+    }
+    let policy = match &args.policy {
+        Some(_) => {
+            let base = other.as_ref().unwrap_or(&model);
+            Some(open::policy(base, args.adapter.as_deref())?)
+        }
         None => None,
     };
-    let beside = policy.as_ref().map(|policy: &PolicyModel| Beside {
+    let beside = policy.as_ref().map(|policy| Beside {
         transformer: &policy.transformer,
         adapter: policy.adapter(),
     });
     let critic = Critic::new(&reward, &model, args.token_budget);
-    let mut writer = TraceWriter::create(&args.out)?;
-    let mut progress = Progress::new("score", traces.len());
-    let (mut total, mut done) = (ScoreReport::default(), 0);
     let all = traces.len();
-    for group in traces.chunk_by_mut(|a, b| a.id == b.id) {
-        let report = critic.score(group, beside)?;
-        total.scored += report.scored;
-        total.unscored += report.unscored;
-        for trace in group.iter() {
-            writer.write(trace)?;
-        }
-        done += group.len();
-        progress.set(done, all, "");
-    }
+    let mut progress = Progress::new("score", all);
+    let report = critic.score_watched(&mut traces, beside, |done| progress.set(done, all, ""))?;
     progress.finish();
+    for trace in &traces {
+        writer.write(trace)?;
+    }
     writer.finish()?;
+    print(&report, args)
+}
+
+fn print(report: &ScoreReport, args: &ScoreArgs) -> Result<()> {
+    let ScoreReport {
+        scored,
+        unscored,
+        encoded_again,
+    } = *report;
     let mut out = std::io::stdout();
     if args.json {
+        let counts =
+            json!({ "scored": scored, "unscored": unscored, "encoded_again": encoded_again });
+        writeln!(out, "{counts}")?;
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "{scored} traces scored, {unscored} left without rewards (empty, or longer than the model reads)"
+    )?;
+    if encoded_again > 0 {
         writeln!(
             out,
-            "{}",
-            json!({ "scored": total.scored, "unscored": total.unscored })
-        )?;
-    } else {
-        writeln!(
-            out,
-            "{} traces scored, {} left without rewards",
-            total.scored, total.unscored
+            "{encoded_again} carried another tokenizer's ids and were encoded again"
         )?;
     }
     Ok(())
 }
 
+/// Refuses a policy that would read other tokens than the reward gives rewards to.
+fn ensure_same_tokens(
+    reward: &LanguageModel,
+    policy: &LanguageModel,
+    traces: &[ScoredTrace],
+) -> Result<()> {
+    for trace in traces.iter().take(8) {
+        for text in [&trace.question, &trace.text] {
+            ensure!(
+                reward.tokenizer.encode(text)? == policy.tokenizer.encode(text)?,
+                "the policy {} splits text into other tokens than the reward's model {}: its log-probabilities \
+                 cannot stand beside these rewards",
+                policy.name,
+                reward.name
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Steps as one text, a line each.
-fn joined(trace: assay_tasks::trace_io::StepTrace) -> ScoredTrace {
+fn joined(trace: StepTrace) -> ScoredTrace {
     ScoredTrace {
         id: trace.id,
         question: trace.question,

@@ -8,12 +8,13 @@ use assay_evals::selection::Selector;
 use assay_evals::summary::Summary;
 
 use crate::args::SelectArgs;
-use crate::commands::eval::evaluate;
+use crate::commands::eval::{ensure_judged, evaluate};
 
 /// Runs the command.
 pub(crate) fn run(args: &SelectArgs) -> Result<()> {
     let wanted = args.selector.as_deref().map(Selector::parse).transpose()?;
     let evaluation = evaluate(&args.traces, TraceScore::parse(&args.score)?)?;
+    ensure_judged(&evaluation, &args.traces)?;
     let mut summary = Summary::default();
     for (name, estimate) in evaluation.summary.iter() {
         let Some(rest) = name.strip_prefix("select.") else {

@@ -3,3 +3,4 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // tests stop where something is not as expected
 
 mod architecture;
+mod commands;

@@ -1,6 +1,6 @@
 //! The `critic.*` entries: the trace score against correctness and against length.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Evaluation, Evaluator, Fitted, Row, ScoreHistogram};
 use crate::classification::{
@@ -10,6 +10,7 @@ use crate::classification::{
 use crate::scores::TraceScore;
 use crate::selection::fit_constants;
 use crate::statistics::{Estimate, average_ranks, mean, pearson_weighted, residuals, welch_t};
+use crate::summary::segment;
 
 const HISTOGRAM_BINS: usize = 40;
 
@@ -81,6 +82,7 @@ pub(super) fn add(evaluator: &Evaluator, folds: &[Option<Fitted>], result: &mut 
     add_calibration(evaluator, &columns, folds, result);
     add_correlations(evaluator, &columns, result);
     result.histogram = histogram(&columns);
+    add_by_generator(evaluator, &columns, result);
     for score in TraceScore::ALL {
         let columns = Columns::of(evaluator, score, &|_| true);
         add_ranking(
@@ -129,6 +131,27 @@ fn add_ranking(evaluator: &Evaluator, columns: &Columns, prefix: &str, result: &
     result
         .summary
         .insert_some(&format!("{prefix}.auroc_within_generator"), of_generators);
+}
+
+/// `critic.by_generator.NAME.auroc` where several generators wrote the traces.
+fn add_by_generator(evaluator: &Evaluator, columns: &Columns, result: &mut Evaluation) {
+    if evaluator.generators.len() < 2 {
+        return;
+    }
+    for (generator, name) in evaluator.generators.iter().enumerate() {
+        let own = (0..columns.units.len()).filter(|&i| columns.generators[i] == generator);
+        let problems: BTreeSet<usize> = own.map(|i| columns.units[i]).collect();
+        let ranked = columns.ranked_of(generator);
+        let auroc = evaluator
+            .resampler
+            .estimate(columns.unit_count(), |weights| ranked.auroc(weights))
+            .map(|estimate| Estimate {
+                n: problems.len(),
+                ..estimate
+            });
+        let name = format!("critic.by_generator.{}.auroc", segment(name));
+        result.summary.insert_some(&name, auroc);
+    }
 }
 
 /// `ece`, `brier` of the calibrated score; `ece_raw`, `brier_raw` of the score itself as a logit.
