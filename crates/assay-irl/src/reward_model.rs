@@ -3,7 +3,7 @@
 //! With h_t the hidden state after token t (final norm applied), pi_D the adapted backbone with its own output matrix
 //! and pi_ref the adapter-off backbone:
 //! - `linear`:   z_t = w . h_t + b
-//! - `implicit`: z_t = beta (log pi_D(y_t | y_<t) - log pi_ref(y_t | y_<t)) + b
+//! - `implicit`: z_t = beta (log pi_D(y_t | y_<t) - rho log pi_ref(y_t | y_<t)) + b
 //! - `hybrid`:   the sum of the two, one b
 //!
 //! The reward is r = log D - log(1 - D) = z with D = sigmoid(z).
@@ -175,10 +175,10 @@ impl RewardModel {
         let formula = match self.head {
             HeadSettings::Linear => "z_t = score(h_t)",
             HeadSettings::Implicit { .. } => {
-                "z_t = beta (log pi_D(y_t) - log pi_ref(y_t)) + score.bias"
+                "z_t = beta (log pi_D(y_t) - rho log pi_ref(y_t)) + score.bias, rho = reference_weight"
             }
             HeadSettings::Hybrid { .. } => {
-                "z_t = score(h_t) + beta (log pi_D(y_t) - log pi_ref(y_t))"
+                "z_t = score(h_t) + beta (log pi_D(y_t) - rho log pi_ref(y_t)), rho = reference_weight"
             }
         };
         let file = HeadFile {
@@ -220,11 +220,18 @@ impl RewardModel {
             .set(&Tensor::from_vec(vec![bias], 1, &Device::Cpu)?)?)
     }
 
-    /// The factor of the log-ratio, where the head has one.
-    fn beta(&self) -> Option<f64> {
+    /// beta and rho of the log-ratio, where the head has one.
+    fn log_ratio(&self) -> Option<(f64, f64)> {
         match self.head {
             HeadSettings::Linear => None,
-            HeadSettings::Implicit { beta } | HeadSettings::Hybrid { beta } => Some(beta),
+            HeadSettings::Implicit {
+                beta,
+                reference_weight,
+            }
+            | HeadSettings::Hybrid {
+                beta,
+                reference_weight,
+            } => Some((beta, reference_weight)),
         }
     }
 
@@ -250,7 +257,7 @@ impl RewardModel {
             }
             None => None,
         };
-        let Some(beta) = self.beta() else {
+        let Some((beta, _)) = self.log_ratio() else {
             return linear.ok_or_else(|| IrlError::Malformed {
                 path: HEAD_FILE.into(),
                 reason: "a linear head has no weight".to_owned(),
@@ -266,8 +273,10 @@ impl RewardModel {
     /// Logits of every completion from hidden states, reference term included, without gradients.
     fn logits(&self, hidden: &Tensor, batch: &PackedBatch) -> Result<TokenScalars, IrlError> {
         let mut logits = self.head_logits(&hidden.detach(), batch)?.detach();
-        if let Some(beta) = self.beta() {
-            logits = (logits - (self.reference_logprobs(batch)? * beta)?)?;
+        if let Some((beta, rho)) = self.log_ratio()
+            && rho != 0.0
+        {
+            logits = (logits - (self.reference_logprobs(batch)? * (beta * rho))?)?;
         }
         Ok(batch.split_by_completion(&logits.to_vec1::<f32>()?))
     }

@@ -273,18 +273,28 @@ pub enum HeadSettings {
     /// z_t = w . h_t + b.
     #[default]
     Linear,
-    /// z_t = beta (log pi_D(y_t) - log pi_ref(y_t)) + b.
+    /// z_t = beta (log pi_D(y_t) - rho log pi_ref(y_t)) + b.
     Implicit {
         /// Logits a nat.
         #[serde(default = "default_beta")]
         beta: f64,
+        /// rho: how much of the reference is subtracted; 1 is the log-ratio, 0 leaves the reference out.
+        #[serde(default = "default_reference_weight")]
+        reference_weight: f64,
     },
     /// The sum of both.
     Hybrid {
         /// Logits a nat.
         #[serde(default = "default_beta")]
         beta: f64,
+        /// rho: how much of the reference is subtracted; 1 is the log-ratio, 0 leaves the reference out.
+        #[serde(default = "default_reference_weight")]
+        reference_weight: f64,
     },
+}
+
+fn default_reference_weight() -> f64 {
+    1.0
 }
 
 fn default_beta() -> f64 {

@@ -93,7 +93,10 @@ fn settings() -> Settings {
     settings.sft.epochs = 1;
     settings.sft.demonstrations_per_update = 4;
     settings.sft.optimiser.learning_rate = 1e-2;
-    settings.reward.head = HeadSettings::Hybrid { beta: 1.0 };
+    settings.reward.head = HeadSettings::Hybrid {
+        beta: 1.0,
+        reference_weight: 1.0,
+    };
     settings.reward.perturbations.alphabet = alphabet(&ArithmeticSettings::default());
     settings.reward.schedule.warmup_iterations = 1;
     settings.reward.schedule.policy_negatives = PolicyNegatives::Constant { weight: 0.5 };

@@ -62,11 +62,28 @@ fn settings(args: &QuickstartArgs) -> Result<Settings> {
     ];
     let mut settings = Settings::from_texts(&texts, &args.set)?;
     settings.seed = args.seed;
+    let (beta, reference_weight) = match settings.reward.head {
+        HeadSettings::Implicit {
+            beta,
+            reference_weight,
+        }
+        | HeadSettings::Hybrid {
+            beta,
+            reference_weight,
+        } => (beta, reference_weight),
+        HeadSettings::Linear => (1.0, 1.0),
+    };
     if let Some(head) = args.head {
         settings.reward.head = match head {
             Head::Linear => HeadSettings::Linear,
-            Head::Implicit => HeadSettings::Implicit { beta: 1.0 },
-            Head::Hybrid => HeadSettings::Hybrid { beta: 1.0 },
+            Head::Implicit => HeadSettings::Implicit {
+                beta,
+                reference_weight,
+            },
+            Head::Hybrid => HeadSettings::Hybrid {
+                beta,
+                reference_weight,
+            },
         };
     }
     settings.validate()?;

@@ -8,7 +8,7 @@ pub fn pearson(x: &[f64], y: &[f64]) -> Option<f64> {
     pearson_of(x.iter().zip(y).map(|(&x, &y)| (x, y, 1.0)))
 }
 
-/// Pearson's r of pairs with non-negative weights; the weights of [`super::bootstrap`] make it a resample's r.
+/// Pearson's r of pairs with non-negative weights; the weights of [`super::bootstrap()`] make it a resample's r.
 ///
 /// `None` as [`pearson`].
 pub fn pearson_weighted(x: &[f64], y: &[f64], weights: &[f64]) -> Option<f64> {

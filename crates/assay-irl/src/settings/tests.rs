@@ -50,7 +50,12 @@ fn nonsense_is_refused_by_key() {
         "reward.perturbations.held_out",
     );
     refused(
-        |s| s.reward.head = HeadSettings::Implicit { beta: 0.0 },
+        |s| {
+            s.reward.head = HeadSettings::Implicit {
+                beta: 0.0,
+                reference_weight: 1.0,
+            }
+        },
         "reward.head.beta",
     );
     refused(

@@ -83,13 +83,25 @@ impl Settings {
 
     fn validate_reward(&self) -> Result<(), IrlError> {
         let reward = &self.reward;
-        if let HeadSettings::Implicit { beta } | HeadSettings::Hybrid { beta } = reward.head
-            && !(beta.is_finite() && beta > 0.0)
+        if let HeadSettings::Implicit {
+            beta,
+            reference_weight,
+        }
+        | HeadSettings::Hybrid {
+            beta,
+            reference_weight,
+        } = reward.head
         {
-            return Err(IrlError::setting(
-                "reward.head.beta",
-                format!("must be above 0, not {beta}"),
-            ));
+            if !(beta.is_finite() && beta > 0.0) {
+                return Err(IrlError::setting(
+                    "reward.head.beta",
+                    format!("must be above 0, not {beta}"),
+                ));
+            }
+            if !(0.0..=1.0).contains(&reference_weight) {
+                let reason = format!("must lie in [0, 1], not {reference_weight}");
+                return Err(IrlError::setting("reward.head.reference_weight", reason));
+            }
         }
         let factor = reward.head_learning_rate_factor;
         if !(factor.is_finite() && factor > 0.0) {

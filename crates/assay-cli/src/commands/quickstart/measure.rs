@@ -1,5 +1,6 @@
 //! What the quickstart measures: every policy on fresh problems, the reward as a critic, and where it sees errors.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -98,8 +99,15 @@ pub(super) fn measure(
         fitted,
         ..EvalSettings::default()
     };
-    let registry = Registry::of(&[Perturbation::CorruptNumbers]);
-    let registry = registry.within(&settings.reward.perturbations.alphabet);
+    let perturbations = &settings.reward.perturbations;
+    let kinds: BTreeSet<Perturbation> = perturbations
+        .kinds
+        .iter()
+        .chain(&perturbations.held_out)
+        .copied()
+        .collect();
+    let kinds: Vec<Perturbation> = kinds.into_iter().collect();
+    let registry = Registry::of(&kinds).within(&perturbations.alphabet);
     let errors = critic.inject(&stages.test, (&registry, settings.seed), beside, |_| ())?;
     let localisation = localise(errors.iter().map(ErrorCase::view), None);
     let critic = evaluate(traces.clone(), &eval)?;

@@ -77,7 +77,13 @@ fn a_kind_owns_its_table() {
         "policy.advantage.estimator=dense",
     ])
     .unwrap();
-    assert_eq!(settings.reward.head, HeadSettings::Implicit { beta: 0.5 });
+    assert_eq!(
+        settings.reward.head,
+        HeadSettings::Implicit {
+            beta: 0.5,
+            reference_weight: 1.0
+        }
+    );
     assert_eq!(
         settings.policy.advantage.estimator,
         AdvantageKind::Dense { gamma: 0.9 }
