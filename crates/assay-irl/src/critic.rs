@@ -248,8 +248,7 @@ impl<'m> Critic<'m> {
                 .map(|policy| logprobs_and_entropies(policy.transformer, policy.adapter, &batch))
                 .transpose()?;
             for (row, &(group, completion)) in part.origin.iter().enumerate() {
-                let _ = (group, completion);
-                let trace = &mut traces[scored + row];
+                let trace = &mut traces[places[group][completion]];
                 trace.token_rewards = self.rewards(trace, &logits[row])?;
                 if let Some((logprobs, entropies)) = &policy {
                     trace.policy_logprobs = Some(logprobs[row].clone());
