@@ -286,6 +286,7 @@ fn the_implicit_head_equals_its_formula_in_torch() {
             .adapter;
         let head = HeadSettings::Implicit {
             beta: case.golden.beta,
+            reference_weight: 1.0,
         };
         let reward = RewardModel::new(case.base.clone(), adapter, head).unwrap();
         reward.set_bias(case.golden.head_bias).unwrap();
