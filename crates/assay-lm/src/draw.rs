@@ -230,7 +230,7 @@ mod tests {
             frequencies(&settings(1.0, 1.0, 2)),
             [0.0, e / (e + e * e), e * e / (e + e * e), 0.0],
         );
-        close(frequencies(&settings(1.0, 0.55, 0)), [0.0, 0.0, 1.0, 0.0]);
+        close(frequencies(&settings(1.0, 0.5, 0)), [0.0, 0.0, 1.0, 0.0]);
         close(frequencies(&settings(0.0, 1.0, 0)), [0.0, 0.0, 1.0, 0.0]);
     }
 

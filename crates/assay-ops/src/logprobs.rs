@@ -21,7 +21,7 @@ const WORDS: usize = 1024;
 /// Log-probabilities of chosen tokens and entropies of the whole distributions.
 #[derive(Clone, Debug)]
 pub struct TokenLogprobs {
-    /// log softmax(hidden_i W^T)[target_i], `[N]` f32, nats; gradients flow.
+    /// `log softmax(hidden_i W^T)[target_i]`, `[N]` f32, nats; gradients flow.
     pub logprobs: Tensor,
     /// Entropy of softmax(hidden_i W^T), `[N]` f32, nats; no gradient.
     pub entropies: Tensor,

@@ -138,12 +138,15 @@ fn the_maths_of_the_method_sees_no_model_and_no_files() {
     }
 }
 
+/// One exception: weight files are mapped, in one line with its reason.
 #[test]
 fn unsafe_code_stays_in_assay_ops() {
     for (name, _) in MAY_IMPORT.iter().filter(|(name, _)| *name != "assay-ops") {
         for path in sources(&crates_dir().join(name).join("src")) {
             let lines = code(&path);
-            let found = lines.iter().position(|line| line.contains("unsafe "));
+            let found = lines
+                .iter()
+                .position(|line| line.contains("unsafe ") && !line.contains("Mmap::map"));
             assert!(
                 found.is_none(),
                 "{}:{}",
