@@ -97,7 +97,7 @@ pub(crate) struct TrainArgs {
 
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Style {
-    /// Reasoning inside <think>, answer inside <answer>.
+    /// Reasoning inside `<think>`, answer inside `<answer>`.
     ThinkAnswer,
     /// Reasoning lines, then `#### answer`.
     Gsm8k,
