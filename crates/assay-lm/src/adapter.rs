@@ -230,42 +230,6 @@ impl Adapter {
         }
     }
 
-    /// An independent copy of the weights, trainable on its own.
-    ///
-    /// # Errors
-    /// Fails when a tensor cannot be copied.
-    pub fn duplicate(&self) -> Result<Self, LmError> {
-        let mut copies = Vec::with_capacity(self.parameters.len());
-        for (name, var) in &self.parameters {
-            copies.push((name.clone(), Var::from_tensor(var.as_tensor())?));
-        }
-        let mut next = copies.iter();
-        let mut layers = Vec::with_capacity(self.layers.len());
-        for pairs in &self.layers {
-            let mut copy = LayerAdapter::new();
-            for &projection in &self.settings.targets {
-                let (Some((_, a)), Some((_, b))) = (next.next(), next.next()) else {
-                    break;
-                };
-                let scale = pairs[&projection].scale;
-                copy.insert(
-                    projection,
-                    LoraPair {
-                        a: a.as_tensor().clone(),
-                        b: b.as_tensor().clone(),
-                        scale,
-                    },
-                );
-            }
-            layers.push(copy);
-        }
-        Ok(Self {
-            settings: self.settings.clone(),
-            layers,
-            parameters: copies,
-        })
-    }
-
     /// Writes `adapter_model.safetensors` and `adapter_config.json` into an existing directory.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use assay_tasks::message::Message;
 
 use crate::transformer::Transformer;
-use crate::{ChatTemplate, ControlTokens, GenerationPrompt, LmError, ModelSource, Tokenizer};
+use crate::{ChatTemplate, ControlTokens, LmError, ModelSource, Tokenizer};
 
 /// A loaded language model.
 pub struct LanguageModel {
@@ -64,14 +64,6 @@ impl LanguageModel {
     /// The template fails.
     pub fn prompt_ids(&self, messages: &[Message]) -> Result<Vec<u32>, LmError> {
         self.template.prompt_ids(&self.tokenizer, messages)
-    }
-
-    /// The chat as text, for people to look at.
-    ///
-    /// # Errors
-    /// The template fails.
-    pub fn prompt_text(&self, messages: &[Message]) -> Result<String, LmError> {
-        self.template.render(messages, GenerationPrompt::Add)
     }
 
     /// A completion's text and the byte range of each token; the end-of-turn token is empty at the end.
