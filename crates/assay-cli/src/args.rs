@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
+use assay_irl::search::SearchStrategy;
 use assay_tasks::prompts::PromptStyle;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::commands::bench::{Shape, Stage};
 
 /// Learn a dense reasoning reward from expert demonstrations, train a policy with it, use it as a critic.
 #[derive(Parser)]
@@ -22,6 +25,8 @@ pub(crate) enum Command {
     Train(TrainArgs),
     /// Sample completions of problems.
     Sample(SampleArgs),
+    /// Search for completions with the critic while sampling: step-level beam search or diverse tree search.
+    Search(SearchArgs),
     /// Give traces token rewards and, on request, policy log-probabilities.
     Score(ScoreArgs),
     /// Choose among the traces of each problem and report the accuracy of the choice.
@@ -32,6 +37,8 @@ pub(crate) enum Command {
     Localise(LocaliseArgs),
     /// Write an HTML report of a run or of traces.
     Report(ReportArgs),
+    /// Time the stages of an iteration at a named shape, beside what the machine can do.
+    Bench(BenchArgs),
 }
 
 #[derive(Args)]
@@ -165,6 +172,85 @@ pub(crate) struct SampleArgs {
     pub(crate) json: bool,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Strategy {
+    /// One tree: all prefixes of a problem compete.
+    Beam,
+    /// Diverse verifier tree search: one prefix a tree, samples / width trees.
+    Dvts,
+}
+
+impl Strategy {
+    /// As it stands in the traces.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Beam => "beam",
+            Self::Dvts => "dvts",
+        }
+    }
+}
+
+impl From<Strategy> for SearchStrategy {
+    fn from(strategy: Strategy) -> Self {
+        match strategy {
+            Strategy::Beam => Self::Beam,
+            Strategy::Dvts => Self::Dvts,
+        }
+    }
+}
+
+#[derive(Args)]
+pub(crate) struct SearchArgs {
+    /// How prefixes compete.
+    #[arg(long, value_enum, default_value_t = Strategy::Dvts)]
+    pub(crate) strategy: Strategy,
+    /// Reward: a checkpoint's reward directory or an exported adapter.
+    #[arg(long)]
+    pub(crate) reward: PathBuf,
+    /// Model of both players; the one named in the reward otherwise.
+    #[arg(long)]
+    pub(crate) model: Option<PathBuf>,
+    /// Policy adapter (PEFT directory).
+    #[arg(long)]
+    pub(crate) adapter: Option<PathBuf>,
+    /// Problems: JSONL as GSM8K is published.
+    #[arg(long)]
+    pub(crate) problems: PathBuf,
+    /// Use the first N problems only.
+    #[arg(long)]
+    pub(crate) limit: Option<usize>,
+    /// Steps drawn a problem and round; a multiple of the width.
+    #[arg(long, default_value_t = 16)]
+    pub(crate) samples: usize,
+    /// Continuations of a prefix.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) width: usize,
+    /// Score of a prefix, from its token rewards: the lowest, so that one bad step is enough to drop it.
+    #[arg(long, default_value = "min")]
+    pub(crate) score: String,
+    /// Where the candidates go, as scored traces.
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// Sampling temperature.
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) temperature: f64,
+    /// Most tokens a completion may have.
+    #[arg(long, default_value_t = 300)]
+    pub(crate) max_tokens: usize,
+    /// Sequences decoded at a time.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) batch: usize,
+    /// Rows of a packed batch of the critic.
+    #[arg(long, default_value_t = 4096)]
+    pub(crate) token_budget: usize,
+    /// Seed of the samples.
+    #[arg(long, default_value_t = 42)]
+    pub(crate) seed: u64,
+    /// Print counts as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 #[derive(Args)]
 pub(crate) struct ScoreArgs {
     /// Reward: a checkpoint's reward directory or an exported adapter.
@@ -264,4 +350,41 @@ pub(crate) struct ReportArgs {
     /// The HTML file.
     #[arg(long)]
     pub(crate) out: PathBuf,
+}
+
+#[derive(Args)]
+pub(crate) struct BenchArgs {
+    /// Shape of the model; its weights are random.
+    #[arg(long, value_enum, default_value = "135m")]
+    pub(crate) shape: Shape,
+    /// Stages to time; all otherwise. May be repeated.
+    #[arg(long = "stage", value_enum)]
+    pub(crate) stages: Vec<Stage>,
+    /// Prompts.
+    #[arg(long, default_value_t = 8)]
+    pub(crate) prompts: usize,
+    /// Completions a prompt.
+    #[arg(long, default_value_t = 8)]
+    pub(crate) samples: usize,
+    /// Tokens of a prompt.
+    #[arg(long, default_value_t = 150)]
+    pub(crate) prompt_tokens: usize,
+    /// Tokens of a completion.
+    #[arg(long, default_value_t = 150)]
+    pub(crate) new_tokens: usize,
+    /// Rank of both adapters.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) rank: usize,
+    /// Rows of a packed batch.
+    #[arg(long, default_value_t = 4096)]
+    pub(crate) token_budget: usize,
+    /// Timed repetitions of a stage.
+    #[arg(long, default_value_t = 5)]
+    pub(crate) repeats: usize,
+    /// Print the memory plan and stop.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
 }

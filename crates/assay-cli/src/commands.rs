@@ -1,10 +1,12 @@
 //! One module a command.
 
+pub(crate) mod bench;
 pub(crate) mod eval;
 pub(crate) mod localise;
 pub(crate) mod quickstart;
 pub(crate) mod report;
 pub(crate) mod sample;
 pub(crate) mod score;
+pub(crate) mod search;
 pub(crate) mod select;
 pub(crate) mod train;

@@ -37,10 +37,12 @@ fn main() -> ExitCode {
         Command::Quickstart(args) => commands::quickstart::run(&args),
         Command::Train(args) => commands::train::run(&args),
         Command::Sample(args) => commands::sample::run(&args),
+        Command::Search(args) => commands::search::run(&args),
         Command::Score(args) => commands::score::run(&args),
         Command::Select(args) => commands::select::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Localise(args) => commands::localise::run(&args),
+        Command::Bench(args) => commands::bench::run(&args),
         Command::Report(args) => commands::report::run(&args),
     };
     match result {

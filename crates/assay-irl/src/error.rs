@@ -124,6 +124,16 @@ pub enum IrlError {
         /// The first keys that differ.
         difference: String,
     },
+    /// A run needs more memory than is free.
+    #[error("memory: {plan}, but {available} are free; the way out: {way_out}")]
+    OutOfMemory {
+        /// What the run would hold.
+        plan: String,
+        /// What is free.
+        available: String,
+        /// Which setting to change.
+        way_out: &'static str,
+    },
     /// Problems, prompts or traces could not be read.
     #[error(transparent)]
     Tasks(#[from] assay_tasks::TasksError),

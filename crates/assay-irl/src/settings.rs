@@ -9,6 +9,7 @@ mod validate;
 
 use std::path::PathBuf;
 
+use assay_lm::Storage;
 use assay_tasks::datasets::DatasetSettings;
 use assay_tasks::perturbations::{Perturbation, Registry};
 use assay_tasks::prompts::PromptSettings;
@@ -85,6 +86,8 @@ impl Settings {
 pub struct ModelSettings {
     /// A Hugging Face directory or a .gguf file.
     pub path: PathBuf,
+    /// How quantised matrices of a .gguf file are kept: less memory or more speed, the same numbers.
+    pub storage: Storage,
 }
 
 /// The adapters of both players.

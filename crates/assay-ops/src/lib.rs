@@ -9,6 +9,7 @@
 
 mod adamw;
 mod attention;
+mod ceilings;
 mod embedding;
 mod error;
 mod kernels;
@@ -28,6 +29,7 @@ pub use adamw::{AdamWSettings, adamw};
 pub use attention::{
     AttentionLayout, CacheRow, GroupSpans, HeadShape, KvCache, cached_attention, grouped_attention,
 };
+pub use ceilings::Ceilings;
 pub use embedding::embedding;
 pub use error::OpsError;
 pub use linear::{Lora, linear};

@@ -1,12 +1,15 @@
 //! `assay train sft|grpo|airl`: settings and data to a run directory.
 
+use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
-use assay_irl::settings::Settings;
+use anyhow::{Context, Result, bail, ensure};
+use assay_irl::memory::{BaseShape, MemoryPlan};
+use assay_irl::settings::{ModelSettings, Settings};
 use assay_irl::trainer::run::{RunMode, TrainInputs, TrainerKind, train};
-use assay_lm::{LanguageModel, Storage};
+use assay_lm::{LanguageModel, ModelConfig, Storage};
 use assay_tasks::datasets::{DatasetSettings, load_problems};
 use assay_tasks::problem::{Problem, assert_disjoint};
 
@@ -30,13 +33,16 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     if train_problems.is_empty() {
         bail!("data.train.path names no problems: there is nothing to learn from");
     }
-    let model = open(&settings.model.path, "model.path")?;
     let reward_path = settings.reward_model_path();
     let shared = *reward_path == settings.model.path;
+    let memory = memory_plan(&settings, shared)?;
+    message(&format!("memory: {memory}"))?;
+    memory.check()?;
+    let model = open(&settings.model, "model.path")?;
     let other = if shared {
         None
     } else {
-        Some(open(reward_path, "reward_model.path")?)
+        Some(open(&settings.reward_model, "reward_model.path")?)
     };
     let inputs = TrainInputs {
         kind: match args.trainer {
@@ -74,11 +80,38 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     Ok(())
 }
 
-fn open(path: &std::path::Path, key: &str) -> Result<LanguageModel> {
-    if path.as_os_str().is_empty() {
-        bail!("setting `{key}` is empty: name a Hugging Face directory or a .gguf file");
-    }
-    Ok(LanguageModel::open(path, Storage::Expanded)?)
+/// What the run will hold, from the shapes of its models and the sizes of their files alone.
+fn memory_plan(settings: &Settings, shared: bool) -> Result<MemoryPlan> {
+    let shape = |model: &ModelSettings, key: &str| -> Result<BaseShape> {
+        ensure_named(&model.path, key)?;
+        let stored = model.storage == Storage::AsStored && model.path.is_file();
+        Ok(BaseShape {
+            config: ModelConfig::read(&model.path)?,
+            stored_bytes: match stored {
+                true => Some(fs::metadata(&model.path)?.len()),
+                false => None,
+            },
+        })
+    };
+    let policy = shape(&settings.model, "model.path")?;
+    let reward = match shared {
+        true => None,
+        false => Some(shape(&settings.reward_model, "reward_model.path")?),
+    };
+    Ok(MemoryPlan::of_run(&policy, reward.as_ref(), settings))
+}
+
+fn ensure_named(path: &Path, key: &str) -> Result<()> {
+    ensure!(
+        !path.as_os_str().is_empty(),
+        "setting `{key}` is empty: name a Hugging Face directory or a .gguf file"
+    );
+    Ok(())
+}
+
+fn open(model: &ModelSettings, key: &str) -> Result<LanguageModel> {
+    ensure_named(&model.path, key)?;
+    Ok(LanguageModel::open(&model.path, model.storage)?)
 }
 
 /// The problems of a data set; none for an empty path. What is left out is said.

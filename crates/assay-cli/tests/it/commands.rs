@@ -264,6 +264,62 @@ fn sampling_does_not_depend_on_the_batch() {
     assert!(read("one.jsonl") != read("other.jsonl"));
 }
 
+/// Both strategies give whole candidates with the rewards that `score` gives them, and count what they drew.
+#[test]
+fn search_gives_scored_candidates_and_counts_every_token() {
+    let world = World::new();
+    for (strategy, samples) in [("beam", 4), ("dvts", 4), ("beam", 2)] {
+        let counts = world.json(&format!(
+            "search --strategy {strategy} --reward reward --problems problems.jsonl --samples {samples} --width 2 \
+             --max-tokens 24 --out found.jsonl --json"
+        ));
+        let found = read_traces(&world.path("found.jsonl")).unwrap();
+        assert_eq!(counts["candidates"], found.len());
+        let ids: BTreeMap<&str, ()> = found.iter().map(|t| (t.id.as_str(), ())).collect();
+        assert_eq!(ids.len(), 6, "every problem has a candidate");
+        let kept: usize = found.iter().map(|t| t.token_ids.len()).sum();
+        let generated = counts["generated_tokens"].as_u64().unwrap() as usize;
+        // A kept prefix is drawn once and shared by its children: both counts are bounded by the samples of a round.
+        assert!(generated <= 6 * samples * 24 && kept <= 6 * samples * 24);
+        assert!(counts["scored_tokens"].as_u64().unwrap() as usize >= generated);
+        for trace in &found {
+            let ended = trace.token_ids.last() == Some(&0);
+            assert!(ended || trace.token_ids.len() == 24, "{trace:?}");
+        }
+        world.json("score --reward reward --traces found.jsonl --out again.jsonl --json");
+        for (a, b) in found
+            .iter()
+            .zip(&read_traces(&world.path("again.jsonl")).unwrap())
+        {
+            assert_eq!(bits(&a.token_rewards), bits(&b.token_rewards));
+            assert_eq!(
+                (&a.correct, &a.scores["mean"]),
+                (&b.correct, &b.scores["mean"])
+            );
+        }
+    }
+    let said = world.refused(
+        "search --reward reward --problems problems.jsonl --samples 5 --width 2 --out found.jsonl",
+    );
+    assert!(
+        said.contains("--samples 5") && said.contains("--width 2"),
+        "{said}"
+    );
+}
+
+#[test]
+fn search_does_not_depend_on_the_batch() {
+    let world = World::new();
+    let base =
+        "search --reward reward --problems problems.jsonl --samples 6 --width 3 --max-tokens 20";
+    world.json(&format!(
+        "{base} --batch 1 --token-budget 64 --out one.jsonl --json"
+    ));
+    world.json(&format!("{base} --batch 9 --out nine.jsonl --json"));
+    let read = |name| fs::read(world.path(name)).unwrap();
+    assert!(read("one.jsonl") == read("nine.jsonl"));
+}
+
 /// Permuting the traces permutes the scored traces; alone, together and in any budget a trace has the same bits.
 #[test]
 fn fault_16_scores_stay_with_their_traces() {

@@ -98,15 +98,17 @@ impl<'s> Stages<'s> {
 
     /// The three continuations of the base model.
     pub(super) fn play(&self, base: &LanguageModel) -> Result<Players> {
-        let airl = self.train(TrainerKind::Airl, (&self.settings, base), "airl")?;
+        let mut settings = self.settings.clone();
+        settings.model.path = PathBuf::from(&base.name);
+        let airl = self.train(TrainerKind::Airl, (&settings, base), "airl")?;
         let Some(reward) = airl.reward else {
             anyhow::bail!("the game left no reward model")
         };
-        let mut grpo = self.settings.clone();
+        let mut grpo = settings.clone();
         grpo.run.iterations -= grpo.reward.schedule.warmup_iterations;
         let policy_iterations = grpo.run.iterations;
         let grpo = self.train(TrainerKind::Grpo, (&grpo, base), "grpo")?;
-        let mut more = self.settings.clone();
+        let mut more = settings;
         more.policy.start = PolicyStart::Base;
         more.sft.epochs = 1;
         more.sft.demonstrations_per_update = more.run.prompts_per_iteration * more.sampling.samples;

@@ -1,0 +1,198 @@
+//! `assay bench`: how fast each stage of an iteration is at a named shape, and what share of the machine it uses.
+//!
+//! Weights are random: speed does not depend on them. Prompts are counted twice: packed rows, where a prompt appears once
+//! a group, and tokens as a padded trainer counts them, where it appears with every sample.
+
+mod shapes;
+mod stages;
+
+use std::io::Write;
+
+use anyhow::{Result, ensure};
+use assay_irl::memory::{MemoryPlan, Workload, bytes, peak_bytes};
+use assay_ops::Ceilings;
+use serde::Serialize;
+
+pub(crate) use self::shapes::Shape;
+pub(crate) use self::stages::Stage;
+use self::stages::Workbench;
+use crate::args::BenchArgs;
+use crate::progress::message;
+
+/// What was measured of a stage.
+#[derive(Serialize)]
+struct Measured {
+    stage: Stage,
+    /// Every repetition, in the order measured.
+    seconds: Vec<f64>,
+    median_seconds: f64,
+    /// Packed rows a second: each prompt once a group.
+    rows_per_second: f64,
+    /// Tokens a second with the prompt counted for every sample; generated tokens only for `sample`.
+    tokens_per_second: f64,
+    /// Operations of the matrix products that the stage needs, over the measured matrix product's rate.
+    share_of_product: f64,
+    /// Bytes of weights that the stage must read, over the measured copy's rate.
+    share_of_memory: f64,
+}
+
+#[derive(Serialize)]
+struct BenchReport {
+    shape: &'static str,
+    prompts: usize,
+    samples: usize,
+    prompt_tokens: usize,
+    new_tokens: usize,
+    rank: usize,
+    threads: usize,
+    /// Operations a second of a large f32 matrix product.
+    product_operations_per_second: Option<f64>,
+    /// Bytes a second of copying memory.
+    copy_bytes_per_second: Option<f64>,
+    memory: MemoryPlan,
+    peak_bytes: Option<u64>,
+    stages: Vec<Measured>,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+    for (name, value) in [
+        ("--prompts", args.prompts),
+        ("--samples", args.samples),
+        ("--prompt-tokens", args.prompt_tokens),
+        ("--new-tokens", args.new_tokens),
+        ("--rank", args.rank),
+        ("--repeats", args.repeats),
+    ] {
+        ensure!(value > 0, "{name} must be at least 1");
+    }
+    let config = args.shape.config();
+    let workload = Workload {
+        sequences: args.prompts * args.samples,
+        new_tokens: args.new_tokens,
+        prompt_rows: args.prompts * args.prompt_tokens,
+        training_rows: args.token_budget.min(rows(args)),
+    };
+    let memory = MemoryPlan::new(&config, (args.rank, args.rank), &workload);
+    let mut report = BenchReport {
+        shape: args.shape.name(),
+        prompts: args.prompts,
+        samples: args.samples,
+        prompt_tokens: args.prompt_tokens,
+        new_tokens: args.new_tokens,
+        rank: args.rank,
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
+        product_operations_per_second: None,
+        copy_bytes_per_second: None,
+        memory,
+        peak_bytes: None,
+        stages: Vec::new(),
+    };
+    if !args.dry_run {
+        report.memory.check()?;
+        measure(args, &mut report)?;
+    }
+    print(&report, args)
+}
+
+/// Packed rows of the workload.
+fn rows(args: &BenchArgs) -> usize {
+    args.prompts * (args.prompt_tokens + args.samples * args.new_tokens)
+}
+
+fn measure(args: &BenchArgs, report: &mut BenchReport) -> Result<()> {
+    let ceilings = Ceilings::measure()?;
+    let mut workbench = Workbench::new(args)?;
+    let stages = if args.stages.is_empty() {
+        Stage::ALL.to_vec()
+    } else {
+        args.stages.clone()
+    };
+    for stage in stages {
+        let mut seconds = Vec::with_capacity(args.repeats);
+        workbench.warm_up(stage)?;
+        for _ in 0..args.repeats {
+            let taken = workbench.run(stage)?;
+            message(&format!("{}: {taken:.3} s", stage.name()))?;
+            seconds.push(taken);
+        }
+        report
+            .stages
+            .push(measured(stage, seconds, args, &ceilings));
+    }
+    report.product_operations_per_second = Some(ceilings.product_operations_per_second);
+    report.copy_bytes_per_second = Some(ceilings.copy_bytes_per_second);
+    report.peak_bytes = peak_bytes();
+    Ok(())
+}
+
+fn measured(stage: Stage, seconds: Vec<f64>, args: &BenchArgs, ceilings: &Ceilings) -> Measured {
+    let mut sorted = seconds.clone();
+    sorted.sort_by(f64::total_cmp);
+    let median = sorted[sorted.len() / 2];
+    let sequences = args.prompts * args.samples;
+    let (rows, tokens) = match stage {
+        Stage::Sample => (sequences * args.new_tokens, sequences * args.new_tokens),
+        _ => (
+            rows(args),
+            sequences * (args.prompt_tokens + args.new_tokens),
+        ),
+    };
+    let cost = stage.cost(args);
+    Measured {
+        stage,
+        seconds,
+        median_seconds: median,
+        rows_per_second: rows as f64 / median,
+        tokens_per_second: tokens as f64 / median,
+        share_of_product: cost.operations / ceilings.product_operations_per_second / median,
+        share_of_memory: cost.weight_bytes / ceilings.copy_bytes_per_second / median,
+    }
+}
+
+fn print(report: &BenchReport, args: &BenchArgs) -> Result<()> {
+    let mut out = std::io::stdout();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string(report)?)?;
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "{}: {} prompts x {} samples, {} + {} tokens, rank {}, {} threads",
+        report.shape,
+        report.prompts,
+        report.samples,
+        report.prompt_tokens,
+        report.new_tokens,
+        report.rank,
+        report.threads
+    )?;
+    writeln!(out, "memory plan: {}", report.memory)?;
+    let rates = report
+        .product_operations_per_second
+        .zip(report.copy_bytes_per_second);
+    if let Some((product, copy)) = rates {
+        writeln!(
+            out,
+            "this machine: matrix product {:.0} GFLOP/s, copy {:.1} GB/s",
+            product / 1e9,
+            copy / 1e9
+        )?;
+    }
+    for stage in &report.stages {
+        writeln!(
+            out,
+            "{:<14} {:>8.3} s  {:>8.0} rows/s  {:>8.0} tokens/s  {:>5.1} % of the matrix product  {:>5.1} % of the copy",
+            stage.stage.name(),
+            stage.median_seconds,
+            stage.rows_per_second,
+            stage.tokens_per_second,
+            100.0 * stage.share_of_product,
+            100.0 * stage.share_of_memory
+        )?;
+    }
+    if let Some(peak) = report.peak_bytes {
+        writeln!(out, "peak memory of the process: {}", bytes(peak))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,268 @@
+//! The stages of an iteration on a synthetic workload.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Result;
+use assay_irl::IrlError;
+use assay_irl::adam::AdamW;
+use assay_irl::optimiser::OptimiserSettings;
+use assay_irl::player::{Player, TokenScalars, infer_all, update};
+use assay_irl::policy_model::{PolicyModel, Trainable};
+use assay_irl::reward_model::RewardModel;
+use assay_irl::settings::HeadSettings;
+use assay_lm::ModelConfig;
+use assay_lm::adapter::{Adapter, LoraSettings, Projection};
+use assay_lm::draw::SamplingSettings;
+use assay_lm::packed::Group;
+use assay_lm::sampling::{SampleRequest, SamplingLimits, sample};
+use assay_lm::transformer::Transformer;
+use assay_tasks::random::Stream;
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::args::BenchArgs;
+
+const SEED: u64 = 42;
+/// Highest token id of the synthetic texts.
+const IDS: usize = 40_000;
+
+/// A stage of an iteration.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Stage {
+    /// Sampling all completions from the policy.
+    Sample,
+    /// One update of the discriminator on all completions.
+    UpdateReward,
+    /// Token rewards of all completions.
+    Score,
+    /// One update of the policy on all completions.
+    UpdatePolicy,
+    /// All four, one after the other.
+    Iteration,
+}
+
+/// What a stage must do at least.
+pub(crate) struct Cost {
+    /// Multiplications and additions of its matrix products.
+    pub(crate) operations: f64,
+    /// Bytes of weights that it reads at least.
+    pub(crate) weight_bytes: f64,
+}
+
+impl Stage {
+    /// Every stage.
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Sample,
+        Self::UpdateReward,
+        Self::Score,
+        Self::UpdatePolicy,
+        Self::Iteration,
+    ];
+
+    /// As it stands in the report.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Sample => "sample",
+            Self::UpdateReward => "update reward",
+            Self::Score => "score",
+            Self::UpdatePolicy => "update policy",
+            Self::Iteration => "iteration",
+        }
+    }
+
+    /// Operations: 2 a weight and row forward; training adds as much for the gradient of the input and, with per-layer
+    /// recomputation, for the second forward; an adapter's matrices also receive gradients. Attention is left out.
+    pub(crate) fn cost(self, args: &BenchArgs) -> Cost {
+        let config = args.shape.config();
+        let layers = layer_weights(&config) as f64;
+        let output = (config.vocab_size * config.hidden_size) as f64;
+        let adapter = adapter_weights(&config, args.rank) as f64;
+        let generated = (args.prompts * args.samples * args.new_tokens) as f64;
+        let rows = (args.prompts * args.prompt_tokens) as f64 + generated;
+        let weights = 4.0 * (layers + adapter);
+        let forward = 2.0 * (layers + adapter) * rows;
+        let backward = 2.0 * (2.0 * layers + 4.0 * adapter) * rows;
+        // Logits: once for their values, once more and twice for their gradient.
+        let logits = 2.0 * output * generated;
+        let cost = |operations, weight_bytes| Cost {
+            operations,
+            weight_bytes,
+        };
+        match self {
+            Self::Sample => cost(
+                forward + logits,
+                (weights + 4.0 * output) * args.new_tokens as f64,
+            ),
+            Self::UpdateReward => cost(forward + backward, 3.0 * weights),
+            Self::Score => cost(forward, weights),
+            Self::UpdatePolicy => cost(
+                forward + backward + 3.0 * logits,
+                3.0 * weights + 12.0 * output,
+            ),
+            Self::Iteration => {
+                let parts = Self::ALL[..4].iter().map(|stage| stage.cost(args));
+                parts.fold(cost(0.0, 0.0), |sum, part| {
+                    cost(
+                        sum.operations + part.operations,
+                        sum.weight_bytes + part.weight_bytes,
+                    )
+                })
+            }
+        }
+    }
+}
+
+/// Inputs and outputs of the seven projections of a layer.
+fn projections(config: &ModelConfig) -> [(usize, usize); 7] {
+    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+    let (query, key) = (config.query_size(), config.kv_heads * config.head_dim);
+    [
+        (hidden, query),
+        (hidden, key),
+        (hidden, key),
+        (query, hidden),
+        (hidden, inner),
+        (hidden, inner),
+        (inner, hidden),
+    ]
+}
+
+fn layer_weights(config: &ModelConfig) -> usize {
+    let a_layer: usize = projections(config).iter().map(|(i, o)| i * o).sum();
+    config.layers * a_layer
+}
+
+fn adapter_weights(config: &ModelConfig, rank: usize) -> usize {
+    let a_layer: usize = projections(config)
+        .iter()
+        .map(|(i, o)| rank * (i + o))
+        .sum();
+    config.layers * a_layer
+}
+
+/// Two players and the completions they work on.
+pub(crate) struct Workbench {
+    policy: PolicyModel,
+    policy_optimiser: AdamW,
+    reward: RewardModel,
+    reward_optimiser: AdamW,
+    groups: Vec<Group>,
+    new_tokens: usize,
+    samples: usize,
+    token_budget: usize,
+}
+
+impl Workbench {
+    /// Random weights and random texts of the workload's size.
+    pub(crate) fn new(args: &BenchArgs) -> Result<Self> {
+        let config = args.shape.config();
+        let (transformer, _) = Transformer::random(&config, SEED)?;
+        let transformer = Arc::new(transformer.detached());
+        let lora = LoraSettings {
+            rank: args.rank,
+            alpha: 2.0 * args.rank as f64,
+            targets: Projection::ALL.to_vec(),
+        };
+        let policy = PolicyModel {
+            transformer: Arc::clone(&transformer),
+            trainable: Trainable::Adapter(Adapter::new(&config, &lora, 1)?),
+        };
+        let reward = RewardModel::new(
+            transformer,
+            Adapter::new(&config, &lora, 2)?,
+            HeadSettings::Linear,
+        )?;
+        let mut stream = Stream::new(SEED, &[0]);
+        let mut text = |tokens: usize| (0..tokens).map(|_| stream.below(IDS) as u32).collect();
+        let groups = (0..args.prompts)
+            .map(|_| Group {
+                prompt: text(args.prompt_tokens),
+                completions: (0..args.samples).map(|_| text(args.new_tokens)).collect(),
+            })
+            .collect();
+        Ok(Self {
+            policy_optimiser: AdamW::new(&policy.parameters()),
+            reward_optimiser: AdamW::new(&reward.parameters()),
+            policy,
+            reward,
+            groups,
+            new_tokens: args.new_tokens,
+            samples: args.samples,
+            token_budget: args.token_budget,
+        })
+    }
+
+    /// Runs a stage on two short completions, so that pages and kernels are warm.
+    pub(crate) fn warm_up(&mut self, stage: Stage) -> Result<()> {
+        let mut small = self.groups[0].clone();
+        small.completions.truncate(2);
+        let all = std::mem::replace(&mut self.groups, vec![small]);
+        let (new_tokens, samples) = (self.new_tokens, self.samples);
+        (self.new_tokens, self.samples) = (4, 2);
+        let done = self.run(stage);
+        self.groups = all;
+        (self.new_tokens, self.samples) = (new_tokens, samples);
+        done.map(|_| ())
+    }
+
+    /// Runs a stage and gives its seconds.
+    pub(crate) fn run(&mut self, stage: Stage) -> Result<f64> {
+        let started = Instant::now();
+        let work = (self.groups.as_slice(), self.token_budget);
+        match stage {
+            Stage::Sample => self.sample()?,
+            Stage::UpdateReward => train(&self.reward, &mut self.reward_optimiser, work)?,
+            Stage::Score => {
+                infer_all(&self.reward, work.0, work.1)?;
+            }
+            Stage::UpdatePolicy => train(&self.policy, &mut self.policy_optimiser, work)?,
+            Stage::Iteration => {
+                for part in &Stage::ALL[..4] {
+                    self.run(*part)?;
+                }
+            }
+        }
+        Ok(started.elapsed().as_secs_f64())
+    }
+
+    fn sample(&self) -> Result<()> {
+        let request = |(index, group): (usize, &Group)| SampleRequest {
+            prompt: group.prompt.clone(),
+            streams: (0..self.samples)
+                .map(|sample| Stream::new(SEED, &[1, index as u64, sample as u64]))
+                .collect(),
+        };
+        let requests: Vec<_> = self.groups.iter().enumerate().map(request).collect();
+        let limits = SamplingLimits {
+            max_new_tokens: self.new_tokens,
+            stop_tokens: Vec::new(),
+            max_sequences: self.groups.len() * self.samples,
+        };
+        let draw = SamplingSettings::default();
+        let (model, adapter) = (&self.policy.transformer, self.policy.adapter());
+        sample(model, adapter, &requests, (&draw, &limits), |_| ())?;
+        Ok(())
+    }
+}
+
+/// One pass forward and backward with gradients of alternating sign, and one step of AdamW.
+fn train(
+    player: &dyn Player,
+    optimiser: &mut AdamW,
+    (groups, token_budget): (&[Group], usize),
+) -> Result<()> {
+    let loss = |scalars: &[Vec<f32>]| -> Result<((), TokenScalars), IrlError> {
+        let tokens: usize = scalars.iter().map(Vec::len).sum();
+        let sign = |row: usize| if row.is_multiple_of(2) { 1.0 } else { -1.0 };
+        let rows = scalars.iter().enumerate();
+        let gradients = rows.map(|(row, own)| vec![sign(row) / tokens as f32; own.len()]);
+        Ok(((), gradients.collect()))
+    };
+    let ((), gradients) = update(player, groups, token_budget, loss)?;
+    let settings = OptimiserSettings::default();
+    let adamw = settings.adamw(1e-6);
+    optimiser.step(&player.parameters(), &gradients, &adamw, settings.clip_norm)?;
+    Ok(())
+}

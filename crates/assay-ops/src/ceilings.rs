@@ -1,0 +1,75 @@
+//! What the machine can do: the rates that no stage can exceed.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::{Matrix, OpsError, linear};
+
+/// Bytes of one buffer of the copy: far beyond the caches.
+const COPY_BYTES: usize = 1 << 27;
+/// Rows, width and outputs of the matrix product.
+const SIDE: usize = 2048;
+const REPEATS: usize = 5;
+
+/// Measured rates, the best of five each.
+#[derive(Clone, Copy, Debug)]
+pub struct Ceilings {
+    /// f32 multiplications and additions a second of a large matrix product, all threads.
+    pub product_operations_per_second: f64,
+    /// Bytes read and written a second by copying memory, all threads.
+    pub copy_bytes_per_second: f64,
+}
+
+impl Ceilings {
+    /// Measures both, in about a second.
+    ///
+    /// # Errors
+    /// Fails when the operation fails.
+    pub fn measure() -> Result<Self, OpsError> {
+        Ok(Self {
+            product_operations_per_second: product()?,
+            copy_bytes_per_second: copy(),
+        })
+    }
+}
+
+fn best(mut run: impl FnMut() -> Result<(), OpsError>) -> Result<f64, OpsError> {
+    let mut best = f64::INFINITY;
+    for _ in 0..REPEATS {
+        let started = Instant::now();
+        run()?;
+        best = best.min(started.elapsed().as_secs_f64());
+    }
+    Ok(best)
+}
+
+fn product() -> Result<f64, OpsError> {
+    let x = Tensor::ones((SIDE, SIDE), DType::F32, &Device::Cpu)?;
+    let weight = Matrix::Dense(x.clone());
+    let seconds = best(|| {
+        black_box(linear(&x, &weight, None, None)?);
+        Ok(())
+    })?;
+    Ok(2.0 * (SIDE as f64).powi(3) / seconds)
+}
+
+fn copy() -> f64 {
+    let source = vec![1_u8; COPY_BYTES];
+    let mut target = vec![0_u8; COPY_BYTES];
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let part = COPY_BYTES.div_ceil(threads);
+    let mut best = f64::INFINITY;
+    for _ in 0..REPEATS {
+        let started = Instant::now();
+        std::thread::scope(|scope| {
+            for (from, to) in source.chunks(part).zip(target.chunks_mut(part)) {
+                scope.spawn(move || to.copy_from_slice(black_box(from)));
+            }
+        });
+        best = best.min(started.elapsed().as_secs_f64());
+        black_box(&target);
+    }
+    2.0 * COPY_BYTES as f64 / best
+}
