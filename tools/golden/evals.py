@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy import optimize, stats
 from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import Ridge
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 OUT = Path("crates/assay-evals/tests/golden/statistics.json")
@@ -93,6 +94,40 @@ def dataset(seed, n, ties):
     }
 
 
+def style_probe():
+    """Ridge on ln(1 + count) of the commonest tokens and of the length, judged on the folds it was not fitted to."""
+    g = np.random.default_rng(11)
+    n, vocabulary = 240, 300
+    popularity = g.permutation(vocabulary) / vocabulary
+    ids = [[int(t) for t in g.choice(vocabulary, size=g.integers(5, 60), p=popularity / popularity.sum())] for _ in range(n)]
+    counts = np.zeros((n, vocabulary))
+    for row, tokens in enumerate(ids):
+        for token in tokens:
+            counts[row, token] += 1
+    document = (counts > 0).sum(axis=0)
+    order = sorted((t for t in range(vocabulary) if document[t] > 0), key=lambda t: (-document[t], t))[:256]
+    x = np.column_stack([np.log1p(counts[:, order]), np.log1p(counts.sum(axis=1))])
+    scores = np.log1p(counts[:, order[3]]) + 0.7 * g.normal(size=n)
+    y = (g.uniform(size=n) < 1 / (1 + np.exp(-2 * scores))).astype(float)
+    folds = g.integers(0, 5, size=n)
+    predicted = np.zeros((2, n))
+    for fold in range(5):
+        inside = folds != fold
+        for target, values in enumerate([y, scores]):
+            fitted = Ridge(alpha=10.0).fit(x[inside], values[inside])
+            predicted[target, ~inside] = fitted.predict(x[~inside])
+    left = scores - predicted[1]
+    return {
+        "ids": ids,
+        "scores": scores.tolist(),
+        "correct": [bool(v) for v in y],
+        "folds": folds.tolist(),
+        "correct_auroc": roc_auc_score(y, predicted[0]),
+        "reward_r2": 1 - float((left**2).sum() / ((scores - scores.mean()) ** 2).sum()),
+        "residual_auroc": roc_auc_score(y, left),
+    }
+
+
 def main():
     pass_at_k = []
     for n, m, k in [(16, 0, 4), (16, 3, 1), (16, 3, 5), (16, 12, 10), (64, 2, 32), (200, 7, 100), (10, 10, 3)]:
@@ -104,7 +139,10 @@ def main():
     rewards = np.random.default_rng(5).normal(size=40) * 3
     soft_min = [[t, float(-t * np.log(np.mean(np.exp(-rewards / t))))] for t in (0.1, 1.0, 7.0)]
     weights = 0.95 ** np.arange(len(rewards))[::-1]
+    votes = [[a, b, float(stats.beta.sf(0.5, a + 1, b + 1))] for a, b in [(1, 0), (4, 0), (4, 1), (9, 4), (3, 3)]]
     golden = {
+        "probe": style_probe(),
+        "votes": votes,
         "datasets": [dataset(1, 400, False), dataset(2, 300, True), dataset(3, 40, True)],
         "pass_at_k": pass_at_k,
         "wilson": wilson,

@@ -35,10 +35,16 @@ pub(crate) enum Command {
     Eval(EvalArgs),
     /// Inject errors into demonstrations and see whether the reward finds them.
     Localise(LocaliseArgs),
-    /// Write an HTML report of a run or of traces.
+    /// Fit P(correct) on validation traces and store it with the reward.
+    Calibrate(CalibrateArgs),
+    /// Print traces as heatmaps in the terminal.
+    Show(ShowArgs),
+    /// Write an HTML report of runs or of traces.
     Report(ReportArgs),
     /// Time the stages of an iteration at a named shape, beside what the machine can do.
     Bench(BenchArgs),
+    /// Train over settings and seeds and put the results in one table.
+    Sweep(SweepArgs),
 }
 
 #[derive(Args)]
@@ -268,6 +274,9 @@ pub(crate) struct ScoreArgs {
     /// Adapter of that policy.
     #[arg(long, requires = "policy")]
     pub(crate) adapter: Option<PathBuf>,
+    /// Add the probability that each trace is correct, by the reward's calibration.json.
+    #[arg(long)]
+    pub(crate) calibrated: bool,
     /// Rows of a packed batch.
     #[arg(long, default_value_t = 4096)]
     pub(crate) token_budget: usize,
@@ -290,6 +299,9 @@ pub(crate) struct SelectArgs {
     /// Trace score of the reward selectors.
     #[arg(long, default_value = "mean")]
     pub(crate) score: String,
+    /// Reward directory whose calibration.json gives the trace score and the selectors' constants instead.
+    #[arg(long, conflicts_with = "score")]
+    pub(crate) calibration: Option<PathBuf>,
     /// Print JSON instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
@@ -303,6 +315,9 @@ pub(crate) struct EvalArgs {
     /// Trace score of the reward.
     #[arg(long, default_value = "mean")]
     pub(crate) score: String,
+    /// Reward directory whose calibration.json, fitted on validation traces, is used instead of cross-fitting.
+    #[arg(long, conflicts_with = "score")]
+    pub(crate) calibration: Option<PathBuf>,
     /// Also write the summary here.
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
@@ -340,16 +355,87 @@ pub(crate) struct LocaliseArgs {
 }
 
 #[derive(Args)]
-pub(crate) struct ReportArgs {
-    /// A run directory.
-    #[arg(long, required_unless_present = "traces")]
-    pub(crate) run: Option<PathBuf>,
+pub(crate) struct CalibrateArgs {
+    /// Scored traces of validation problems.
+    #[arg(long)]
+    pub(crate) traces: PathBuf,
+    /// Reward directory: calibration.json is written into it.
+    #[arg(long)]
+    pub(crate) reward: PathBuf,
+    /// Name of the validation data; the traces' file name otherwise.
+    #[arg(long)]
+    pub(crate) data: Option<String>,
+    /// Print calibration.json instead of a summary.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never: digits below the text instead.
+    Never,
+}
+
+#[derive(Args)]
+pub(crate) struct ShowArgs {
     /// Scored traces.
     #[arg(long)]
-    pub(crate) traces: Option<PathBuf>,
+    pub(crate) traces: PathBuf,
+    /// Traces of this problem only.
+    #[arg(long)]
+    pub(crate) id: Option<String>,
+    /// Pass over that many of them.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) skip: usize,
+    /// Show at most that many.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) limit: usize,
+    /// When to use colours.
+    #[arg(long, value_enum, default_value_t = Color::Auto)]
+    pub(crate) color: Color,
+}
+
+#[derive(Args)]
+pub(crate) struct ReportArgs {
+    /// A run directory. May be repeated: the runs stand side by side.
+    #[arg(long, required_unless_present = "traces")]
+    pub(crate) run: Vec<PathBuf>,
+    /// Scored traces: of the run where there is one run and one file, else each file a run of its own.
+    #[arg(long)]
+    pub(crate) traces: Vec<PathBuf>,
     /// The HTML file.
     #[arg(long)]
     pub(crate) out: PathBuf,
+    /// Also write every figure as SVG and every table as CSV and LaTeX into this directory.
+    #[arg(long)]
+    pub(crate) figures: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct SweepArgs {
+    /// Settings file (TOML) that all runs share.
+    #[arg(short, long)]
+    pub(crate) config: PathBuf,
+    /// Grid file (TOML): trainer, seeds, arms.
+    #[arg(long)]
+    pub(crate) grid: PathBuf,
+    /// Override a shared setting. May be repeated; the arms win over it.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Directory of the runs and of the table; a sweep that was stopped goes on.
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// Check the settings of every run and print their names.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print the table as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args)]

@@ -1,6 +1,7 @@
 //! One module a command.
 
 pub(crate) mod bench;
+pub(crate) mod calibrate;
 pub(crate) mod eval;
 pub(crate) mod localise;
 pub(crate) mod quickstart;
@@ -9,4 +10,6 @@ pub(crate) mod sample;
 pub(crate) mod score;
 pub(crate) mod search;
 pub(crate) mod select;
+pub(crate) mod show;
+pub(crate) mod sweep;
 pub(crate) mod train;

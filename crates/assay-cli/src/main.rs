@@ -6,6 +6,7 @@ mod args;
 mod commands;
 mod failure;
 mod open;
+mod output;
 mod progress;
 
 use std::process::ExitCode;
@@ -43,7 +44,10 @@ fn main() -> ExitCode {
         Command::Eval(args) => commands::eval::run(&args),
         Command::Localise(args) => commands::localise::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
+        Command::Calibrate(args) => commands::calibrate::run(&args),
+        Command::Show(args) => commands::show::run(&args),
         Command::Report(args) => commands::report::run(&args),
+        Command::Sweep(args) => commands::sweep::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

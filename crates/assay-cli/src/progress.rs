@@ -3,6 +3,8 @@
 use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};
 
+use assay_evals::alarms::AlarmWatch;
+use assay_evals::metrics::MetricRow;
 use assay_irl::metrics::IterationMetrics;
 use assay_irl::trainer::Observer;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -23,6 +25,7 @@ pub(crate) struct Progress {
     last_line: Instant,
     tokens: usize,
     started: Instant,
+    alarms: AlarmWatch,
 }
 
 impl Progress {
@@ -49,6 +52,7 @@ impl Progress {
             last_line: now,
             tokens: 0,
             started: now,
+            alarms: AlarmWatch::default(),
         }
     }
 
@@ -77,6 +81,13 @@ impl Observer for Progress {
     fn iteration(&mut self, metrics: &IterationMetrics, total: usize) {
         let text = headline(metrics);
         self.set(metrics.iteration + 1, total, &text);
+        let row = MetricRow {
+            iteration: metrics.iteration as f64,
+            values: metrics.values.clone(),
+        };
+        for alarm in self.alarms.push(&row) {
+            self.note(&format!("alarm: {}", alarm.text()));
+        }
     }
 
     fn tokens(&mut self, count: usize) {

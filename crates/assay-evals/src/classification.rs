@@ -6,8 +6,8 @@
 mod calibration;
 
 pub use calibration::{
-    Calibration, ECE_BINS, Isotonic, ReliabilityBin, brier, brier_weighted, ece, ece_weighted,
-    fit_calibration, fit_isotonic, fit_temperature, reliability,
+    ECE_BINS, Isotonic, PlattScaling, ReliabilityBin, brier, ece, ece_weighted, fit_isotonic,
+    fit_platt, fit_temperature, reliability,
 };
 
 use crate::statistics::mean;

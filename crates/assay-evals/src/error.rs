@@ -57,6 +57,14 @@ pub enum EvalError {
         /// The cause.
         source: serde_json::Error,
     },
+    /// A calibration whose numbers cannot be used.
+    #[error("{} {problem}; fit it again with `assay calibrate`", path.display())]
+    Calibration {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// A summary whose tree does not end in `{value, low, high, n}` objects.
     #[error("summary entry `{entry}`: {problem}")]
     Summary {

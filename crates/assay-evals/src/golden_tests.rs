@@ -1,13 +1,16 @@
 //! Comparison with numpy, scipy and scikit-learn; the numbers come from `tools/golden/evals.py`.
 
+use assay_tasks::trace::ScoredTrace;
 use serde::Deserialize;
 
 use crate::classification::{
-    auroc, auroc_within, brier, ece, fit_calibration, fit_isotonic, fit_temperature,
+    auroc, auroc_within, brier, ece, fit_isotonic, fit_platt, fit_temperature,
 };
+use crate::evaluation::{TokenBag, probe};
 use crate::localisation::average_precision;
 use crate::pass_at_k::pass_at_k;
 use crate::scores::{ScoreSettings, TraceScore, sigmoid};
+use crate::statistics::special::beta_below_half;
 use crate::statistics::{
     average_ranks, partial_correlation, pearson, population_std, quantile, spearman, unbiased_std,
     welch_t, wilson,
@@ -15,6 +18,8 @@ use crate::statistics::{
 
 #[derive(Deserialize)]
 struct Golden {
+    probe: Probe,
+    votes: Vec<(usize, usize, f64)>,
     datasets: Vec<Dataset>,
     pass_at_k: Vec<(usize, usize, usize, f64)>,
     wilson: Vec<(usize, usize, f64, f64)>,
@@ -22,6 +27,17 @@ struct Golden {
     soft_min: Vec<(f64, f64)>,
     product: f64,
     discounted: f64,
+}
+
+#[derive(Deserialize)]
+struct Probe {
+    ids: Vec<Vec<u32>>,
+    scores: Vec<f64>,
+    correct: Vec<bool>,
+    folds: Vec<usize>,
+    correct_auroc: f64,
+    reward_r2: f64,
+    residual_auroc: f64,
 }
 
 #[derive(Deserialize)]
@@ -91,7 +107,7 @@ fn calibration_matches_the_references() {
         let p: Vec<f64> = data.scores.iter().map(|&score| sigmoid(score)).collect();
         close(brier(&p, &data.correct).unwrap(), data.brier);
         close(ece(&p, &data.correct).unwrap(), data.ece);
-        let fitted = fit_calibration(&data.scores, &data.correct).unwrap();
+        let fitted = fit_platt(&data.scores, &data.correct).unwrap();
         close(fitted.scale, data.calibration[0]);
         close(fitted.bias, data.calibration[1]);
         // A minimum found by comparing function values is known to the square root of their precision.
@@ -103,6 +119,33 @@ fn calibration_matches_the_references() {
         for (&at, &expected) in data.isotonic_at.iter().zip(&data.isotonic) {
             close(isotonic.probability(at), expected);
         }
+    }
+}
+
+#[test]
+fn the_style_probe_matches_ridge_regression() {
+    let golden = golden().probe;
+    let bag = |ids: &Vec<u32>| {
+        TokenBag::of(&ScoredTrace {
+            token_ids: ids.clone(),
+            ..ScoredTrace::default()
+        })
+    };
+    let bags: Vec<TokenBag> = golden.ids.iter().map(bag).collect();
+    let bags: Vec<&TokenBag> = bags.iter().collect();
+    let found = probe(&bags, &golden.scores, &golden.correct, &golden.folds);
+    close(found.correct_auroc.unwrap(), golden.correct_auroc);
+    close(found.reward_r2.unwrap(), golden.reward_r2);
+    close(found.residual_auroc.unwrap(), golden.residual_auroc);
+}
+
+#[test]
+fn the_lead_of_a_vote_matches_the_beta_distribution() {
+    for (a, b, expected) in golden().votes {
+        close(
+            1.0 - beta_below_half(a as f64 + 1.0, b as f64 + 1.0),
+            expected,
+        );
     }
 }
 

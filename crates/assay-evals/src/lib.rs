@@ -8,10 +8,15 @@
 //! Start at [`evaluation::evaluate`] for a file of traces, at [`localisation::localise`] for injected errors, at
 //! [`processbench`] for first-wrong-step labels, and at [`report::render`] for the page.
 
+pub mod alarms;
+pub mod calibration;
 pub mod classification;
 pub mod error;
 pub mod evaluation;
+pub mod figures;
+pub mod heat;
 pub mod localisation;
+pub mod metrics;
 pub mod pass_at_k;
 pub mod plot;
 pub mod processbench;
@@ -21,10 +26,13 @@ pub mod selection;
 pub mod stability;
 pub mod statistics;
 pub mod summary;
+pub mod tables;
+pub mod terminal;
 
 #[cfg(test)]
 mod golden_tests;
 
+pub use calibration::Calibration;
 pub use error::EvalError;
 pub use evaluation::{EvalSettings, Evaluation, Evaluator, evaluate};
 pub use scores::TraceScore;

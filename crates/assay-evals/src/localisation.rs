@@ -6,16 +6,23 @@
 
 mod predictors;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 pub use predictors::Predictor;
 
-use crate::statistics::{BootstrapSettings, Resampler, mean};
+use assay_tasks::random::text_key;
+
+use crate::statistics::{BootstrapSettings, Resampler, mean, quantile};
 use crate::summary::Summary;
 
 /// Tolerances w of Hit@w, in tokens.
 pub const HIT_WINDOWS: [usize; 5] = [0, 1, 3, 7, 15];
+/// Place of Hit@1 among them.
+const HIT_AT_1: usize = 1;
+
+/// Thresholds that [`choose_threshold`] tries.
+pub const THRESHOLDS: usize = 64;
 
 /// A demonstration with one injected error, scored.
 ///
@@ -70,21 +77,24 @@ pub struct Localisation {
 
 /// Runs every predictor on every case.
 ///
-/// `threshold` is that of [`Predictor::BelowThreshold`], in units of reward; without one it is not run.
-pub fn localise<'a>(
-    cases: impl IntoIterator<Item = LocalisationCase<'a>>,
-    threshold: Option<f32>,
-) -> Localisation {
+/// The threshold of [`Predictor::BelowThreshold`] is cross-fitted: each of two halves of the problems, split by
+/// identifier, is judged at the threshold that [`choose_threshold`] finds on the other.
+pub fn localise<'a>(cases: impl IntoIterator<Item = LocalisationCase<'a>>) -> Localisation {
+    let cases: Vec<LocalisationCase<'a>> = cases.into_iter().collect();
+    let half = |case: &LocalisationCase<'_>| (text_key(case.id) % 2) as usize;
+    let threshold =
+        |other: usize| choose_threshold(cases.iter().filter(|case| half(case) == other));
+    let thresholds = [threshold(1), threshold(0)];
     let mut result = Localisation::default();
-    for (index, case) in cases.into_iter().enumerate() {
-        let Some(error_tokens) = error_tokens(&case) else {
+    for (index, case) in cases.iter().enumerate() {
+        let Some(error_tokens) = error_tokens(case) else {
             result.skipped += 1;
             result.kinds.push(String::new());
             continue;
         };
         result.kinds.push(case.kind.to_owned());
         for predictor in Predictor::ALL {
-            if let Some(suspicion) = predictor.suspicion(&case, threshold) {
+            if let Some(suspicion) = predictor.suspicion(case, thresholds[half(case)]) {
                 let outcome = judge(&suspicion, &error_tokens);
                 result
                     .outcomes
@@ -95,6 +105,38 @@ pub fn localise<'a>(
         }
     }
     result
+}
+
+/// The threshold of [`Predictor::BelowThreshold`] with the highest Hit@1, among [`THRESHOLDS`] quantiles of the rewards;
+/// the lowest of equal ones. `None` without rewards or error tokens.
+pub fn choose_threshold<'c, 'a: 'c>(
+    cases: impl Iterator<Item = &'c LocalisationCase<'a>>,
+) -> Option<f32> {
+    let cases: Vec<(&LocalisationCase<'a>, Range<usize>)> = cases
+        .filter_map(|case| Some((case, error_tokens(case)?)))
+        .collect();
+    let mut rewards: Vec<f64> = Vec::new();
+    for (case, _) in &cases {
+        rewards.extend(case.token_rewards.iter().flatten().map(|&r| f64::from(r)));
+    }
+    rewards.sort_by(f64::total_cmp);
+    let hits = |threshold: f32| -> f64 {
+        let hit = |(case, error): &(&LocalisationCase<'a>, Range<usize>)| {
+            let below = |r: &Option<f32>| r.is_some_and(|r| r < threshold);
+            let first = case.token_rewards.iter().position(below);
+            first.is_some_and(|token| token.abs_diff(error.start) <= 1)
+        };
+        cases.iter().filter(|case| hit(case)).count() as f64
+    };
+    let grid = (0..THRESHOLDS).map(|i| (i as f64 + 0.5) / THRESHOLDS as f64);
+    let mut best: Option<(f64, f32)> = None;
+    for candidate in grid.filter_map(|q| quantile(&rewards, q)) {
+        let found = hits(candidate as f32);
+        if best.is_none_or(|(most, _)| found > most) {
+            best = Some((found, candidate as f32));
+        }
+    }
+    best.map(|(_, threshold)| threshold)
 }
 
 /// The tokens that overlap the corrupted span; after a deletion the first token that ends behind its start.
@@ -188,9 +230,18 @@ impl Localisation {
     }
 
     /// The entries of `summary.json`: `localisation.{hit_0 .. hit_15, mrr, map}` of `headline`, the same under
-    /// `localisation.predictors.<name>` for the other predictors of the reward, under `localisation.baselines.<name>`
-    /// for those that need none, and of `headline` under `localisation.by_kind.<kind>` for every perturbation.
-    pub fn summary(&self, headline: Predictor, settings: &BootstrapSettings) -> Summary {
+    /// `localisation.predictors.<name>` for every predictor of the reward, under `localisation.baselines.<name>` for
+    /// those that need none, and of `headline` under `localisation.by_kind.<kind>` for every perturbation, with the
+    /// baselines' Hit@1 under `localisation.by_kind.<kind>.baselines.<name>`.
+    ///
+    /// Where the kinds that the reward was trained on are known, `localisation.trained` and `localisation.held_out`
+    /// hold the entries of `headline` on those and on the others.
+    pub fn summary(
+        &self,
+        headline: Predictor,
+        trained: Option<&[&str]>,
+        settings: &BootstrapSettings,
+    ) -> Summary {
         let resampler = Resampler::new(*settings);
         let mut summary = Summary::default();
         for (&predictor, outcomes) in &self.outcomes {
@@ -200,28 +251,46 @@ impl Localisation {
             } else {
                 "predictors"
             };
-            add_entries(
-                &mut summary,
-                &format!("localisation.{group}.{}", predictor.name()),
-                &all,
-                &resampler,
-            );
+            let prefix = format!("localisation.{group}.{}", predictor.name());
+            add_entries(&mut summary, &prefix, &all, &resampler);
             if predictor == headline {
                 add_entries(&mut summary, "localisation", &all, &resampler);
             }
         }
-        let mut by_kind: BTreeMap<&str, Vec<Outcome>> = BTreeMap::new();
-        for (case, outcome) in self.outcomes.get(&headline).into_iter().flatten() {
-            by_kind
-                .entry(&self.kinds[*case])
-                .or_default()
-                .push(*outcome);
-        }
-        for (kind, outcomes) in by_kind {
-            let name = format!("localisation.by_kind.{}", crate::summary::segment(kind));
-            add_entries(&mut summary, &name, &outcomes, &resampler);
+        self.add_kinds(headline, &resampler, &mut summary);
+        for (name, is_trained) in [("trained", true), ("held_out", false)] {
+            let Some(kinds) = trained else { break };
+            let own = self.of_kinds(headline, |kind| kinds.contains(&kind) == is_trained);
+            add_entries(
+                &mut summary,
+                &format!("localisation.{name}"),
+                &own,
+                &resampler,
+            );
         }
         summary
+    }
+
+    fn add_kinds(&self, headline: Predictor, resampler: &Resampler, summary: &mut Summary) {
+        let kinds: BTreeSet<&str> = self.kinds.iter().map(String::as_str).collect();
+        for kind in kinds.into_iter().filter(|kind| !kind.is_empty()) {
+            let prefix = format!("localisation.by_kind.{}", crate::summary::segment(kind));
+            let own = self.of_kinds(headline, |other| other == kind);
+            add_entries(summary, &prefix, &own, resampler);
+            for baseline in self.outcomes.keys().filter(|p| p.is_baseline()) {
+                let outcomes = self.of_kinds(*baseline, |other| other == kind);
+                let hits: Vec<f64> = outcomes.iter().map(|o| o.hits[HIT_AT_1]).collect();
+                let name = format!("{prefix}.baselines.{}.hit_1", baseline.name());
+                summary.insert_some(&name, resampler.mean(&hits));
+            }
+        }
+    }
+
+    fn of_kinds(&self, predictor: Predictor, member: impl Fn(&str) -> bool) -> Vec<Outcome> {
+        let all = self.outcomes.get(&predictor).into_iter().flatten();
+        all.filter(|(case, _)| member(&self.kinds[*case]))
+            .map(|(_, outcome)| *outcome)
+            .collect()
     }
 }
 
@@ -280,7 +349,7 @@ mod tests {
     #[test]
     fn a_drop_at_the_error_is_a_hit() {
         let rewards = [1.0, 1.0, -1.0, -1.0, 0.0, -0.5, -0.5].map(Some);
-        let result = localise([case(&rewards)], None);
+        let result = localise([case(&rewards)]);
         assert_eq!(result.hit(Predictor::LargestDrop, 0), Some(1.0));
         let outcome = result.outcomes[&Predictor::LargestDrop][0].1;
         assert_eq!(outcome.reciprocal_rank, 1.0);
@@ -294,7 +363,7 @@ mod tests {
     #[test]
     fn chance_is_the_exact_expectation() {
         let rewards = [Some(0.0); 7];
-        let result = localise([case(&rewards)], None);
+        let result = localise([case(&rewards)]);
         for (window, expected) in [(0, 1.0 / 7.0), (1, 3.0 / 7.0), (2, 6.0 / 7.0), (3, 1.0)] {
             assert!((result.hit(Predictor::Chance, window).unwrap() - expected).abs() < 1e-12);
         }
@@ -331,9 +400,13 @@ mod tests {
             error_end: 6,
             ..case(&rewards)
         };
-        let result = localise([case(&rewards), lost, other], Some(-0.2));
+        let result = localise([case(&rewards), lost, other]);
         assert_eq!(result.skipped, 1);
-        let summary = result.summary(Predictor::LargestDrop, &BootstrapSettings::default());
+        let summary = result.summary(
+            Predictor::LargestDrop,
+            Some(&["off_by_one"]),
+            &BootstrapSettings::default(),
+        );
         let value = |name: &str| {
             summary
                 .get(name)
@@ -349,9 +422,34 @@ mod tests {
             value("localisation.baselines.surprising_number.hit_0"),
             Some((0.0, 1))
         );
+        assert_eq!(value("localisation.trained.hit_0"), Some((0.0, 1)));
+        assert_eq!(value("localisation.held_out.hit_0"), Some((1.0, 1)));
         assert_eq!(
-            value("localisation.predictors.below_threshold.hit_0"),
-            Some((0.5, 2))
+            value("localisation.by_kind.corrupt_numbers.baselines.chance.hit_1"),
+            Some((3.0 / 7.0, 1))
         );
+    }
+
+    #[test]
+    fn the_threshold_of_a_half_comes_from_the_other() {
+        let rewards = [1.0, 0.9, -1.0, -1.0, -0.5, -0.5, -0.5].map(Some);
+        // Between -1 and .9 the first token below is the error; the lowest such threshold is kept.
+        let threshold = choose_threshold([case(&rewards)].iter()).unwrap();
+        assert!(threshold > -1.0 && threshold <= -0.5, "{threshold}");
+        let named = |id| LocalisationCase {
+            id,
+            ..case(&rewards)
+        };
+        let of_half = |half: u64| {
+            let mut names = ["a", "b", "c", "d"].into_iter();
+            names.find(|id| text_key(id) % 2 == half).unwrap()
+        };
+        let both = localise([named(of_half(0)), named(of_half(1))]);
+        assert_eq!(both.outcomes[&Predictor::BelowThreshold].len(), 2);
+        assert_eq!(both.hit(Predictor::BelowThreshold, 1), Some(1.0));
+        // One half alone has nothing to take a threshold from.
+        let one = localise([named(of_half(0))]);
+        assert!(!one.outcomes.contains_key(&Predictor::BelowThreshold));
+        assert_eq!(choose_threshold([].iter()), None);
     }
 }

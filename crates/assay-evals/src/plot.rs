@@ -1,12 +1,17 @@
-//! Small plots as inline SVG: lines with a band, histograms, reliability diagrams.
+//! Small plots as inline SVG: lines with a band, histograms, reliability diagrams, matrices.
 //!
 //! Colours come from CSS classes of the page (`s0` .. `s5`), so plots follow its light and dark modes; no script, no
 //! network. Text is escaped. Points that are not finite are left out.
 
 use std::fmt::Write;
 
+mod matrix;
+
+pub use matrix::matrix;
+
 use crate::classification::ReliabilityBin;
 use crate::evaluation::ScoreHistogram;
+use crate::summary::short;
 
 /// A named line; each point is x, y and, if known, the ends of its interval.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -37,6 +42,15 @@ pub struct Labels<'a> {
     pub x: &'a str,
 }
 
+/// A vertical line with a word at its foot.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mark {
+    /// Horizontal position.
+    pub x: f64,
+    /// What happened there.
+    pub text: String,
+}
+
 /// Escapes text for HTML and SVG, attributes included. Control characters become a visible replacement.
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
@@ -55,13 +69,11 @@ pub fn escape(text: &str) -> String {
     escaped
 }
 
-/// Lines over a shared axis, each with its band; a legend if there is more than one.
-pub fn lines(labels: Labels<'_>, series: &[Series]) -> String {
+/// Lines over a shared axis, each with its band; a legend if there is more than one; vertical marks.
+pub fn lines(labels: Labels<'_>, series: &[Series], marks: &[Mark]) -> String {
     let finite = |series: &Series| -> Vec<Point> {
-        series
-            .points
-            .iter()
-            .copied()
+        let points = series.points.iter().copied();
+        points
             .filter(|p| p.x.is_finite() && p.y.is_finite())
             .collect()
     };
@@ -72,56 +84,80 @@ pub fn lines(labels: Labels<'_>, series: &[Series]) -> String {
     let points = || clean.iter().flat_map(|(_, points)| points);
     let x = range(points().map(|p| p.x));
     let y = padded(range(points().flat_map(|p| {
-        [
-            p.y,
-            p.band.map_or(p.y, |b| b.0),
-            p.band.map_or(p.y, |b| b.1),
-        ]
+        let (low, high) = p.band.unwrap_or((p.y, p.y));
+        [p.y, low, high]
     })));
     let frame = Frame { x, y };
-    let mut svg = frame.open(labels, clean.iter().map(|(name, _)| *name).collect());
-    for (index, (_, points)) in clean.iter().enumerate() {
-        let colour = index % COLOURS;
-        let upper = points.iter().filter_map(|p| Some(frame.at(p.x, p.band?.1)));
-        let lower = points
-            .iter()
-            .rev()
-            .filter_map(|p| Some(frame.at(p.x, p.band?.0)));
-        let band: Vec<String> = upper.chain(lower).collect();
-        if band.len() > 2 {
-            let _ = write!(
-                svg,
-                r#"<polygon class="band s{colour}" points="{}"/>"#,
-                band.join(" ")
-            );
-        }
-        let line: Vec<String> = points.iter().map(|p| frame.at(p.x, p.y)).collect();
+    let names: Vec<&str> = clean.iter().map(|(name, _)| *name).collect();
+    let legend = if names.len() > 1 { names } else { Vec::new() };
+    let mut svg = frame.open(labels, legend);
+    for mark in marks.iter().filter(|mark| mark.x >= x.0 && mark.x <= x.1) {
+        let (at, _) = frame.place(mark.x, y.0);
+        let (bottom, text) = (HEIGHT - BOTTOM, escape(&mark.text));
         let _ = write!(
             svg,
-            r#"<polyline class="line s{colour}" points="{}"/>"#,
-            line.join(" ")
+            r#"<g class="mark"><line x1="{at:.1}" x2="{at:.1}" y1="{TOP}" y2="{bottom}"/><path d="M{at:.1} {TOP}l-4.5 -7h9z"/><title>{text}</title></g>"#
         );
-        if points.len() <= 20 {
-            for p in points {
-                let (cx, cy) = frame.place(p.x, p.y);
-                let _ = write!(
-                    svg,
-                    r#"<circle class="dot s{colour}" cx="{cx:.1}" cy="{cy:.1}" r="2.5"/>"#
-                );
-            }
-        }
+    }
+    for (index, (name, points)) in clean.iter().enumerate() {
+        push_line(&mut svg, &frame, (index, name), points);
     }
     svg + "</svg>"
 }
 
-/// Counts of correct and wrong traces over the score, as shares of their class.
+fn push_line(svg: &mut String, frame: &Frame, (index, name): (usize, &str), points: &[Point]) {
+    let colour = index % COLOURS;
+    let upper = points.iter().filter_map(|p| Some(frame.at(p.x, p.band?.1)));
+    let lower = points
+        .iter()
+        .rev()
+        .filter_map(|p| Some(frame.at(p.x, p.band?.0)));
+    let band: Vec<String> = upper.chain(lower).collect();
+    if band.len() > 2 {
+        let corners = band.join(" ");
+        let _ = write!(
+            svg,
+            r#"<polygon class="band s{colour}" points="{corners}"/>"#
+        );
+    }
+    let line: Vec<String> = points.iter().map(|p| frame.at(p.x, p.y)).collect();
+    let corners = line.join(" ");
+    let _ = write!(
+        svg,
+        r#"<polyline class="line s{colour}" points="{corners}"/>"#
+    );
+    if points.len() > 20 {
+        return;
+    }
+    for p in points {
+        let (cx, cy) = frame.place(p.x, p.y);
+        let band = p.band.map_or(String::new(), |(low, high)| {
+            format!(" [{}, {}]", short(low), short(high))
+        });
+        let text = escape(&format!("{name} at {}: {}{band}", p.x, short(p.y)));
+        let _ = write!(
+            svg,
+            r#"<circle class="dot s{colour}" cx="{cx:.1}" cy="{cy:.1}" r="2.8"><title>{text}</title></circle>"#
+        );
+    }
+}
+
+/// Counts of each class over the score, as shares of the class.
 pub fn histogram(labels: Labels<'_>, histogram: &ScoreHistogram) -> String {
     let shares = |counts: &[usize]| -> Vec<f64> {
         let total = counts.iter().sum::<usize>().max(1) as f64;
         counts.iter().map(|&count| count as f64 / total).collect()
     };
-    let classes = [shares(&histogram.correct), shares(&histogram.wrong)];
-    let top = classes.iter().flatten().copied().fold(0.01, f64::max);
+    let classes: Vec<(String, Vec<f64>)> = histogram
+        .classes
+        .iter()
+        .map(|class| {
+            let total: usize = class.counts.iter().sum();
+            (format!("{} ({total})", class.name), shares(&class.counts))
+        })
+        .collect();
+    let bars = || classes.iter().flat_map(|(_, bars)| bars).copied();
+    let top = bars().fold(0.01, f64::max);
     let high = if histogram.high > histogram.low {
         histogram.high
     } else {
@@ -131,18 +167,29 @@ pub fn histogram(labels: Labels<'_>, histogram: &ScoreHistogram) -> String {
         x: (histogram.low, high),
         y: (0.0, top * 1.05),
     };
-    let mut svg = frame.open(labels, vec!["correct", "wrong"]);
-    for (class, bars) in classes.iter().enumerate() {
+    let mut svg = frame.open(
+        labels,
+        classes.iter().map(|(name, _)| name.as_str()).collect(),
+    );
+    for (class, (_, bars)) in classes.iter().enumerate() {
+        let colour = class % COLOURS;
         let width = (high - histogram.low) / bars.len().max(1) as f64;
-        for (bin, share) in bars.iter().enumerate().filter(|(_, share)| **share > 0.0) {
+        // An outline of steps beside the area: overlapping classes stay readable without colour.
+        let mut outline = frame.at(histogram.low, 0.0);
+        for (bin, share) in bars.iter().enumerate() {
             let left = histogram.low + bin as f64 * width;
-            let ((x0, y0), (x1, y1)) = (frame.place(left, *share), frame.place(left + width, 0.0));
-            let (width, height) = (x1 - x0, y1 - y0);
             let _ = write!(
-                svg,
-                r#"<rect class="bar s{class}" x="{x0:.1}" y="{y0:.1}" width="{width:.1}" height="{height:.1}"/>"#
+                outline,
+                " {} {}",
+                frame.at(left, *share),
+                frame.at(left + width, *share)
             );
         }
+        let _ = write!(outline, " {}", frame.at(high, 0.0));
+        let _ = write!(
+            svg,
+            r#"<polygon class="bar s{colour}" points="{outline}"/><polyline class="line s{colour}" points="{outline}"/>"#
+        );
     }
     svg + "</svg>"
 }
@@ -184,12 +231,29 @@ pub fn reliability(labels: Labels<'_>, series: &[(&str, &[ReliabilityBin])]) -> 
     svg + "</svg>"
 }
 
+/// The plot as a file of its own: with its namespace, a white ground and the light palette.
+pub fn standalone(svg: &str) -> String {
+    const OPENING: &str = r#"<svg class="plot""#;
+    const WITH_NAMESPACE: &str = r#"<svg xmlns="http://www.w3.org/2000/svg" class="plot""#;
+    let named = svg.replacen(OPENING, WITH_NAMESPACE, 1);
+    let Some(end) = named.find('>') else {
+        return named;
+    };
+    let (opening, rest) = named.split_at(end + 1);
+    let style = include_str!("report/plot.css");
+    format!(
+        "{opening}<style>{style}</style><rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>{rest}\n"
+    )
+}
+
 const COLOURS: usize = 6;
 const WIDTH: f64 = 420.0;
 const HEIGHT: f64 = 250.0;
 const LEFT: f64 = 52.0;
 const RIGHT: f64 = 12.0;
-const TOP: f64 = 44.0;
+const TOP: f64 = 54.0;
+/// Width that the keys of a legend share; what does not fit goes to a second line.
+const LEGEND_WIDTH: f64 = WIDTH - LEFT - RIGHT;
 const BOTTOM: f64 = 40.0;
 
 /// The data ranges that the plot area shows.
@@ -243,24 +307,28 @@ impl Frame {
             svg,
             r#"<text class="tick" x="{middle}" y="{bottom}" text-anchor="middle">{x_label}</text>"#
         );
-        if legend.len() > 1 {
-            svg.push_str(&legend_of(&legend));
-        }
-        svg
+        svg + &legend_of(&legend)
     }
 }
 
 fn legend_of(names: &[&str]) -> String {
     let mut svg = String::new();
-    let mut x = LEFT;
+    let (mut x, mut y) = (0.0, 27.0);
     for (index, name) in names.iter().enumerate() {
         let (colour, text) = (index % COLOURS, escape(name));
+        let width = 30.0 + 5.6 * name.chars().count() as f64;
+        if x > 0.0 && x + width - 12.0 > LEGEND_WIDTH {
+            (x, y) = (0.0, y + 13.0);
+        }
+        let left = LEFT + x;
         let _ = write!(
             svg,
-            r#"<rect class="key s{colour}" x="{x:.0}" y="25" width="9" height="9" rx="2"/><text class="tick" x="{:.0}" y="33">{text}</text>"#,
-            x + 13.0
+            r#"<line class="line s{colour}" x1="{left:.0}" x2="{:.0}" y1="{y}" y2="{y}"/><text class="tick" x="{:.0}" y="{:.1}">{text}</text>"#,
+            left + 14.0,
+            left + 18.0,
+            y + 3.5
         );
-        x += 24.0 + 5.6 * name.chars().count() as f64;
+        x += width;
     }
     svg
 }
@@ -288,7 +356,7 @@ fn padded((low, high): (f64, f64)) -> (f64, f64) {
 
 /// Round values inside the range, one, two or five times a power of ten apart.
 fn ticks((low, high): (f64, f64)) -> Vec<f64> {
-    let rough = (high - low) / 5.0;
+    let rough = (high - low) / 6.0;
     let power = 10f64.powf(rough.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0]
         .map(|m| m * power)
@@ -344,8 +412,8 @@ mod tests {
             y: (0.0, 1.0),
         };
         assert_eq!(frame.place(0.0, 0.0), (52.0, 210.0));
-        assert_eq!(frame.place(10.0, 1.0), (408.0, 44.0));
-        assert_eq!(frame.at(5.0, 0.5), "230.0,127.0");
+        assert_eq!(frame.place(10.0, 1.0), (408.0, 54.0));
+        assert_eq!(frame.at(5.0, 0.5), "230.0,132.0");
     }
 
     #[test]
@@ -365,14 +433,40 @@ mod tests {
                 x: "x",
             },
             &[series.clone(), Series::default()],
+            &[],
         );
         assert!(svg.contains("a &amp; b") && svg.contains("&lt;b&gt;") && !svg.contains("<b>"));
         assert!(!svg.contains("NaN") && !svg.contains("inf"));
-        assert!(!lines(Labels { title: "", x: "" }, &[]).contains("NaN"));
+        assert!(!lines(Labels { title: "", x: "" }, &[], &[]).contains("NaN"));
         assert!(
             !histogram(Labels { title: "", x: "" }, &ScoreHistogram::default()).contains("NaN")
         );
         assert!(!reliability(Labels { title: "", x: "" }, &[("raw", &[])]).contains("NaN"));
+    }
+
+    #[test]
+    fn marks_inside_the_range_are_drawn() {
+        let mark = |x| Mark {
+            x,
+            text: "<alarm>".into(),
+        };
+        let series = Series {
+            name: "a".into(),
+            points: (0..3)
+                .map(|i| Point {
+                    x: f64::from(i),
+                    y: 1.0,
+                    band: None,
+                })
+                .collect(),
+        };
+        let labels = Labels { title: "t", x: "x" };
+        let svg = lines(labels, &[series], &[mark(1.0), mark(9.0)]);
+        assert_eq!(svg.matches("class=\"mark\"").count(), 1);
+        assert!(
+            svg.contains("&lt;alarm&gt;") && svg.contains("x1=\"230.0\""),
+            "{svg}"
+        );
     }
 
     #[test]

@@ -4,8 +4,12 @@
 //! equal scores share their probability, and `random` is the mean, never a draw. To answer with one trace,
 //! [`choose`] draws from the distribution with a stream.
 
+mod budget;
+
 use assay_tasks::random::Stream;
 use serde::{Deserialize, Serialize};
+
+pub use budget::{StopRule, Stopped};
 
 use crate::error::{EvalError, nearest_name};
 use crate::statistics::{mean, population_std};

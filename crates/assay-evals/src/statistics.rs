@@ -5,13 +5,15 @@
 
 mod bootstrap;
 mod correlation;
-mod special;
+pub(crate) mod special;
 
 use serde::{Deserialize, Serialize};
 
-pub use bootstrap::{BootstrapSettings, Resampler, bootstrap, bootstrap_mean, paired_difference};
+pub use bootstrap::{
+    BootstrapSettings, Resampler, bootstrap, bootstrap_mean, crossed_mean, paired_difference,
+};
 pub use correlation::{
-    average_ranks, partial_correlation, pearson, pearson_weighted, residuals, spearman,
+    PairMoments, average_ranks, partial_correlation, pearson, residuals, spearman,
 };
 
 /// A number with its 95 % interval and the number of independent units (problems, cases) behind it.

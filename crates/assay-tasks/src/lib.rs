@@ -2,7 +2,7 @@
 //! and the trace record.
 //!
 //! Everything here is pure: no model, no device, no printing. The only effects are reading and writing files in
-//! [`datasets`] and [`trace_io`]. All randomness comes from [`random::Stream`].
+//! [`datasets`], [`trace_io`] and [`trace_stream`]. All randomness comes from [`random::Stream`].
 
 pub mod answers;
 pub mod arithmetic;
@@ -18,5 +18,6 @@ pub mod random;
 pub mod segments;
 pub mod trace;
 pub mod trace_io;
+pub mod trace_stream;
 
 pub use error::TasksError;

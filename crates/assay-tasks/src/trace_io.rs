@@ -321,7 +321,11 @@ impl StepRecord {
     }
 }
 
-fn parse_trace(path: &Path, number: usize, line: &str) -> Result<ScoredTrace, TasksError> {
+pub(crate) fn parse_trace(
+    path: &Path,
+    number: usize,
+    line: &str,
+) -> Result<ScoredTrace, TasksError> {
     let trace: ScoredTrace = serde_json::from_str(line).map_err(|source| TasksError::Json {
         path: path.to_owned(),
         line: number,

@@ -1,53 +1,86 @@
 //! `assay eval`: everything that scored traces tell.
 
-use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Result, ensure};
-use assay_evals::evaluation::{EvalSettings, Evaluation, Evaluator};
+use anyhow::{Context, Result, ensure};
+use assay_evals::calibration::{CALIBRATION_FILE, Calibration};
+use assay_evals::evaluation::{EvalSettings, Evaluation, Evaluator, Measured};
+use assay_evals::report::Gallery;
 use assay_evals::scores::TraceScore;
-use assay_tasks::trace_io::TraceReader;
+use assay_tasks::trace_stream::map_traces;
 
 use crate::args::EvalArgs;
+use crate::output::print_summary;
 use crate::progress::message;
 
 /// Runs the command.
 pub(crate) fn run(args: &EvalArgs) -> Result<()> {
-    let evaluation = evaluate(&args.traces, TraceScore::parse(&args.score)?)?;
+    let settings = settings(&args.score, args.calibration.as_deref())?;
+    let evaluation = read(&args.traces, settings, None)?.finish();
     ensure_judged(&evaluation, &args.traces)?;
     if let Some(path) = &args.out {
         evaluation.summary.write(path)?;
     }
-    let mut out = std::io::stdout();
-    if args.json {
-        writeln!(
-            out,
-            "{}",
-            serde_json::to_string_pretty(&evaluation.summary.to_value()?)?
-        )?;
-    } else {
-        write!(out, "{}", evaluation.summary.table())?;
-    }
-    Ok(())
+    print_summary(&evaluation.summary, args.json)
 }
 
-/// Evaluates a file of traces, one at a time.
-pub(crate) fn evaluate(path: &Path, score: TraceScore) -> Result<Evaluation> {
-    let mut evaluator = Evaluator::new(EvalSettings {
-        score,
+/// The settings of an evaluation by a named trace score, or by what was fitted on validation traces.
+pub(crate) fn settings(score: &str, calibration: Option<&Path>) -> Result<EvalSettings> {
+    let score = TraceScore::parse(score)?;
+    let Some(dir) = calibration else {
+        return Ok(EvalSettings {
+            score,
+            ..EvalSettings::default()
+        });
+    };
+    let stored = stored_calibration(dir)?;
+    Ok(EvalSettings {
+        score: stored.score(),
+        scores: stored.scores,
+        fitted: Some(stored.fitted),
         ..EvalSettings::default()
-    });
-    for trace in TraceReader::open(path)? {
-        evaluator.push(&trace?)?;
-    }
-    let evaluation = evaluator.finish();
-    if evaluation.unjudged > 0 {
+    })
+}
+
+/// The calibration of a reward directory, which must have one.
+pub(crate) fn stored_calibration(dir: &Path) -> Result<Calibration> {
+    Calibration::read(dir)?.with_context(|| {
+        format!(
+            "{} holds no {CALIBRATION_FILE}: make one with `assay calibrate --traces VALIDATION --reward {}`",
+            dir.display(),
+            dir.display()
+        )
+    })
+}
+
+/// Reads a file of traces on all cores; traces to draw go to the gallery.
+pub(crate) fn read(
+    path: &Path,
+    settings: EvalSettings,
+    mut gallery: Option<&mut Gallery>,
+) -> Result<Evaluator> {
+    let drawn = gallery.is_some();
+    let shared = settings.clone();
+    let mut evaluator = Evaluator::new(settings);
+    map_traces(
+        path,
+        |trace| Measured::of(&trace, &shared).map(|measured| (measured, drawn.then_some(trace))),
+        |read| {
+            let (measured, trace) = read?;
+            if let (Some(gallery), Some(trace)) = (&mut gallery, trace) {
+                gallery.offer(trace, measured.score(shared.score));
+            }
+            evaluator.add(measured);
+            anyhow::Ok(())
+        },
+    )?;
+    if evaluator.unjudged() > 0 {
         message(&format!(
             "{} traces of unknown correctness are left out",
-            evaluation.unjudged
+            evaluator.unjudged()
         ))?;
     }
-    Ok(evaluation)
+    Ok(evaluator)
 }
 
 /// Refuses a file in which nothing is known to be correct or wrong.

@@ -1,19 +1,21 @@
 //! `assay localise`: does the reward find errors injected into demonstrations, or the first wrong step of real traces?
 
-use std::io::Write;
+use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use assay_evals::localisation::{Predictor, localise};
 use assay_evals::processbench::{StepCase, StepScore, cross_fitted_summary};
 use assay_evals::statistics::BootstrapSettings;
 use assay_evals::summary::Summary;
 use assay_irl::critic::{Beside, Critic};
+use assay_irl::settings::Settings;
 use assay_tasks::datasets::Required;
-use assay_tasks::perturbations::Registry;
+use assay_tasks::perturbations::{Perturbation, Registry};
 use assay_tasks::trace_io::read_step_traces;
 
 use crate::args::LocaliseArgs;
 use crate::open;
+use crate::output::print_summary;
 use crate::progress::{Progress, message};
 
 /// The kind of a run that names none: one number of the reasoning, as in the published comparisons.
@@ -30,17 +32,7 @@ pub(crate) fn run(args: &LocaliseArgs) -> Result<()> {
         "{} holds too little to judge: it takes demonstrations with a number to change, or step traces of both kinds",
         args.demonstrations.display()
     );
-    let mut out = std::io::stdout();
-    if args.json {
-        writeln!(
-            out,
-            "{}",
-            serde_json::to_string_pretty(&summary.to_value()?)?
-        )?;
-    } else {
-        write!(out, "{}", summary.table())?;
-    }
-    Ok(())
+    print_summary(&summary, args.json)
 }
 
 fn injected(args: &LocaliseArgs) -> Result<Summary> {
@@ -73,8 +65,32 @@ fn injected(args: &LocaliseArgs) -> Result<Summary> {
             "{rest} of {total} demonstrations left out: too long, or they offer no such error"
         ))?;
     }
-    let result = localise(cases.iter().map(|case| case.view()), None);
-    Ok(result.summary(Predictor::LargestDrop, &BootstrapSettings::default()))
+    let result = localise(cases.iter().map(|case| case.view()));
+    let trained = trained_kinds(&args.reward)?;
+    let names: Option<Vec<&str>> = trained
+        .as_ref()
+        .map(|kinds| kinds.iter().map(|kind| kind.name()).collect());
+    Ok(result.summary(
+        Predictor::LargestDrop,
+        names.as_deref(),
+        &BootstrapSettings::default(),
+    ))
+}
+
+/// The kinds of errors a reward was trained on, where it still lies in its run (`RUN/checkpoints/iter-N/reward`).
+fn trained_kinds(reward: &Path) -> Result<Option<Vec<Perturbation>>> {
+    let absolute = std::path::absolute(reward)?;
+    let settings = absolute
+        .ancestors()
+        .nth(3)
+        .map(|run| run.join("settings.toml"));
+    let Some(path) = settings.filter(|path| path.is_file()) else {
+        return Ok(None);
+    };
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let settings = Settings::from_toml(&text, &path.display().to_string())?;
+    Ok(Some(settings.reward.perturbations.kinds))
 }
 
 fn steps(args: &LocaliseArgs) -> Result<Summary> {

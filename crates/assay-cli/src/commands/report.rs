@@ -1,79 +1,128 @@
-//! `assay report`: one HTML file of a run or of traces.
+//! `assay report`: one HTML file of runs or of traces.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use assay_evals::evaluation::Evaluation;
+use assay_evals::evaluation::{EvalSettings, Evaluation};
+use assay_evals::metrics::{MetricRow, parse_metrics};
+use assay_evals::plot::standalone;
 use assay_evals::report::{
-    HeatmapTrace, MetricRow, ReportInput, ReportSettings, parse_metrics, render,
+    Exhibits, Gallery, HeatmapTrace, ReportInput, ReportSettings, RunView, render,
 };
-use assay_evals::scores::TraceScore;
 use assay_evals::summary::Summary;
 use assay_irl::checkpoint::write_file;
 use assay_tasks::trace::ScoredTrace;
-use assay_tasks::trace_io::TraceReader;
 
 use crate::args::ReportArgs;
-use crate::commands::eval::evaluate;
+use crate::commands::eval::read;
 use crate::progress::message;
 
-/// Traces drawn as heatmaps at most.
-const HEATMAPS: usize = 40;
+/// What was read of one run.
+#[derive(Default)]
+struct Loaded {
+    name: String,
+    summary: Summary,
+    metrics: Vec<MetricRow>,
+    evaluation: Option<Evaluation>,
+    traces: Vec<ScoredTrace>,
+    /// Traces with rewards that these were chosen from.
+    chosen_from: usize,
+}
 
 /// Runs the command.
 pub(crate) fn run(args: &ReportArgs) -> Result<()> {
-    let metrics = args
-        .run
-        .as_deref()
-        .map_or(Ok(Vec::new()), training_curves)?;
-    let stored = args
-        .run
-        .as_deref()
-        .map_or(Ok(None), |run| stored_summary(&run.join("summary.json")))?;
-    let of_run = args.run.as_ref().map(|run| run.join("traces.jsonl"));
-    let path = args
-        .traces
-        .clone()
-        .or_else(|| of_run.filter(|path| path.exists()));
-    let (traces, evaluation) = match &path {
-        Some(path) => (first_traces(path)?, judged(path)?),
-        None => (Vec::new(), None),
-    };
-    let has_content =
-        !(metrics.is_empty() && traces.is_empty() && evaluation.is_none() && stored.is_none());
-    ensure!(has_content, "{}: nothing to report", named(args).display());
-    let heatmaps: Vec<HeatmapTrace<'_>> = traces
+    let settings = ReportSettings::default();
+    let mut loaded = Vec::new();
+    let together = args.run.len() == 1 && args.traces.len() == 1;
+    for run in &args.run {
+        let own = run.join("traces.jsonl");
+        let traces = match together {
+            true => Some(args.traces[0].clone()),
+            false => own.exists().then_some(own),
+        };
+        loaded.push(load(Some(run), traces.as_deref(), &settings)?);
+    }
+    for traces in args.traces.iter().filter(|_| !together) {
+        loaded.push(load(None, Some(traces), &settings)?);
+    }
+    let heatmaps: Vec<Vec<HeatmapTrace<'_>>> = loaded.iter().map(Loaded::heatmaps).collect();
+    let runs: Vec<RunView<'_>> = loaded
         .iter()
-        .map(|trace| HeatmapTrace {
-            trace,
-            injected: None,
+        .zip(&heatmaps)
+        .map(|(run, traces)| RunView {
+            name: &run.name,
+            summary: Some(&run.summary),
+            metrics: &run.metrics,
+            evaluation: run.evaluation.as_ref(),
+            traces,
+            chosen_from: run.chosen_from,
         })
         .collect();
-    let mut summary = stored.unwrap_or_default();
-    if let Some(evaluation) = &evaluation {
-        summary.extend(evaluation.summary.clone());
-    }
-    let title = format!("assay report: {}", named(args).display());
+    let names: Vec<&str> = runs.iter().map(|run| run.name).collect();
     let input = ReportInput {
-        title: &title,
-        summary: Some(&summary),
-        metrics: &metrics,
-        evaluation: evaluation.as_ref(),
-        traces: &heatmaps,
+        title: &format!("assay report: {}", names.join(", ")),
+        runs: &runs,
     };
-    write_file(
-        &args.out,
-        render(&input, &ReportSettings::default()).as_bytes(),
-    )?;
+    write_file(&args.out, render(&input, &settings).as_bytes())?;
+    if let Some(dir) = &args.figures {
+        write_exhibits(dir, &Exhibits::of(&runs))?;
+    }
     writeln!(std::io::stdout(), "{}", args.out.display())?;
     Ok(())
 }
 
-/// What the report is about, for its title and for messages.
-fn named(args: &ReportArgs) -> PathBuf {
-    let named = args.run.as_deref().or(args.traces.as_deref());
-    named.unwrap_or(Path::new("")).to_owned()
+impl Loaded {
+    fn heatmaps(&self) -> Vec<HeatmapTrace<'_>> {
+        let shown = |trace| HeatmapTrace {
+            trace,
+            injected: None,
+        };
+        self.traces.iter().map(shown).collect()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.metrics.is_empty()
+            && self.traces.is_empty()
+            && self.evaluation.is_none()
+            && self.summary.is_empty()
+    }
+}
+
+fn load(run: Option<&Path>, traces: Option<&Path>, settings: &ReportSettings) -> Result<Loaded> {
+    let named = run.or(traces).unwrap_or(Path::new(""));
+    let mut loaded = Loaded {
+        name: named.display().to_string(),
+        ..Loaded::default()
+    };
+    if let Some(run) = run {
+        loaded.metrics = training_curves(run)?;
+    }
+    if let Some(path) = traces {
+        let mut gallery = Gallery::new(settings.heatmaps);
+        let evaluator = read(path, EvalSettings::default(), Some(&mut gallery))?;
+        loaded.chosen_from = gallery.seen();
+        loaded.traces = gallery.finish();
+        let evaluation = evaluator.finish();
+        loaded.summary = evaluation.summary.clone();
+        if evaluation.traces == 0 {
+            message(&format!(
+                "no trace of {} says whether it is correct: the report has heatmaps only",
+                path.display()
+            ))?;
+        } else {
+            loaded.evaluation = Some(evaluation);
+        }
+    }
+    // What the run itself has measured, on the score it chose, stands above what is computed here.
+    if let Some(path) = run
+        .map(|run| run.join("summary.json"))
+        .filter(|p| p.exists())
+    {
+        loaded.summary.extend(Summary::read(&path)?);
+    }
+    ensure!(!loaded.is_empty(), "{}: nothing to report", named.display());
+    Ok(loaded)
 }
 
 /// The rows of a run's `metrics.jsonl`; of the game's where the directory is a quickstart's.
@@ -94,24 +143,20 @@ fn training_curves(run: &Path) -> Result<Vec<MetricRow>> {
     read(&own)
 }
 
-fn stored_summary(path: &Path) -> Result<Option<Summary>> {
-    Ok(match path.exists() {
-        true => Some(Summary::read(path)?),
-        false => None,
-    })
-}
-
-fn first_traces(path: &Path) -> Result<Vec<ScoredTrace>> {
-    let first = TraceReader::open(path)?.take(HEATMAPS);
-    Ok(first.collect::<Result<_, _>>()?)
-}
-
-/// The evaluation of a file of traces; none, and a message, where it holds too little to judge.
-fn judged(path: &Path) -> Result<Option<Evaluation>> {
-    let evaluation = evaluate(path, TraceScore::Mean)?;
-    if evaluation.traces == 0 {
-        message("no trace says whether it is correct: the report has heatmaps only")?;
-        return Ok(None);
+/// Every figure as NAME.svg, every table as NAME.csv and NAME.tex.
+fn write_exhibits(dir: &Path, exhibits: &Exhibits) -> Result<()> {
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let path = |name: &str, ending: &str| -> PathBuf { dir.join(format!("{name}.{ending}")) };
+    for figure in exhibits.figures() {
+        write_file(
+            &path(&figure.name, "svg"),
+            standalone(&figure.svg).as_bytes(),
+        )?;
     }
-    Ok(Some(evaluation))
+    for table in &exhibits.tables {
+        let name = assay_evals::figures::file_name(&table.name);
+        write_file(&path(&name, "csv"), table.csv().as_bytes())?;
+        write_file(&path(&name, "tex"), table.latex().as_bytes())?;
+    }
+    Ok(())
 }

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
+use assay_evals::calibration::PROBABILITY;
 use assay_irl::critic::{Beside, Critic, ScoreReport};
 use assay_lm::LanguageModel;
 use assay_tasks::trace::ScoredTrace;
@@ -11,6 +12,7 @@ use assay_tasks::trace_io::{StepTrace, TraceWriter};
 use serde_json::json;
 
 use crate::args::ScoreArgs;
+use crate::commands::eval::stored_calibration;
 use crate::open::{self, Traces};
 use crate::progress::Progress;
 
@@ -25,6 +27,10 @@ pub(crate) fn run(args: &ScoreArgs) -> Result<()> {
         "{} holds no trace",
         args.traces.display()
     );
+    let calibration = match args.calibrated {
+        true => Some(stored_calibration(&args.reward)?),
+        false => None,
+    };
     let mut writer = TraceWriter::create(&args.out)?;
     let (model, reward) = open::reward(&args.reward, args.model.as_deref())?;
     let other = match args.policy.as_deref() {
@@ -50,7 +56,13 @@ pub(crate) fn run(args: &ScoreArgs) -> Result<()> {
     let mut progress = Progress::new("score", all);
     let report = critic.score_watched(&mut traces, beside, |done| progress.set(done, all, ""))?;
     progress.finish();
-    for trace in &traces {
+    for trace in &mut traces {
+        let probability = calibration.as_ref().and_then(|c| c.probability(trace));
+        if let Some(probability) = probability {
+            trace
+                .scores
+                .insert(PROBABILITY.to_owned(), probability as f32);
+        }
         writer.write(trace)?;
     }
     writer.finish()?;

@@ -27,7 +27,7 @@ const TEMPLATE: &str = "{% for message in messages %}{{ message['content'] }}\
 const POSITIONS: usize = 160;
 
 /// A directory with `model`, `reward` and `problems.jsonl`.
-struct World {
+pub(super) struct World {
     dir: TempDir,
     problems: Vec<Problem>,
 }
@@ -98,7 +98,7 @@ fn save_reward(model: &LanguageModel, base: &Path, dir: &Path) {
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = TempDir::new().unwrap();
         let model = tiny(&[]);
         let base = dir.path().join("model");
@@ -120,11 +120,11 @@ impl World {
         Self { dir, problems }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn assay(&self, arguments: &str) -> Output {
+    pub(super) fn assay(&self, arguments: &str) -> Output {
         Command::new(env!("CARGO_BIN_EXE_assay"))
             .current_dir(self.dir.path())
             .args(arguments.split_whitespace())
@@ -133,7 +133,7 @@ impl World {
     }
 
     /// The JSON that a command prints.
-    fn json(&self, arguments: &str) -> Value {
+    pub(super) fn json(&self, arguments: &str) -> Value {
         let output = self.assay(arguments);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{arguments}: {said}");
@@ -141,7 +141,7 @@ impl World {
     }
 
     /// What a command that is the user's mistake says.
-    fn refused(&self, arguments: &str) -> String {
+    pub(super) fn refused(&self, arguments: &str) -> String {
         let output = self.assay(arguments);
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{arguments}: {said}");
@@ -149,7 +149,7 @@ impl World {
         said
     }
 
-    fn sampled(&self) -> Vec<ScoredTrace> {
+    pub(super) fn sampled(&self) -> Vec<ScoredTrace> {
         self.json(
             "sample --model model --problems problems.jsonl --samples 4 --max-tokens 24 --style plain \
              --out sampled.jsonl --json",
@@ -158,7 +158,7 @@ impl World {
     }
 
     /// Foreign texts of every problem: the demonstration, and one with another answer, by four generators each.
-    fn foreign(&self) -> Vec<Value> {
+    pub(super) fn foreign(&self) -> Vec<Value> {
         let mut records = Vec::new();
         for (index, problem) in self.problems.iter().enumerate() {
             let reasoning = problem.demonstration.as_deref().unwrap();
@@ -178,14 +178,14 @@ impl World {
         records
     }
 
-    fn write(&self, name: &str, records: &[Value]) {
+    pub(super) fn write(&self, name: &str, records: &[Value]) {
         let lines: String = records.iter().map(|r| r.to_string() + "\n").collect();
         fs::write(self.path(name), lines).unwrap();
     }
 }
 
 /// One value of an estimate.
-fn value(summary: &Value, name: &str) -> f64 {
+pub(super) fn value(summary: &Value, name: &str) -> f64 {
     let leaf = name.split('.').fold(summary, |node, part| &node[part]);
     leaf["value"]
         .as_f64()

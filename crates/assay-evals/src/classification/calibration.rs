@@ -10,7 +10,7 @@ pub const ECE_BINS: usize = 15;
 /// The probability that a trace is correct, `sigmoid(scale * score + bias)`: temperature `1 / scale` and a bias.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Calibration {
+pub struct PlattScaling {
     /// Inverse temperature.
     pub scale: f64,
     /// Added to the scaled score.
@@ -20,7 +20,7 @@ pub struct Calibration {
 /// A non-decreasing map from score to probability.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Isotonic {
-    /// Distinct scores, ascending.
+    /// Scores, strictly ascending: the first and the last of each run of equal probabilities.
     pub scores: Vec<f64>,
     /// Probability at each of them.
     pub probabilities: Vec<f64>,
@@ -41,7 +41,7 @@ pub struct ReliabilityBin {
     pub count: usize,
 }
 
-impl Calibration {
+impl PlattScaling {
     /// The score itself as a logit.
     pub const IDENTITY: Self = Self {
         scale: 1.0,
@@ -55,6 +55,16 @@ impl Calibration {
 }
 
 impl Isotonic {
+    /// Whether it is a map: as many probabilities as scores, scores strictly ascending, probabilities ascending in [0, 1].
+    pub fn is_valid(&self) -> bool {
+        let in_range = |p: &f64| (0.0..=1.0).contains(p);
+        self.scores.len() == self.probabilities.len()
+            && self.scores.iter().all(|score| score.is_finite())
+            && self.scores.windows(2).all(|pair| pair[0] < pair[1])
+            && self.probabilities.iter().all(in_range)
+            && self.probabilities.windows(2).all(|pair| pair[0] <= pair[1])
+    }
+
     /// Probability by linear interpolation between fitted scores, constant beyond them; 0.5 if nothing was fitted.
     pub fn probability(&self, score: f64) -> f64 {
         let above = self.scores.partition_point(|&known| known < score);
@@ -75,7 +85,7 @@ impl Isotonic {
 ///
 /// Newton's method with step halving on two parameters. The ridge only matters when scores separate the classes
 /// perfectly, where the likelihood has no maximum. `None` if there is one class only.
-pub fn fit_calibration(scores: &[f64], correct: &[bool]) -> Option<Calibration> {
+pub fn fit_platt(scores: &[f64], correct: &[bool]) -> Option<PlattScaling> {
     let positives = correct.iter().filter(|c| **c).count();
     if positives == 0 || positives == correct.len() {
         return None;
@@ -109,7 +119,7 @@ pub fn fit_calibration(scores: &[f64], correct: &[bool]) -> Option<Calibration> 
             break;
         }
     }
-    Some(Calibration {
+    Some(PlattScaling {
         scale: point.0 / spread,
         bias: point.1 - point.0 * centre / spread,
     })
@@ -171,31 +181,36 @@ pub fn fit_isotonic(scores: &[f64], correct: &[bool]) -> Isotonic {
         }
         blocks.push(block);
     }
-    let expand = |(sum, count, scores): (f64, f64, usize)| std::iter::repeat_n(sum / count, scores);
-    Isotonic {
-        scores: distinct,
-        probabilities: blocks.into_iter().flat_map(expand).collect(),
+    ends_of(&blocks, &distinct)
+}
+
+/// The map through both ends of each block: between them the probability is constant.
+fn ends_of(blocks: &[(f64, f64, usize)], distinct: &[f64]) -> Isotonic {
+    let mut map = Isotonic {
+        scores: Vec::new(),
+        probabilities: Vec::new(),
+    };
+    let mut first = 0;
+    for &(sum, count, scores) in blocks {
+        let last = first + scores - 1;
+        for place in [first, last] {
+            if map.scores.last() != Some(&distinct[place]) {
+                map.scores.push(distinct[place]);
+                map.probabilities.push(sum / count);
+            }
+        }
+        first = last + 1;
     }
+    map
 }
 
 /// Mean squared error of probabilities, `1/n sum (p - correct)^2`; `None` on no traces.
 pub fn brier(probabilities: &[f64], correct: &[bool]) -> Option<f64> {
-    brier_weighted(probabilities, correct, |_| 1.0)
-}
-
-/// [`brier`] in which trace i counts `weight(i)` times; `None` if nothing has weight.
-pub fn brier_weighted(
-    probabilities: &[f64],
-    correct: &[bool],
-    weight: impl Fn(usize) -> f64,
-) -> Option<f64> {
-    let (mut total, mut weights) = (0.0, 0.0);
-    for (i, (p, &c)) in probabilities.iter().zip(correct).enumerate() {
-        let w = weight(i);
-        total += w * (p - f64::from(u8::from(c))).powi(2);
-        weights += w;
-    }
-    (weights > 0.0).then(|| total / weights)
+    let pairs = probabilities.iter().zip(correct);
+    let errors: Vec<f64> = pairs
+        .map(|(p, &c)| (p - f64::from(u8::from(c))).powi(2))
+        .collect();
+    crate::statistics::mean(&errors)
 }
 
 /// Expected calibration error over [`ECE_BINS`] equal-width bins: `sum_b n_b/n |accuracy_b - confidence_b|`.
@@ -313,7 +328,7 @@ mod tests {
             scores.extend(std::iter::repeat_n(score, 1000));
             correct.extend((0..1000).map(|i| i < right));
         }
-        let fitted = fit_calibration(&scores, &correct).unwrap();
+        let fitted = fit_platt(&scores, &correct).unwrap();
         assert!(
             (fitted.scale - 2.0).abs() < 0.01 && (fitted.bias + 1.0).abs() < 0.01,
             "{fitted:?}"
@@ -330,11 +345,10 @@ mod tests {
 
     #[test]
     fn separable_and_one_class_data_are_defined() {
-        let fitted = fit_calibration(&[-1.0, -0.5, 0.5, 1.0], &[false, false, true, true]).unwrap();
+        let fitted = fit_platt(&[-1.0, -0.5, 0.5, 1.0], &[false, false, true, true]).unwrap();
         assert!(fitted.scale > 3.0 && fitted.scale.is_finite());
-        assert_eq!(fit_calibration(&[1.0, 2.0], &[true, true]), None);
-        let constant =
-            fit_calibration(&[3.0, 3.0, 3.0, 3.0], &[true, false, false, false]).unwrap();
+        assert_eq!(fit_platt(&[1.0, 2.0], &[true, true]), None);
+        let constant = fit_platt(&[3.0, 3.0, 3.0, 3.0], &[true, false, false, false]).unwrap();
         assert!((constant.probability(3.0) - 0.25).abs() < 1e-9);
     }
 
@@ -352,5 +366,21 @@ mod tests {
             (0.0, 1.0)
         );
         assert_eq!(fit_isotonic(&[], &[]).probability(0.0), 0.5);
+        assert!(fitted.is_valid());
+        let falling = Isotonic {
+            scores: vec![1.0, 2.0],
+            probabilities: vec![0.9, 0.1],
+        };
+        assert!(!falling.is_valid());
+    }
+
+    #[test]
+    fn isotonic_keeps_the_ends_of_constant_runs_only() {
+        let scores: Vec<f64> = (0..100).map(f64::from).collect();
+        let correct: Vec<bool> = (0..100).map(|i| i >= 40).collect();
+        let fitted = fit_isotonic(&scores, &correct);
+        assert_eq!(fitted.scores, [0.0, 39.0, 40.0, 99.0]);
+        assert_eq!(fitted.probabilities, [0.0, 0.0, 1.0, 1.0]);
+        assert_eq!(fitted.probability(39.5), 0.5);
     }
 }

@@ -2,74 +2,29 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Evaluation, Evaluator, Fitted, Row, ScoreHistogram};
+use super::pictures::{correlation_map, format_histogram, histogram};
+use super::{Evaluation, Evaluator, Fitted, Row};
 use crate::classification::{
-    Calibration, RankedTraces, auroc_by_group, auroc_within, brier_weighted, ece_weighted,
-    fit_calibration, reliability,
+    PlattScaling, RankedTraces, auroc_by_group, ece_weighted, reliability,
 };
 use crate::scores::TraceScore;
-use crate::selection::fit_constants;
-use crate::statistics::{Estimate, average_ranks, mean, pearson_weighted, residuals, welch_t};
+use crate::statistics::{Estimate, PairMoments, average_ranks, mean, residuals, welch_t};
 use crate::summary::segment;
 
-const HISTOGRAM_BINS: usize = 40;
-
 /// Parallel columns of the judged traces that have a score.
-struct Columns {
-    scores: Vec<f64>,
-    correct: Vec<bool>,
+pub(super) struct Columns {
+    pub(super) scores: Vec<f64>,
+    pub(super) correct: Vec<bool>,
     /// Problem of each trace: the bootstrap unit, counted from 0 without gaps.
-    units: Vec<usize>,
+    pub(super) units: Vec<usize>,
     /// Group of each trace: problem and generator.
-    groups: Vec<usize>,
+    pub(super) groups: Vec<usize>,
     generators: Vec<usize>,
     lengths: Vec<f64>,
     /// 1 where an answer could be read.
     answered: Vec<f64>,
     /// Index into the evaluator's problems.
-    problems: Vec<usize>,
-}
-
-/// The reward score with the highest AUROC within problem, or pooled where no problem has both classes.
-pub(super) fn best_score(evaluator: &Evaluator) -> Option<TraceScore> {
-    let quality = |score: TraceScore| {
-        let columns = Columns::of(evaluator, score, &|_| true);
-        let within = auroc_within(&columns.scores, &columns.correct, &columns.groups);
-        within.or_else(|| crate::classification::auroc(&columns.scores, &columns.correct))
-    };
-    let rated = TraceScore::OF_REWARDS
-        .into_iter()
-        .filter_map(|score| Some((quality(score)?, score)));
-    let best = rated.reduce(|best, next| if next.0 > best.0 { next } else { best });
-    best.map(|(_, score)| score)
-}
-
-/// Fits calibration and selector constants for a score on the problems that `included` admits.
-///
-/// `None` if they hold one class only.
-pub(super) fn fit(
-    evaluator: &Evaluator,
-    score: TraceScore,
-    included: &dyn Fn(usize) -> bool,
-) -> Option<Fitted> {
-    let columns = Columns::of(evaluator, score, included);
-    let calibration = fit_calibration(&columns.scores, &columns.correct)?;
-    let candidate = |row: usize| crate::selection::Candidate {
-        score: evaluator.rows[row].score(score),
-        ..evaluator.candidate(row)
-    };
-    let groups = evaluator
-        .groups()
-        .into_iter()
-        .filter(|(problem, _)| included(*problem));
-    let groups: Vec<Vec<_>> = groups
-        .map(|(_, rows)| rows.into_iter().map(candidate).collect())
-        .collect();
-    Some(Fitted {
-        score,
-        selectors: fit_constants(&groups),
-        calibration,
-    })
+    pub(super) problems: Vec<usize>,
 }
 
 /// Adds everything under `critic`, the reliability bins and the histogram.
@@ -81,16 +36,22 @@ pub(super) fn add(evaluator: &Evaluator, folds: &[Option<Fitted>], result: &mut 
     add_ranking(evaluator, &columns, "critic", result);
     add_calibration(evaluator, &columns, folds, result);
     add_correlations(evaluator, &columns, result);
-    result.histogram = histogram(&columns);
     add_by_generator(evaluator, &columns, result);
+}
+
+/// Adds `critic.by_score.<score>` of every trace score, and what the report draws.
+pub(super) fn add_by_score(evaluator: &Evaluator, result: &mut Evaluation) {
+    let columns = Columns::of(evaluator, evaluator.score(), &|_| true);
+    if columns.scores.is_empty() {
+        return;
+    }
+    result.histogram = histogram(&columns);
+    result.histogram_by_format = format_histogram(evaluator);
+    result.correlations = correlation_map(evaluator);
     for score in TraceScore::ALL {
         let columns = Columns::of(evaluator, score, &|_| true);
-        add_ranking(
-            evaluator,
-            &columns,
-            &format!("critic.by_score.{}", score.name()),
-            result,
-        );
+        let prefix = format!("critic.by_score.{}", score.name());
+        add_ranking(evaluator, &columns, &prefix, result);
     }
 }
 
@@ -154,44 +115,52 @@ fn add_by_generator(evaluator: &Evaluator, columns: &Columns, result: &mut Evalu
     }
 }
 
-/// `ece`, `brier` of the calibrated score; `ece_raw`, `brier_raw` of the score itself as a logit.
+/// `ece`, `brier` of the calibrated score; `ece_isotonic`, `brier_isotonic` under the isotonic map; `ece_raw`,
+/// `brier_raw` of the score itself as a logit.
 fn add_calibration(
     evaluator: &Evaluator,
     columns: &Columns,
     folds: &[Option<Fitted>],
     result: &mut Evaluation,
 ) {
-    let calibrated: Vec<f64> = columns
-        .scores
-        .iter()
-        .zip(&columns.problems)
-        .map(|(&score, &problem)| {
-            folds[evaluator.fold(problem)]
-                .map_or(Calibration::IDENTITY, |f| f.calibration)
-                .probability(score)
-        })
-        .collect();
-    let raw: Vec<f64> = columns
-        .scores
-        .iter()
-        .map(|&score| Calibration::IDENTITY.probability(score))
-        .collect();
+    let through = |map: &dyn Fn(Option<&Fitted>, f64) -> f64| -> Vec<f64> {
+        let fold_of = |problem: usize| folds[evaluator.fold(problem)].as_ref();
+        let rows = columns.scores.iter().zip(&columns.problems);
+        rows.map(|(&score, &problem)| map(fold_of(problem), score))
+            .collect()
+    };
+    let raw = through(&|_, score| PlattScaling::IDENTITY.probability(score));
+    let platt = through(&|fitted, score| {
+        let scaling = fitted.map_or(PlattScaling::IDENTITY, |f| f.platt);
+        scaling.probability(score)
+    });
+    let isotonic = through(&|fitted, score| match fitted {
+        Some(fitted) => fitted.isotonic.probability(score),
+        None => PlattScaling::IDENTITY.probability(score),
+    });
     let (correct, units) = (&columns.correct, &columns.units);
-    for (suffix, probabilities) in [("", &calibrated), ("_raw", &raw)] {
+    for (suffix, probabilities) in [("", &platt), ("_isotonic", &isotonic), ("_raw", &raw)] {
+        let errors = probabilities.iter().zip(correct);
+        let squares = UnitMeans::new(
+            errors.map(|(p, &c)| (p - f64::from(u8::from(c))).powi(2)),
+            units,
+            columns.unit_count(),
+        );
         let ece = evaluator.resampler.estimate(columns.unit_count(), |w| {
             ece_weighted(probabilities, correct, |i| w[units[i]])
         });
         result
             .summary
             .insert_some(&format!("critic.ece{suffix}"), ece);
-        let brier = evaluator.resampler.estimate(columns.unit_count(), |w| {
-            brier_weighted(probabilities, correct, |i| w[units[i]])
-        });
+        let brier = evaluator
+            .resampler
+            .estimate(columns.unit_count(), |w| squares.mean(w));
         result
             .summary
             .insert_some(&format!("critic.brier{suffix}"), brier);
     }
-    result.reliability = reliability(&calibrated, correct);
+    result.reliability = reliability(&platt, correct);
+    result.reliability_isotonic = reliability(&isotonic, correct);
     result.reliability_raw = reliability(&raw, correct);
 }
 
@@ -219,17 +188,11 @@ fn add_correlations(evaluator: &Evaluator, columns: &Columns, result: &mut Evalu
         ("partial_spearman", &ranks_left, &right_left),
         ("length_spearman", &ranks, &length_ranks),
     ];
-    let mut per_trace = vec![0.0; columns.units.len()];
     for (name, x, y) in pairs {
+        let moments = PairMoments::new((x, y), &columns.units, columns.unit_count());
         let correlation = evaluator
             .resampler
-            .estimate(columns.unit_count(), |weights| {
-                per_trace
-                    .iter_mut()
-                    .zip(&columns.units)
-                    .for_each(|(slot, &unit)| *slot = weights[unit]);
-                pearson_weighted(x, y, &per_trace)
-            });
+            .estimate(columns.unit_count(), |weights| moments.pearson(weights));
         result
             .summary
             .insert_some(&format!("critic.{name}"), correlation);
@@ -254,34 +217,37 @@ fn add_correlations(evaluator: &Evaluator, columns: &Columns, result: &mut Evalu
     }
 }
 
-fn histogram(columns: &Columns) -> ScoreHistogram {
-    let low = columns.scores.iter().copied().fold(f64::INFINITY, f64::min);
-    let high = columns
-        .scores
-        .iter()
-        .copied()
-        .fold(f64::NEG_INFINITY, f64::max);
-    let mut bins = [vec![0; HISTOGRAM_BINS], vec![0; HISTOGRAM_BINS]];
-    for (score, &correct) in columns.scores.iter().zip(&columns.correct) {
-        let place = if high > low {
-            (score - low) / (high - low)
-        } else {
-            0.0
-        };
-        let bin = ((place * HISTOGRAM_BINS as f64) as usize).min(HISTOGRAM_BINS - 1);
-        bins[usize::from(correct)][bin] += 1;
+/// Sums and counts by unit, so that a resample's mean costs one step a unit.
+struct UnitMeans {
+    sums: Vec<(f64, f64)>,
+}
+
+impl UnitMeans {
+    fn new(values: impl Iterator<Item = f64>, units: &[usize], count: usize) -> Self {
+        let mut sums = vec![(0.0, 0.0); count];
+        for (value, &unit) in values.zip(units) {
+            sums[unit].0 += value;
+            sums[unit].1 += 1.0;
+        }
+        Self { sums }
     }
-    let [wrong, correct] = bins;
-    ScoreHistogram {
-        low,
-        high,
-        correct,
-        wrong,
+
+    fn mean(&self, weights: &[f64]) -> Option<f64> {
+        let (mut total, mut count) = (0.0, 0.0);
+        for ((sum, n), weight) in self.sums.iter().zip(weights) {
+            total += weight * sum;
+            count += weight * n;
+        }
+        (count > 0.0).then(|| total / count)
     }
 }
 
 impl Columns {
-    fn of(evaluator: &Evaluator, score: TraceScore, included: &dyn Fn(usize) -> bool) -> Self {
+    pub(super) fn of(
+        evaluator: &Evaluator,
+        score: TraceScore,
+        included: &dyn Fn(usize) -> bool,
+    ) -> Self {
         let mut columns = Self {
             scores: Vec::new(),
             correct: Vec::new(),

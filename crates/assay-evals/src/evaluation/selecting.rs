@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Evaluation, Evaluator, Fitted, SelectionCurve};
 use crate::pass_at_k::success_at_k;
-use crate::selection::{Candidate, Selector, SelectorConstants};
+use crate::selection::{Candidate, Selector, SelectorConstants, StopRule, Stopped};
 use crate::statistics::mean;
 
 /// Groups of candidates with their problem.
@@ -33,6 +33,7 @@ pub(super) fn add(evaluator: &Evaluator, folds: &[Option<Fitted>], result: &mut 
         for &n in &evaluator.settings.sample_counts {
             let accuracy = |problem: usize, group: &[Candidate]| {
                 let constants = folds[evaluator.fold(problem)]
+                    .as_ref()
                     .map_or_else(SelectorConstants::default, |f| f.selectors);
                 selector.expected_accuracy(group.get(..n)?, &constants)
             };
@@ -52,6 +53,9 @@ pub(super) fn add(evaluator: &Evaluator, folds: &[Option<Fitted>], result: &mut 
         }
     }
     add_gains(evaluator, result);
+    if answered {
+        add_budget(evaluator, &groups, result);
+    }
     for &k in &evaluator.settings.pass_ks {
         let success = |_, group: &[Candidate]| {
             group
@@ -67,6 +71,33 @@ pub(super) fn add(evaluator: &Evaluator, folds: &[Option<Fitted>], result: &mut 
             by_problem(&groups, success),
             result,
         );
+    }
+}
+
+/// `budget.<rule>.{accuracy, samples, tokens_saved}` of stopping early among the largest N, and
+/// `budget.<rule>.accuracy_lost`, the paired difference of the majority vote over all N and of the stopped one.
+fn add_budget(evaluator: &Evaluator, groups: &Groups, result: &mut Evaluation) {
+    let Some(&n) = evaluator.settings.sample_counts.iter().max() else {
+        return;
+    };
+    let majority = |group: &[Candidate]| {
+        Selector::Majority.expected_accuracy(group, &SelectorConstants::default())
+    };
+    for (name, rule) in StopRule::NAMED {
+        let mut add = |entry: &str, of: &dyn Fn(&Stopped, &[Candidate]) -> Option<f64>| {
+            let value = |_, group: &[Candidate]| {
+                let first = group.get(..n)?;
+                of(&rule.stop(first)?, first)
+            };
+            let name = format!("budget.{name}.{entry}");
+            evaluator.add_mean(&name, by_problem(groups, value), result);
+        };
+        add("accuracy", &|stopped, _| Some(stopped.accuracy));
+        add("samples", &|stopped, _| Some(stopped.samples as f64));
+        add("tokens_saved", &|stopped, _| Some(stopped.tokens_saved));
+        add("accuracy_lost", &|stopped, first| {
+            Some(majority(first)? - stopped.accuracy)
+        });
     }
 }
 

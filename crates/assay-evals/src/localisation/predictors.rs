@@ -24,6 +24,8 @@ pub enum Predictor {
     /// The start of the second segment in the best two-mean fit with a fall between the segments:
     /// `k (n-k) / n (mean_before - mean_from)^2`, negative where the mean rises.
     ChangePoint,
+    /// The same on `r_t - r'_t`, r' the reward of the unperturbed demonstration. It sees the original.
+    PairedChangePoint,
     /// Every token alike: the exact expectation of a uniform guess.
     Chance,
     /// `l_{t-1} - l_t`.
@@ -38,13 +40,14 @@ pub enum Predictor {
 
 impl Predictor {
     /// Every predictor, in the order of [`Predictor::NAMES`].
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::LargestDrop,
         Self::PairedDrop,
         Self::LowestReward,
         Self::LowestRewardNumber,
         Self::BelowThreshold,
         Self::ChangePoint,
+        Self::PairedChangePoint,
         Self::Chance,
         Self::LogprobDrop,
         Self::LowestLogprob,
@@ -53,13 +56,14 @@ impl Predictor {
     ];
 
     /// Names, as in `summary.json` and on the command line.
-    pub const NAMES: [&'static str; 11] = [
+    pub const NAMES: [&'static str; 12] = [
         "largest_drop",
         "paired_drop",
         "lowest_reward",
         "lowest_reward_number",
         "below_threshold",
         "change_point",
+        "paired_change_point",
         "chance",
         "logprob_drop",
         "lowest_logprob",
@@ -123,6 +127,10 @@ impl Predictor {
             Self::LowestRewardNumber => numbers_only(case, negated(&rewards)),
             Self::BelowThreshold => first_below(&rewards, f64::from(threshold?)),
             Self::ChangePoint => change_points(&rewards),
+            Self::PairedChangePoint => {
+                let falls = paired_drops(&rewards, &widen(case.reference_rewards?));
+                change_points(&negated(&falls))
+            }
             Self::Chance => case.token_offsets.iter().map(|_| Some(0.0)).collect(),
             Self::LogprobDrop => drops(&logprobs()?),
             Self::LowestLogprob => negated(&logprobs()?),
@@ -251,6 +259,27 @@ mod tests {
         // k = 3: 3*3/6 * (5/3 + 2/3)^2
         assert!((gains[3].unwrap() - 1.5 * (7.0f64 / 3.0).powi(2)).abs() < 1e-12);
         assert!(change_points(&[Some(0.0), Some(1.0)])[1].unwrap() < 0.0);
+    }
+
+    #[test]
+    fn the_paired_change_point_ignores_what_both_texts_share() {
+        // The reward falls at token 1 in both; only from token 3 on does the perturbed one fall below the original.
+        let rewards = [4.0, 0.0, 0.0, -1.0, -1.0].map(Some);
+        let original = [4.0, 0.0, 0.0, 0.0, 0.0].map(Some);
+        let case = LocalisationCase {
+            token_offsets: &[(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)],
+            token_rewards: &rewards,
+            reference_rewards: Some(&original),
+            text: "abcde",
+            ..LocalisationCase::default()
+        };
+        let best = |predictor: Predictor| {
+            let suspicion = predictor.suspicion(&case, None).unwrap();
+            let key = |token: &usize| suspicion[*token].unwrap_or(f64::NEG_INFINITY);
+            (0..5).max_by(|a, b| key(a).total_cmp(&key(b)))
+        };
+        assert_eq!(best(Predictor::ChangePoint), Some(1));
+        assert_eq!(best(Predictor::PairedChangePoint), Some(3));
     }
 
     #[test]

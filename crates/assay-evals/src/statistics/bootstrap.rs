@@ -3,9 +3,8 @@
 //! Resample `b` draws its problems from the stream keyed by `b` alone, so two statistics over the same number of
 //! problems see the same resamples: every comparison is paired, and nothing depends on the order of computation.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use assay_tasks::random::Stream;
 use serde::{Deserialize, Serialize};
@@ -50,12 +49,12 @@ pub fn bootstrap_mean(values: &[f64], settings: &BootstrapSettings) -> Option<Es
     Resampler::new(*settings).mean(values)
 }
 
-/// The bootstrap for many statistics: the draws for a number of units are made once and kept.
+/// The bootstrap for many statistics: the draws for a number of units are made once and kept, for all threads and clones.
 #[derive(Clone, Debug, Default)]
 pub struct Resampler {
     settings: BootstrapSettings,
     /// By number of units: how often each unit was drawn, resample after resample.
-    drawn: RefCell<BTreeMap<usize, Arc<Vec<u8>>>>,
+    drawn: Arc<Mutex<BTreeMap<usize, Arc<Vec<u8>>>>>,
 }
 
 impl Resampler {
@@ -63,7 +62,7 @@ impl Resampler {
     pub fn new(settings: BootstrapSettings) -> Self {
         Self {
             settings,
-            drawn: RefCell::default(),
+            drawn: Arc::default(),
         }
     }
 
@@ -117,7 +116,7 @@ impl Resampler {
         let size = units
             .checked_mul(self.settings.resamples)
             .filter(|size| *size <= 64 << 20)?;
-        let mut drawn = self.drawn.borrow_mut();
+        let mut drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
         let all = drawn.entry(units).or_insert_with(|| {
             let mut all = vec![0; size];
             all.chunks_mut(units)
@@ -148,6 +147,33 @@ pub fn paired_difference(a: &[f64], b: &[f64], settings: &BootstrapSettings) -> 
     }
     let differences: Vec<f64> = a.iter().zip(b).map(|(a, b)| a - b).collect();
     bootstrap_mean(&differences, settings)
+}
+
+/// Bootstrap of the mean over a rectangle, `rows[s][p]` the value of seed s on problem p: each resample draws seeds and
+/// problems independently, so the interval covers both another training run and other problems.
+///
+/// With one problem a seed this is the bootstrap over seeds; with one seed that over problems. `None` without values or
+/// with rows of different lengths. `n` counts seeds times problems.
+pub fn crossed_mean(rows: &[Vec<f64>], settings: &BootstrapSettings) -> Option<Estimate> {
+    let (seeds, problems) = (rows.len(), rows.first()?.len());
+    if problems == 0 || rows.iter().any(|row| row.len() != problems) {
+        return None;
+    }
+    let n = seeds * problems;
+    let value = rows.iter().flatten().sum::<f64>() / n as f64;
+    let draw = |resample: usize| {
+        let mut of_seeds = Stream::new(settings.seed, &[resample as u64, 0]);
+        let mut of_problems = Stream::new(settings.seed, &[resample as u64, 1]);
+        let mut drawn = vec![0.0; problems];
+        (0..problems).for_each(|_| drawn[of_problems.below(problems)] += 1.0);
+        let total: f64 = (0..seeds)
+            .map(|_| &rows[of_seeds.below(seeds)])
+            .map(|row| row.iter().zip(&drawn).map(|(v, w)| v * w).sum::<f64>())
+            .sum();
+        total / n as f64
+    };
+    let draws = (0..settings.resamples).map(draw).collect();
+    Some(interval(value, draws, n, settings))
 }
 
 fn interval(value: f64, mut draws: Vec<f64>, n: usize, settings: &BootstrapSettings) -> Estimate {
@@ -213,6 +239,35 @@ mod tests {
                 < bootstrap_mean(&b, &settings).unwrap().value
         );
         assert_eq!(paired_difference(&a, &b[1..], &settings), None);
+    }
+
+    #[test]
+    fn crossed_resamples_cover_both_seeds_and_problems() {
+        let settings = BootstrapSettings::default();
+        let width = |rows: &[Vec<f64>]| {
+            let e = crossed_mean(rows, &settings).unwrap();
+            e.high - e.low
+        };
+        // Seeds differ, problems do not; then the other way round.
+        let seeds: Vec<Vec<f64>> = (0..5).map(|s| vec![f64::from(s); 40]).collect();
+        let problems: Vec<Vec<f64>> = vec![(0..40).map(|p| f64::from(p % 5)).collect(); 5];
+        // Standard errors: sqrt(2) / sqrt(5) = .632 and sqrt(2) / sqrt(40) = .224; 3.92 of them, percentiles of few.
+        assert!(
+            (width(&seeds) / (3.92 * 0.632) - 1.0).abs() < 0.12,
+            "{}",
+            width(&seeds)
+        );
+        assert!(
+            (width(&problems) / (3.92 * 0.2236) - 1.0).abs() < 0.08,
+            "{}",
+            width(&problems)
+        );
+        let estimate = crossed_mean(&seeds, &settings).unwrap();
+        assert_eq!((estimate.value, estimate.n), (2.0, 200));
+        let one = crossed_mean(&[vec![0.5]], &settings).unwrap();
+        assert_eq!((one.value, one.low, one.high), (0.5, 0.5, 0.5));
+        assert_eq!(crossed_mean(&[], &settings), None);
+        assert_eq!(crossed_mean(&[vec![1.0], vec![]], &settings), None);
     }
 
     #[test]

@@ -5,15 +5,52 @@
 /// `None` on fewer than two pairs, different lengths, or no variance on a side.
 pub fn pearson(x: &[f64], y: &[f64]) -> Option<f64> {
     (x.len() == y.len()).then_some(())?;
-    pearson_of(x.iter().zip(y).map(|(&x, &y)| (x, y, 1.0)))
+    pearson_of(x.iter().copied().zip(y.iter().copied()))
 }
 
-/// Pearson's r of pairs with non-negative weights; the weights of [`super::bootstrap()`] make it a resample's r.
-///
-/// `None` as [`pearson`].
-pub fn pearson_weighted(x: &[f64], y: &[f64], weights: &[f64]) -> Option<f64> {
-    (x.len() == y.len() && x.len() == weights.len()).then_some(())?;
-    pearson_of(x.iter().zip(y).zip(weights).map(|((&x, &y), &w)| (x, y, w)))
+/// Sums of pairs by bootstrap unit, so that Pearson's r of a resample costs one step a unit.
+#[derive(Clone, Debug)]
+pub struct PairMoments {
+    /// Means of the whole sample, which the sums are centred by.
+    means: (f64, f64),
+    /// By unit: pairs, and sums of x, y, x^2, y^2, xy after centring.
+    sums: Vec<[f64; 6]>,
+}
+
+impl PairMoments {
+    /// Sums up; `units[i]` is the unit of pair i, below `count`. The shortest slice bounds the sample.
+    pub fn new((x, y): (&[f64], &[f64]), units: &[usize], count: usize) -> Self {
+        let n = x.len().min(y.len()).min(units.len());
+        let mean = |values: &[f64]| values[..n].iter().sum::<f64>() / n.max(1) as f64;
+        let means = (mean(x), mean(y));
+        let mut sums = vec![[0.0; 6]; count];
+        for i in 0..n {
+            let (dx, dy) = (x[i] - means.0, y[i] - means.1);
+            let terms = [1.0, dx, dy, dx * dx, dy * dy, dx * dy];
+            let own = &mut sums[units[i]];
+            own.iter_mut()
+                .zip(terms)
+                .for_each(|(sum, term)| *sum += term);
+        }
+        Self { means, sums }
+    }
+
+    /// Pearson's r of pairs that count `weights[unit]` times; `None` as [`pearson`].
+    pub fn pearson(&self, weights: &[f64]) -> Option<f64> {
+        let mut total = [0.0; 6];
+        for (sums, weight) in self.sums.iter().zip(weights) {
+            total
+                .iter_mut()
+                .zip(sums)
+                .for_each(|(t, s)| *t += weight * s);
+        }
+        let [n, x, y, xx, yy, xy] = total;
+        if n <= 0.0 {
+            return None;
+        }
+        let sums = (n, xx - x * x / n, yy - y * y / n, xy - x * y / n);
+        correlation(sums, self.means)
+    }
 }
 
 /// Spearman's rho: Pearson's r of average ranks. `None` as [`pearson`].
@@ -53,25 +90,31 @@ pub fn residuals(values: &[f64], controls: &[&[f64]]) -> Option<Vec<f64>> {
     residual(values, &orthonormal_basis(controls, n))
 }
 
-fn pearson_of(pairs: impl Iterator<Item = (f64, f64, f64)> + Clone) -> Option<f64> {
-    let (mut total, mut sum_x, mut sum_y) = (0.0, 0.0, 0.0);
-    for (x, y, w) in pairs.clone() {
-        total += w;
-        sum_x += w * x;
-        sum_y += w * y;
+fn pearson_of(pairs: impl Iterator<Item = (f64, f64)> + Clone) -> Option<f64> {
+    let (mut n, mut sum_x, mut sum_y) = (0.0, 0.0, 0.0);
+    for (x, y) in pairs.clone() {
+        n += 1.0;
+        sum_x += x;
+        sum_y += y;
     }
-    let (mean_x, mean_y) = (sum_x / total, sum_y / total);
+    let (mean_x, mean_y) = (sum_x / n, sum_y / n);
     let (mut xx, mut yy, mut xy) = (0.0, 0.0, 0.0);
-    for (x, y, w) in pairs {
+    for (x, y) in pairs {
         let (dx, dy) = (x - mean_x, y - mean_y);
-        xx += w * dx * dx;
-        yy += w * dy * dy;
-        xy += w * dx * dy;
+        xx += dx * dx;
+        yy += dy * dy;
+        xy += dx * dy;
     }
-    // A constant column leaves rounding errors behind, which must not correlate with anything.
-    let varies = |squares: f64, mean: f64| squares > 1e-24 * total * mean * mean && squares > 0.0;
+    correlation((n, xx, yy, xy), (mean_x, mean_y))
+}
+
+/// `xy / sqrt(xx yy)` of centred sums; `None` where a side does not vary: a constant column leaves rounding errors
+/// behind, which must not correlate with anything.
+fn correlation((n, xx, yy, xy): (f64, f64, f64, f64), means: (f64, f64)) -> Option<f64> {
+    let varies = |squares: f64, mean: f64| squares > 1e-24 * n * mean * mean && squares > 0.0;
     let scale = (xx * yy).sqrt();
-    (varies(xx, mean_x) && varies(yy, mean_y) && scale > 0.0).then(|| (xy / scale).clamp(-1.0, 1.0))
+    let defined = varies(xx, means.0) && varies(yy, means.1) && scale > 0.0;
+    defined.then(|| (xy / scale).clamp(-1.0, 1.0))
 }
 
 /// Gram-Schmidt of the constant and the controls, twice over for accuracy.
@@ -136,14 +179,25 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_repetitions() {
-        let (x, y) = ([1.0, 2.0, 4.0], [2.0, 1.0, 5.0]);
-        let repeated = pearson(
-            &[1.0, 2.0, 2.0, 4.0, 4.0, 4.0],
-            &[2.0, 1.0, 1.0, 5.0, 5.0, 5.0],
-        )
-        .unwrap();
-        assert!((pearson_weighted(&x, &y, &[1.0, 2.0, 3.0]).unwrap() - repeated).abs() < 1e-14);
+    fn weights_of_units_are_repetitions() {
+        let x = [1.0, 2.0, 4.0, -1.0, 3.5];
+        let y = [2.0, 1.0, 5.0, 0.0, 1.0];
+        let units = [0, 0, 1, 2, 1];
+        let moments = PairMoments::new((&x, &y), &units, 3);
+        for weights in [[1, 1, 1], [2, 1, 0], [0, 3, 1]] {
+            let (mut repeated_x, mut repeated_y) = (Vec::new(), Vec::new());
+            for (i, &unit) in units.iter().enumerate() {
+                repeated_x.extend(std::iter::repeat_n(x[i], weights[unit]));
+                repeated_y.extend(std::iter::repeat_n(y[i], weights[unit]));
+            }
+            let expected = pearson(&repeated_x, &repeated_y).unwrap();
+            let own = moments.pearson(&weights.map(|w| w as f64)).unwrap();
+            assert!((own - expected).abs() < 1e-12, "{own} {expected}");
+        }
+        assert_eq!(moments.pearson(&[0.0, 0.0, 1.0]), None);
+        assert_eq!(moments.pearson(&[0.0; 3]), None);
+        let constant = PairMoments::new((&[0.1; 5], &y), &units, 3);
+        assert_eq!(constant.pearson(&[1.0; 3]), None);
     }
 
     #[test]

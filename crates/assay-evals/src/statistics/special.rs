@@ -1,10 +1,15 @@
-//! The incomplete beta function, for the tail of Student's t.
+//! The incomplete beta function, for the tail of Student's t and for votes.
 
 /// Two-sided tail probability of Student's t: `I_{v/(v+t^2)}(v/2, 1/2)`.
 pub(super) fn student_t_two_sided(t: f64, degrees_of_freedom: f64) -> f64 {
     let v = degrees_of_freedom;
     let t2 = t * t;
     incomplete_beta(v / 2.0, 0.5, v / (v + t2), t2 / (v + t2))
+}
+
+/// Regularised `I_{1/2}(a, b)`: the chance that a Beta(a, b) variable lies below one half.
+pub(crate) fn beta_below_half(a: f64, b: f64) -> f64 {
+    incomplete_beta(a, b, 0.5, 0.5)
 }
 
 /// Regularised `I_x(a, b)`; `y = 1 - x` is passed so that neither loses digits.
@@ -87,6 +92,14 @@ mod tests {
             );
         }
         assert_eq!(student_t_two_sided(0.0, 5.0), 1.0);
+    }
+
+    #[test]
+    fn beta_of_small_integers() {
+        // Beta(2, 1) has the distribution function x^2, Beta(1, 3) has 1 - (1-x)^3.
+        assert!((beta_below_half(2.0, 1.0) - 0.25).abs() < 1e-13);
+        assert!((beta_below_half(1.0, 3.0) - 0.875).abs() < 1e-13);
+        assert!((beta_below_half(4.0, 4.0) - 0.5).abs() < 1e-13);
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
-use assay_evals::evaluation::{EvalSettings, Evaluation, Evaluator, Fitted, evaluate};
+use assay_evals::calibration::{Calibration, PROBABILITY};
+use assay_evals::evaluation::{EvalSettings, Evaluation, Evaluator, evaluate};
 use assay_evals::localisation::{Localisation, localise};
 use assay_evals::scores::TraceScore;
 use assay_irl::critic::{Beside, Critic, ErrorCase};
@@ -34,6 +35,8 @@ pub(super) struct Measured {
     pub(super) critic: Evaluation,
     /// The trace score chosen on validation.
     pub(super) score: TraceScore,
+    /// P(correct), fitted on validation.
+    pub(super) calibration: Option<Calibration>,
     /// Injected errors.
     pub(super) localisation: Localisation,
     /// Scored traces of the SFT policy.
@@ -90,13 +93,18 @@ pub(super) fn measure(
     };
     critic.score(&mut traces, Some(beside))?;
     critic.score(&mut validation, Some(beside))?;
-    let fitted = fit(&validation)?;
-    let score = fitted
+    let calibration = calibrate(&validation)?;
+    let score = calibration
         .as_ref()
-        .map_or(TraceScore::SoftMin, |fitted| fitted.score);
+        .map_or(TraceScore::SoftMin, Calibration::score);
+    for trace in &mut traces {
+        let probability = calibration.as_ref().and_then(|c| c.probability(trace));
+        let named = probability.map(|p| (PROBABILITY.to_owned(), p as f32));
+        trace.scores.extend(named);
+    }
     let eval = EvalSettings {
         score,
-        fitted,
+        fitted: calibration.as_ref().map(|c| c.fitted.clone()),
         ..EvalSettings::default()
     };
     let perturbations = &settings.reward.perturbations;
@@ -109,7 +117,7 @@ pub(super) fn measure(
     let kinds: Vec<Perturbation> = kinds.into_iter().collect();
     let registry = Registry::of(&kinds).within(&perturbations.alphabet);
     let errors = critic.inject(&stages.test, (&registry, settings.seed), beside, |_| ())?;
-    let localisation = localise(errors.iter().map(ErrorCase::view), None);
+    let localisation = localise(errors.iter().map(ErrorCase::view));
     let critic = evaluate(traces.clone(), &eval)?;
     let policies = evaluate(all, &EvalSettings::default())?;
     let sampling_speed = sampler.tokens as f64 / sampler.seconds.max(1e-9);
@@ -117,6 +125,7 @@ pub(super) fn measure(
         policies,
         critic,
         score,
+        calibration,
         localisation,
         traces,
         errors,
@@ -124,12 +133,12 @@ pub(super) fn measure(
     })
 }
 
-fn fit(validation: &[ScoredTrace]) -> Result<Option<Fitted>> {
+fn calibrate(validation: &[ScoredTrace]) -> Result<Option<Calibration>> {
     let mut evaluator = Evaluator::new(EvalSettings::default());
     for trace in validation {
         evaluator.push(trace)?;
     }
-    Ok(evaluator.fit())
+    Ok(evaluator.calibrate("quickstart validation problems"))
 }
 
 struct Sampler<'s> {

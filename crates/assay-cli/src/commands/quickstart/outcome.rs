@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use assay_evals::localisation::Predictor;
-use assay_evals::report::{
-    HeatmapTrace, MetricRow, ReportInput, ReportSettings, parse_metrics, render,
-};
+use assay_evals::metrics::{MetricRow, parse_metrics};
+use assay_evals::report::{HeatmapTrace, ReportInput, ReportSettings, RunView, render};
 use assay_evals::statistics::{BootstrapSettings, Estimate};
 use assay_evals::summary::Summary;
-use assay_irl::checkpoint::write_file;
+use assay_irl::checkpoint::{self, write_file};
 use assay_irl::metrics;
 use assay_irl::settings::Settings;
 use assay_tasks::trace_io::write_traces;
@@ -35,11 +34,13 @@ pub(super) fn summary(
             summary.insert(name, *estimate);
         }
     }
-    summary.extend(
-        measured
-            .localisation
-            .summary(HEADLINE, &BootstrapSettings::default()),
-    );
+    let trained = &settings.reward.perturbations.kinds;
+    let trained: Vec<&str> = trained.iter().map(|kind| kind.name()).collect();
+    summary.extend(measured.localisation.summary(
+        HEADLINE,
+        Some(&trained),
+        &BootstrapSettings::default(),
+    ));
     summary.insert("seconds", Estimate::exact(elapsed.as_secs_f64()));
     summary.insert("seed", Estimate::exact(settings.seed as f64));
     summary.insert(
@@ -90,10 +91,14 @@ fn peak_bytes() -> Option<u64> {
         .map(|kibibytes| kibibytes * 1024)
 }
 
-/// Writes summary.json, traces.jsonl and report.html.
+/// Writes summary.json, traces.jsonl, report.html and, beside the reward, its calibration.
 pub(super) fn write(out: &Path, measured: &Measured, summary: &Summary) -> Result<()> {
     summary.write(&out.join("summary.json"))?;
     write_traces(&out.join("traces.jsonl"), &measured.traces)?;
+    let newest = checkpoint::list(&out.join("airl"))?.pop();
+    if let (Some(calibration), Some((_, dir))) = (&measured.calibration, newest) {
+        calibration.write(&dir.join("reward"))?;
+    }
     let mut rows: Vec<MetricRow> = Vec::new();
     for line in metrics::read(&out.join("airl").join("metrics.jsonl"))? {
         rows.extend(parse_metrics(&serde_json::to_string(&line)?)?);
@@ -113,12 +118,17 @@ pub(super) fn write(out: &Path, measured: &Measured, summary: &Summary) -> Resul
             injected: None,
         });
     let traces: Vec<HeatmapTrace<'_>> = injected.chain(sampled).collect();
-    let input = ReportInput {
-        title: "assay quickstart",
+    let run = RunView {
+        name: "airl",
         summary: Some(summary),
         metrics: &rows,
         evaluation: Some(&measured.critic),
         traces: &traces,
+        chosen_from: measured.traces.len() + measured.errors.len(),
+    };
+    let input = ReportInput {
+        title: "assay quickstart",
+        runs: &[run],
     };
     Ok(write_file(
         &out.join("report.html"),

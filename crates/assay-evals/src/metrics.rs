@@ -1,14 +1,10 @@
-//! Training curves from `metrics.jsonl`.
+//! `metrics.jsonl` as rows of numbers.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
 use crate::error::EvalError;
-use crate::plot::{Point, Series};
-
-/// Longest curve drawn; longer ones are averaged over neighbours.
-const LONGEST_CURVE: usize = 300;
 
 /// The numbers of one line of `metrics.jsonl`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -48,41 +44,6 @@ pub fn parse_metrics(text: &str) -> Result<Vec<MetricRow>, EvalError> {
         rows.push(MetricRow { iteration, values });
     }
     Ok(rows)
-}
-
-/// One curve a name that occurs at least twice, in the order of names.
-pub(super) fn series(rows: &[MetricRow]) -> Vec<Series> {
-    let mut by_name: BTreeMap<&str, Vec<Point>> = BTreeMap::new();
-    for row in rows {
-        for (name, &y) in &row.values {
-            by_name.entry(name).or_default().push(Point {
-                x: row.iteration,
-                y,
-                band: None,
-            });
-        }
-    }
-    let long_enough = by_name.into_iter().filter(|(_, points)| points.len() > 1);
-    long_enough
-        .map(|(name, points)| Series {
-            name: name.to_owned(),
-            points: thinned(&points),
-        })
-        .collect()
-}
-
-/// Averages runs of neighbours so that at most [`LONGEST_CURVE`] points are left.
-fn thinned(points: &[Point]) -> Vec<Point> {
-    let run = points.len().div_ceil(LONGEST_CURVE).max(1);
-    let average = |run: &[Point]| {
-        let n = run.len() as f64;
-        Point {
-            x: run.iter().map(|p| p.x).sum::<f64>() / n,
-            y: run.iter().map(|p| p.y).sum::<f64>() / n,
-            band: None,
-        }
-    };
-    points.chunks(run).map(average).collect()
 }
 
 fn flatten(value: &Value, name: &str, values: &mut BTreeMap<String, f64>) {
@@ -125,19 +86,5 @@ mod tests {
         );
         let message = parse_metrics("{}\n{\n").unwrap_err().to_string();
         assert!(message.contains("metrics.jsonl, line 2"), "{message}");
-        assert_eq!(series(&rows).len(), 1);
-    }
-
-    #[test]
-    fn long_curves_are_averaged() {
-        let points: Vec<Point> = (0..900)
-            .map(|i| Point {
-                x: f64::from(i),
-                y: f64::from(i % 3),
-                band: None,
-            })
-            .collect();
-        let thin = thinned(&points);
-        assert_eq!((thin.len(), thin[0].x, thin[299].y), (300, 1.0, 1.0));
     }
 }

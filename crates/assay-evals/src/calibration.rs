@@ -1,0 +1,267 @@
+//! `calibration.json`: from a trace's rewards to the probability that it is correct, stored with the reward.
+//!
+//! Everything in it was fitted on validation traces, never on what is reported. [`crate::Evaluator::calibrate`] makes
+//! one; it stands in the reward's directory beside the weights.
+
+use std::io::{Read, Write};
+use std::path::Path;
+
+use assay_tasks::trace::ScoredTrace;
+use serde::{Deserialize, Serialize};
+
+use crate::error::EvalError;
+use crate::evaluation::Fitted;
+use crate::scores::{ScoreSettings, TraceScore};
+
+/// Name of the file in a reward's directory.
+pub const CALIBRATION_FILE: &str = "calibration.json";
+/// Name of the probability among a trace's `scores`.
+pub const PROBABILITY: &str = "p_correct";
+/// Largest file that is read, in bytes.
+const MAX_FILE: u64 = 16 << 20;
+
+/// Which of the two fits gives the probability.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CalibrationMethod {
+    /// Temperature and bias.
+    Platt,
+    /// The non-decreasing step map.
+    Isotonic,
+}
+
+/// How far probabilities were off on the validation traces, each trace judged by a fit to other problems.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CalibrationError {
+    /// Expected calibration error of `sigmoid(score)`, before any fit.
+    pub ece_before: f64,
+    /// The same with temperature and bias.
+    pub ece_platt: f64,
+    /// The same with the isotonic map.
+    pub ece_isotonic: f64,
+    /// Brier score of `sigmoid(score)`.
+    pub brier_before: f64,
+    /// Brier score with temperature and bias.
+    pub brier_platt: f64,
+    /// Brier score with the isotonic map.
+    pub brier_isotonic: f64,
+}
+
+/// The contents of `calibration.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    /// What was fitted: the trace score, both maps, the constants of the selectors.
+    pub fitted: Fitted,
+    /// Constants of the trace scores.
+    pub scores: ScoreSettings,
+    /// The map in use: that of the lower cross-fitted Brier score, Platt where they are equal or cannot be compared.
+    pub method: CalibrationMethod,
+    /// Name of the validation data.
+    pub data: String,
+    /// Judged traces behind the fit.
+    pub traces: usize,
+    /// Problems behind the fit.
+    pub problems: usize,
+    /// Cross-fitted errors; absent where a part of the problems holds one class only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<CalibrationError>,
+}
+
+impl Calibration {
+    /// Reads the calibration of a reward directory; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`EvalError::File`], [`EvalError::Json`]; [`EvalError::Calibration`] for numbers without meaning.
+    pub fn read(dir: &Path) -> Result<Option<Self>, EvalError> {
+        let path = dir.join(CALIBRATION_FILE);
+        let failed = |source| EvalError::File {
+            action: "read",
+            path: path.clone(),
+            source,
+        };
+        let file = match std::fs::File::open(&path) {
+            Ok(file) => file,
+            Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(failed(source)),
+        };
+        let mut text = String::new();
+        file.take(MAX_FILE)
+            .read_to_string(&mut text)
+            .map_err(failed)?;
+        let calibration: Self = serde_json::from_str(&text).map_err(|source| EvalError::Json {
+            what: path.display().to_string(),
+            line: source.line(),
+            source,
+        })?;
+        calibration
+            .check()
+            .map_err(|problem| EvalError::Calibration {
+                path: path.clone(),
+                problem,
+            })?;
+        Ok(Some(calibration))
+    }
+
+    /// Writes the file into an existing directory, through a temporary file that then takes its name.
+    ///
+    /// # Errors
+    /// [`EvalError::File`].
+    pub fn write(&self, dir: &Path) -> Result<(), EvalError> {
+        let path = dir.join(CALIBRATION_FILE);
+        let failed = |source| EvalError::File {
+            action: "write",
+            path: path.clone(),
+            source,
+        };
+        let text = serde_json::to_string_pretty(self).map_err(|error| failed(error.into()))? + "\n";
+        let temporary = path.with_extension("json.partial");
+        let mut file = std::fs::File::create(&temporary).map_err(failed)?;
+        file.write_all(text.as_bytes())
+            .and_then(|()| file.sync_all())
+            .map_err(failed)?;
+        std::fs::rename(&temporary, &path).map_err(failed)
+    }
+
+    /// Probability that a trace is correct; `None` where its trace score is not defined.
+    pub fn probability(&self, trace: &ScoredTrace) -> Option<f64> {
+        Some(self.probability_of(self.fitted.score.of(trace, &self.scores)?))
+    }
+
+    /// Probability that a trace with these token rewards is correct, `None` entries being tokens without a reward.
+    ///
+    /// `None` where nothing was scored, or the score in use needs the text (`answer_window`): use
+    /// [`Calibration::probability`] then.
+    pub fn probability_of_rewards(&self, rewards: &[Option<f32>]) -> Option<f64> {
+        let scored: Vec<f64> = rewards.iter().flatten().map(|&r| f64::from(r)).collect();
+        Some(self.probability_of(self.fitted.score.of_rewards(&scored, &self.scores)?))
+    }
+
+    /// Probability that a trace of this score is correct.
+    pub fn probability_of(&self, score: f64) -> f64 {
+        match self.method {
+            CalibrationMethod::Platt => self.fitted.platt.probability(score),
+            CalibrationMethod::Isotonic => self.fitted.isotonic.probability(score),
+        }
+    }
+
+    /// The trace score that the probability is a function of.
+    pub fn score(&self) -> TraceScore {
+        self.fitted.score
+    }
+
+    fn check(&self) -> Result<(), &'static str> {
+        let Fitted {
+            platt,
+            isotonic,
+            selectors,
+            ..
+        } = &self.fitted;
+        let finite = [
+            platt.scale,
+            platt.bias,
+            selectors.vote_temperature,
+            selectors.combination_weight,
+            self.scores.soft_min_temperature,
+            self.scores.discount,
+        ];
+        if !finite.iter().all(|value| value.is_finite()) {
+            return Err("holds a number that is not finite");
+        }
+        if !isotonic.is_valid() {
+            return Err("holds an isotonic map that is not ascending from [0, 1] to [0, 1]");
+        }
+        if selectors.vote_temperature <= 0.0 || self.scores.soft_min_temperature <= 0.0 {
+            return Err("holds a temperature that is not above 0");
+        }
+        if !TraceScore::OF_REWARDS.contains(&self.fitted.score) {
+            return Err("names a score that is not one of rewards");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::classification::{Isotonic, PlattScaling};
+    use crate::selection::SelectorConstants;
+
+    fn example(method: CalibrationMethod) -> Calibration {
+        Calibration {
+            fitted: Fitted {
+                score: TraceScore::Last,
+                selectors: SelectorConstants::default(),
+                platt: PlattScaling {
+                    scale: 2.0,
+                    bias: -1.0,
+                },
+                isotonic: Isotonic {
+                    scores: vec![0.0, 2.0],
+                    probabilities: vec![0.25, 0.75],
+                },
+            },
+            scores: ScoreSettings::default(),
+            method,
+            data: "validation.jsonl".into(),
+            traces: 12,
+            problems: 3,
+            error: None,
+        }
+    }
+
+    #[test]
+    fn the_chosen_map_gives_the_probability() {
+        let rewards = [None, Some(9.0), Some(1.0)];
+        let platt = example(CalibrationMethod::Platt);
+        let expected = 1.0 / (1.0 + (-1f64).exp());
+        assert!((platt.probability_of_rewards(&rewards).unwrap() - expected).abs() < 1e-15);
+        let isotonic = example(CalibrationMethod::Isotonic);
+        assert_eq!(isotonic.probability_of_rewards(&rewards), Some(0.5));
+        let trace = ScoredTrace {
+            token_rewards: rewards.to_vec(),
+            ..ScoredTrace::default()
+        };
+        assert_eq!(isotonic.probability(&trace), Some(0.5));
+        assert_eq!(isotonic.probability_of_rewards(&[None]), None);
+    }
+
+    #[test]
+    fn files_read_back_and_absent_ones_are_none() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Calibration::read(dir.path()).unwrap(), None);
+        let calibration = example(CalibrationMethod::Isotonic);
+        calibration.write(dir.path()).unwrap();
+        assert_eq!(Calibration::read(dir.path()).unwrap(), Some(calibration));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn files_without_meaning_are_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(CALIBRATION_FILE);
+        let refused = |change: &dyn Fn(&mut Calibration)| {
+            let mut calibration = example(CalibrationMethod::Platt);
+            change(&mut calibration);
+            calibration.write(dir.path()).unwrap();
+            Calibration::read(dir.path()).unwrap_err().to_string()
+        };
+        let falling = refused(&|c| c.fitted.isotonic.probabilities = vec![0.9, 0.1]);
+        assert!(
+            falling.contains("calibration.json") && falling.contains("ascending"),
+            "{falling}"
+        );
+        let cold = refused(&|c| c.fitted.selectors.vote_temperature = 0.0);
+        assert!(cold.contains("temperature"), "{cold}");
+        let length = refused(&|c| c.fitted.score = TraceScore::Length);
+        assert!(length.contains("one of rewards"), "{length}");
+        std::fs::write(&path, "{\"fitted\": 3}").unwrap();
+        assert!(
+            Calibration::read(dir.path())
+                .unwrap_err()
+                .to_string()
+                .contains("line 1")
+        );
+    }
+}

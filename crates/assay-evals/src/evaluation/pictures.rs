@@ -1,0 +1,130 @@
+//! What the report draws of an evaluation: histograms of the trace score and the map of correlations.
+
+use serde::Serialize;
+
+use super::critic::Columns;
+use super::{Evaluator, Row};
+use crate::scores::TraceScore;
+use crate::statistics::{average_ranks, pearson};
+
+const HISTOGRAM_BINS: usize = 40;
+
+/// Counts of trace scores over equal-width bins, one row of counts a class.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ScoreHistogram {
+    /// Lower edge of the first bin.
+    pub low: f64,
+    /// Upper edge of the last bin.
+    pub high: f64,
+    /// The classes with their counts, each over the same bins.
+    pub classes: Vec<HistogramClass>,
+}
+
+/// Counts of one class.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct HistogramClass {
+    /// Its name.
+    pub name: &'static str,
+    /// Traces a bin.
+    pub counts: Vec<usize>,
+}
+
+/// Rank correlations of everything with everything.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct CorrelationMap {
+    /// What is correlated.
+    pub names: Vec<&'static str>,
+    /// Spearman's rho, row by row; `None` where a variable does not vary.
+    pub rho: Vec<Vec<Option<f64>>>,
+}
+
+/// Scores of correct and of wrong traces.
+pub(super) fn histogram(columns: &Columns) -> ScoreHistogram {
+    let side = |class: bool| -> Vec<f64> {
+        let members = columns.scores.iter().zip(&columns.correct);
+        members
+            .filter(|(_, c)| **c == class)
+            .map(|(score, _)| *score)
+            .collect()
+    };
+    binned(&[("correct", side(true)), ("wrong", side(false))])
+}
+
+/// Scores of traces with an answer, without one, and cut at the token limit (whether or not they have an answer).
+pub(super) fn format_histogram(evaluator: &Evaluator) -> ScoreHistogram {
+    let score = evaluator.score();
+    let of = |member: &dyn Fn(&Row) -> bool| -> Vec<f64> {
+        let rows = evaluator.rows.iter().filter(|row| member(row));
+        rows.filter_map(|row| row.score(score)).collect()
+    };
+    let mut classes = vec![
+        (
+            "answered",
+            of(&|row| row.answer.is_some() && !row.truncated),
+        ),
+        (
+            "no answer",
+            of(&|row| row.answer.is_none() && !row.truncated),
+        ),
+        ("truncated", of(&|row| row.truncated)),
+    ];
+    classes.retain(|(_, scores)| !scores.is_empty());
+    binned(&classes)
+}
+
+fn binned(classes: &[(&'static str, Vec<f64>)]) -> ScoreHistogram {
+    let all = || classes.iter().flat_map(|(_, scores)| scores).copied();
+    let (low, high) = (
+        all().fold(f64::INFINITY, f64::min),
+        all().fold(f64::NEG_INFINITY, f64::max),
+    );
+    if low > high {
+        return ScoreHistogram::default();
+    }
+    let bin = |score: &f64| {
+        let place = if high > low {
+            (score - low) / (high - low)
+        } else {
+            0.0
+        };
+        ((place * HISTOGRAM_BINS as f64) as usize).min(HISTOGRAM_BINS - 1)
+    };
+    let count = |(name, scores): &(&'static str, Vec<f64>)| {
+        let mut counts = vec![0; HISTOGRAM_BINS];
+        scores.iter().for_each(|score| counts[bin(score)] += 1);
+        HistogramClass { name, counts }
+    };
+    ScoreHistogram {
+        low,
+        high,
+        classes: classes.iter().map(count).collect(),
+    }
+}
+
+/// Correctness, every trace score that all traces have, log-probability, length and format.
+pub(super) fn correlation_map(evaluator: &Evaluator) -> CorrelationMap {
+    let rows = &evaluator.rows;
+    let flag = |of: &dyn Fn(&Row) -> bool| -> Vec<f64> {
+        rows.iter()
+            .map(|row| f64::from(u8::from(of(row))))
+            .collect()
+    };
+    let mut columns = vec![("correct", flag(&|row| row.correct))];
+    for score in TraceScore::ALL {
+        let values: Option<Vec<f64>> = rows.iter().map(|row| row.score(score)).collect();
+        columns.extend(values.map(|values| (score.name(), values)));
+    }
+    columns.push(("answered", flag(&|row| row.answer.is_some())));
+    columns.push(("truncated", flag(&|row| row.truncated)));
+    let constant = |values: &[f64]| values.iter().all(|value| *value == values[0]);
+    columns.retain(|(_, values)| !values.is_empty() && !constant(values));
+    let ranks: Vec<Vec<f64>> = columns
+        .iter()
+        .map(|(_, values)| average_ranks(values))
+        .collect();
+    let row = |own: &Vec<f64>| ranks.iter().map(|other| pearson(own, other)).collect();
+    CorrelationMap {
+        names: columns.iter().map(|(name, _)| *name).collect(),
+        rho: ranks.iter().map(row).collect(),
+    }
+}
