@@ -73,7 +73,7 @@ pub(crate) enum Head {
     Hybrid,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Trainer {
     /// Supervised fine-tuning on demonstrations.
     Sft,

@@ -331,7 +331,9 @@ fn pass_at_k(name: &str, summary: &Summary) -> Option<Figure> {
 
 fn selection(name: &str, summary: &Summary) -> Vec<Figure> {
     let mut families = families(summary, "select.", ".at_");
-    let plots: [(&str, &str, &[(&str, &str)]); 2] = [
+    /// Selectors with their labels.
+    type Lines = &'static [(&'static str, &'static str)];
+    let plots: [(&str, &str, Lines); 2] = [
         (
             "selection",
             "Accuracy against N: the reward",

@@ -170,10 +170,10 @@ pub fn render(input: &ReportInput<'_>, settings: &ReportSettings) -> String {
     heatmap::push(&mut page, &columns, settings);
     push_details(&mut page, &exhibits);
     let script = include_str!("report/script.js");
-    let _ = write!(
+    let _ = writeln!(
         page,
         "</main><div id=\"inspector\" role=\"status\" aria-live=\"polite\" hidden></div>\
-         <script nonce=\"assay-report\">{script}</script></body></html>\n"
+         <script nonce=\"assay-report\">{script}</script></body></html>"
     );
     page
 }

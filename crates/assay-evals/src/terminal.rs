@@ -59,8 +59,10 @@ impl ColourMode {
     }
 }
 
+type Rgb = (u8, u8, u8);
+
 /// Backgrounds from the lowest class to the highest: orange over none to blue, with the ink that reads on each.
-const TRUE_COLOURS: [Option<((u8, u8, u8), (u8, u8, u8))>; 11] = [
+const TRUE_COLOURS: [Option<(Rgb, Rgb)>; 11] = [
     Some(((196, 84, 0), (255, 255, 255))),
     Some(((217, 106, 10), (0, 0, 0))),
     Some(((235, 142, 58), (0, 0, 0))),
