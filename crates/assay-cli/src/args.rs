@@ -23,6 +23,8 @@ pub(crate) enum Command {
     Quickstart(QuickstartArgs),
     /// Train a policy, and with `airl` a reward.
     Train(TrainArgs),
+    /// Look at an update that met a number that is not finite, trace by trace.
+    Replay(ReplayArgs),
     /// Sample completions of problems.
     Sample(SampleArgs),
     /// Search for completions with the critic while sampling: step-level beam search or diverse tree search.
@@ -104,6 +106,19 @@ pub(crate) struct TrainArgs {
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// Print the last iteration's metrics as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct ReplayArgs {
+    /// Run directory.
+    #[arg(long)]
+    pub(crate) run: PathBuf,
+    /// Iteration of the failed update; the newest otherwise.
+    #[arg(long)]
+    pub(crate) iteration: Option<usize>,
+    /// Print the failed batch and what was found as JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -5,6 +5,7 @@ pub(crate) mod calibrate;
 pub(crate) mod eval;
 pub(crate) mod localise;
 pub(crate) mod quickstart;
+pub(crate) mod replay;
 pub(crate) mod report;
 pub(crate) mod sample;
 pub(crate) mod score;

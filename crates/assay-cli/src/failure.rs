@@ -34,6 +34,7 @@ fn status(error: &anyhow::Error) -> u8 {
                     | IrlError::NonFinite { .. }
                     | IrlError::NotFinite { .. }
                     | IrlError::MissingGradient { .. }
+                    | IrlError::FailedUpdate { .. }
                     | IrlError::Operation(_)
                     | IrlError::Tensor(_)
             )

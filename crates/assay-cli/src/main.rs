@@ -8,6 +8,7 @@ mod failure;
 mod open;
 mod output;
 mod progress;
+mod signals;
 
 use std::process::ExitCode;
 
@@ -36,7 +37,8 @@ fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Quickstart(args) => commands::quickstart::run(&args),
-        Command::Train(args) => commands::train::run(&args),
+        Command::Train(args) => commands::train::run(&args).map(drop),
+        Command::Replay(args) => commands::replay::run(&args),
         Command::Sample(args) => commands::sample::run(&args),
         Command::Search(args) => commands::search::run(&args),
         Command::Score(args) => commands::score::run(&args),

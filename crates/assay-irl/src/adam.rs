@@ -67,7 +67,8 @@ impl AdamW {
     /// One step: clips the gradients to `max_norm` together and updates every parameter.
     ///
     /// # Errors
-    /// [`IrlError::MissingGradient`] and [`IrlError::NotFinite`] name the parameter; nothing has changed then.
+    /// [`IrlError::MissingGradient`] and [`IrlError::NotFinite`] name the parameter. After a gradient's error nothing has
+    /// changed; after a weight's, parameters and moments are to be restored from a checkpoint.
     pub fn step(
         &mut self,
         parameters: &[(String, Var)],
@@ -145,7 +146,7 @@ impl AdamW {
             "iterations".to_owned(),
             Tensor::new(&[self.iterations as i64], &Device::Cpu)?,
         );
-        Ok(candle_core::safetensors::save(&tensors, path)?)
+        Ok(assay_lm::save_tensors(&tensors, path)?)
     }
 
     /// Restores what [`AdamW::save`] wrote.

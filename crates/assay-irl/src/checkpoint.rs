@@ -1,76 +1,163 @@
 //! Checkpoints of a run: written beside, synced, renamed; the newest whole one is found again.
 //!
-//! A checkpoint is a directory `checkpoints/iter-N`. It is filled as `checkpoints/.iter-N.partial` and renamed when
-//! everything in it is on disk, so a directory of the final name is always whole.
+//! A checkpoint is a directory `checkpoints/iter-N`. It is filled as `checkpoints/.iter-N.partial`, gets a manifest with
+//! the digest of every file, is synced and renamed. One that is removed loses its name first. So a directory of the
+//! final name was whole when it got it, and [`newest_whole`] finds out whether it still is.
+
+mod manifest;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use crate::IrlError;
 
+pub use manifest::{MANIFEST, hex_digest};
+
+const DIRECTORY: &str = "checkpoints";
 const PREFIX: &str = "iter-";
+const DAMAGED: &str = "damaged-";
+
+/// A checkpoint that is no longer what was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Its directory.
+    pub path: PathBuf,
+    /// Which file, and what is wrong with it.
+    pub reason: String,
+}
+
+/// What [`newest_whole`] finds.
+#[derive(Debug)]
+pub struct Newest {
+    /// Iterations done by the newest whole checkpoint and its directory; `None` when there is no checkpoint.
+    pub whole: Option<(usize, PathBuf)>,
+    /// The damaged checkpoints that are newer.
+    pub damaged: Vec<Damage>,
+}
 
 /// Writes a checkpoint atomically: `fill` gets an empty directory.
 ///
 /// # Errors
-/// Whatever `fill` returns, or the path that could not be written. The previous checkpoints are untouched then.
+/// Whatever `fill` returns, or the path that could not be written. The previous checkpoints are untouched then, and
+/// the half-written one is removed.
 pub fn write(
     run: &Path,
     iteration: usize,
     fill: impl FnOnce(&Path) -> Result<(), IrlError>,
 ) -> Result<PathBuf, IrlError> {
-    let parent = run.join("checkpoints");
+    let parent = run.join(DIRECTORY);
     let partial = parent.join(format!(".{PREFIX}{iteration}.partial"));
+    let filled = fill_and_rename(&parent, &partial, iteration, fill);
+    if filled.is_err() {
+        // The first error is the one to report; what this leaves is removed when the run resumes.
+        let _ = fs::remove_dir_all(&partial);
+    }
+    filled
+}
+
+fn fill_and_rename(
+    parent: &Path,
+    partial: &Path,
+    iteration: usize,
+    fill: impl FnOnce(&Path) -> Result<(), IrlError>,
+) -> Result<PathBuf, IrlError> {
     let target = parent.join(format!("{PREFIX}{iteration}"));
     if partial.exists() {
-        fs::remove_dir_all(&partial)
-            .map_err(|source| IrlError::io("removing", &partial, source))?;
+        fs::remove_dir_all(partial).map_err(|source| IrlError::io("removing", partial, source))?;
     }
-    fs::create_dir_all(&partial).map_err(|source| IrlError::io("creating", &partial, source))?;
-    fill(&partial)?;
-    sync_tree(&partial)?;
+    fs::create_dir_all(partial).map_err(|source| IrlError::io("creating", partial, source))?;
+    fill(partial)?;
+    manifest::write(partial)?;
+    sync_tree(partial)?;
     if target.exists() {
-        fs::remove_dir_all(&target).map_err(|source| IrlError::io("removing", &target, source))?;
+        remove(&target)?;
     }
-    fs::rename(&partial, &target).map_err(|source| IrlError::io("renaming", &partial, source))?;
-    sync(&parent)?;
+    fs::rename(partial, &target).map_err(|source| IrlError::io("renaming", partial, source))?;
+    sync(parent)?;
     Ok(target)
 }
 
-/// Checkpoints of a run, oldest first.
+/// Checkpoints of a run by their names, oldest first.
 ///
 /// # Errors
 /// The directory exists but cannot be read.
 pub fn list(run: &Path) -> Result<Vec<(usize, PathBuf)>, IrlError> {
-    let parent = run.join("checkpoints");
-    let entries = match fs::read_dir(&parent) {
-        Ok(entries) => entries,
-        Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(IrlError::io("reading", &parent, source)),
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(|source| IrlError::io("reading", &parent, source))?;
-        let name = entry.file_name();
-        let number = name
-            .to_str()
-            .and_then(|n| n.strip_prefix(PREFIX))
-            .and_then(|n| n.parse().ok());
-        if let Some(number) = number {
-            found.push((number, entry.path()));
-        }
-    }
+    let mut found: Vec<(usize, PathBuf)> = entries(run)?
+        .into_iter()
+        .filter_map(|(name, path)| Some((name.strip_prefix(PREFIX)?.parse().ok()?, path)))
+        .collect();
     found.sort();
     Ok(found)
 }
 
-/// Removes all but the newest `keep` checkpoints.
+/// The newest checkpoint whose files are what was written, and the damaged ones that are newer.
+///
+/// # Errors
+/// [`IrlError::NoWholeCheckpoint`] when there are checkpoints but none is whole; a file that is there but may not be
+/// read.
+pub fn newest_whole(run: &Path) -> Result<Newest, IrlError> {
+    let mut damaged: Vec<Damage> = Vec::new();
+    for (number, path) in list(run)?.into_iter().rev() {
+        match manifest::damage(&path)? {
+            None => {
+                return Ok(Newest {
+                    whole: Some((number, path)),
+                    damaged,
+                });
+            }
+            Some(reason) => damaged.push(Damage { path, reason }),
+        }
+    }
+    match damaged.first() {
+        None => Ok(Newest {
+            whole: None,
+            damaged,
+        }),
+        Some(Damage { path, reason }) => Err(IrlError::NoWholeCheckpoint {
+            path: path.clone(),
+            reason: reason.clone(),
+            count: damaged.len(),
+        }),
+    }
+}
+
+/// Renames a damaged checkpoint to `damaged-iter-N`, out of the way of later ones; returns its new path.
+///
+/// # Errors
+/// Names the directory that could not be renamed.
+pub fn set_aside(path: &Path) -> Result<PathBuf, IrlError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let aside = path.with_file_name(format!("{DAMAGED}{name}"));
+    if aside.exists() {
+        fs::remove_dir_all(&aside).map_err(|source| IrlError::io("removing", &aside, source))?;
+    }
+    fs::rename(path, &aside).map_err(|source| IrlError::io("renaming", path, source))?;
+    Ok(aside)
+}
+
+/// Removes all but the newest `keep` checkpoints and the one called `best`.
 ///
 /// # Errors
 /// Names the directory that could not be removed.
-pub fn prune(run: &Path, keep: usize) -> Result<(), IrlError> {
+pub fn prune(run: &Path, keep: usize, best: Option<usize>) -> Result<(), IrlError> {
     let all = list(run)?;
-    for (_, path) in &all[..all.len().saturating_sub(keep.max(1))] {
+    let old = &all[..all.len().saturating_sub(keep.max(1))];
+    for (_, path) in old.iter().filter(|(number, _)| Some(*number) != best) {
+        remove(path)?;
+    }
+    Ok(())
+}
+
+/// Removes what killed processes left half written or half removed.
+///
+/// # Errors
+/// Names the directory that could not be removed.
+pub fn remove_leftovers(run: &Path) -> Result<(), IrlError> {
+    let hidden = format!(".{PREFIX}");
+    for (_, path) in entries(run)?
+        .iter()
+        .filter(|(name, _)| name.starts_with(&hidden))
+    {
         fs::remove_dir_all(path).map_err(|source| IrlError::io("removing", path, source))?;
     }
     Ok(())
@@ -81,10 +168,56 @@ pub fn prune(run: &Path, keep: usize) -> Result<(), IrlError> {
 /// # Errors
 /// Names the path.
 pub fn write_file(path: &Path, contents: &[u8]) -> Result<(), IrlError> {
-    let partial = path.with_extension("partial");
-    fs::write(&partial, contents).map_err(|source| IrlError::io("writing", &partial, source))?;
-    sync(&partial)?;
-    fs::rename(&partial, path).map_err(|source| IrlError::io("renaming", &partial, source))
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    let partial = path.with_file_name(name);
+    let written = fs::write(&partial, contents)
+        .map_err(|source| IrlError::io("writing", path, source))
+        .and_then(|()| sync(&partial))
+        .and_then(|()| {
+            fs::rename(&partial, path).map_err(|source| IrlError::io("renaming", &partial, source))
+        });
+    if written.is_err() {
+        let _ = fs::remove_file(&partial);
+        return written;
+    }
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => sync(parent),
+        _ => Ok(()),
+    }
+}
+
+/// Directories of `checkpoints/` with their names.
+fn entries(run: &Path) -> Result<Vec<(String, PathBuf)>, IrlError> {
+    let parent = run.join(DIRECTORY);
+    let unreadable = |source| IrlError::io("reading", &parent, source);
+    let entries = match fs::read_dir(&parent) {
+        Ok(entries) => entries,
+        Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(unreadable(source)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(unreadable)?;
+        if let Some(name) = entry.file_name().to_str()
+            && entry.path().is_dir()
+        {
+            found.push((name.to_owned(), entry.path()));
+        }
+    }
+    Ok(found)
+}
+
+/// Takes a checkpoint's name away, then removes it: killed in between, nothing half removed has the name.
+fn remove(path: &Path) -> Result<(), IrlError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let nameless = path.with_file_name(format!(".{name}.removed"));
+    if nameless.exists() {
+        fs::remove_dir_all(&nameless)
+            .map_err(|source| IrlError::io("removing", &nameless, source))?;
+    }
+    fs::rename(path, &nameless).map_err(|source| IrlError::io("removing", path, source))?;
+    fs::remove_dir_all(&nameless).map_err(|source| IrlError::io("removing", &nameless, source))
 }
 
 fn sync_tree(dir: &Path) -> Result<(), IrlError> {
@@ -109,39 +242,4 @@ fn sync(path: &Path) -> Result<(), IrlError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_failed_checkpoint_leaves_the_previous_one_and_no_name_of_its_own() {
-        let run = tempfile::tempdir().unwrap();
-        let fill = |text: &'static str| {
-            move |dir: &Path| {
-                fs::write(dir.join("a"), text).map_err(|e| IrlError::io("writing", dir, e))
-            }
-        };
-        write(run.path(), 3, fill("three")).unwrap();
-        write(run.path(), 10, fill("ten")).unwrap();
-        let failed = write(run.path(), 11, |dir| {
-            fs::write(dir.join("a"), "half").unwrap();
-            Err(IrlError::NotFinite {
-                what: "a test".to_owned(),
-            })
-        });
-        assert!(failed.is_err());
-        let names: Vec<usize> = list(run.path())
-            .unwrap()
-            .into_iter()
-            .map(|(n, _)| n)
-            .collect();
-        assert_eq!(names, [3, 10]);
-        write(run.path(), 11, fill("eleven")).unwrap();
-        prune(run.path(), 2).unwrap();
-        let names: Vec<usize> = list(run.path())
-            .unwrap()
-            .into_iter()
-            .map(|(n, _)| n)
-            .collect();
-        assert_eq!(names, [10, 11]);
-    }
-}
+mod tests;

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::trainer::failure::FailedUpdate;
+
 /// An error of this crate.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -110,18 +112,29 @@ pub enum IrlError {
         /// Its name.
         parameter: String,
     },
+    /// An update without a completion token.
+    #[error("the update has no completion token: every completion of its groups is empty")]
+    EmptyUpdate,
+    /// An update met a number that is not finite.
+    #[error("{failure}")]
+    FailedUpdate {
+        /// The batch and what is known of the failure.
+        failure: Box<FailedUpdate>,
+        /// What was not finite.
+        source: Box<IrlError>,
+    },
     /// A run directory holds another run already.
     #[error("{} holds a run already; continue it with --resume or choose another --out", .path.display())]
     RunExists {
         /// The directory.
         path: PathBuf,
     },
-    /// A checkpoint belongs to other settings.
-    #[error("{} was written with other settings: {difference}", .path.display())]
+    /// A run was begun with other settings.
+    #[error("{} is of a run with other settings; take them back or choose another --out:{difference}", .path.display())]
     OtherSettings {
         /// The run's settings file.
         path: PathBuf,
-        /// The first keys that differ.
+        /// Every key that differs and matters, one a line: before and now.
         difference: String,
     },
     /// A run needs more memory than is free.
@@ -133,6 +146,46 @@ pub enum IrlError {
         available: String,
         /// Which setting to change.
         way_out: &'static str,
+    },
+    /// A run was begun by another trainer.
+    #[error("{} is a run of `{before}`, not of `{now}`; continue it with `train {before}` or choose another --out", .path.display())]
+    OtherTrainer {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The trainer that wrote it.
+        before: String,
+        /// The trainer that is to go on.
+        now: String,
+    },
+    /// The demonstrations are not those of the iterations already done.
+    #[error(
+        "{} learned from other demonstrations: data.train, the tokenizer or the chat template has changed since; \
+         bring the files back or choose another --out", .path.display()
+    )]
+    OtherData {
+        /// The checkpoint.
+        path: PathBuf,
+    },
+    /// Another process works in a run directory.
+    #[error("{} is in use by process {holder}; wait for it or choose another --out", .path.display())]
+    RunLocked {
+        /// The directory.
+        path: PathBuf,
+        /// Process id and host of the holder.
+        holder: String,
+    },
+    /// Every checkpoint of a run is damaged.
+    #[error(
+        "no checkpoint is whole: {}: {reason}{}; bring a copy back, or remove the run directory and start again",
+        .path.display(), more_hint(*.count)
+    )]
+    NoWholeCheckpoint {
+        /// The newest checkpoint.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// Number of checkpoints, all damaged.
+        count: usize,
     },
     /// Problems, prompts or traces could not be read.
     #[error(transparent)]
@@ -169,4 +222,11 @@ impl IrlError {
 
 fn nearest_hint(nearest: Option<&str>) -> String {
     nearest.map_or_else(String::new, |key| format!("; did you mean `{key}`?"))
+}
+
+fn more_hint(count: usize) -> String {
+    match count {
+        0 | 1 => String::new(),
+        more => format!(" (and {} older ones are damaged)", more - 1),
+    }
 }

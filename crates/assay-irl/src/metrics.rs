@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -43,6 +43,7 @@ impl IterationMetrics {
 pub struct MetricsFile {
     path: PathBuf,
     file: File,
+    last: Option<IterationMetrics>,
 }
 
 impl MetricsFile {
@@ -57,13 +58,21 @@ impl MetricsFile {
         } else {
             String::new()
         };
+        let last = kept.lines().last();
+        let last = last.and_then(|line| serde_json::from_str(line).ok());
         crate::checkpoint::write_file(path, kept.as_bytes())?;
         let file = OpenOptions::new().append(true).open(path);
         let file = file.map_err(|source| IrlError::io("opening", path, source))?;
         Ok(Self {
             path: path.to_owned(),
             file,
+            last,
         })
+    }
+
+    /// The last iteration that was there when the file was opened.
+    pub fn last(&self) -> Option<&IterationMetrics> {
+        self.last.as_ref()
     }
 
     /// Appends one line.
@@ -76,14 +85,24 @@ impl MetricsFile {
             .write_all(line.as_bytes())
             .map_err(|source| IrlError::io("writing", &self.path, source))
     }
+
+    /// Brings every line to the disk: a checkpoint that outlives a power failure finds the lines before it.
+    ///
+    /// # Errors
+    /// Names the path that cannot be written.
+    pub fn sync(&self) -> Result<(), IrlError> {
+        self.file
+            .sync_data()
+            .map_err(|source| IrlError::io("syncing", &self.path, source))
+    }
 }
 
-/// Reads a `metrics.jsonl`; a torn last line is left out.
+/// Reads a `metrics.jsonl`; what is no whole line of metrics, e.g. a torn last one, is left out.
 ///
 /// # Errors
 /// Names the path that cannot be read.
 pub fn read(path: &Path) -> Result<Vec<IterationMetrics>, IrlError> {
-    let text = fs::read_to_string(path).map_err(|source| IrlError::io("reading", path, source))?;
+    let text = lossy_text(path)?;
     Ok(text
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok())
@@ -91,18 +110,18 @@ pub fn read(path: &Path) -> Result<Vec<IterationMetrics>, IrlError> {
 }
 
 fn lines_before(path: &Path, first_iteration: usize) -> Result<String, IrlError> {
-    let file = File::open(path).map_err(|source| IrlError::io("reading", path, source))?;
-    let mut kept = String::new();
-    for line in BufReader::new(file).lines() {
-        let line = line.map_err(|source| IrlError::io("reading", path, source))?;
-        let before = serde_json::from_str::<IterationMetrics>(&line)
-            .is_ok_and(|m| m.iteration < first_iteration);
-        if before {
-            kept.push_str(&line);
-            kept.push('\n');
-        }
-    }
-    Ok(kept)
+    let before = |line: &&str| {
+        serde_json::from_str::<IterationMetrics>(line).is_ok_and(|m| m.iteration < first_iteration)
+    };
+    let text = lossy_text(path)?;
+    let kept = text.lines().filter(before);
+    Ok(kept.map(|line| format!("{line}\n")).collect())
+}
+
+/// Damaged bytes spoil their line, not the file.
+fn lossy_text(path: &Path) -> Result<String, IrlError> {
+    let bytes = fs::read(path).map_err(|source| IrlError::io("reading", path, source))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]
@@ -127,7 +146,7 @@ mod tests {
             .append(true)
             .open(&path)
             .unwrap()
-            .write_all(b"{\"iteration\": 5, \"pha")
+            .write_all(b"{\"iteration\": 5, \"pha\xff")
             .unwrap();
         MetricsFile::open(&path, 3).unwrap();
         let iterations: Vec<usize> = read(&path).unwrap().iter().map(|m| m.iteration).collect();

@@ -2,11 +2,15 @@
 //!
 //! The policy gives log-probabilities, the discriminator gives logits. Losses see only these scalars and return their
 //! gradients; [`update`] turns those into gradients of parameters, micro-batch after micro-batch, and checks that
-//! every trainable parameter received one.
+//! every trainable parameter received one. A player says only which body computes its hidden states and how its head
+//! reads them; the passes through both are here, once.
 
+use assay_lm::adapter::Adapter;
 use assay_lm::gradients::{Gradients, Tape};
 use assay_lm::packed::{Group, MicroBatch, PackedBatch, micro_batches};
-use candle_core::{Tensor, Var};
+use assay_lm::transformer::Transformer;
+use assay_ops::seed_gradient;
+use candle_core::{Device, Tensor, Var};
 
 use crate::IrlError;
 
@@ -21,34 +25,89 @@ pub struct Recording {
     pub hidden: Tensor,
 }
 
-/// A trainable map from a packed batch to one scalar a completion token.
+/// A trainable map from a packed batch to one scalar a completion token: head(body(batch)) + offset(batch).
 pub trait Player {
-    /// Scalars without gradients.
+    /// What a scalar is, with its article.
+    fn scalar(&self) -> &'static str;
+
+    /// What computes the hidden states.
+    fn body(&self) -> (&Transformer, Option<&Adapter>);
+
+    /// Scalars `[N]` f32 of completion tokens from hidden states `[T, hidden]`, differentiable in these and in
+    /// [`Player::head_tensors`].
     ///
     /// # Errors
     /// Fails when the batch does not fit the model.
-    fn infer(&self, batch: &PackedBatch) -> Result<TokenScalars, IrlError>;
+    fn head(&self, hidden: &Tensor, batch: &PackedBatch) -> Result<Tensor, IrlError>;
+
+    /// Trained tensors that the head reads beside the hidden states.
+    fn head_tensors(&self) -> Vec<&Tensor>;
+
+    /// What is added to the head's scalars, `[N]` f32 without gradients; `None` for nothing.
+    ///
+    /// # Errors
+    /// As [`Player::head`].
+    fn offset(&self, _batch: &PackedBatch) -> Result<Option<Tensor>, IrlError> {
+        Ok(None)
+    }
+
+    /// Trainable tensors by name, in a fixed order.
+    fn parameters(&self) -> Vec<(String, Var)>;
+
+    /// Scalars without gradients.
+    ///
+    /// # Errors
+    /// As [`Player::head`].
+    fn infer(&self, batch: &PackedBatch) -> Result<TokenScalars, IrlError> {
+        let (body, adapter) = self.body();
+        let hidden = body.hidden(batch, adapter)?;
+        self.read(&hidden, batch)
+    }
 
     /// Scalars and what [`Player::backward`] needs.
     ///
     /// # Errors
-    /// As [`Player::infer`].
-    fn forward(&self, batch: &PackedBatch) -> Result<(TokenScalars, Recording), IrlError>;
+    /// As [`Player::head`].
+    fn forward(&self, batch: &PackedBatch) -> Result<(TokenScalars, Recording), IrlError> {
+        let (body, adapter) = self.body();
+        let (hidden, tape) = body.forward_recorded(batch, adapter)?;
+        Ok((self.read(&hidden, batch)?, Recording { tape, hidden }))
+    }
+
+    /// Scalars from hidden states, without gradients.
+    ///
+    /// # Errors
+    /// As [`Player::head`].
+    fn read(&self, hidden: &Tensor, batch: &PackedBatch) -> Result<TokenScalars, IrlError> {
+        let mut scalars = self.head(&hidden.detach(), batch)?.detach();
+        if let Some(offset) = self.offset(batch)? {
+            scalars = (scalars + offset)?;
+        }
+        Ok(batch.split_by_completion(&scalars.to_vec1::<f32>()?))
+    }
 
     /// Adds the gradients of `sum(grads * scalars)` to `gradients`.
     ///
     /// # Errors
-    /// As [`Player::infer`].
+    /// As [`Player::head`].
     fn backward(
         &self,
         batch: &PackedBatch,
         recording: Recording,
         grads: &[Vec<f32>],
         gradients: &mut Gradients,
-    ) -> Result<(), IrlError>;
-
-    /// Trainable tensors by name, in a fixed order.
-    fn parameters(&self) -> Vec<(String, Var)>;
+    ) -> Result<(), IrlError> {
+        let hidden = Var::from_tensor(&recording.hidden)?;
+        let scalars = self.head(hidden.as_tensor(), batch)?;
+        let mut store = seed_gradient(&scalars, &flatten(grads)?)?.backward()?;
+        gradients.absorb(&mut store, self.head_tensors().into_iter())?;
+        let grad_hidden = match store.remove(hidden.as_tensor()) {
+            Some(gradient) => gradient,
+            None => hidden.as_tensor().zeros_like()?,
+        };
+        let (body, adapter) = self.body();
+        Ok(body.backward(batch, adapter, recording.tape, grad_hidden, gradients)?)
+    }
 }
 
 /// Scalars of every completion of an update, in order, within a token budget.
@@ -74,13 +133,20 @@ pub fn infer_all(
 /// the loss always sees the whole update and the result does not depend on the budget.
 ///
 /// # Errors
-/// Whatever `loss` returns; [`IrlError::MissingGradient`] names a trainable parameter that received none.
+/// Whatever `loss` returns; [`IrlError::EmptyUpdate`] without a completion token; [`IrlError::MissingGradient`] names a trainable parameter that received none.
 pub fn update<R>(
     player: &dyn Player,
     groups: &[Group],
     token_budget: usize,
     loss: impl FnOnce(&[Vec<f32>]) -> Result<(R, TokenScalars), IrlError>,
 ) -> Result<(R, Gradients), IrlError> {
+    if groups
+        .iter()
+        .flat_map(|g| &g.completions)
+        .all(Vec::is_empty)
+    {
+        return Err(IrlError::EmptyUpdate);
+    }
     let parts = micro_batches(groups, token_budget);
     let mut gradients = Gradients::default();
     let report = if let [part] = parts.as_slice() {
@@ -125,8 +191,8 @@ fn check_coverage(player: &dyn Player, gradients: &Gradients) -> Result<(), IrlE
 }
 
 /// A flat `[N]` tensor of per-token gradients.
-pub(crate) fn flatten(grads: &[Vec<f32>]) -> Result<Tensor, IrlError> {
+fn flatten(grads: &[Vec<f32>]) -> Result<Tensor, IrlError> {
     let flat = grads.concat();
     let n = flat.len();
-    Ok(Tensor::from_vec(flat, n, &candle_core::Device::Cpu)?)
+    Ok(Tensor::from_vec(flat, n, &Device::Cpu)?)
 }

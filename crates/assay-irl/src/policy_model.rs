@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use assay_lm::adapter::Adapter;
-use assay_lm::gradients::Gradients;
 use assay_lm::packed::PackedBatch;
 use assay_lm::transformer::Transformer;
-use assay_ops::{TokenLogprobs, seed_gradient, token_logprobs};
+use assay_ops::{Matrix, TokenLogprobs, token_logprobs};
 use candle_core::{Device, Tensor, Var};
 
 use crate::IrlError;
-use crate::player::{Player, Recording, TokenScalars, flatten};
+use crate::player::{Player, TokenScalars};
 
 /// What of the policy is trained.
 pub enum Trainable {
@@ -82,44 +81,23 @@ pub(crate) fn completion_logprobs(
 }
 
 impl Player for PolicyModel {
-    fn infer(&self, batch: &PackedBatch) -> Result<TokenScalars, IrlError> {
-        Ok(self.logprobs_and_entropies(batch)?.0)
+    fn scalar(&self) -> &'static str {
+        "the log-probability"
     }
 
-    fn forward(&self, batch: &PackedBatch) -> Result<(TokenScalars, Recording), IrlError> {
-        let (hidden, tape) = self.transformer.forward_recorded(batch, self.adapter())?;
-        let logprobs = completion_logprobs(&self.transformer.detached(), &hidden, batch)?.logprobs;
-        let scalars = batch.split_by_completion(&logprobs.to_vec1::<f32>()?);
-        Ok((scalars, Recording { tape, hidden }))
+    fn body(&self) -> (&Transformer, Option<&Adapter>) {
+        (&self.transformer, self.adapter())
     }
 
-    fn backward(
-        &self,
-        batch: &PackedBatch,
-        recording: Recording,
-        grads: &[Vec<f32>],
-        gradients: &mut Gradients,
-    ) -> Result<(), IrlError> {
-        let hidden = Var::from_tensor(&recording.hidden)?;
-        let logprobs = completion_logprobs(&self.transformer, hidden.as_tensor(), batch)?.logprobs;
-        let mut store = seed_gradient(&logprobs, &flatten(grads)?)?.backward()?;
-        if let assay_ops::Matrix::Dense(output) = self.transformer.output_matrix()
-            && output.is_variable()
-        {
-            gradients.absorb(&mut store, std::iter::once(output))?;
+    fn head(&self, hidden: &Tensor, batch: &PackedBatch) -> Result<Tensor, IrlError> {
+        Ok(completion_logprobs(&self.transformer, hidden, batch)?.logprobs)
+    }
+
+    fn head_tensors(&self) -> Vec<&Tensor> {
+        match self.transformer.output_matrix() {
+            Matrix::Dense(output) if output.is_variable() => vec![output],
+            _ => Vec::new(),
         }
-        let grad_hidden = match store.remove(hidden.as_tensor()) {
-            Some(gradient) => gradient,
-            None => hidden.as_tensor().zeros_like()?,
-        };
-        self.transformer.backward(
-            batch,
-            self.adapter(),
-            recording.tape,
-            grad_hidden,
-            gradients,
-        )?;
-        Ok(())
     }
 
     fn parameters(&self) -> Vec<(String, Var)> {

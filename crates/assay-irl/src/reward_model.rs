@@ -12,17 +12,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use assay_lm::adapter::{Adapter, AdapterCard};
-use assay_lm::gradients::Gradients;
 use assay_lm::packed::PackedBatch;
 use assay_lm::peft;
 use assay_lm::transformer::Transformer;
-use assay_ops::{reward_head, seed_gradient};
+use assay_ops::reward_head;
 use assay_tasks::prompts::PromptSettings;
 use candle_core::{DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use crate::IrlError;
-use crate::player::{Player, Recording, TokenScalars, flatten};
+use crate::player::Player;
 use crate::policy_model::completion_logprobs;
 use crate::reward::granularity::Granularity;
 use crate::reward::transform::RewardTransform;
@@ -234,19 +233,19 @@ impl RewardModel {
             } => Some((beta, reference_weight)),
         }
     }
+}
 
-    /// log pi_ref of completion tokens, `[N]`.
-    fn reference_logprobs(&self, batch: &PackedBatch) -> Result<Tensor, IrlError> {
-        let hidden = self.backbone.hidden(batch, None)?;
-        Ok(
-            completion_logprobs(&self.backbone.detached(), &hidden, batch)?
-                .logprobs
-                .detach(),
-        )
+impl Player for RewardModel {
+    fn scalar(&self) -> &'static str {
+        "the logit"
     }
 
-    /// Logits `[N]` of completion tokens without their reference term, differentiable in hidden states and head.
-    fn head_logits(&self, hidden: &Tensor, batch: &PackedBatch) -> Result<Tensor, IrlError> {
+    fn body(&self) -> (&Transformer, Option<&Adapter>) {
+        (&self.backbone, Some(&self.adapter))
+    }
+
+    /// The logit without its reference term.
+    fn head(&self, hidden: &Tensor, batch: &PackedBatch) -> Result<Tensor, IrlError> {
         let bias = self.bias.as_tensor();
         let linear = match &self.weight {
             Some(weight) => {
@@ -270,53 +269,21 @@ impl RewardModel {
         })
     }
 
-    /// Logits of every completion from hidden states, reference term included, without gradients.
-    fn logits(&self, hidden: &Tensor, batch: &PackedBatch) -> Result<TokenScalars, IrlError> {
-        let mut logits = self.head_logits(&hidden.detach(), batch)?.detach();
-        if let Some((beta, rho)) = self.log_ratio()
-            && rho != 0.0
-        {
-            logits = (logits - (self.reference_logprobs(batch)? * (beta * rho))?)?;
+    fn head_tensors(&self) -> Vec<&Tensor> {
+        let own = self.weight.iter().chain([&self.bias]);
+        own.map(Var::as_tensor).collect()
+    }
+
+    /// The reference term: -beta rho log pi_ref.
+    fn offset(&self, batch: &PackedBatch) -> Result<Option<Tensor>, IrlError> {
+        match self.log_ratio() {
+            Some((beta, rho)) if rho != 0.0 => {
+                let hidden = self.backbone.hidden(batch, None)?;
+                let reference = completion_logprobs(&self.backbone.detached(), &hidden, batch)?;
+                Ok(Some((reference.logprobs.detach() * (-beta * rho))?))
+            }
+            _ => Ok(None),
         }
-        Ok(batch.split_by_completion(&logits.to_vec1::<f32>()?))
-    }
-}
-
-impl Player for RewardModel {
-    fn infer(&self, batch: &PackedBatch) -> Result<TokenScalars, IrlError> {
-        let hidden = self.backbone.hidden(batch, Some(&self.adapter))?;
-        self.logits(&hidden, batch)
-    }
-
-    fn forward(&self, batch: &PackedBatch) -> Result<(TokenScalars, Recording), IrlError> {
-        let (hidden, tape) = self.backbone.forward_recorded(batch, Some(&self.adapter))?;
-        Ok((self.logits(&hidden, batch)?, Recording { tape, hidden }))
-    }
-
-    fn backward(
-        &self,
-        batch: &PackedBatch,
-        recording: Recording,
-        grads: &[Vec<f32>],
-        gradients: &mut Gradients,
-    ) -> Result<(), IrlError> {
-        let hidden = Var::from_tensor(&recording.hidden)?;
-        let logits = self.head_logits(hidden.as_tensor(), batch)?;
-        let mut store = seed_gradient(&logits, &flatten(grads)?)?.backward()?;
-        let own = self.weight.iter().chain([&self.bias]).map(Var::as_tensor);
-        gradients.absorb(&mut store, own)?;
-        let grad_hidden = match store.remove(hidden.as_tensor()) {
-            Some(gradient) => gradient,
-            None => hidden.as_tensor().zeros_like()?,
-        };
-        self.backbone.backward(
-            batch,
-            Some(&self.adapter),
-            recording.tape,
-            grad_hidden,
-            gradients,
-        )?;
-        Ok(())
     }
 
     fn parameters(&self) -> Vec<(String, Var)> {

@@ -433,12 +433,14 @@ pub struct RunSettings {
     pub iterations: usize,
     /// Prompts an iteration.
     pub prompts_per_iteration: usize,
-    /// Most packed tokens a micro-batch; results do not depend on it.
+    /// Most packed tokens a micro-batch; results depend on it by rounding only.
     pub token_budget: usize,
     /// Saves every n-th iteration and the last; 0 saves the last only.
     pub checkpoint_every: usize,
-    /// Checkpoints kept; 0 keeps all.
+    /// Newest checkpoints kept; 0 keeps all.
     pub keep_last: usize,
+    /// Saves an iteration whose validation accuracy is the highest so far, and keeps it beside the newest.
+    pub keep_best: bool,
     /// Measures on validation problems every n-th iteration and after the last; 0 never.
     pub eval_every: usize,
     /// Problems a measurement.
@@ -455,6 +457,7 @@ impl Default for RunSettings {
             token_budget: 16_384,
             checkpoint_every: 50,
             keep_last: 3,
+            keep_best: true,
             eval_every: 50,
             eval_problems: 100,
             eval_samples: 4,

@@ -2,14 +2,22 @@
 //! adversarial inverse reinforcement learning. One loop serves all three; they differ in its phases.
 
 mod describe;
+mod directory;
 pub mod discriminator;
 pub mod evaluate;
+pub mod failure;
+mod lock;
 pub mod order;
 pub mod policy_phase;
+pub mod replay;
 pub mod rollout;
 pub mod run;
+mod saving;
 mod start;
 mod state;
+mod step;
+
+pub use lock::RunLock;
 
 use crate::metrics::IterationMetrics;
 
@@ -23,6 +31,11 @@ pub trait Observer {
 
     /// Something worth a line happened: a skip, a resume, an alarm.
     fn note(&mut self, text: &str);
+
+    /// Whether the run is to stop: asked before each iteration; what is done by then is saved.
+    fn wants_stop(&self) -> bool {
+        false
+    }
 }
 
 /// An observer that looks away.

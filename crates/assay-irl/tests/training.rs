@@ -8,15 +8,19 @@ use std::sync::Arc;
 
 use assay_irl::encode::{Encoder, TokenLimits};
 use assay_irl::metrics::{IterationMetrics, read};
+use assay_irl::player::update;
 use assay_irl::policy_model::{PolicyModel, Trainable, logprobs_and_entropies};
+use assay_irl::reward::loss::{DiscriminatorLossSettings, LabelledTrace, discriminator_loss};
 use assay_irl::reward::schedule::PolicyNegatives;
+use assay_irl::reward_model::RewardModel;
 use assay_irl::settings::{HeadSettings, LoraSettings, PolicyStart, Settings};
 use assay_irl::trainer::Silent;
 use assay_irl::trainer::rollout::{RolloutGroup, RolloutPlan, rollout};
 use assay_irl::trainer::run::{RunMode, TrainInputs, TrainerKind, newest_checkpoint, train};
 use assay_irl::{IrlError, checkpoint};
+use assay_lm::adapter::Adapter;
 use assay_lm::draw::SamplingSettings as DrawSettings;
-use assay_lm::packed::PackedBatch;
+use assay_lm::packed::{Group, PackedBatch};
 use assay_lm::sampling::SamplingLimits;
 use assay_lm::transformer::Transformer;
 use assay_lm::{
@@ -387,6 +391,95 @@ fn cached_decoding_and_the_packed_pass_agree_whatever_the_batch() {
                 "{max_sequences} sequences at a time"
             );
             assert_eq!(a.drawn.policy_logprobs, b.drawn.policy_logprobs);
+        }
+    }
+}
+
+/// Completions of one token and empty ones beside longer ones; nothing but empty ones is refused.
+#[test]
+fn updates_of_tiny_and_empty_completions() {
+    let model = model();
+    let adapter = Adapter::new(model.transformer.config(), &adapter_settings(), 4).unwrap();
+    let reward = RewardModel::new(
+        model.transformer.clone(),
+        adapter,
+        HeadSettings::Hybrid {
+            beta: 1.0,
+            reference_weight: 0.3,
+        },
+    )
+    .unwrap();
+    reward.set_bias(0.5).unwrap();
+    let group = |lengths: &[usize]| Group {
+        prompt: vec![3, 4, 5],
+        completions: lengths.iter().map(|&n| vec![6; n]).collect(),
+    };
+    let sum = |scalars: &[Vec<f32>]| {
+        let ones = scalars.iter().map(|row| vec![1.0; row.len()]).collect();
+        Ok((scalars.to_vec(), ones))
+    };
+    for lengths in [&[1][..], &[1, 1], &[0, 1], &[1, 0, 3]] {
+        let groups = [group(lengths), group(lengths)];
+        let (whole, _) = update(&reward, &groups, 1000, sum).unwrap();
+        let (cut, _) = update(&reward, &groups, 1, sum).unwrap();
+        assert_eq!(whole, cut, "{lengths:?}");
+        let found: Vec<usize> = whole[..lengths.len()].iter().map(Vec::len).collect();
+        assert_eq!(found, lengths);
+        assert!(whole.iter().flatten().all(|z| z.is_finite()));
+    }
+    for groups in [vec![], vec![group(&[])], vec![group(&[0, 0])]] {
+        let error = update(&reward, &groups, 1000, sum).err().unwrap();
+        assert!(matches!(error, IrlError::EmptyUpdate), "{error}");
+    }
+}
+
+fn adapter_settings() -> assay_lm::adapter::LoraSettings {
+    let targets = serde_json::from_value(serde_json::json!(["q_proj", "down_proj"])).unwrap();
+    assay_lm::adapter::LoraSettings {
+        rank: 2,
+        alpha: 4.0,
+        targets,
+    }
+}
+
+/// Logits at the edge of f32: every loss term stays a number, and its gradients too.
+#[test]
+fn extreme_logits_give_finite_losses() {
+    use assay_irl::reward::TraceRole::{Expert, Perturbed, Policy};
+    let mut settings = DiscriminatorLossSettings::default();
+    settings.bce.weight = 1.0;
+    settings.relativistic.weight = 1.0;
+    settings.contrast.weight = 1.0;
+    settings.retention = 0.1;
+    for z in [0.0, 1e-38, 80.0, 1e4, 1e18, f32::MAX / 4.0] {
+        for sign in [1.0, -1.0] {
+            let rows = [[sign * z, z], [-sign * z, -z], [z, sign * z]];
+            let positions = [0, 1];
+            let trace = |role, logits| LabelledTrace {
+                group: 0,
+                role,
+                logits,
+                positions: &positions,
+                corrupted_from: (role == Perturbed).then_some(1),
+                corrupted_until: None,
+                diverges_at: (role == Policy).then_some(0),
+                weight: 1.0,
+            };
+            let traces = [
+                trace(Expert, &rows[0][..]),
+                trace(Policy, &rows[1][..]),
+                trace(Perturbed, &rows[2][..]),
+            ];
+            let output = discriminator_loss(&traces, &settings).unwrap();
+            assert!(
+                output.loss.is_finite() && output.loss >= 0.0,
+                "{z} {sign}: {}",
+                output.loss
+            );
+            assert!(
+                output.grads.iter().flatten().all(|g| g.is_finite()),
+                "{z} {sign}"
+            );
         }
     }
 }

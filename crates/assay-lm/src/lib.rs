@@ -9,6 +9,7 @@ mod model;
 pub mod packed;
 pub mod peft;
 pub mod sampling;
+mod save;
 mod source;
 mod template;
 mod tokenizer;
@@ -19,6 +20,7 @@ pub use config::{Architecture, ModelConfig, RopeScaling, RopeSettings, SUPPORTED
 pub use error::LmError;
 pub use model::{LanguageModel, Storage};
 pub use packed::PackedBatch;
+pub use save::save_tensors;
 pub use source::ModelSource;
 pub use template::{ChatTemplate, GenerationPrompt, TemplateDate};
 pub use tokenizer::{ByteSpans, ControlTokens, Tokenizer};

@@ -85,7 +85,7 @@ impl LanguageModel {
             source,
         })?;
         let tensors = self.transformer.named_tensors()?.into_iter().collect();
-        candle_core::safetensors::save(&tensors, dir.join("model.safetensors"))?;
+        crate::save_tensors(&tensors, &dir.join("model.safetensors"))?;
         self.tokenizer.save(dir)?;
         self.template.save(dir)
     }

@@ -128,7 +128,7 @@ pub(crate) fn save(
         .collect();
     tensors.extend(extra.iter().cloned());
     let weights = dir.join(WEIGHTS_FILE);
-    candle_core::safetensors::save(&tensors, &weights)?;
+    crate::save_tensors(&tensors, &weights)?;
     let modules_to_save = if card.modules_to_save.is_empty() {
         None
     } else {

@@ -116,7 +116,7 @@ fn finished(run: &SweepRun, args: &SweepArgs, grid: &Grid) -> Result<Measured> {
         );
         return measure::read(&run.dir);
     }
-    train::run(&TrainArgs {
+    let ended = train::run(&TrainArgs {
         trainer: grid.trainer,
         config: args.config.clone(),
         set: run.overrides.clone(),
@@ -125,6 +125,10 @@ fn finished(run: &SweepRun, args: &SweepArgs, grid: &Grid) -> Result<Measured> {
         dry_run: false,
         json: false,
     })?;
+    ensure!(
+        ended == train::Ending::Done,
+        "the sweep was stopped: the same command goes on with it"
+    );
     measure::measure(&run.dir, &run.settings)
 }
 

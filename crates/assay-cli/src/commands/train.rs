@@ -8,20 +8,30 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 use assay_irl::memory::{BaseShape, MemoryPlan};
 use assay_irl::settings::{ModelSettings, Settings};
-use assay_irl::trainer::run::{RunMode, TrainInputs, TrainerKind, train};
+use assay_irl::trainer::run::{RunMode, TrainInputs, Trained, TrainerKind, train};
 use assay_lm::{LanguageModel, ModelConfig, Storage};
 use assay_tasks::datasets::{DatasetSettings, load_problems};
 use assay_tasks::problem::{Problem, assert_disjoint};
 
 use crate::args::{TrainArgs, Trainer};
 use crate::progress::{Progress, message};
+use crate::signals::Stoppable;
+
+/// How a run ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// All iterations are done, or none was asked for.
+    Done,
+    /// A signal stopped it; it can be resumed.
+    Stopped,
+}
 
 /// Runs the command.
-pub(crate) fn run(args: &TrainArgs) -> Result<()> {
+pub(crate) fn run(args: &TrainArgs) -> Result<Ending> {
     let settings = Settings::load(std::slice::from_ref(&args.config), &args.set)?;
     if args.dry_run {
         write!(std::io::stdout(), "{}", settings.resolved_toml()?)?;
-        return Ok(());
+        return Ok(Ending::Done);
     }
     let Some(out) = &args.out else {
         bail!("--out is missing: the run directory")
@@ -33,55 +43,92 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     if train_problems.is_empty() {
         bail!("data.train.path names no problems: there is nothing to learn from");
     }
-    let reward_path = settings.reward_model_path();
-    let shared = *reward_path == settings.model.path;
-    let memory = memory_plan(&settings, shared)?;
+    let memory = memory_plan(&settings)?;
     message(&format!("memory: {memory}"))?;
     memory.check()?;
-    let model = open(&settings.model, "model.path")?;
-    let other = if shared {
-        None
-    } else {
-        Some(open(&settings.reward_model, "reward_model.path")?)
-    };
-    let inputs = TrainInputs {
-        kind: match args.trainer {
-            Trainer::Sft => TrainerKind::Sft,
-            Trainer::Grpo => TrainerKind::Grpo,
-            Trainer::Airl => TrainerKind::Airl,
-        },
-        settings: &settings,
-        model: &model,
-        reward_backbone: Arc::clone(
-            other
-                .as_ref()
-                .map_or(&model.transformer, |other| &other.transformer),
-        ),
-        train: &train_problems,
-        validation: &validation,
-    };
+    let models = Models::open(&settings)?;
+    let data = (train_problems.as_slice(), validation.as_slice());
+    let inputs = models.inputs(kind(args.trainer), &settings, data);
     let mode = if args.resume {
         RunMode::Resume
     } else {
         RunMode::Fresh
     };
-    let mut progress = Progress::new("train", 0);
+    let mut progress = Stoppable::new(Progress::new("train", 0))?;
     let trained = train(&inputs, out, mode, &mut progress)?;
     progress.finish();
     if args.json {
-        writeln!(
-            std::io::stdout(),
-            "{}",
-            serde_json::to_string(&trained.metrics)?
-        )?;
-    } else {
-        message(&format!("done: {}", out.display()))?;
+        let metrics = serde_json::to_string(&trained.metrics)?;
+        writeln!(std::io::stdout(), "{metrics}")?;
     }
-    Ok(())
+    say_ending(&trained, out)
+}
+
+fn say_ending(trained: &Trained, out: &Path) -> Result<Ending> {
+    let (done, total, out) = (trained.iterations, trained.total, out.display());
+    if done < total {
+        message(&format!(
+            "stopped after iteration {done} of {total}: continue with the same command and --resume ({out})"
+        ))?;
+        return Ok(Ending::Stopped);
+    }
+    message(&format!("done: {out}"))?;
+    Ok(Ending::Done)
+}
+
+/// The base models of both players.
+pub(crate) struct Models {
+    policy: LanguageModel,
+    /// The discriminator's, where it is another one.
+    reward: Option<LanguageModel>,
+}
+
+impl Models {
+    pub(crate) fn open(settings: &Settings) -> Result<Self> {
+        let other = (!is_shared(settings)).then_some(&settings.reward_model);
+        Ok(Self {
+            policy: open(&settings.model, "model.path")?,
+            reward: other
+                .map(|other| open(other, "reward_model.path"))
+                .transpose()?,
+        })
+    }
+
+    /// A trainer's inputs with problems to learn from and to measure on.
+    pub(crate) fn inputs<'i>(
+        &'i self,
+        kind: TrainerKind,
+        settings: &'i Settings,
+        (train, validation): (&'i [Problem], &'i [Problem]),
+    ) -> TrainInputs<'i> {
+        let reward = self.reward.as_ref().unwrap_or(&self.policy);
+        TrainInputs {
+            kind,
+            settings,
+            model: &self.policy,
+            reward_backbone: Arc::clone(&reward.transformer),
+            train,
+            validation,
+        }
+    }
+}
+
+/// The trainer of the command line.
+fn kind(trainer: Trainer) -> TrainerKind {
+    match trainer {
+        Trainer::Sft => TrainerKind::Sft,
+        Trainer::Grpo => TrainerKind::Grpo,
+        Trainer::Airl => TrainerKind::Airl,
+    }
+}
+
+/// Whether both players have one base model in memory.
+fn is_shared(settings: &Settings) -> bool {
+    *settings.reward_model_path() == settings.model.path
 }
 
 /// What the run will hold, from the shapes of its models and the sizes of their files alone.
-fn memory_plan(settings: &Settings, shared: bool) -> Result<MemoryPlan> {
+fn memory_plan(settings: &Settings) -> Result<MemoryPlan> {
     let shape = |model: &ModelSettings, key: &str| -> Result<BaseShape> {
         ensure_named(&model.path, key)?;
         let stored = model.storage == Storage::AsStored && model.path.is_file();
@@ -94,7 +141,7 @@ fn memory_plan(settings: &Settings, shared: bool) -> Result<MemoryPlan> {
         })
     };
     let policy = shape(&settings.model, "model.path")?;
-    let reward = match shared {
+    let reward = match is_shared(settings) {
         true => None,
         false => Some(shape(&settings.reward_model, "reward_model.path")?),
     };

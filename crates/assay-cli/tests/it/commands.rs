@@ -32,7 +32,7 @@ pub(super) struct World {
     problems: Vec<Problem>,
 }
 
-fn tiny(extra: &[&'static str]) -> LanguageModel {
+pub(crate) fn tiny(extra: &[&'static str]) -> LanguageModel {
     let entries: Vec<&str> = extra
         .iter()
         .copied()

@@ -9,13 +9,15 @@ use assay_tasks::random::Stream;
 use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 
+use super::failure::{Batch, FailedPart, Origin};
 use super::rollout::RolloutGroup;
+use super::step::Step;
 use crate::IrlError;
 use crate::adam::AdamW;
 use crate::encode::{Demonstration, EncodedCompletion, Encoder};
 use crate::metrics::IterationMetrics;
 use crate::optimiser::LrSchedule;
-use crate::player::{Player, update};
+use crate::player::Player;
 use crate::reward::TraceRole;
 use crate::reward::loss::{LabelledTrace, LossOutput, discriminator_loss};
 use crate::reward::schedule::{ReplayBuffer, StyleAdvantage};
@@ -34,6 +36,7 @@ pub struct PastSample {
     ids: Vec<u32>,
     offsets: Vec<(usize, usize)>,
     diverges_at: Option<usize>,
+    problem: String,
 }
 
 /// The discriminator with everything that is saved of it.
@@ -78,6 +81,10 @@ struct Labelled {
 struct LabelledGroups {
     groups: Vec<Group>,
     labels: Vec<Labelled>,
+    /// One a label.
+    origins: Vec<Origin>,
+    /// Id of the open group's problem.
+    problem: String,
     skipped_perturbations: usize,
 }
 
@@ -121,33 +128,33 @@ impl Discriminator {
         (schedule, metrics): (&LrSchedule, &mut IterationMetrics),
     ) -> Result<(), IrlError> {
         let data = self.labelled(batch, index, encoder, settings)?;
-        let labels = &data.labels;
-        let (output, gradients) =
-            update(&self.model, &data.groups, batch.token_budget, |logits| {
-                let traces: Vec<LabelledTrace<'_>> = labels
-                    .iter()
-                    .zip(logits)
-                    .map(|(label, logits)| label.with(logits))
-                    .collect();
-                let output = discriminator_loss(&traces, &settings.loss)?;
-                let grads = output.grads.clone();
-                Ok((output, grads))
-            })?;
-        let rate = schedule.learning_rate(self.optimiser.iterations() as usize);
-        let parameters = self.model.parameters();
-        let optimiser = settings.optimiser.adamw(rate);
-        let step = self.optimiser.step(
-            &parameters,
-            &gradients,
-            &optimiser,
-            settings.optimiser.clip_norm,
-        )?;
+        let step = Step {
+            player: &self.model,
+            batch: Batch {
+                part: FailedPart::Reward,
+                update: index,
+                groups: &data.groups,
+                origins: &data.origins,
+            },
+            token_budget: batch.token_budget,
+            optimiser: &settings.optimiser,
+            schedule,
+        };
+        let stepped = step.take(&mut self.optimiser, |logits| {
+            let labelled = data.labels.iter().zip(logits);
+            let traces: Vec<LabelledTrace<'_>> =
+                labelled.map(|(label, logits)| label.with(logits)).collect();
+            let mut output = discriminator_loss(&traces, &settings.loss)?;
+            let gradients = std::mem::take(&mut output.grads);
+            Ok((output.loss, output, gradients))
+        })?;
         if settings.loss.wgan.weight > 0.0 {
-            clip_parameters(&parameters, settings.loss.wgan.clip)?;
+            clip_parameters(&self.model.parameters(), settings.loss.wgan.clip)?;
         }
+        let output = stepped.report;
         self.style.observe(output.statistics.pairs_policy);
-        metrics.set("reward/learning_rate", rate)?;
-        metrics.set("reward/gradient_norm", step.gradient_norm)?;
+        metrics.set("reward/learning_rate", stepped.learning_rate)?;
+        metrics.set("reward/gradient_norm", stepped.gradient_norm)?;
         metrics.set(
             "reward/skipped_perturbations",
             data.skipped_perturbations as f64,
@@ -160,6 +167,7 @@ impl Discriminator {
         for ((_, demonstration), rollout) in batch.demonstrations.iter().zip(batch.rollouts) {
             self.replay.extend(rollout.samples.iter().map(|sample| {
                 PastSample {
+                    problem: demonstration.problem.id.clone(),
                     prompt: rollout.prompt.clone(),
                     text: sample.completion.text.clone(),
                     ids: sample.completion.ids.clone(),
@@ -191,7 +199,7 @@ impl Discriminator {
             .replayed(samples, settings.schedule.replay.share);
         let keys = [batch.iteration as u64, index as u64];
         for (place, (problem, demonstration)) in batch.demonstrations.iter().enumerate() {
-            data.open_group(&demonstration.prompt);
+            data.open_group(&demonstration.prompt, &demonstration.problem.id);
             data.push(&demonstration.completion, TraceRole::Expert, settings, 1.0);
             let mut stream = Stream::new(batch.seed, &[PERTURB, keys[0], keys[1], *problem as u64]);
             data.push_perturbed(demonstration, encoder, settings, &mut stream)?;
@@ -222,7 +230,7 @@ impl Discriminator {
             .replayed(samples, settings.schedule.replay.share);
         let mut stream = Stream::new(batch.seed, &[REPLAY, keys[0], keys[1]]);
         for past in self.replay.draw(count, &mut stream) {
-            data.open_group(&past.prompt);
+            data.open_group(&past.prompt, &past.problem);
             let completion = EncodedCompletion {
                 text: past.text.clone(),
                 ids: past.ids.clone(),
@@ -236,7 +244,8 @@ impl Discriminator {
 }
 
 impl LabelledGroups {
-    fn open_group(&mut self, prompt: &[u32]) {
+    fn open_group(&mut self, prompt: &[u32], problem: &str) {
+        self.problem = problem.to_owned();
         self.groups.push(Group {
             prompt: prompt.to_vec(),
             completions: Vec::new(),
@@ -259,6 +268,10 @@ impl LabelledGroups {
             .granularity
             .labelled_positions(completion.ids.len(), &completion.step_ends());
         let group = self.groups.len() - 1;
+        self.origins.push(Origin {
+            problem: self.problem.clone(),
+            role,
+        });
         let (corrupted_from, corrupted_until, diverges_at) = (None, None, None);
         self.labels.push(Labelled {
             group,

@@ -2,13 +2,15 @@
 
 use assay_lm::packed::{Group, PackedBatch, micro_batches};
 
+use super::failure::{Batch, FailedPart, Origin, Seen, check_finite};
 use super::rollout::RolloutGroup;
+use super::step::Step;
 use crate::IrlError;
 use crate::adam::AdamW;
 use crate::encode::Demonstration;
 use crate::metrics::IterationMetrics;
 use crate::optimiser::LrSchedule;
-use crate::player::{Player, TokenScalars, infer_all, update};
+use crate::player::{TokenScalars, infer_all};
 use crate::policy::advantage::{AdvantageSettings, ExpertInGroup, RewardedTrace, advantages};
 use crate::policy::objective::{Ending, ObjectiveStatistics, PolicyTrace, objective};
 use crate::policy_model::{PolicyModel, logprobs_and_entropies};
@@ -19,6 +21,8 @@ use crate::settings::{PolicySettings, RewardSettings};
 
 /// Samples of one prompt and, where the settings ask for it, its demonstration.
 pub struct PolicyGroup<'g> {
+    /// Id of the problem.
+    pub problem: &'g str,
     /// The samples.
     pub rollout: &'g RolloutGroup,
     /// The demonstration of the same prompt.
@@ -33,6 +37,16 @@ impl PolicyGroup<'_> {
             .completions
             .extend(self.demonstration.map(|d| d.completion.ids.clone()));
         group
+    }
+
+    fn origins(&self) -> impl Iterator<Item = Origin> {
+        let of = move |role| Origin {
+            problem: self.problem.to_owned(),
+            role,
+        };
+        let samples = self.rollout.samples.iter().map(|_| TraceRole::Policy);
+        let expert = self.demonstration.map(|_| TraceRole::Expert);
+        samples.chain(expert).map(of)
     }
 
     fn rows(&self) -> usize {
@@ -51,6 +65,7 @@ pub fn policy_groups<'g>(
             .get(place)
             .map(|&(_, demonstration)| demonstration);
         PolicyGroup {
+            problem: demonstration.map_or("", |d| d.problem.id.as_str()),
             rollout,
             demonstration: demonstration.filter(|_| expert != ExpertInGroup::Off),
         }
@@ -61,7 +76,7 @@ pub fn policy_groups<'g>(
 /// Token rewards of every row of the groups, from a reward model: logits at labelled positions, backfilled, transformed.
 ///
 /// # Errors
-/// Fails when the batch does not fit the model.
+/// [`IrlError::FailedUpdate`] when a reward is not finite; fails when the batch does not fit the model.
 pub fn token_rewards(
     model: &RewardModel,
     groups: &[PolicyGroup<'_>],
@@ -84,7 +99,22 @@ pub fn token_rewards(
             .labelled_positions(logits.len(), &completion.step_ends());
         settings.transform.rewards(&backfill(logits, &positions))
     });
-    Ok(rewards.collect())
+    let rewards: TokenScalars = rewards.collect();
+    check_finite("the token reward", &rewards).map_err(|error| {
+        let origins: Vec<Origin> = groups.iter().flat_map(PolicyGroup::origins).collect();
+        let batch = Batch {
+            part: FailedPart::TokenRewards,
+            update: 0,
+            groups: &packed,
+            origins: &origins,
+        };
+        let seen = Seen {
+            scalars: logits.clone(),
+            ..Seen::default()
+        };
+        batch.explain(error, &seen)
+    })?;
+    Ok(rewards)
 }
 
 /// Token rewards of zero, for a run whose advantages come from the verifier alone.
@@ -126,9 +156,22 @@ pub fn update_policy(
         true => Some(reference_logprobs(policy, &packed, token_budget)?),
         false => None,
     };
+    let origins: Vec<Origin> = groups.iter().flat_map(PolicyGroup::origins).collect();
     let mut old: Option<TokenScalars> = None;
-    for _ in 0..settings.updates_per_iteration {
-        let (report, gradients) = update(policy, &packed, token_budget, |logprobs| {
+    for index in 0..settings.updates_per_iteration {
+        let step = Step {
+            player: policy,
+            batch: Batch {
+                part: FailedPart::Policy,
+                update: index,
+                groups: &packed,
+                origins: &origins,
+            },
+            token_budget,
+            optimiser: &settings.optimiser,
+            schedule: &optimiser.schedule,
+        };
+        let stepped = step.take(optimiser.adamw, |logprobs| {
             let before = old.get_or_insert_with(|| logprobs.to_vec());
             let traces = rows(groups).enumerate().map(|(i, row)| PolicyTrace {
                 role: row.role,
@@ -142,21 +185,11 @@ pub fn update_policy(
             });
             let traces: Vec<PolicyTrace<'_>> = traces.collect();
             let output = objective(&traces, &settings.objective)?;
-            Ok(((output.loss, output.statistics), output.grads))
+            Ok((output.loss, output.statistics, output.grads))
         })?;
-        let rate = optimiser
-            .schedule
-            .learning_rate(optimiser.adamw.iterations() as usize);
-        let adamw = settings.optimiser.adamw(rate);
-        let step = optimiser.adamw.step(
-            &policy.parameters(),
-            &gradients,
-            &adamw,
-            settings.optimiser.clip_norm,
-        )?;
-        metrics.set("policy/learning_rate", rate)?;
-        metrics.set("policy/gradient_norm", step.gradient_norm)?;
-        report_objective(report.0, &report.1, metrics)?;
+        metrics.set("policy/learning_rate", stepped.learning_rate)?;
+        metrics.set("policy/gradient_norm", stepped.gradient_norm)?;
+        report_objective(stepped.loss, &stepped.report, metrics)?;
     }
     Ok(())
 }

@@ -4,42 +4,45 @@
 //! then those of the game. What an iteration does is a function of its number, the settings and the weights, so a
 //! resumed run continues to the same bits.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use assay_lm::LanguageModel;
 use assay_lm::draw::SamplingSettings as DrawSettings;
 use assay_lm::packed::Group;
 use assay_lm::sampling::SamplingLimits;
 use assay_lm::transformer::Transformer;
-use assay_lm::{LanguageModel, peft};
 use assay_tasks::problem::Problem;
-use candle_core::Device;
+use serde::{Deserialize, Serialize};
 
 use super::describe::{describe_rewards, describe_rollouts};
+use super::directory::{Best, RunDirectory};
 use super::discriminator::{Discriminator, DiscriminatorBatch};
 use super::evaluate::{EvaluationPlan, sample_problems};
+use super::failure::{Batch, FailedPart, Origin, Seen};
 use super::policy_phase::{
     PolicyOptimiser, no_rewards, policy_groups, token_rewards, update_policy,
 };
 use super::rollout::{ROLLOUT, RolloutGroup, RolloutPlan, rollout};
-use super::start::{corrupt_share, save_policy, start_discriminator, start_policy};
-use super::state::{POLICY, POLICY_OPTIMISER, REWARD, REWARD_OPTIMISER, RunState, open_directory};
+use super::start::{corrupt_share, start_discriminator, start_policy};
+use super::step::Step;
 use super::{Observer, order};
 use crate::adam::AdamW;
 use crate::encode::{Demonstration, Encoder, TokenLimits};
 use crate::metrics::{IterationMetrics, MetricsFile};
-use crate::player::{Player, update};
-use crate::policy_model::{PolicyModel, Trainable};
+use crate::player::Player;
+use crate::policy_model::PolicyModel;
+use crate::reward::TraceRole;
 use crate::reward_model::RewardModel;
 use crate::settings::{PolicyStart, Settings};
 use crate::sft::token_mean_nll;
 use crate::{IrlError, checkpoint};
 
-pub use super::state::RunMode;
+pub use super::directory::RunMode;
 
 /// Which trainer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum TrainerKind {
     /// Supervised fine-tuning on demonstrations.
     Sft,
@@ -47,6 +50,16 @@ pub enum TrainerKind {
     Grpo,
     /// Adversarial inverse reinforcement learning from demonstrations: no answer is read in training.
     Airl,
+}
+
+impl std::fmt::Display for TrainerKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Sft => "sft",
+            Self::Grpo => "grpo",
+            Self::Airl => "airl",
+        })
+    }
 }
 
 /// What a run needs.
@@ -73,25 +86,31 @@ pub struct Trained {
     pub reward: Option<RewardModel>,
     /// Metrics of the last iteration.
     pub metrics: IterationMetrics,
+    /// Iterations done, over all phases.
+    pub iterations: usize,
+    /// Iterations of the whole run: more than are done when the observer stopped it.
+    pub total: usize,
 }
 
-struct Run<'i> {
-    inputs: &'i TrainInputs<'i>,
+pub(super) struct Run<'i> {
+    pub(super) inputs: &'i TrainInputs<'i>,
     encoder: Encoder<'i>,
-    demonstrations: Arc<[Demonstration]>,
+    pub(super) demonstrations: Arc<[Demonstration]>,
     draw: DrawSettings,
     limits: SamplingLimits,
     sft_iterations: usize,
-    policy: PolicyModel,
-    policy_optimiser: AdamW,
-    discriminator: Option<Discriminator>,
+    pub(super) policy: PolicyModel,
+    pub(super) policy_optimiser: AdamW,
+    pub(super) discriminator: Option<Discriminator>,
+    /// The best checkpoint so far.
+    pub(super) best: Option<Best>,
 }
 
-/// Trains in a run directory.
+/// Trains in a run directory, which it locks.
 ///
 /// # Errors
-/// Settings or data without meaning, a directory that holds another run, a number that is not finite, a trainable
-/// parameter without gradient, or a file that cannot be written. The last checkpoint is intact in every case.
+/// Settings or data without meaning, a directory that holds another run or is in use, a number that is not finite, a
+/// trainable parameter without gradient, or a file that cannot be written. The last checkpoint is intact in every case.
 pub fn train(
     inputs: &TrainInputs<'_>,
     dir: &Path,
@@ -99,36 +118,46 @@ pub fn train(
     observer: &mut dyn Observer,
 ) -> Result<Trained, IrlError> {
     inputs.settings.validate()?;
-    open_directory(dir, inputs.settings, mode)?;
+    let directory = RunDirectory::open(dir, inputs.settings, mode, observer)?;
     let mut run = Run::new(inputs, observer)?;
     let total = run.total();
-    let first = match checkpoint::list(dir)?.last() {
-        Some((_, path)) => run.restore(path)?,
-        None => 0,
-    };
-    if first > 0 {
-        observer.note(&format!("resuming after iteration {first} of {total}"));
-    }
+    let first = run.resume(&directory, observer)?;
+    directory.record(inputs.settings)?;
     let mut file = MetricsFile::open(&dir.join("metrics.jsonl"), first)?;
-    let mut metrics = IterationMetrics::default();
-    for iteration in first..total {
-        metrics = run.iterate(iteration, observer)?;
+    let mut metrics = file.last().cloned().unwrap_or_default();
+    let (mut done, mut saved) = (first, first);
+    while done < total && !observer.wants_stop() {
+        metrics = run
+            .iterate(done, observer)
+            .map_err(|error| recorded(error, dir, done))?;
         file.append(&metrics)?;
         observer.iteration(&metrics, total);
-        let every = inputs.settings.run.checkpoint_every;
-        let last = iteration + 1 == total;
-        if last || (every > 0 && (iteration + 1).is_multiple_of(every)) {
-            checkpoint::write(dir, iteration + 1, |target| run.save(target, iteration + 1))?;
-            if inputs.settings.run.keep_last > 0 {
-                checkpoint::prune(dir, inputs.settings.run.keep_last)?;
-            }
+        done += 1;
+        if run.is_due(&metrics) {
+            file.sync()?;
+            run.keep(&directory, done)?;
+            saved = done;
         }
+    }
+    if done > saved {
+        file.sync()?;
+        run.keep(&directory, done)?;
     }
     Ok(Trained {
         policy: run.policy,
         reward: run.discriminator.map(|d| d.model),
         metrics,
+        iterations: done,
+        total,
     })
+}
+
+/// Writes the batch of a failed update; where that fails too, the failure itself is still what is reported.
+fn recorded(mut error: IrlError, dir: &Path, iteration: usize) -> IrlError {
+    if let IrlError::FailedUpdate { failure, .. } = &mut error {
+        let _ = failure.write(dir, iteration);
+    }
+    error
 }
 
 /// The directory of the newest checkpoint's policy and reward.
@@ -202,10 +231,23 @@ impl<'i> Run<'i> {
             policy,
             policy_optimiser,
             discriminator,
+            best: None,
         })
     }
 
-    fn total(&self) -> usize {
+    /// Whether an iteration is saved, and takes note of the best one.
+    fn is_due(&mut self, metrics: &IterationMetrics) -> bool {
+        let settings = &self.inputs.settings.run;
+        let every = settings.checkpoint_every;
+        let regular = every > 0 && (metrics.iteration + 1).is_multiple_of(every);
+        let before = self.best;
+        if settings.keep_best {
+            self.best = Best::after(before, metrics);
+        }
+        regular || self.best != before
+    }
+
+    pub(super) fn total(&self) -> usize {
         let game = match self.inputs.kind {
             TrainerKind::Sft => 0,
             TrainerKind::Grpo | TrainerKind::Airl => self.inputs.settings.run.iterations,
@@ -257,36 +299,40 @@ impl<'i> Run<'i> {
             sft.demonstrations_per_update,
             iteration,
         );
-        let groups: Vec<Group> = picked
-            .iter()
-            .map(|&index| {
-                let demonstration = &self.demonstrations[index];
-                let completions = vec![demonstration.completion.ids.clone()];
-                Group {
-                    prompt: demonstration.prompt.clone(),
-                    completions,
-                }
-            })
-            .collect();
-        let (loss, gradients) = update(
-            &self.policy,
-            &groups,
-            settings.run.token_budget,
-            |logprobs| {
-                let output = token_mean_nll(logprobs);
-                Ok((output.loss, output.grads))
+        let (groups, origins) = self.demonstrated(&picked);
+        let step = Step {
+            player: &self.policy,
+            batch: Batch {
+                part: FailedPart::Sft,
+                update: 0,
+                groups: &groups,
+                origins: &origins,
             },
-        )?;
-        let schedule = sft.optimiser.schedule(self.sft_iterations);
-        let rate = schedule.learning_rate(self.policy_optimiser.iterations() as usize);
-        let parameters = self.policy.parameters();
-        let adamw = sft.optimiser.adamw(rate);
-        let step =
-            self.policy_optimiser
-                .step(&parameters, &gradients, &adamw, sft.optimiser.clip_norm)?;
-        metrics.set("sft/loss", loss)?;
-        metrics.set("sft/learning_rate", rate)?;
-        metrics.set("sft/gradient_norm", step.gradient_norm)
+            token_budget: settings.run.token_budget,
+            optimiser: &sft.optimiser,
+            schedule: &sft.optimiser.schedule(self.sft_iterations),
+        };
+        let stepped = step.take(&mut self.policy_optimiser, |logprobs| {
+            let output = token_mean_nll(logprobs);
+            Ok((output.loss, (), output.grads))
+        })?;
+        metrics.set("sft/loss", stepped.loss)?;
+        metrics.set("sft/learning_rate", stepped.learning_rate)?;
+        metrics.set("sft/gradient_norm", stepped.gradient_norm)
+    }
+
+    /// Demonstrations as a batch, each in a group of its own.
+    fn demonstrated(&self, picked: &[usize]) -> (Vec<Group>, Vec<Origin>) {
+        let demonstrations = picked.iter().map(|&index| &self.demonstrations[index]);
+        let groups = demonstrations.clone().map(|demonstration| Group {
+            prompt: demonstration.prompt.clone(),
+            completions: vec![demonstration.completion.ids.clone()],
+        });
+        let origins = demonstrations.map(|demonstration| Origin {
+            problem: demonstration.problem.id.clone(),
+            role: TraceRole::Expert,
+        });
+        (groups.collect(), origins.collect())
     }
 
     fn play(
@@ -364,8 +410,18 @@ impl<'i> Run<'i> {
             stream_path: &stream_path,
             seed: self.inputs.settings.seed,
         };
-        rollout(&self.policy, &self.encoder, &problems, &plan, |count| {
+        let drawn = rollout(&self.policy, &self.encoder, &problems, &plan, |count| {
             observer.tokens(count)
+        });
+        drawn.map_err(|error| {
+            let (groups, origins) = self.demonstrated(picked);
+            let batch = Batch {
+                part: FailedPart::Rollout,
+                update: 0,
+                groups: &groups,
+                origins: &origins,
+            };
+            batch.explain(error, &Seen::default())
         })
     }
 
@@ -447,68 +503,5 @@ impl<'i> Run<'i> {
             right as f64 / traces.len().max(1) as f64,
         )?;
         metrics.set("validation/traces", traces.len() as f64)
-    }
-
-    fn save(&self, dir: &Path, iterations: usize) -> Result<(), IrlError> {
-        let make = |name: &str| -> Result<PathBuf, IrlError> {
-            let path = dir.join(name);
-            fs::create_dir(&path).map_err(|source| IrlError::io("creating", &path, source))?;
-            Ok(path)
-        };
-        save_policy(&self.policy, self.inputs.model, &make(POLICY)?)?;
-        self.policy_optimiser.save(&dir.join(POLICY_OPTIMISER))?;
-        let mut state = RunState {
-            iterations,
-            style: Default::default(),
-            replay: None,
-        };
-        if let Some(discriminator) = &self.discriminator {
-            let base = self
-                .inputs
-                .settings
-                .reward_model_path()
-                .display()
-                .to_string();
-            discriminator.model.save(&make(REWARD)?, &base)?;
-            discriminator.optimiser.save(&dir.join(REWARD_OPTIMISER))?;
-            state.style = discriminator.style;
-            state.replay = Some(discriminator.replay.clone());
-        }
-        state.write(dir)
-    }
-
-    fn restore(&mut self, dir: &Path) -> Result<usize, IrlError> {
-        let state = RunState::read(dir)?;
-        let policy = dir.join(POLICY);
-        match &mut self.policy.trainable {
-            Trainable::Adapter(adapter) => {
-                *adapter = peft::load(&policy, self.policy.transformer.config())?.adapter;
-            }
-            Trainable::Whole(parameters) => {
-                let path = policy.join("model.safetensors");
-                let tensors = candle_core::safetensors::load(&path, &Device::Cpu)?;
-                for (name, var) in parameters {
-                    let missing = || IrlError::Malformed {
-                        path: path.clone(),
-                        reason: format!("{name} is missing"),
-                    };
-                    var.set(tensors.get(name.as_str()).ok_or_else(missing)?)?;
-                }
-            }
-        }
-        self.policy_optimiser = AdamW::new(&self.policy.parameters());
-        self.policy_optimiser.restore(&dir.join(POLICY_OPTIMISER))?;
-        if let Some(discriminator) = &mut self.discriminator {
-            let model = RewardModel::load(&dir.join(REWARD), self.inputs.reward_backbone.clone())?;
-            *discriminator = Discriminator::new(model, &self.inputs.settings.reward);
-            discriminator
-                .optimiser
-                .restore(&dir.join(REWARD_OPTIMISER))?;
-            discriminator.style = state.style;
-            if let Some(replay) = state.replay {
-                discriminator.replay = replay;
-            }
-        }
-        Ok(state.iterations)
     }
 }

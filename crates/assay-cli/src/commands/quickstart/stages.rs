@@ -7,6 +7,7 @@ use anyhow::Result;
 use assay_irl::policy_model::PolicyModel;
 use assay_irl::reward_model::RewardModel;
 use assay_irl::settings::{PolicyStart, Settings, TrainedParameters};
+use assay_irl::trainer::RunLock;
 use assay_irl::trainer::run::{RunMode, TrainInputs, Trained, TrainerKind, train};
 use assay_lm::transformer::Transformer;
 use assay_lm::{
@@ -159,6 +160,7 @@ impl<'s> Stages<'s> {
     fn fresh_directory(&self, name: &str) -> Result<PathBuf> {
         let dir = self.out.join(name);
         if dir.exists() {
+            let _lock = RunLock::acquire(&dir)?;
             std::fs::remove_dir_all(&dir)?;
         }
         Ok(dir)

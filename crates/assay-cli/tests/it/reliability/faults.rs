@@ -1,0 +1,245 @@
+//! Damaged checkpoints, other settings and data, disks that are full or closed, numbers of threads.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use assay_irl::metrics::read;
+
+use super::{Lab, row};
+
+/// A run of which the last checkpoint is being harmed: the one before is used, and the end is the same.
+#[test]
+fn a_damaged_checkpoint_is_passed_over() {
+    let lab = Lab::new();
+    lab.finish("whole", &["--set", "run.keep_last=0"]);
+    let expected = lab.outcome("whole");
+    type Harm = fn(&Path);
+    let harms: [(Harm, &str); 5] = [
+        (
+            |dir| flip(&dir.join("policy/adapter_model.safetensors")),
+            "policy/adapter_model.safetensors is not what",
+        ),
+        (
+            |dir| flip(&dir.join("reward_optimiser.safetensors")),
+            "reward_optimiser.safetensors is not what",
+        ),
+        (|dir| cut(&dir.join("state.json")), "state.json has"),
+        (
+            |dir| fs::remove_file(dir.join("policy_optimiser.safetensors")).unwrap(),
+            "policy_optimiser.safetensors is missing",
+        ),
+        (|dir| fs::remove_dir_all(dir).unwrap(), ""),
+    ];
+    for (index, (harm, expected_reason)) in harms.into_iter().enumerate() {
+        let out = format!("run-{index}");
+        copy(&lab.path("whole"), &lab.path(&out));
+        harm(&lab.path(&format!("{out}/checkpoints/iter-7")));
+        let said = lab.finish(&out, &["--resume", "--set", "run.keep_last=0"]);
+        assert!(said.contains(expected_reason), "{said}");
+        assert!(said.contains("resuming after iteration 6 of 7"), "{said}");
+        assert_eq!(lab.outcome(&out), expected, "{out}");
+    }
+    for number in 1..=7 {
+        cut(&lab.path(&format!("whole/checkpoints/iter-{number}/state.json")));
+    }
+    let said = lab.refused("whole", &["--resume", "--set", "run.keep_last=0"]);
+    assert!(
+        said.contains("no checkpoint is whole") && said.contains("6 older ones"),
+        "{said}"
+    );
+    row(
+        "newest checkpoint flipped, cut, incomplete or gone: the one before is used; all damaged: refused",
+        6,
+    );
+}
+
+#[test]
+fn other_settings_trainers_and_data_are_refused_with_what_differs() {
+    let lab = Lab::new();
+    lab.finish("run", &["--set", "run.iterations=2"]);
+    let said = lab.refused("run", &["--set", "run.iterations=2"]);
+    assert!(said.contains("holds a run already"), "{said}");
+    let changed = [
+        "--resume",
+        "--set",
+        "run.iterations=2",
+        "--set",
+        "seed=9",
+        "--set",
+        "reward.head=\"linear\"",
+    ];
+    let said = lab.refused("run", &changed);
+    for line in [
+        "seed: 3 -> 9",
+        "reward.head.kind: \"hybrid\" -> \"linear\"",
+        "reward.head.beta: 1.0 -> unset",
+    ] {
+        assert!(said.contains(line), "{said}");
+    }
+    let harmless = [
+        "--resume",
+        "--set",
+        "run.iterations=2",
+        "--set",
+        "run.keep_last=1",
+    ];
+    let said = lab.finish("run", &harmless);
+    assert!(said.contains("run.keep_last: 2 -> 1"), "{said}");
+    let other = Command::new(env!("CARGO_BIN_EXE_assay"))
+        .current_dir(lab.path("."))
+        .args(["train", "grpo", "-c", "run.toml", "--out", "run"])
+        .args(harmless)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(other.stderr).unwrap();
+    assert!(said.contains("is a run of `airl`, not of `grpo`"), "{said}");
+    assert_eq!(other.status.code(), Some(1));
+    let data = fs::read_to_string(lab.path("train.jsonl")).unwrap();
+    let lines: Vec<&str> = data.lines().collect();
+    fs::write(lab.path("train.jsonl"), lines[1..].join("\n")).unwrap();
+    let said = lab.refused("run", &harmless);
+    assert!(said.contains("learned from other demonstrations"), "{said}");
+    fs::remove_file(lab.path("train.jsonl")).unwrap();
+    let said = lab.refused("run", &harmless);
+    assert!(said.contains("train.jsonl"), "{said}");
+    fs::write(lab.path("train.jsonl"), &data).unwrap();
+    lab.finish("run", &harmless);
+    row(
+        "resumed with other settings, trainer or data: refused with the differences; harmless keys accepted",
+        6,
+    );
+}
+
+/// A run that may not write files beyond a size, and then may: it says which file, and goes on to the same end.
+#[test]
+fn a_full_disk_ends_a_run_clearly_and_costs_nothing() {
+    let lab = Lab::new();
+    lab.finish("whole", &[]);
+    for kibibytes in [0, 1, 4, 8, 16, 20] {
+        let out = format!("run-{kibibytes}");
+        // Ignored, the signal of an exceeded limit becomes an error of the write.
+        let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", kibibytes * 2);
+        let mut limited = Command::new("sh");
+        let command = lab.command(&out, &["--resume"]);
+        limited
+            .arg("-c")
+            .arg(script)
+            .arg("sh")
+            .arg(command.get_program());
+        limited.args(command.get_args()).current_dir(lab.path("."));
+        let output = limited.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{kibibytes} KiB: {said}");
+        assert!(
+            said.contains(&out) && said.contains("File too large"),
+            "{kibibytes} KiB: {said}"
+        );
+        lab.finish(&out, &["--resume"]);
+        assert_eq!(lab.outcome(&out), lab.outcome("whole"), "{kibibytes} KiB");
+    }
+    row(
+        "writes fail at 0 to 20 KiB a file, then the disk has room again",
+        6,
+    );
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_named() {
+    let lab = Lab::new();
+    let said = lab.refused("run.toml/inside", &[]);
+    assert!(said.contains("run.toml/inside"), "{said}");
+    if Path::new("/proc/self").exists() {
+        assert!(lab.refused("/proc/run", &[]).contains("/proc/run"));
+    }
+    let closed = lab.path("closed");
+    fs::create_dir(&closed).unwrap();
+    let mut permissions = fs::metadata(&closed).unwrap().permissions();
+    permissions.set_readonly(true);
+    fs::set_permissions(&closed, permissions).unwrap();
+    // An administrator writes everywhere.
+    if fs::write(closed.join("probe"), "").is_err() {
+        assert!(lab.refused("closed/run", &[]).contains("closed/run"));
+        assert!(lab.refused("closed", &[]).contains("closed/run.lock"));
+    }
+    row("run directory that cannot be made or written: named", 2);
+}
+
+#[test]
+fn threads_change_no_bit() {
+    let lab = Lab::new();
+    for threads in ["1", "2", "5"] {
+        let status = lab
+            .command(threads, &[])
+            .env("RAYON_NUM_THREADS", threads)
+            .output()
+            .unwrap()
+            .status;
+        assert!(status.success());
+        assert_eq!(lab.outcome(threads), lab.outcome("1"), "{threads} threads");
+    }
+    row("1, 2 and 5 threads: the same bits", 3);
+}
+
+/// What is drawn and the first losses are the same bits. Gradients are summed micro-batch by micro-batch, so weights
+/// differ by rounding.
+#[test]
+fn the_token_budget_changes_nothing_but_rounding() {
+    let lab = Lab::new();
+    lab.finish("whole", &[]);
+    let expected = read(&lab.path("whole/metrics.jsonl")).unwrap();
+    let state = |out: &str| fs::read(lab.path(out).join("checkpoints/iter-7/state.json")).unwrap();
+    for budget in ["1", "100", "300"] {
+        let setting = format!("run.token_budget={budget}");
+        lab.finish(budget, &["--set", &setting]);
+        assert!(
+            state(budget) == state("whole"),
+            "the samples of every iteration, by token"
+        );
+        let found = read(&lab.path(budget).join("metrics.jsonl")).unwrap();
+        assert_eq!(found[0].values["sft/loss"], expected[0].values["sft/loss"]);
+        for (found, expected) in found.iter().zip(&expected) {
+            for name in [
+                "sft/loss",
+                "reward/loss",
+                "policy/reference_kl",
+                "validation/accuracy",
+            ] {
+                let (found, expected) = (found.values.get(name), expected.values.get(name));
+                let apart = found.zip(expected).map_or(0.0, |(f, e)| (f - e).abs());
+                assert!(
+                    apart < 1e-5 && found.is_some() == expected.is_some(),
+                    "{budget} {name}: {apart}"
+                );
+            }
+        }
+    }
+    row(
+        "token budgets 1, 100, 300 and unlimited: the same samples, values apart by rounding",
+        4,
+    );
+}
+
+fn flip(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+fn cut(path: &Path) {
+    let bytes = fs::read(path).unwrap();
+    fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
