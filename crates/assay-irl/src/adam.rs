@@ -189,3 +189,74 @@ impl AdamW {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parameter(name: &str, values: &[f32]) -> (String, Var) {
+        let tensor = Tensor::from_slice(values, values.len(), &Device::Cpu).unwrap();
+        (name.to_owned(), Var::from_tensor(&tensor).unwrap())
+    }
+
+    fn gradients(of: &[((String, Var), &[f32])]) -> Gradients {
+        let mut gradients = Gradients::default();
+        for ((_, var), values) in of {
+            let tensor = Tensor::from_slice(values, values.len(), &Device::Cpu).unwrap();
+            gradients.add(var.as_tensor().id(), tensor).unwrap();
+        }
+        gradients
+    }
+
+    fn settings(lr: f64) -> AdamWSettings {
+        AdamWSettings {
+            lr,
+            beta1: 0.9,
+            beta2: 0.99,
+            eps: 1e-8,
+            weight_decay: 0.0,
+        }
+    }
+
+    #[test]
+    fn a_gradient_that_is_not_finite_is_named_and_nothing_changes() {
+        let (a, b) = (parameter("a", &[1.0, 2.0]), parameter("b", &[3.0]));
+        let parameters = [a.clone(), b.clone()];
+        let mut adamw = AdamW::new(&parameters);
+        for bad in [f32::NAN, f32::INFINITY] {
+            let gradients = gradients(&[(a.clone(), &[0.1, 0.2]), (b.clone(), &[bad])]);
+            let error = adamw.step(&parameters, &gradients, &settings(0.1), 1.0);
+            assert_eq!(
+                error.unwrap_err().to_string(),
+                "the gradient of b is not finite"
+            );
+        }
+        assert_eq!(adamw.iterations(), 0);
+        assert_eq!(a.1.to_vec1::<f32>().unwrap(), [1.0, 2.0]);
+        let missing = gradients(&[(a.clone(), &[0.1, 0.2])]);
+        let error = adamw.step(&parameters, &missing, &settings(0.1), 1.0);
+        assert!(error.unwrap_err().to_string().ends_with("parameter b"));
+    }
+
+    #[test]
+    fn a_weight_that_overflows_is_named() {
+        let a = parameter("a", &[-3e38]);
+        let mut adamw = AdamW::new(std::slice::from_ref(&a));
+        let gradients = gradients(&[(a.clone(), &[1.0])]);
+        let error = adamw.step(std::slice::from_ref(&a), &gradients, &settings(3e38), 1.0);
+        assert_eq!(error.unwrap_err().to_string(), "the weight a is not finite");
+    }
+
+    #[test]
+    fn gradients_of_zero_and_a_rate_of_zero_move_nothing() {
+        let a = parameter("a", &[1.5, -2.0]);
+        let one = std::slice::from_ref(&a);
+        let mut adamw = AdamW::new(one);
+        let still = gradients(&[(a.clone(), &[0.0, 0.0])]);
+        let report = adamw.step(one, &still, &settings(0.1), 1.0).unwrap();
+        assert_eq!((report.gradient_norm, report.clip), (0.0, 1.0));
+        let moving = gradients(&[(a.clone(), &[5.0, 1.0])]);
+        adamw.step(one, &moving, &settings(0.0), 1.0).unwrap();
+        assert_eq!(a.1.to_vec1::<f32>().unwrap(), [1.5, -2.0]);
+    }
+}

@@ -3,7 +3,7 @@
 //! A run may be resumed with other settings as long as the iterations already done would have been the same. What
 //! such a change is, [`Change::is_harmless`] decides; every other one is refused with all differences.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -163,7 +163,7 @@ fn accepted(before: &Settings, now: &Settings, path: &Path) -> Result<Vec<Change
 
 fn changes(before: &Settings, now: &Settings) -> Result<Vec<Change>, IrlError> {
     let (mut old, mut new) = (flat(before)?, flat(now)?);
-    let keys: Vec<String> = old.keys().chain(new.keys()).cloned().collect();
+    let keys: BTreeSet<String> = old.keys().chain(new.keys()).cloned().collect();
     let mut found: Vec<Change> = Vec::new();
     for key in keys {
         let (before, now) = (old.remove(&key), new.remove(&key));
@@ -279,7 +279,7 @@ mod tests {
         });
         let refused = refused.unwrap();
         for line in [
-            "\n  policy.optimiser.learning_rate: 1e-5 -> 0.5",
+            "\n  policy.optimiser.learning_rate: 0.00001 -> 0.5",
             "\n  seed: 42 -> 7",
             "\n  reward.head.beta: unset -> 2.0",
             "\n  reward.head.kind: \"linear\" -> \"implicit\"",

@@ -275,7 +275,9 @@ fn configs() -> PathBuf {
 
 #[test]
 fn every_shipped_config_loads_and_is_valid() {
-    let files = toml_files(&configs());
+    let mut files = toml_files(&configs());
+    // Grids of `assay sweep` are no settings; they are read by its own tests.
+    files.retain(|file| !file.parent().is_some_and(|dir| dir.ends_with("sweeps")));
     assert!(files.len() >= 9, "{files:?}");
     for file in files {
         let settings = Settings::load(std::slice::from_ref(&file), &[]).unwrap();
