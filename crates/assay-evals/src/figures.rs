@@ -121,7 +121,10 @@ pub fn training(runs: &[Training<'_>]) -> Vec<Figure> {
                 .iter()
                 .filter_map(|run| curve(run, metric, run.name))
                 .collect();
-            let title = format!("{title}: {}", short_name(metric));
+            let title = match metrics.len() {
+                1 => title.to_owned(),
+                _ => format!("{title}: {}", short_name(metric)),
+            };
             figures.extend(panel(&title, metric, &series, &marks(runs, &[metric])));
         }
     }
@@ -165,7 +168,7 @@ pub fn evaluation(name: &str, evaluation: Option<&Evaluation>, summary: &Summary
         ];
         let mut add = |what: &str, svg: String| figures.push(figure(what, name, svg));
         let score = evaluation.score.map_or("", TraceScore::name);
-        let axis = format!("trace score `{score}`");
+        let axis = format!("trace score: {}", score.replace('_', " "));
         let labels = |title, x| Labels { title, x };
         add(
             "reliability",

@@ -140,7 +140,7 @@ alpha = 4.0
 [sampling]
 samples = 2
 max_prompt_tokens = 40
-max_completion_tokens = 24
+max_completion_tokens = 80
 [policy.start]
 kind = "base"
 [run]

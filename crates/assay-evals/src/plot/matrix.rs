@@ -7,11 +7,13 @@ use super::escape;
 const CELL: f64 = 34.0;
 const LEFT: f64 = 92.0;
 const TOP: f64 = 104.0;
+/// Room for the last column's slanted name.
+const RIGHT: f64 = 44.0;
 
 /// Cells from -1 (orange) over 0 (no colour) to 1 (blue), each with its number; `None` is left empty.
 pub fn matrix(title: &str, names: &[&str], values: &[Vec<Option<f64>>]) -> String {
     let size = CELL * names.len() as f64;
-    let (width, height) = (LEFT + size + 8.0, TOP + size + 8.0);
+    let (width, height) = (LEFT + size + RIGHT, TOP + size + 8.0);
     let title = escape(title);
     let mut svg = format!(
         r#"<svg class="plot" viewBox="0 0 {width} {height}" role="img" aria-label="{title}"><text class="title" x="8" y="16">{title}</text>"#

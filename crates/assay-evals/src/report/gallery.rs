@@ -9,7 +9,8 @@ use assay_tasks::trace::ScoredTrace;
 /// Keeps a bounded number of traces while a file is read.
 ///
 /// A third of the places goes to the wrong traces with the highest score, a third to the correct ones with the lowest,
-/// the rest to those with the smallest keys of problem and text: a sample that does not depend on the order.
+/// what is left to those with the smallest keys of problem and text: a sample that does not depend on the order. A file
+/// with no more traces than places is kept whole.
 #[derive(Debug)]
 pub struct Gallery {
     /// Wrong traces by score, correct traces by minus score, all traces by minus key.
@@ -32,7 +33,7 @@ impl Gallery {
         let third = places / 3;
         Self {
             kept: Default::default(),
-            places: [third, third, places - 2 * third],
+            places: [third, third, places],
             seen: 0,
         }
     }
@@ -68,9 +69,16 @@ impl Gallery {
 
     /// The traces kept, in the order in which they came, each once.
     pub fn finish(self) -> Vec<ScoredTrace> {
-        let mut kept: Vec<Kept> = self.kept.into_iter().flatten().collect();
+        let most = self.places[2];
+        let [wrong, right, sample] = self.kept;
+        let mut kept: Vec<Kept> = wrong.into_iter().chain(right).collect();
+        // Ascending in the heap's order is descending in worth: the smallest keys first.
+        for candidate in sample.into_sorted_vec() {
+            if kept.len() < most && kept.iter().all(|other| other.order != candidate.order) {
+                kept.push(candidate);
+            }
+        }
         kept.sort_by_key(|kept| kept.order);
-        kept.dedup_by_key(|kept| kept.order);
         kept.into_iter().map(|kept| kept.trace).collect()
     }
 
@@ -133,7 +141,10 @@ mod tests {
         for expected in ["p1", "p3", "p5", "p94", "p96", "p98"] {
             assert!(ids.iter().any(|id| id == expected), "{ids:?}");
         }
-        assert!(ids.len() <= 9 && ids.len() >= 7);
+        assert_eq!(ids.len(), 9);
+        let mut small = Gallery::new(9);
+        (0..9).for_each(|i| small.offer(trace(i, i % 2 == 1), Some(i as f64)));
+        assert_eq!(small.finish().len(), 9);
     }
 
     #[test]

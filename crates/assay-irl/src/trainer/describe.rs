@@ -39,9 +39,12 @@ pub(super) fn describe_rollouts(
     Ok(())
 }
 
-/// Mean reward, and how far it follows length.
+/// Mean reward, and how far it follows length and format.
+///
+/// `rewards` has a row a sample in the order of the rollouts; where demonstrations stand among them, format is left out.
 pub(super) fn describe_rewards(
     rewards: &[Vec<f32>],
+    rollouts: &[RolloutGroup],
     metrics: &mut IterationMetrics,
 ) -> Result<(), IrlError> {
     let mean =
@@ -55,5 +58,51 @@ pub(super) fn describe_rewards(
     if let Some(rho) = assay_evals::stability::reward_length_correlation(&scores, &lengths) {
         metrics.set("rollout/reward_length_correlation", rho)?;
     }
+    let samples = rollouts.iter().flat_map(|group| &group.samples);
+    let answered: Vec<f64> = samples
+        .map(|sample| f64::from(u8::from(sample.predicted_answer.is_some())))
+        .collect();
+    if let Some(rho) = assay_evals::statistics::pearson(&scores, &answered) {
+        metrics.set("rollout/reward_format_correlation", rho)?;
+    }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rollout::Sample;
+    use super::*;
+
+    fn group(answers: &[Option<&str>]) -> RolloutGroup {
+        let sample = |answer: &Option<&str>| Sample {
+            completion: Default::default(),
+            drawn: Default::default(),
+            predicted_answer: answer.map(str::to_owned),
+            correct: None,
+        };
+        RolloutGroup {
+            problem: 0,
+            prompt: Vec::new(),
+            samples: answers.iter().map(sample).collect(),
+        }
+    }
+
+    #[test]
+    fn a_reward_of_format_correlates_with_it() {
+        let rollouts = [group(&[Some("1"), None]), group(&[None, Some("2")])];
+        let rewards = [vec![2.0, 2.0], vec![0.0], vec![0.0, 0.0], vec![2.0]];
+        let mut metrics = IterationMetrics::default();
+        describe_rewards(&rewards, &rollouts, &mut metrics).unwrap();
+        assert!((metrics.values["rollout/reward_format_correlation"] - 1.0).abs() < 1e-12);
+        assert_eq!(metrics.values["rollout/reward"], 1.0);
+        assert_eq!(metrics.values["rollout/reward_length_correlation"], 0.0);
+        // A demonstration among the rows: nothing to pair the answers with.
+        let mut with_expert = IterationMetrics::default();
+        describe_rewards(&rewards, &rollouts[..1], &mut with_expert).unwrap();
+        assert!(
+            !with_expert
+                .values
+                .contains_key("rollout/reward_format_correlation")
+        );
+    }
 }

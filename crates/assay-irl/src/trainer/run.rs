@@ -444,7 +444,7 @@ impl<'i> Run<'i> {
             Some(discriminator) => {
                 let rewards =
                     token_rewards(&discriminator.model, &groups, &settings.reward, budget)?;
-                describe_rewards(&rewards, metrics)?;
+                describe_rewards(&rewards, rollouts, metrics)?;
                 rewards
             }
             None => {
