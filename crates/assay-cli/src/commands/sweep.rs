@@ -239,9 +239,9 @@ fn text(table: &Table) -> String {
     text + &format!("{}\n", table.caption)
 }
 
-/// The newest checkpoint of a run.
+/// The newest whole checkpoint of a run.
 fn newest(dir: &Path) -> Result<PathBuf> {
-    let newest = assay_irl::checkpoint::list(dir)?.pop();
+    let newest = assay_irl::checkpoint::newest_whole(dir)?.whole;
     let (_, path) = newest.with_context(|| {
         format!(
             "{} has no checkpoint: the sweep measures the last one, which every run writes at its end",
