@@ -1,5 +1,6 @@
 //! The command line: names, options and their help.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use assay_irl::search::SearchStrategy;
@@ -47,6 +48,8 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// Train over settings and seeds and put the results in one table.
     Sweep(SweepArgs),
+    /// Answer requests for scores, token rewards and answers chosen among samples, with a viewer.
+    Serve(ServeArgs),
 }
 
 #[derive(Args)]
@@ -488,4 +491,47 @@ pub(crate) struct BenchArgs {
     /// Print JSON instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct ServeArgs {
+    /// Reward: a checkpoint's reward directory or an exported adapter. May be repeated; NAME=DIR names it.
+    #[arg(long = "reward", value_name = "[NAME=]DIR", required = true)]
+    pub(crate) rewards: Vec<String>,
+    /// Base model of the rewards; the one named in each otherwise.
+    #[arg(long)]
+    pub(crate) model: Option<PathBuf>,
+    /// Policy that answers are sampled from.
+    #[arg(long, conflicts_with = "upstream")]
+    pub(crate) policy: Option<PathBuf>,
+    /// Adapter of the policy (PEFT directory).
+    #[arg(long, requires = "policy")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// OpenAI-compatible server that answers are sampled from: the address before /chat/completions.
+    #[arg(long, value_name = "URL")]
+    pub(crate) upstream: Option<String>,
+    /// File with the bearer token of the upstream server.
+    #[arg(long, value_name = "FILE", requires = "upstream")]
+    pub(crate) upstream_key_file: Option<PathBuf>,
+    /// Address to listen on.
+    #[arg(long, default_value = "127.0.0.1:8000")]
+    pub(crate) addr: SocketAddr,
+    /// File with the bearer token that requests must carry: one line of 16 characters or more.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Trace score that stands for a text where a request names none.
+    #[arg(long, default_value = "mean")]
+    pub(crate) score: String,
+    /// Rows of a packed batch.
+    #[arg(long, default_value_t = 4096)]
+    pub(crate) token_budget: usize,
+    /// Most requests that share a pass; 1 runs each alone.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) max_batch: usize,
+    /// Seconds until a request without an answer is given up.
+    #[arg(long, default_value_t = 300)]
+    pub(crate) timeout: u64,
+    /// Seed of samples whose request names none.
+    #[arg(long, default_value_t = 42)]
+    pub(crate) seed: u64,
 }

@@ -11,6 +11,7 @@ pub(crate) mod sample;
 pub(crate) mod score;
 pub(crate) mod search;
 pub(crate) mod select;
+pub(crate) mod serve;
 pub(crate) mod show;
 pub(crate) mod sweep;
 pub(crate) mod train;

@@ -271,7 +271,13 @@ impl<'m> Critic<'m> {
     }
 
     /// Gives a trace this model's ids where it has none or another tokenizer's; tells whether it had others.
-    fn complete(&self, trace: &mut ScoredTrace) -> Result<bool, IrlError> {
+    ///
+    /// [`Critic::score`] does this first. A trace that is empty, or whose text exceeds the model's positions, stays
+    /// without ids.
+    ///
+    /// # Errors
+    /// The chat template or the tokenizer fails.
+    pub fn complete(&self, trace: &mut ScoredTrace) -> Result<bool, IrlError> {
         let carried = !trace.token_ids.is_empty();
         let vocabulary = self.model.transformer.config().vocab_size;
         let known = |ids: &[u32]| ids.iter().all(|&id| (id as usize) < vocabulary);

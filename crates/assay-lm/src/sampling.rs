@@ -66,6 +66,26 @@ pub fn sample(
     settings: (&SamplingSettings, &SamplingLimits),
     mut on_token: impl FnMut(usize),
 ) -> Result<Vec<Vec<Completion>>, LmError> {
+    let whole = |drawn| {
+        on_token(drawn);
+        true
+    };
+    Ok(sample_while(model, adapter, requests, settings, whole)?.unwrap_or_default())
+}
+
+/// [`sample`] that stops between two steps once `wanted` says false: `None` then.
+///
+/// `wanted` is called with the number of tokens drawn at each step.
+///
+/// # Errors
+/// As [`sample`].
+pub fn sample_while(
+    model: &Transformer,
+    adapter: Option<&Adapter>,
+    requests: &[SampleRequest],
+    settings: (&SamplingSettings, &SamplingLimits),
+    mut wanted: impl FnMut(usize) -> bool,
+) -> Result<Option<Vec<Vec<Completion>>>, LmError> {
     let (draw_settings, limits) = settings;
     if limits.max_new_tokens == 0 || limits.max_sequences == 0 {
         return Err(LmError::InvalidSampling {
@@ -75,16 +95,25 @@ pub fn sample(
     draw_settings.validate()?;
     let total: usize = requests.iter().map(|r| r.streams.len()).sum();
     if total == 0 {
-        return Ok(requests.iter().map(|_| Vec::new()).collect());
+        return Ok(Some(requests.iter().map(|_| Vec::new()).collect()));
     }
     let (model, adapter) = (model.detached(), adapter.map(Adapter::detached));
     let mut decoder = Decoder::new(&model, adapter.as_ref(), requests, limits)?;
-    while decoder.refill(requests, draw_settings, &mut on_token)? {
+    loop {
+        let mut started = 0;
+        let unfinished = decoder.refill(requests, draw_settings, &mut |drawn| started += drawn)?;
+        if started > 0 && !wanted(started) {
+            return Ok(None);
+        }
+        if !unfinished {
+            return Ok(Some(decoder.finished));
+        }
         let logits = decoder.step()?;
         decoder.advance(&logits, draw_settings)?;
-        on_token(decoder.drawn_last);
+        if !wanted(decoder.drawn_last) {
+            return Ok(None);
+        }
     }
-    Ok(decoder.finished)
 }
 
 /// A sequence in the batch.

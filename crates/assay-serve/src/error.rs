@@ -1,0 +1,59 @@
+//! Why the service could not start or run. What a client is told is in [`crate::refusal`].
+
+use std::net::SocketAddr;
+
+use thiserror::Error;
+
+/// An error of this crate.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}; choose another with --addr")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// Threads, timers or signal handlers could not be set up, or accepting failed.
+    #[error("{doing} failed")]
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// There is nothing to serve.
+    #[error("a service needs at least one reward")]
+    NoReward,
+    /// Two models go by one name.
+    #[error(
+        "two models are called `{name}`; give each reward a name of its own with --reward NAME=DIR"
+    )]
+    DuplicateName {
+        /// The name.
+        name: String,
+    },
+    /// A bearer token that no client could send.
+    #[error(
+        "the token must be one line of at least {least} visible ASCII characters; it has {found}"
+    )]
+    Token {
+        /// The least length.
+        least: usize,
+        /// Its usable length.
+        found: usize,
+    },
+    /// An upstream address that is none.
+    #[error(
+        "the upstream server `{url}` is no http or https address such as http://127.0.0.1:9000/v1"
+    )]
+    Upstream {
+        /// The address as given.
+        url: String,
+    },
+    /// The metrics could not be registered.
+    #[error(transparent)]
+    Metrics(#[from] prometheus::Error),
+}

@@ -1,0 +1,66 @@
+//! Every bound of the service in one place.
+
+use std::time::Duration;
+
+/// What the service refuses to hold, read or wait for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a request's body.
+    pub body_bytes: usize,
+    /// Bytes of one question, text, document or message.
+    pub text_bytes: usize,
+    /// Texts in one request.
+    pub documents: usize,
+    /// Samples of one request.
+    pub samples: usize,
+    /// Tokens of one request, samples counted at their longest.
+    pub request_tokens: usize,
+    /// Nesting of a request's JSON.
+    pub json_depth: usize,
+    /// Bytes of a request's line and headers; at least 8192.
+    pub header_bytes: usize,
+    /// Number of headers.
+    pub headers: usize,
+    /// Connections open at a time; more are closed as they come.
+    pub connections: usize,
+    /// Requests being read, waiting or worked on at a time.
+    pub requests: usize,
+    /// Tokens waiting for the model.
+    pub queue_tokens: usize,
+    /// Tokens whose keys and values are kept while sampling, over all sequences decoded together.
+    pub decode_tokens: usize,
+    /// Time for a request's headers, also between requests of one connection.
+    pub header_timeout: Duration,
+    /// Time for a request's body.
+    pub body_timeout: Duration,
+    /// Time in which a client must take some of its answer.
+    pub write_timeout: Duration,
+    /// Time for an answer, waiting included.
+    pub request_timeout: Duration,
+    /// Time that requests in flight are given at shutdown.
+    pub shutdown_grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes: 1 << 20,
+            text_bytes: 1 << 16,
+            documents: 256,
+            samples: 64,
+            request_tokens: 1 << 16,
+            json_depth: 32,
+            header_bytes: 16 << 10,
+            headers: 64,
+            connections: 512,
+            requests: 256,
+            queue_tokens: 1 << 18,
+            decode_tokens: 8192,
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(30),
+            request_timeout: Duration::from_secs(300),
+            shutdown_grace: Duration::from_secs(30),
+        }
+    }
+}

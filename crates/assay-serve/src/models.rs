@@ -1,0 +1,109 @@
+//! What is served: rewards by name, and a policy of this process or an upstream server.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use assay_evals::scores::TraceScore;
+use assay_irl::critic::Critic;
+use assay_irl::policy_model::PolicyModel;
+use assay_irl::reward_model::RewardModel;
+use assay_lm::LanguageModel;
+use assay_tasks::trace::ScoredTrace;
+
+use crate::error::ServeError;
+use crate::refusal::Refusal;
+use crate::upstream::Upstream;
+
+/// The name under which the policy of this process is served.
+pub const POLICY: &str = "policy";
+
+/// A reward with the model it reads.
+pub struct ServedReward {
+    /// The name that requests call it by.
+    pub name: String,
+    /// Its base model; rewards of one base share it.
+    pub model: Arc<LanguageModel>,
+    /// The reward.
+    pub reward: RewardModel,
+}
+
+/// A policy with the model it samples from.
+pub struct ServedPolicy {
+    /// Tokenizer, chat template and base.
+    pub model: Arc<LanguageModel>,
+    /// The base with its adapter.
+    pub policy: PolicyModel,
+}
+
+/// Where sampled answers come from.
+pub enum Generator {
+    /// The policy of this process.
+    Local(ServedPolicy),
+    /// Another server that speaks OpenAI's API.
+    Upstream(Upstream),
+}
+
+/// Everything that is served.
+pub struct Models {
+    pub(crate) rewards: Vec<ServedReward>,
+    pub(crate) generator: Option<Generator>,
+    /// The trace score that stands for a whole text where a request names none.
+    pub(crate) score: TraceScore,
+}
+
+impl Models {
+    /// Checks that there is a reward and that every name is given once.
+    ///
+    /// # Errors
+    /// [`ServeError::NoReward`], [`ServeError::DuplicateName`].
+    pub fn new(
+        rewards: Vec<ServedReward>,
+        generator: Option<Generator>,
+        score: TraceScore,
+    ) -> Result<Self, ServeError> {
+        if rewards.is_empty() {
+            return Err(ServeError::NoReward);
+        }
+        let mut names = HashSet::from([POLICY]);
+        for reward in &rewards {
+            if !names.insert(&reward.name) {
+                let name = reward.name.clone();
+                return Err(ServeError::DuplicateName { name });
+            }
+        }
+        drop(names);
+        Ok(Self {
+            rewards,
+            generator,
+            score,
+        })
+    }
+
+    /// The reward of a request: the one it names, else the first.
+    pub(crate) fn reward(&self, param: &str, name: Option<&str>) -> Result<usize, Refusal> {
+        let Some(name) = name else { return Ok(0) };
+        let place = self.rewards.iter().position(|reward| reward.name == name);
+        place.ok_or_else(|| Refusal::unknown_model(param, name, &self.reward_names()))
+    }
+
+    /// A critic over a reward, for batches of `token_budget` rows.
+    pub(crate) fn critic(&self, reward: usize, token_budget: usize) -> Critic<'_> {
+        let served = &self.rewards[reward];
+        Critic::new(&served.reward, &served.model, token_budget)
+    }
+
+    /// P(correct) of a scored trace; `None` for a reward without a calibration.
+    pub(crate) fn probability(&self, _reward: usize, _trace: &ScoredTrace) -> Option<f64> {
+        None
+    }
+
+    pub(crate) fn reward_names(&self) -> Vec<String> {
+        self.rewards.iter().map(|r| r.name.clone()).collect()
+    }
+
+    /// Positions of a reward's model.
+    pub(crate) fn positions(&self, reward: usize) -> usize {
+        let model = &self.rewards[reward].model;
+        model.transformer.config().max_positions
+    }
+}

@@ -1,0 +1,176 @@
+//! What a client is told when a request is not answered: a status and OpenAI's error object.
+//!
+//! Messages name the field and the way out. They never hold a path or the text of an internal error: those go to the
+//! server's log.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+/// Longest message, in characters: parts of a request may be quoted in it.
+const LONGEST: usize = 400;
+
+/// An answer that is an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    kind: &'static str,
+    code: &'static str,
+    param: Option<String>,
+    message: String,
+    retry_after: Option<u64>,
+}
+
+impl Refusal {
+    fn new(
+        status: StatusCode,
+        kind: &'static str,
+        code: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
+        Self {
+            status,
+            kind,
+            code,
+            param: None,
+            message: message.into(),
+            retry_after: None,
+        }
+    }
+
+    /// A request that makes no sense as it stands.
+    pub(crate) fn request(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_request_error",
+            code,
+            message,
+        )
+    }
+
+    /// A field with a value without meaning.
+    pub(crate) fn field(param: impl Into<String>, message: impl Into<String>) -> Self {
+        let param = param.into();
+        let message = format!("`{param}`: {}", message.into());
+        let refusal = Self::request("invalid_value", message);
+        refusal.about(param)
+    }
+
+    /// A request with a status of its own.
+    pub(crate) fn status(
+        status: StatusCode,
+        code: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
+        Self::new(status, "invalid_request_error", code, message)
+    }
+
+    /// More than the model reads.
+    pub(crate) fn too_long(param: impl Into<String>, message: impl Into<String>) -> Self {
+        let mut refusal = Self::field(param, message);
+        refusal.code = "context_length_exceeded";
+        refusal
+    }
+
+    /// A model that is not served.
+    pub(crate) fn unknown_model(param: &str, name: &str, known: &[String]) -> Self {
+        let message = format!(
+            "no model `{name}` is served here; served are {}",
+            known.join(", ")
+        );
+        Self::status(StatusCode::NOT_FOUND, "model_not_found", message).about(param)
+    }
+
+    /// A missing or wrong bearer token.
+    pub(crate) fn unauthorised() -> Self {
+        let message = "this server asks for the header `Authorization: Bearer TOKEN`";
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "authentication_error",
+            "invalid_api_key",
+            message,
+        )
+    }
+
+    /// More than the service takes on; `retry_after` in seconds.
+    pub(crate) fn overloaded(retry_after: u64) -> Self {
+        let message =
+            format!("too many requests are waiting; try again in {retry_after} s or later");
+        let mut refusal = Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limit_error",
+            "queue_full",
+            message,
+        );
+        refusal.retry_after = Some(retry_after);
+        refusal
+    }
+
+    /// An answer that took too long.
+    pub(crate) fn timed_out(seconds: u64) -> Self {
+        let message = format!("no answer within {seconds} s; ask for fewer or shorter texts");
+        Self::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "server_error",
+            "timeout",
+            message,
+        )
+    }
+
+    /// The service is about to end.
+    pub(crate) fn stopping() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "server_error",
+            "stopping",
+            "the server is shutting down",
+        )
+    }
+
+    /// A failure that is not the client's.
+    pub(crate) fn internal(code: &'static str, message: &'static str) -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "server_error",
+            code,
+            message,
+        )
+    }
+
+    /// A failure of the upstream server.
+    pub(crate) fn upstream(message: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::BAD_GATEWAY,
+            "server_error",
+            "upstream_failed",
+            message,
+        )
+    }
+
+    /// Names the field that is at fault.
+    pub(crate) fn about(mut self, param: impl Into<String>) -> Self {
+        self.param = Some(param.into());
+        self
+    }
+
+    /// The error object, as it also stands in a stream.
+    pub(crate) fn body(&self) -> Value {
+        let message: String = self.message.chars().take(LONGEST).collect();
+        json!({ "error": { "message": message, "type": self.kind, "param": self.param, "code": self.code } })
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.body())).into_response();
+        let headers = response.headers_mut();
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

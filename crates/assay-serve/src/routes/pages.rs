@@ -1,0 +1,79 @@
+//! The routes that need no model: lists, health, metrics, the description, the viewer.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::metrics;
+use crate::models::{Generator, POLICY};
+use crate::refusal::Refusal;
+
+/// The description of every route.
+pub const OPENAPI: &str = include_str!("../openapi.json");
+
+/// The viewer runs its own script and style, talks to its own server, and nothing else.
+const POLICY_OF_CONTENT: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+    img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// `GET /v1/models`.
+pub(crate) async fn models(State(app): State<Arc<App>>) -> Json<Value> {
+    let entry = |name: &str, kind: &str| json!({ "id": name, "object": "model", "created": app.started, "owned_by": "assay", "kind": kind });
+    let rewards = app.models.rewards.iter();
+    let mut data: Vec<Value> = rewards.map(|r| entry(&r.name, "reward")).collect();
+    match &app.models.generator {
+        Some(Generator::Local(_)) => data.push(entry(POLICY, "policy")),
+        Some(Generator::Upstream(_)) => data.push(entry("upstream", "upstream")),
+        None => {}
+    }
+    Json(json!({ "object": "list", "data": data }))
+}
+
+/// `GET /health`.
+pub(crate) async fn health(State(app): State<Arc<App>>) -> Response {
+    let (status, word) = match app.engine.is_open() {
+        true => (StatusCode::OK, "ok"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+    };
+    (status, Json(json!({ "status": word }))).into_response()
+}
+
+/// `GET /metrics`.
+pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Refusal> {
+    let text = app.metrics.text().map_err(|error| {
+        app.events
+            .failure("the metrics could not be written", &error);
+        Refusal::internal("metrics_failed", "the metrics could not be written")
+    })?;
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+}
+
+/// `GET /openapi.json`.
+pub(crate) async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
+}
+
+/// `GET /`.
+pub(crate) async fn viewer() -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, POLICY_OF_CONTENT),
+    ];
+    (headers, include_str!("../viewer/index.html")).into_response()
+}
+
+/// `GET /viewer.css`.
+pub(crate) async fn style() -> Response {
+    let headers = [(header::CONTENT_TYPE, "text/css; charset=utf-8")];
+    (headers, include_str!("../viewer/viewer.css")).into_response()
+}
+
+/// `GET /viewer.js`.
+pub(crate) async fn script() -> Response {
+    let headers = [(header::CONTENT_TYPE, "text/javascript; charset=utf-8")];
+    (headers, include_str!("../viewer/viewer.js")).into_response()
+}

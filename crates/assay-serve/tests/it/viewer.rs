@@ -1,0 +1,40 @@
+//! The viewer is whole, runs under its own policy and loads nothing from elsewhere.
+
+use crate::http::get;
+use crate::world::{Running, models};
+
+#[test]
+fn the_viewer_is_served_with_a_policy_that_allows_only_itself() {
+    let server = Running::default_of(models(None));
+    let page = get(&server, "/");
+    assert_eq!(
+        page.header("content-type"),
+        Some("text/html; charset=utf-8")
+    );
+    let policy = page.header("content-security-policy").unwrap();
+    assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"));
+    assert!(page.text.contains("/viewer.css") && page.text.contains("/viewer.js"));
+    assert_eq!(page.header("x-content-type-options"), Some("nosniff"));
+    for (path, kind) in [
+        ("/viewer.css", "text/css"),
+        ("/viewer.js", "text/javascript"),
+    ] {
+        let file = get(&server, path);
+        assert!(file.header("content-type").unwrap().starts_with(kind));
+        assert!(!file.text.is_empty());
+    }
+    for path in ["/", "/viewer.css", "/viewer.js"] {
+        let text = get(&server, path).text;
+        for elsewhere in [
+            "http://",
+            "https://",
+            "//cdn",
+            "@import",
+            " style=",
+            "onclick=",
+            "innerHTML",
+        ] {
+            assert!(!text.contains(elsewhere), "{path}: {elsewhere}");
+        }
+    }
+}

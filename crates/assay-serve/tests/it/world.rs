@@ -1,0 +1,237 @@
+//! A tiny model with a linear reward, the offline critic over it, and a server of both.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use assay_evals::scores::TraceScore;
+use assay_irl::critic::Critic;
+use assay_irl::player::Player;
+use assay_irl::policy_model::{PolicyModel, Trainable};
+use assay_irl::reward_model::{RewardModel, ScoringSettings};
+use assay_irl::settings::HeadSettings;
+use assay_lm::adapter::{Adapter, LoraSettings};
+use assay_lm::transformer::Transformer;
+use assay_lm::{
+    Architecture, ChatTemplate, LanguageModel, ModelConfig, RopeScaling, RopeSettings, Storage,
+    Tokenizer,
+};
+use assay_serve::{Generator, Models, ServeSettings, ServedPolicy, ServedReward, Server, Upstream};
+use assay_tasks::arithmetic::{ArithmeticSettings, Split, generate, vocabulary};
+use assay_tasks::prompts::{PromptSettings, PromptStyle};
+use assay_tasks::trace::ScoredTrace;
+use serde_json::json;
+use tokio::sync::oneshot;
+
+pub(crate) const POSITIONS: usize = 160;
+const TEMPLATE: &str = "{% for message in messages %}{{ message['content'] }}\
+{% if message['role'] == 'assistant' %}<|end|>{% endif %}{% endfor %}";
+
+/// The tiny model; always the same.
+pub(crate) fn tiny() -> LanguageModel {
+    let entries: Vec<&str> = ["<|end|>"]
+        .into_iter()
+        .chain(vocabulary().iter().copied())
+        .collect();
+    let tokenizer = Tokenizer::from_vocabulary(&entries).unwrap();
+    let template = ChatTemplate::new(TEMPLATE, &tokenizer, Path::new("test template")).unwrap();
+    let config = ModelConfig {
+        architecture: Architecture::Llama,
+        vocab_size: tokenizer.vocab_size(),
+        hidden_size: 16,
+        intermediate_size: 24,
+        layers: 2,
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 8,
+        rms_norm_eps: 1e-5,
+        rope: RopeSettings {
+            theta: 10_000.0,
+            scaling: RopeScaling::None,
+        },
+        max_positions: POSITIONS,
+        qkv_bias: false,
+        tie_word_embeddings: false,
+        bos_token_id: None,
+        eos_token_ids: vec![template.end_of_turn()],
+    };
+    let (transformer, _) = Transformer::random(&config, 1).unwrap();
+    LanguageModel {
+        transformer: Arc::new(transformer.detached()),
+        tokenizer,
+        template,
+        name: "tiny".to_owned(),
+    }
+}
+
+/// The same model with an embedding that is no number for one token: traces with that token have no finite reward.
+pub(crate) fn poisoned(token: &str) -> LanguageModel {
+    let dir = tempfile::TempDir::new().unwrap();
+    let model = tiny();
+    model.save(dir.path()).unwrap();
+    let row = model.tokenizer.encode(token).unwrap()[0] as usize;
+    let path = dir.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let tensors: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let embedding = &tensors["model.embed_tokens.weight"];
+    let start = 8 + header + embedding["data_offsets"][0].as_u64().unwrap() as usize;
+    let width = 4 * embedding["shape"][1].as_u64().unwrap() as usize;
+    let row = start + row * width..start + (row + 1) * width;
+    for value in bytes[row].chunks_exact_mut(4) {
+        value.copy_from_slice(&f32::NAN.to_le_bytes());
+    }
+    std::fs::write(&path, bytes).unwrap();
+    LanguageModel::open(dir.path(), Storage::Expanded).unwrap()
+}
+
+/// A linear reward whose weights are a fixed wave times a factor, so that every token has a reward of its own.
+pub(crate) fn reward(model: &LanguageModel, factor: f64) -> RewardModel {
+    let lora = LoraSettings {
+        rank: 2,
+        alpha: 4.0,
+        targets: serde_json::from_value(json!(["q_proj", "down_proj"])).unwrap(),
+    };
+    let adapter = Adapter::new(model.transformer.config(), &lora, 3).unwrap();
+    let backbone = Arc::clone(&model.transformer);
+    let mut reward = RewardModel::new(backbone, adapter, HeadSettings::Linear).unwrap();
+    for (_, var) in reward.parameters() {
+        let ones = (var.as_tensor().ones_like().unwrap() * factor).unwrap();
+        let wave = ones.flatten_all().unwrap().cumsum(0).unwrap().sin();
+        var.set(&wave.unwrap().reshape(var.as_tensor().shape()).unwrap())
+            .unwrap();
+    }
+    reward.scoring = ScoringSettings {
+        prompt: PromptSettings {
+            style: PromptStyle::Plain,
+            ..PromptSettings::default()
+        },
+        ..ScoringSettings::default()
+    };
+    reward
+}
+
+/// Questions with their demonstrations.
+pub(crate) fn questions() -> Vec<(String, String)> {
+    let settings = ArithmeticSettings {
+        problems: 8,
+        ..ArithmeticSettings::default()
+    };
+    let problems = generate(&settings, Split::Train, 5).unwrap();
+    let texts = problems.into_iter().map(|problem| {
+        let (reasoning, answer) = (problem.demonstration.unwrap(), problem.answer.unwrap());
+        (problem.question, format!("{reasoning}\n#### {answer}"))
+    });
+    texts.collect()
+}
+
+/// What `assay score` computes for these texts.
+pub(crate) fn offline(pairs: &[(String, String)]) -> Vec<ScoredTrace> {
+    let model = tiny();
+    offline_by(&model, &reward(&model, 1.0), pairs)
+}
+
+pub(crate) fn offline_by(
+    model: &LanguageModel,
+    reward: &RewardModel,
+    pairs: &[(String, String)],
+) -> Vec<ScoredTrace> {
+    let mut traces: Vec<ScoredTrace> = pairs
+        .iter()
+        .map(|(question, text)| ScoredTrace {
+            question: question.clone(),
+            text: text.clone(),
+            ..ScoredTrace::default()
+        })
+        .collect();
+    let critic = Critic::new(reward, model, 4096);
+    assert_eq!(critic.score(&mut traces, None).unwrap().unscored, 0);
+    traces
+}
+
+/// Two rewards of the tiny model: `reward` and `other`.
+pub(crate) fn models(generator: Option<Generator>) -> Models {
+    models_of(tiny(), generator)
+}
+
+pub(crate) fn models_of(model: LanguageModel, generator: Option<Generator>) -> Models {
+    let model = Arc::new(model);
+    let served = |name: &str, factor: f64| ServedReward {
+        name: name.to_owned(),
+        reward: reward(&model, factor),
+        model: Arc::clone(&model),
+    };
+    let rewards = vec![served("reward", 1.0), served("other", 2.0)];
+    Models::new(rewards, generator, TraceScore::Mean).unwrap()
+}
+
+/// The tiny model as a policy.
+pub(crate) fn policy() -> Option<Generator> {
+    let model = Arc::new(tiny());
+    let policy = PolicyModel {
+        transformer: Arc::clone(&model.transformer),
+        trainable: Trainable::Whole(Vec::new()),
+    };
+    Some(Generator::Local(ServedPolicy { model, policy }))
+}
+
+pub(crate) fn upstream(address: SocketAddr) -> Option<Generator> {
+    let url = format!("http://{address}/v1");
+    let timeout = std::time::Duration::from_secs(10);
+    let upstream = Upstream::new(&url, Some("upstream key".to_owned()), timeout).unwrap();
+    Some(Generator::Upstream(upstream))
+}
+
+/// A server on a free port of the loopback; it stops when it is dropped.
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    pub(crate) fn new(models: Models, settings: ServeSettings) -> Self {
+        let free = "127.0.0.1:0".parse().unwrap();
+        let server = Server::bind(free, models, settings).unwrap();
+        let address = server.address();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            server
+                .run_until(async move { drop(stopped.await) })
+                .unwrap();
+        });
+        Self {
+            address,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+
+    /// A server with the default settings.
+    pub(crate) fn default_of(models: Models) -> Self {
+        Self::new(models, ServeSettings::default())
+    }
+
+    /// Tells the server to stop, without waiting.
+    pub(crate) fn tell_to_stop(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+    }
+
+    /// Waits until the server has ended.
+    pub(crate) fn join(&mut self) {
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            if !std::thread::panicking() {
+                ended.unwrap();
+            }
+        }
+    }
+}
