@@ -519,9 +519,10 @@ pub(crate) struct ServeArgs {
     /// File with the bearer token that requests must carry: one line of 16 characters or more.
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
-    /// Trace score that stands for a text where a request names none.
-    #[arg(long, default_value = "mean")]
-    pub(crate) score: String,
+    /// Trace score that stands for a text where a request names none; that of the reward's calibration, else the mean,
+    /// otherwise.
+    #[arg(long)]
+    pub(crate) score: Option<String>,
     /// Rows of a packed batch.
     #[arg(long, default_value_t = 4096)]
     pub(crate) token_budget: usize,

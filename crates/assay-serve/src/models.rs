@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use assay_evals::calibration::Calibration;
 use assay_evals::scores::TraceScore;
+use assay_evals::selection::SelectorConstants;
 use assay_irl::critic::Critic;
 use assay_irl::policy_model::PolicyModel;
 use assay_irl::reward_model::RewardModel;
@@ -25,6 +27,8 @@ pub struct ServedReward {
     pub model: Arc<LanguageModel>,
     /// The reward.
     pub reward: RewardModel,
+    /// From its scores to P(correct), if its directory holds one.
+    pub calibration: Option<Calibration>,
 }
 
 /// A policy with the model it samples from.
@@ -47,19 +51,22 @@ pub enum Generator {
 pub struct Models {
     pub(crate) rewards: Vec<ServedReward>,
     pub(crate) generator: Option<Generator>,
-    /// The trace score that stands for a whole text where a request names none.
-    pub(crate) score: TraceScore,
+    /// The trace score that stands for a whole text where a request names none; else that of the calibration.
+    score: Option<TraceScore>,
 }
 
 impl Models {
     /// Checks that there is a reward and that every name is given once.
+    ///
+    /// `score` stands for a text where a request names none; without it the score that a reward's calibration was fitted
+    /// to does, else the mean.
     ///
     /// # Errors
     /// [`ServeError::NoReward`], [`ServeError::DuplicateName`].
     pub fn new(
         rewards: Vec<ServedReward>,
         generator: Option<Generator>,
-        score: TraceScore,
+        score: Option<TraceScore>,
     ) -> Result<Self, ServeError> {
         if rewards.is_empty() {
             return Err(ServeError::NoReward);
@@ -93,8 +100,23 @@ impl Models {
     }
 
     /// P(correct) of a scored trace; `None` for a reward without a calibration.
-    pub(crate) fn probability(&self, _reward: usize, _trace: &ScoredTrace) -> Option<f64> {
-        None
+    pub(crate) fn probability(&self, reward: usize, trace: &ScoredTrace) -> Option<f64> {
+        let scored = !trace.scores.is_empty();
+        let calibration = self.rewards[reward].calibration.as_ref();
+        calibration.filter(|_| scored)?.probability(trace)
+    }
+
+    /// The trace score that stands for a text where a request names none.
+    pub(crate) fn score(&self, reward: usize) -> TraceScore {
+        let calibration = self.rewards[reward].calibration.as_ref();
+        let fitted = calibration.map(Calibration::score);
+        self.score.or(fitted).unwrap_or(TraceScore::Mean)
+    }
+
+    /// The constants of selectors, fitted on validation problems where the reward has a calibration.
+    pub(crate) fn constants(&self, reward: usize) -> SelectorConstants {
+        let calibration = self.rewards[reward].calibration.as_ref();
+        calibration.map_or_else(SelectorConstants::default, |c| c.fitted.selectors)
     }
 
     pub(crate) fn reward_names(&self) -> Vec<String> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use assay_evals::calibration::Calibration;
 use assay_evals::scores::TraceScore;
 use assay_irl::reward_model::RewardModel;
 use assay_lm::{LanguageModel, peft};
@@ -38,12 +39,11 @@ impl Bases {
 
 /// Runs the command.
 pub(crate) fn run(args: &ServeArgs) -> Result<()> {
-    let score = TraceScore::parse(&args.score)?;
-    ensure!(
-        TraceScore::OF_REWARDS.contains(&score),
-        "--score {} is not made of rewards",
-        args.score
-    );
+    let score = args.score.as_deref().map(TraceScore::parse).transpose()?;
+    if let Some(score) = score {
+        let made = TraceScore::OF_REWARDS.contains(&score);
+        ensure!(made, "--score {} is not made of rewards", score.name());
+    }
     ensure!(args.token_budget > 0, "--token-budget must be at least 1");
     ensure!(args.max_batch > 0, "--max-batch must be at least 1");
     ensure!(args.timeout > 0, "--timeout must be at least 1");
@@ -105,6 +105,7 @@ fn rewards(args: &ServeArgs, bases: &mut Bases) -> Result<Vec<ServedReward>> {
         })?;
         rewards.push(ServedReward {
             reward: RewardModel::load(dir, Arc::clone(&model.transformer))?,
+            calibration: Calibration::read(dir)?,
             name,
             model,
         });

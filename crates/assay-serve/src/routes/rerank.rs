@@ -50,7 +50,7 @@ pub(crate) async fn rerank(
     let model = app.models.reward("model", name.as_deref())?;
     let score = match fields.take::<String>("score")? {
         Some(name) => trace_score("score".to_owned(), &name)?,
-        None => app.models.score,
+        None => app.models.score(model),
     };
     let query: String = fields.require("query")?;
     let documents: Vec<Document> = fields.require("documents")?;

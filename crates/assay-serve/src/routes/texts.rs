@@ -78,17 +78,17 @@ async fn scored(
     let mut fields = Fields::read(request, &app.limits).await?;
     let name: Option<String> = fields.take("model")?;
     let model = app.models.reward("model", name.as_deref())?;
-    let view = take_view(app, &mut fields)?;
+    let view = take_view(app, &mut fields, model)?;
     let pairs = take_pairs(app, &mut fields)?;
     fields.finish(&HARMLESS)?;
     Ok((model, view, app.score(model, pairs).await?))
 }
 
-/// The trace score and the predictor of a request, or the server's.
-pub(super) fn take_view(app: &App, fields: &mut Fields) -> Result<View, Refusal> {
+/// The trace score and the predictor of a request, or those of the reward.
+fn take_view(app: &App, fields: &mut Fields, reward: usize) -> Result<View, Refusal> {
     let score = match fields.take::<String>("score")? {
         Some(name) => trace_score(fields.path("score"), &name)?,
-        None => app.models.score,
+        None => app.models.score(reward),
     };
     let predictor = match fields.take::<String>("predictor")? {
         Some(name) => predictor(fields.path("predictor"), &name)?,

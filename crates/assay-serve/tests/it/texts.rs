@@ -18,6 +18,14 @@ fn as_f32(value: &Value) -> f32 {
 
 /// Fails unless an entry has the bits of the offline trace.
 fn assert_same(entry: &Value, trace: &ScoredTrace) {
+    assert_scores(entry, trace);
+    assert_eq!(
+        as_f32(&entry["score"]).to_bits(),
+        trace.scores["mean"].to_bits()
+    );
+}
+
+fn assert_scores(entry: &Value, trace: &ScoredTrace) {
     assert!(!trace.scores.is_empty());
     for (name, score) in &trace.scores {
         let served = as_f32(&entry["scores"][name]);
@@ -27,10 +35,6 @@ fn assert_same(entry: &Value, trace: &ScoredTrace) {
             "{name}: {served} {score}"
         );
     }
-    assert_eq!(
-        as_f32(&entry["score"]).to_bits(),
-        trace.scores["mean"].to_bits()
-    );
 }
 
 /// The same question's texts, other questions, one alone and many together: always the offline bits.
@@ -122,7 +126,7 @@ fn token_rewards_are_the_offline_bits() {
         let body = json!({ "traces": traces, "model": name });
         let answer = answered(&server, "/v1/rewards", &body);
         for (entry, trace) in answer["data"].as_array().unwrap().iter().zip(&expected) {
-            assert_same(entry, trace);
+            assert_scores(entry, trace);
             let served = entry["rewards"].as_array().unwrap().iter().map(as_f32);
             let rewards: Vec<f32> = trace.token_rewards.iter().map(|r| r.unwrap()).collect();
             assert_eq!(served.collect::<Vec<_>>(), rewards);
@@ -146,7 +150,14 @@ fn token_rewards_are_the_offline_bits() {
                 entry["predicted_error"]["suspicion"].as_f64().unwrap(),
                 largest.1
             );
-            assert_eq!(entry["probability"], Value::Null);
+            if name == "other" {
+                let last = f64::from(trace.scores["last"]);
+                assert_eq!(entry["score"], json!(trace.scores["last"]));
+                let expected = 1.0 / (1.0 + (1.0 - 2.0 * last).exp());
+                assert!((entry["probability"].as_f64().unwrap() - expected).abs() < 1e-12);
+            } else {
+                assert_eq!(entry["probability"], Value::Null);
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use assay_evals::scores::TraceScore;
+use assay_evals::calibration::Calibration;
 use assay_irl::critic::Critic;
 use assay_irl::player::Player;
 use assay_irl::policy_model::{PolicyModel, Trainable};
@@ -150,7 +150,21 @@ pub(crate) fn offline_by(
     traces
 }
 
-/// Two rewards of the tiny model: `reward` and `other`.
+/// sigmoid(2 last - 1), written out as the file has it.
+pub(crate) fn calibration() -> Calibration {
+    serde_json::from_value(json!({
+        "fitted": {
+            "score": "last",
+            "platt": { "scale": 2.0, "bias": -1.0 },
+            "isotonic": { "scores": [], "probabilities": [] },
+            "selectors": { "vote_temperature": 1.0, "combination_weight": 0.5 },
+        },
+        "scores": {}, "method": "platt", "data": "by hand", "traces": 2, "problems": 1,
+    }))
+    .unwrap()
+}
+
+/// Two rewards of the tiny model: `reward`, and `other` with a calibration of its last reward.
 pub(crate) fn models(generator: Option<Generator>) -> Models {
     models_of(tiny(), generator)
 }
@@ -161,9 +175,10 @@ pub(crate) fn models_of(model: LanguageModel, generator: Option<Generator>) -> M
         name: name.to_owned(),
         reward: reward(&model, factor),
         model: Arc::clone(&model),
+        calibration: (name == "other").then(calibration),
     };
     let rewards = vec![served("reward", 1.0), served("other", 2.0)];
-    Models::new(rewards, generator, TraceScore::Mean).unwrap()
+    Models::new(rewards, generator, None).unwrap()
 }
 
 /// The tiny model as a policy.

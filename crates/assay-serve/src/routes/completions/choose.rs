@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use assay_evals::selection::{Candidate, SelectorConstants};
+use assay_evals::selection::Candidate;
 use assay_tasks::answers::same_answer;
 use assay_tasks::trace::ScoredTrace;
 
@@ -33,7 +33,8 @@ pub(crate) async fn choose(
     }
     let candidates = candidates(plan, &samples.samples);
     let selector = plan.options.selector;
-    let distribution = selector.distribution(&candidates, &SelectorConstants::default());
+    let constants = app.models.constants(plan.options.reward);
+    let distribution = selector.distribution(&candidates, &constants);
     let place = distribution
         .and_then(|distribution| likeliest(&distribution, &candidates))
         .ok_or_else(|| {

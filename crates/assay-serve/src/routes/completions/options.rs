@@ -51,7 +51,7 @@ impl Options {
             selector: Selector::BestOfN,
             reward: 0,
             view: View {
-                score: app.models.score,
+                score: app.models.score(0),
                 predictor: Predictor::LargestDrop,
             },
             return_candidates: false,
@@ -78,9 +78,10 @@ impl Options {
         }
         let reward: Option<String> = fields.take("reward")?;
         self.reward = app.models.reward("assay.reward", reward.as_deref())?;
-        if let Some(name) = fields.take::<String>("score")? {
-            self.view.score = trace_score("assay.score".to_owned(), &name)?;
-        }
+        self.view.score = match fields.take::<String>("score")? {
+            Some(name) => trace_score("assay.score".to_owned(), &name)?,
+            None => app.models.score(self.reward),
+        };
         self.return_candidates = fields.take("return_candidates")?.unwrap_or(false);
         fields.finish(&[])
     }
