@@ -372,9 +372,12 @@ fn without_a_policy_nothing_is_completed() {
     assert_eq!((status, code.as_str()), (404, "no_policy"));
 }
 
+/// Heads and bodies of requests.
+type Log = Arc<Mutex<Vec<(String, Value)>>>;
+
 /// An upstream server that answers each request with the next of some texts, one choice at a time whatever `n` is,
 /// until they end; then with an error. It keeps what it was sent.
-fn fake(texts: &[&str]) -> (SocketAddr, Arc<Mutex<Vec<(String, Value)>>>) {
+fn fake(texts: &[&str]) -> (SocketAddr, Log) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let seen = Arc::new(Mutex::new(Vec::new()));
