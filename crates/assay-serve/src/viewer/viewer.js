@@ -74,10 +74,11 @@ async function sampled(question) {
     messages: [{ role: "user", content: question }],
     temperature: Number(at("temperature").value),
     max_tokens: Number(at("limit").value),
-    assay: { n: Number(at("count").value), selector: at("selector").value, reward: at("reward").value, return_candidates: true },
+    assay: { n: Number(at("count").value), selector: at("selector").value, reward: at("reward").value, predictor: at("predictor").value, return_candidates: true },
   };
   const answer = await ask("/v1/chat/completions", body);
-  return { texts: answer.assay.candidates.map((candidate) => candidate.text), chosen: answer.assay.chosen };
+  const { candidates, chosen } = answer.assay;
+  return { texts: candidates.map((candidate) => candidate.text), traces: candidates.map((candidate) => candidate.rewards), chosen };
 }
 
 async function loadModels() {
@@ -115,7 +116,9 @@ async function run() {
     if (at("compare").value && at("compare").value !== names[0]) names.push(at("compare").value);
     const texts = kept.map((answer) => answer.text);
     const readings = [];
-    for (const name of names) readings.push({ name, traces: await rewardsOf(name, question, texts) });
+    // Samples were scored as they were drawn: a sample that was cut has no end of turn to score.
+    const own = answers.traces && kept.map((answer) => answers.traces[answer.index]);
+    for (const name of names) readings.push({ name, traces: (name === names[0] && own) || (await rewardsOf(name, question, texts)) });
     show(readings, kept, answers.chosen);
     const seconds = ((performance.now() - started) / 1000).toFixed(1);
     const empty = answers.texts.length - kept.length;
@@ -186,7 +189,7 @@ function card(place, rank, isChosen) {
   const fact = (name, value) => (value === null || value === undefined ? null : make("span", {}, name + " ", make("b", {}, value)));
   const header = make("header", {},
     make("span", { class: "rank" }, String(rank + 1)),
-    fact("reward", trace.score === null ? "none" : signed(trace.score)),
+    fact("score", trace.score === null ? "none" : signed(trace.score)),
     fact("P(correct)", trace.probability === null ? null : (100 * trace.probability).toFixed(0) + " %"),
     fact("answer", trace.predicted_answer),
     fact("tokens", String(trace.tokens.length)),
@@ -211,7 +214,7 @@ function reading(which, place, rank) {
   const label = "Answer ranked " + (rank + 1) + ", token rewards by " + name + ". Arrow keys move, E goes to the predicted error.";
   const box = make("div", { class: "tokens", role: "listbox", tabindex: "0", "aria-label": label, "data-which": which, "data-place": place }, ...tokens);
   const title = state.readings.length > 1
-    ? make("h3", {}, name, make("span", {}, "reward ", make("b", {}, trace.score === null ? "none" : signed(trace.score))))
+    ? make("h3", {}, name, make("span", {}, "score ", make("b", {}, trace.score === null ? "none" : signed(trace.score))))
     : null;
   const section = make("div", { class: "reading" }, title, box);
   box.addEventListener("keydown", (event) => moveIn(box, event));
@@ -328,7 +331,7 @@ function tab(name) {
 
 function dark(on) {
   document.documentElement.classList.toggle("dark", on);
-  at("theme").setAttribute("aria-pressed", String(on));
+  at("theme").textContent = on ? "Light" : "Dark";
 }
 
 function start() {

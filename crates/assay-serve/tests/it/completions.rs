@@ -303,6 +303,10 @@ fn what_makes_no_sense_is_refused_by_name() {
         ),
         (with("assay", json!({ "score": "mea" })), "assay.score"),
         (with("assay", json!({ "m": 4 })), "assay.m"),
+        (
+            with("assay", json!({ "predictor": "entropy" })),
+            "assay.predictor",
+        ),
         (with("temperature", json!(-1)), "temperature"),
         (with("top_p", json!(0)), "top_p"),
         (with("top_k", json!(-2)), "top_k"),

@@ -9,7 +9,7 @@ use crate::app::App;
 use crate::fields::Fields;
 use crate::models::Generator;
 use crate::refusal::Refusal;
-use crate::view::{View, trace_score};
+use crate::view::{View, predictor, trace_score};
 
 /// Samples of a request that names no number.
 const SAMPLES: usize = 4;
@@ -82,6 +82,9 @@ impl Options {
             Some(name) => trace_score("assay.score".to_owned(), &name)?,
             None => app.models.score(self.reward),
         };
+        if let Some(name) = fields.take::<String>("predictor")? {
+            self.view.predictor = predictor("assay.predictor".to_owned(), &name)?;
+        }
         self.return_candidates = fields.take("return_candidates")?.unwrap_or(false);
         fields.finish(&[])
     }
