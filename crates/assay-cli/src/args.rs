@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use assay_irl::search::SearchStrategy;
+use assay_lm::directory::WeightType;
+use assay_tasks::datasets::DatasetFormat;
 use assay_tasks::prompts::PromptStyle;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -50,6 +52,14 @@ pub(crate) enum Command {
     Sweep(SweepArgs),
     /// Answer requests for scores, token rewards and answers chosen among samples, with a viewer.
     Serve(ServeArgs),
+    /// Write what a run learned for other programs: PEFT adapters, a merged model, TensorBoard events.
+    Export(ExportArgs),
+    /// Bring a model or data set of the Hugging Face hub into the local cache and print its path.
+    Fetch(FetchArgs),
+    /// Print a shell's completion script.
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write one a command.
+    Man(ManArgs),
 }
 
 #[derive(Args)]
@@ -136,6 +146,11 @@ pub(crate) enum Style {
     Plain,
 }
 
+/// A layout by its name in settings.
+fn dataset_format(name: &str) -> Result<DatasetFormat, String> {
+    serde_json::from_value(name.into()).map_err(|error| error.to_string())
+}
+
 impl From<Style> for PromptStyle {
     fn from(style: Style) -> Self {
         match style {
@@ -149,15 +164,18 @@ impl From<Style> for PromptStyle {
 /// Which model, and how it samples.
 #[derive(Args)]
 pub(crate) struct SampleArgs {
-    /// Model: a Hugging Face directory or a .gguf file.
+    /// Model: a Hugging Face directory, a .gguf file, or a hub name like org/name@revision or org/name/file.gguf.
     #[arg(long)]
     pub(crate) model: PathBuf,
     /// Policy adapter (PEFT directory).
     #[arg(long)]
     pub(crate) adapter: Option<PathBuf>,
-    /// Problems: JSONL as GSM8K is published.
+    /// Problems: JSON lines (.zst too) or parquet; `*` in the name stands for any text.
     #[arg(long)]
     pub(crate) problems: PathBuf,
+    /// Layout of the problems, as `data.*.format`.
+    #[arg(long, default_value = "gsm8k", value_parser = dataset_format)]
+    pub(crate) format: DatasetFormat,
     /// Samples a problem.
     #[arg(long, default_value_t = 16)]
     pub(crate) samples: usize,
@@ -240,6 +258,9 @@ pub(crate) struct SearchArgs {
     /// Problems: JSONL as GSM8K is published.
     #[arg(long)]
     pub(crate) problems: PathBuf,
+    /// Layout of the problems, as `data.*.format`.
+    #[arg(long, default_value = "gsm8k", value_parser = dataset_format)]
+    pub(crate) format: DatasetFormat,
     /// Use the first N problems only.
     #[arg(long)]
     pub(crate) limit: Option<usize>,
@@ -352,9 +373,12 @@ pub(crate) struct LocaliseArgs {
     /// Base model of the reward; the one named in it otherwise.
     #[arg(long)]
     pub(crate) model: Option<PathBuf>,
-    /// Demonstrations: JSONL as GSM8K is published; or ProcessBench JSON.
+    /// Demonstrations: JSON lines (.zst too) or parquet; or ProcessBench JSON.
     #[arg(long)]
     pub(crate) demonstrations: PathBuf,
+    /// Layout of the demonstrations, as `data.*.format`.
+    #[arg(long, default_value = "gsm8k", value_parser = dataset_format)]
+    pub(crate) format: DatasetFormat,
     /// Use the first N demonstrations only.
     #[arg(long)]
     pub(crate) limit: Option<usize>,
@@ -535,4 +559,79 @@ pub(crate) struct ServeArgs {
     /// Seed of samples whose request names none.
     #[arg(long, default_value_t = 42)]
     pub(crate) seed: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportFormat {
+    /// Adapters: OUT/policy and, of an airl run, OUT/reward.
+    Peft,
+    /// The policy as one Hugging Face model directory.
+    Merged,
+    /// metrics.jsonl as an event file.
+    Tensorboard,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Dtype {
+    #[value(name = "float32")]
+    F32,
+    #[value(name = "bfloat16")]
+    Bf16,
+}
+
+impl From<Dtype> for WeightType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+#[derive(Args)]
+pub(crate) struct ExportArgs {
+    /// A run directory.
+    #[arg(long)]
+    pub(crate) run: PathBuf,
+    /// What to write.
+    #[arg(long, value_enum)]
+    pub(crate) format: ExportFormat,
+    /// A directory that does not exist yet.
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// Iterations of the checkpoint; the newest otherwise.
+    #[arg(long)]
+    pub(crate) checkpoint: Option<usize>,
+    /// Where the base model is now; the place that the checkpoint names otherwise.
+    #[arg(long)]
+    pub(crate) model: Option<PathBuf>,
+    /// Name of the base model to write, e.g. its hub name; the one that the checkpoint names otherwise.
+    #[arg(long)]
+    pub(crate) base_name: Option<String>,
+    /// Number type of merged weights.
+    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    pub(crate) dtype: Dtype,
+    /// Print what was written as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct FetchArgs {
+    /// org/name, org/name@revision, org/name/file.gguf, or datasets/org/name.
+    pub(crate) name: PathBuf,
+}
+
+#[derive(Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell.
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Args)]
+pub(crate) struct ManArgs {
+    /// Directory for one page a command.
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
 }

@@ -3,7 +3,10 @@
 pub(crate) mod bench;
 pub(crate) mod calibrate;
 pub(crate) mod eval;
+pub(crate) mod export;
+pub(crate) mod fetch;
 pub(crate) mod localise;
+pub(crate) mod manual;
 pub(crate) mod quickstart;
 pub(crate) mod replay;
 pub(crate) mod report;

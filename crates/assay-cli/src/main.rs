@@ -51,6 +51,10 @@ fn main() -> ExitCode {
         Command::Report(args) => commands::report::run(&args),
         Command::Sweep(args) => commands::sweep::run(&args),
         Command::Serve(args) => commands::serve::run(&args),
+        Command::Export(args) => commands::export::run(&args),
+        Command::Fetch(args) => commands::fetch::run(&args),
+        Command::Completions(args) => commands::manual::completions(&args),
+        Command::Man(args) => commands::manual::man(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

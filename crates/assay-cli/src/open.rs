@@ -8,26 +8,46 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use assay_irl::policy_model::{PolicyModel, Trainable};
 use assay_irl::reward_model::RewardModel;
+use assay_lm::hub::{self, HubSettings};
 use assay_lm::{LanguageModel, Storage, peft};
-use assay_tasks::datasets::{DatasetSettings, Required, load_problems};
+use assay_tasks::datasets::{DatasetFormat, DatasetSettings, Required, load_problems};
 use assay_tasks::problem::Problem;
 use assay_tasks::trace::ScoredTrace;
 use assay_tasks::trace_io::{StepTrace, read_foreign_traces, read_step_traces};
 
-use crate::progress::message;
+use crate::progress::{Downloads, message};
 
 /// Bytes of a file's first line that are looked at to tell what it holds.
 const LONGEST_FIRST_LINE: u64 = 1 << 24;
 
-/// A model from a directory or file.
-pub(crate) fn model(path: &Path) -> Result<LanguageModel> {
-    Ok(LanguageModel::open(path, Storage::Expanded)?)
+/// The local path of a file, directory or hub name; downloads what is not there yet.
+pub(crate) fn locate(name: &Path) -> Result<PathBuf> {
+    let mut downloads = Downloads::default();
+    let path = hub::locate(name, &HubSettings::from_env(), &mut |download| {
+        downloads.show(download)
+    });
+    downloads.finish();
+    Ok(path?)
+}
+
+/// A model by its directory, file or hub name, which is what adapters made with it will name.
+pub(crate) fn model(name: &Path) -> Result<LanguageModel> {
+    stored(name, Storage::Expanded)
+}
+
+/// [`model`] with its quantised matrices kept as `storage` says.
+pub(crate) fn stored(name: &Path, storage: Storage) -> Result<LanguageModel> {
+    let mut model = LanguageModel::open(&locate(name)?, storage)?;
+    model.name = name.display().to_string();
+    Ok(model)
 }
 
 /// A policy: a model with or without an adapter; nothing of it is trained.
 pub(crate) fn policy(model: &LanguageModel, adapter: Option<&Path>) -> Result<PolicyModel> {
     let trainable = match adapter {
-        Some(dir) => Trainable::Adapter(peft::load(dir, model.transformer.config())?.adapter),
+        Some(dir) => {
+            Trainable::Adapter(peft::load(&locate(dir)?, model.transformer.config())?.adapter)
+        }
         None => Trainable::Whole(Vec::new()),
     };
     Ok(PolicyModel {
@@ -38,6 +58,7 @@ pub(crate) fn policy(model: &LanguageModel, adapter: Option<&Path>) -> Result<Po
 
 /// A reward and the base model it names, or `base` instead of that.
 pub(crate) fn reward(dir: &Path, base: Option<&Path>) -> Result<(LanguageModel, RewardModel)> {
+    let dir = &locate(dir)?;
     let path = match base {
         Some(path) => path.to_owned(),
         None => PathBuf::from(peft::base_model(dir)?),
@@ -55,12 +76,13 @@ pub(crate) fn reward(dir: &Path, base: Option<&Path>) -> Result<(LanguageModel, 
 
 /// The first problems of a file; what is left out is said.
 pub(crate) fn problems(
-    path: &Path,
+    (path, format): (&Path, DatasetFormat),
     limit: Option<usize>,
     required: Required,
 ) -> Result<Vec<Problem>> {
     let settings = DatasetSettings {
         path: path.to_owned(),
+        format,
         limit,
         required,
         ..DatasetSettings::default()
@@ -96,6 +118,14 @@ pub(crate) fn traces(path: &Path) -> Result<Traces> {
 
 /// Whether a file holds traces cut into steps, as ProcessBench is published: an array, or records with `steps` a line.
 pub(crate) fn holds_steps(path: &Path) -> Result<bool> {
+    let packed = |ending: &str| {
+        path.extension()
+            .is_some_and(|e| e.eq_ignore_ascii_case(ending))
+    };
+    if packed("parquet") || packed("zst") || !path.exists() && path.to_string_lossy().contains('*')
+    {
+        return Ok(false);
+    }
     let cannot_read = || format!("cannot read {}", path.display());
     let mut file = BufReader::new(File::open(path).with_context(cannot_read)?);
     let mut line = Vec::new();

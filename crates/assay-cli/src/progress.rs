@@ -7,6 +7,7 @@ use assay_evals::alarms::AlarmWatch;
 use assay_evals::metrics::MetricRow;
 use assay_irl::metrics::IterationMetrics;
 use assay_irl::trainer::Observer;
+use assay_lm::hub::Download;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// How often a line is written where there is no terminal.
@@ -15,6 +16,45 @@ const QUIET: Duration = Duration::from_secs(15);
 /// Writes one line to stderr.
 pub(crate) fn message(text: &str) -> std::io::Result<()> {
     writeln!(stderr(), "{text}")
+}
+
+/// Files coming from a hub: a bar each on a terminal, a line each elsewhere.
+#[derive(Default)]
+pub(crate) struct Downloads {
+    file: String,
+    bar: Option<ProgressBar>,
+}
+
+impl Downloads {
+    /// Shows how far a download is.
+    pub(crate) fn show(&mut self, download: Download<'_>) {
+        if self.file != download.file {
+            self.finish();
+            download.file.clone_into(&mut self.file);
+            let bar = ProgressBar::new(download.total);
+            let style =
+                "{prefix} {bar:30} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}";
+            if let Ok(style) = ProgressStyle::with_template(style) {
+                bar.set_style(style);
+            }
+            bar.set_prefix(self.file.clone());
+            if !stderr().is_terminal() {
+                bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
+                let _ = message(&format!("{}: {} bytes", download.file, download.total));
+            }
+            self.bar = Some(bar);
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_position(download.done);
+        }
+    }
+
+    /// Leaves the last bar as it is.
+    pub(crate) fn finish(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish();
+        }
+    }
 }
 
 /// A piece of long work.

@@ -20,6 +20,7 @@ pub mod reward_model;
 pub mod search;
 pub mod settings;
 pub mod sft;
+pub mod tensorboard;
 pub mod trainer;
 
 pub use error::IrlError;

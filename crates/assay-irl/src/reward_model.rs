@@ -8,6 +8,7 @@
 //!
 //! The reward is r = log D - log(1 - D) = z with D = sigmoid(z).
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -29,6 +30,8 @@ use crate::settings::HeadSettings;
 
 /// File beside a reward adapter that says how its token rewards are computed.
 pub const HEAD_FILE: &str = "reward_head.toml";
+/// Weight and bias of an implicit or hybrid head: its adapter is a causal language model's, which has no score.
+pub const HEAD_WEIGHTS_FILE: &str = "reward_head.safetensors";
 const SCORE_WEIGHT: &str = "base_model.model.score.weight";
 const SCORE_BIAS: &str = "base_model.model.score.bias";
 
@@ -101,7 +104,11 @@ impl RewardModel {
     /// # Errors
     /// Names the file and the thing that is missing or does not match the backbone.
     pub fn load(dir: &Path, backbone: Arc<Transformer>) -> Result<Self, IrlError> {
-        let loaded = peft::load(dir, backbone.config())?;
+        let mut loaded = peft::load(dir, backbone.config())?;
+        let weights = dir.join(HEAD_WEIGHTS_FILE);
+        if weights.exists() {
+            loaded.extra.extend(read_head(&weights)?);
+        }
         let path = dir.join(HEAD_FILE);
         let (head, scoring) = if path.exists() {
             let text = std::fs::read_to_string(&path)
@@ -148,7 +155,7 @@ impl RewardModel {
         Ok(model)
     }
 
-    /// Writes the PEFT adapter, the head and [`HEAD_FILE`] into an existing directory.
+    /// Writes the PEFT adapter, the head's weights and [`HEAD_FILE`] into an existing directory.
     ///
     /// # Errors
     /// Names the file that could not be written.
@@ -170,8 +177,19 @@ impl RewardModel {
                 Vec::new()
             },
         };
-        self.adapter.save(dir, &card, &extra)?;
-        let formula = match self.head {
+        if linear {
+            self.adapter.save(dir, &card, &extra)?;
+        } else {
+            self.adapter.save(dir, &card, &[])?;
+            let named = extra.into_iter().collect();
+            assay_lm::save_tensors(&named, &dir.join(HEAD_WEIGHTS_FILE))?;
+        }
+        self.save_head(dir)
+    }
+
+    /// The head's formula at one token.
+    pub fn formula(&self) -> &'static str {
+        match self.head {
             HeadSettings::Linear => "z_t = score(h_t)",
             HeadSettings::Implicit { .. } => {
                 "z_t = beta (log pi_D(y_t) - rho log pi_ref(y_t)) + score.bias, rho = reference_weight"
@@ -179,11 +197,14 @@ impl RewardModel {
             HeadSettings::Hybrid { .. } => {
                 "z_t = score(h_t) + beta (log pi_D(y_t) - rho log pi_ref(y_t)), rho = reference_weight"
             }
-        };
+        }
+    }
+
+    fn save_head(&self, dir: &Path) -> Result<(), IrlError> {
         let file = HeadFile {
             head: self.head,
             scoring: self.scoring.clone(),
-            formula: formula.to_owned(),
+            formula: self.formula().to_owned(),
         };
         let path = dir.join(HEAD_FILE);
         let unwritable = |source: toml::ser::Error| IrlError::Malformed {
@@ -233,6 +254,13 @@ impl RewardModel {
             } => Some((beta, reference_weight)),
         }
     }
+}
+
+fn read_head(path: &Path) -> Result<HashMap<String, Tensor>, IrlError> {
+    candle_core::safetensors::load(path, &Device::Cpu).map_err(|source| IrlError::Malformed {
+        path: path.to_owned(),
+        reason: source.to_string(),
+    })
 }
 
 impl Player for RewardModel {

@@ -10,6 +10,7 @@ mod validate;
 use std::path::PathBuf;
 
 use assay_lm::Storage;
+use assay_lm::adapter::LoraSettings;
 use assay_tasks::datasets::DatasetSettings;
 use assay_tasks::perturbations::{Perturbation, Registry};
 use assay_tasks::prompts::PromptSettings;
@@ -106,46 +107,6 @@ impl Default for LoraPlayers {
             policy: LoraSettings::with_rank(128),
             reward: LoraSettings::with_rank(32),
         }
-    }
-}
-
-/// Shape of a low-rank adapter: PEFT's `LoraConfig` as far as it is used.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LoraSettings {
-    /// Rank r.
-    pub rank: usize,
-    /// Numerator of the scale alpha / r.
-    pub alpha: f64,
-    /// Projections that get a pair of matrices, by PEFT's names.
-    pub targets: Vec<String>,
-}
-
-/// The projections an adapter may be put on.
-pub const PROJECTIONS: [&str; 7] = [
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "o_proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-];
-
-impl LoraSettings {
-    /// All projections, alpha = 2 rank.
-    pub fn with_rank(rank: usize) -> Self {
-        Self {
-            rank,
-            alpha: 2.0 * rank as f64,
-            targets: PROJECTIONS.map(str::to_owned).into(),
-        }
-    }
-}
-
-impl Default for LoraSettings {
-    fn default() -> Self {
-        Self::with_rank(32)
     }
 }
 

@@ -83,22 +83,32 @@ impl Projection {
 
 /// Shape of an adapter: PEFT's `LoraConfig` as far as it is used.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct LoraSettings {
     /// Rank r of A and B.
     pub rank: usize,
     /// Numerator of the scale alpha / rank.
     pub alpha: f64,
-    /// Projections that get a pair; the default is all seven.
-    #[serde(default = "all_projections")]
+    /// Projections that get a pair, by PEFT's names.
     pub targets: Vec<Projection>,
 }
 
-fn all_projections() -> Vec<Projection> {
-    Projection::ALL.to_vec()
+impl Default for LoraSettings {
+    fn default() -> Self {
+        Self::with_rank(32)
+    }
 }
 
 impl LoraSettings {
+    /// All seven projections, alpha = 2 rank.
+    pub fn with_rank(rank: usize) -> Self {
+        Self {
+            rank,
+            alpha: 2.0 * rank as f64,
+            targets: Projection::ALL.to_vec(),
+        }
+    }
+
     /// alpha / rank.
     pub fn scale(&self) -> f64 {
         self.alpha / self.rank as f64
@@ -247,7 +257,7 @@ impl Adapter {
 /// What `adapter_config.json` says beside rank, alpha and targets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdapterCard {
-    /// Name or path of the base model.
+    /// Name or path of the base model; a revision of a hub name follows `@`.
     pub base_model: String,
     /// `CAUSAL_LM` or `TOKEN_CLS`.
     pub task_type: &'static str,

@@ -154,6 +154,14 @@ pub enum LmError {
         /// The group's index in its batch.
         group: usize,
     },
+    /// A model or data set could not be had from the Hugging Face hub or its cache.
+    #[error("{name}: {reason}")]
+    Hub {
+        /// The name as given, or the file that was asked for.
+        name: String,
+        /// What went wrong and what to do.
+        reason: String,
+    },
     /// An adapter is malformed or does not fit its base model.
     #[error("invalid adapter: {reason}")]
     InvalidAdapter {

@@ -2,9 +2,11 @@
 
 pub mod adapter;
 mod config;
+pub mod directory;
 pub mod draw;
 mod error;
 pub mod gradients;
+pub mod hub;
 mod model;
 pub mod packed;
 pub mod peft;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use assay_tasks::message::Message;
 
+use crate::directory::WeightType;
 use crate::transformer::Transformer;
 use crate::{ChatTemplate, ControlTokens, LmError, ModelSource, Tokenizer};
 
@@ -71,22 +72,11 @@ impl LanguageModel {
         self.tokenizer.decode_with_offsets(ids, ControlTokens::Skip)
     }
 
-    /// Writes `config.json`, `model.safetensors` (f32), tokenizer and chat template into an existing directory.
+    /// Writes the model as a Hugging Face directory, see [`crate::directory::save`].
     ///
     /// # Errors
     /// Names the file that could not be written.
     pub fn save(&self, dir: &Path) -> Result<(), LmError> {
-        let path = dir.join("config.json");
-        let config = self.transformer.config().to_hf_json("float32");
-        let text = serde_json::to_string_pretty(&config).unwrap_or_default() + "\n";
-        std::fs::write(&path, text).map_err(|source| LmError::Io {
-            action: "writing",
-            path,
-            source,
-        })?;
-        let tensors = self.transformer.named_tensors()?.into_iter().collect();
-        crate::save_tensors(&tensors, &dir.join("model.safetensors"))?;
-        self.tokenizer.save(dir)?;
-        self.template.save(dir)
+        crate::directory::save(self, dir, WeightType::F32)
     }
 }

@@ -7,12 +7,13 @@ use candle_core::Tensor;
 
 use crate::LmError;
 
-/// Writes tensors as one safetensors file; equal tensors give equal bytes.
+/// Writes tensors as one safetensors file, with the metadata that transformers asks for; equal tensors give equal bytes.
 ///
 /// # Errors
 /// [`LmError::Io`] names the file, e.g. on a full disk.
 pub fn save_tensors(tensors: &HashMap<String, Tensor>, path: &Path) -> Result<(), LmError> {
-    candle_core::safetensors::save(tensors, path).map_err(|source| LmError::Io {
+    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    safetensors::serialize_to_file(tensors, Some(format), path).map_err(|source| LmError::Io {
         action: "writing",
         path: path.to_owned(),
         source: std::io::Error::other(source),

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use crate::countdown::CountdownTask;
 use crate::numbers::{Numeral, numerals};
 use crate::segments::trimmed;
 
@@ -64,11 +65,14 @@ pub fn extract_lenient(text: &str) -> Option<FoundAnswer<'_>> {
 
 /// Whether two answers mean the same.
 ///
-/// In this order: equal numbers as exact rationals (`1,000 = 1000.0 = $1000`, `3/4 = 0.75`, `18 eggs = 18`; a per cent
+/// Where the gold answer is a [`CountdownTask`], the prediction is its solution. Else, in this order: equal numbers as exact rationals (`1,000 = 1000.0 = $1000`, `3/4 = 0.75`, `18 eggs = 18`; a per cent
 /// value equals both its bare number and its hundredth); where the gold answer is a single letter A to J, the choice the
 /// prediction opens with; where it is yes or no, the prediction's first word; else the texts without case, emphasis,
 /// surrounding punctuation and repeated white space.
 pub fn same_answer(predicted: &str, gold: &str) -> bool {
+    if let Some(task) = CountdownTask::parse(gold) {
+        return task.accepts(predicted);
+    }
     if let (Some(left), Some(right)) = (parse_quantity(predicted), parse_quantity(gold)) {
         return left.value == right.value
             || (left.percent != right.percent

@@ -1,7 +1,12 @@
-//! Reading problems from JSONL: GSM8K as published, any columns, or chats.
+//! Reading problems from JSON lines (plain or zstd-compressed) and parquet: GSM8K, MedReason, MMLU-Pro, AIME and Countdown
+//! as published, any columns, or chats.
 //!
 //! A record that cannot be read is an error with its file and line. A record that can be read but lacks what the caller
 //! needs is left out and counted.
+
+mod files;
+mod formats;
+mod records;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,9 +14,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use self::records::Records;
 use crate::TasksError;
-use crate::lines::Lines;
-use crate::message::{Message, Role};
 use crate::problem::Problem;
 use crate::prompts::{split_completion, without_calculator_marks};
 
@@ -26,7 +30,20 @@ pub enum DatasetFormat {
     Columns,
     /// A chat in `messages`: the last assistant turn is the demonstration, the last user turn before it the question.
     Messages,
+    /// MedReason (`UCSC-VLAA/MedReason`): `question`, `options`, `reasoning`, `answer`; the answer is a choice's letter
+    /// where it is one of the options.
+    Medreason,
+    /// MMLU-Pro (`TIGER-Lab/MMLU-Pro`): `question`, `options`, `answer`, a letter; `cot_content` is the demonstration.
+    MmluPro,
+    /// AIME (`Maxwell-Jia/AIME_2024`, `HuggingFaceH4/aime_2024` and their like): `problem`, `solution`, `answer`, an
+    /// integer.
+    Aime,
+    /// Countdown (`Jiayi-Pan/Countdown-Tasks-3to4`): `nums`, `target`; an answer is an expression, evaluated exactly.
+    Countdown,
 }
+
+/// Bytes of text that the problems of one call may hold together.
+const MOST_TEXT: usize = 4 << 30;
 
 /// Which fields a problem must have to be kept; others are skipped and counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +64,8 @@ pub enum Required {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DatasetSettings {
-    /// The JSONL file.
+    /// A file that ends in `.parquet`, `.zst` (compressed JSON lines) or anything else (JSON lines); `*` in its name
+    /// stands for any text, and the files it matches are read in order of their names.
     pub path: PathBuf,
     /// How its records are laid out.
     pub format: DatasetFormat,
@@ -93,28 +111,30 @@ pub struct LoadReport {
     pub skipped: BTreeMap<String, usize>,
 }
 
-/// Reads the problems of one file.
+/// Reads the problems of one file, or of those that a `*` matches.
 ///
 /// # Errors
-/// [`TasksError::Read`], [`TasksError::Json`], [`TasksError::InvalidUtf8`] and [`TasksError::LineTooLong`] (16 MiB) name
-/// the file and line; [`TasksError::Column`] a missing question or a column of another type; [`TasksError::DuplicateId`]
-/// a repeated identifier.
+/// [`TasksError::Read`], [`TasksError::Json`], [`TasksError::Parquet`], [`TasksError::InvalidUtf8`] and
+/// [`TasksError::LineTooLong`] (16 MiB) name the file and line; [`TasksError::Column`] a missing question or a column of
+/// another type; [`TasksError::DuplicateId`] a repeated identifier; [`TasksError::TooMuchText`] files beyond 4 GiB.
 pub fn load_problems(settings: &DatasetSettings) -> Result<(Vec<Problem>, LoadReport), TasksError> {
     let mut problems = Vec::new();
     let mut report = LoadReport::default();
     let mut ids = BTreeSet::new();
-    let limit = settings.limit.unwrap_or(usize::MAX);
-    for line in Lines::open(&settings.path)?
-        .skip(settings.offset)
-        .take(limit)
-    {
-        let (number, line) = line?;
-        let place = Place {
-            path: &settings.path,
-            line: number,
+    let mut bytes = 0;
+    let files = files::files(&settings.path)?;
+    let records = files.iter().flat_map(|file| {
+        let (opened, failed) = match Records::open(file) {
+            Ok(records) => (Some(records), None),
+            Err(error) => (None, Some(Err(error))),
         };
-        let record: Map<String, Value> =
-            serde_json::from_str(&line).map_err(|source| place.json(source))?;
+        let records = opened.into_iter().flatten().chain(failed);
+        records.map(move |record| (file.as_path(), record))
+    });
+    let limit = settings.limit.unwrap_or(usize::MAX);
+    for (path, record) in records.skip(settings.offset).take(limit) {
+        let (line, record) = record?;
+        let place = Place { path, line };
         let problem = read_problem(settings, &place, &record)?;
         if let Some(reason) = missing(&problem, settings.required) {
             *report.skipped.entry(reason.to_owned()).or_default() += 1;
@@ -122,9 +142,16 @@ pub fn load_problems(settings: &DatasetSettings) -> Result<(Vec<Problem>, LoadRe
         }
         if !ids.insert(problem.id.clone()) {
             return Err(TasksError::DuplicateId {
-                path: settings.path.clone(),
-                line: number,
+                path: path.to_owned(),
+                line,
                 id: problem.id,
+            });
+        }
+        bytes += problem.question.len() + problem.demonstration.as_ref().map_or(0, String::len);
+        if bytes > MOST_TEXT {
+            return Err(TasksError::TooMuchText {
+                path: settings.path.clone(),
+                limit: MOST_TEXT,
             });
         }
         problems.push(problem);
@@ -205,28 +232,18 @@ fn read_problem(
     place: &Place<'_>,
     record: &Map<String, Value>,
 ) -> Result<Problem, TasksError> {
-    let (question, expert, answer) = match settings.format {
-        DatasetFormat::Gsm8k => {
-            let expert = place.text(record, "answer")?;
-            (place.required_text(record, "question")?, expert, None)
-        }
-        DatasetFormat::Columns => {
-            let question = place.required_text(record, &settings.question)?;
-            let expert = place.text(record, &settings.demonstration)?;
-            (question, expert, place.text(record, &settings.answer)?)
-        }
-        DatasetFormat::Messages => {
-            let (question, expert) = read_chat(place, record)?;
-            (question, expert, place.text(record, &settings.answer)?)
-        }
-    };
+    let formats::Fields {
+        question,
+        expert,
+        answer,
+    } = formats::read(settings, place, record)?;
     let (reasoning, stated) = match &expert {
         Some(expert) => split_completion(&without_calculator_marks(expert)),
         None => (String::new(), None),
     };
     let id = match place.text(record, &settings.id)? {
         Some(id) => id,
-        None => default_id(settings, place.line),
+        None => default_id(settings, place),
     };
     Ok(Problem {
         id,
@@ -236,31 +253,8 @@ fn read_problem(
     })
 }
 
-fn read_chat(
-    place: &Place<'_>,
-    record: &Map<String, Value>,
-) -> Result<(String, Option<String>), TasksError> {
-    let turns = record
-        .get("messages")
-        .ok_or_else(|| place.column("messages", "is missing"))?;
-    let turns = Vec::<Message>::deserialize(turns).map_err(|source| place.json(source))?;
-    let last = turns.iter().rposition(|turn| turn.role == Role::Assistant);
-    let before = &turns[..last.unwrap_or(turns.len())];
-    let question = before.iter().rfind(|turn| turn.role == Role::User);
-    let question = question.ok_or_else(|| {
-        place.column(
-            "messages",
-            "has no user turn before the last assistant turn",
-        )
-    })?;
-    Ok((
-        question.content.clone(),
-        last.map(|last| turns[last].content.clone()),
-    ))
-}
-
-fn default_id(settings: &DatasetSettings, line: usize) -> String {
-    let stem = settings
+fn default_id(settings: &DatasetSettings, place: &Place<'_>) -> String {
+    let stem = place
         .path
         .file_stem()
         .map(|stem| stem.to_string_lossy())
@@ -270,7 +264,7 @@ fn default_id(settings: &DatasetSettings, line: usize) -> String {
     } else {
         ""
     };
-    format!("{family}{stem}-{}", line - 1)
+    format!("{family}{stem}-{}", place.line - 1)
 }
 
 fn not_empty(text: String) -> Option<String> {

@@ -34,6 +34,22 @@ pub enum TasksError {
         /// The parser's reason.
         source: serde_json::Error,
     },
+    /// A parquet file is malformed, or larger than is read.
+    #[error("{path}: not readable as parquet")]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// The reader's reason.
+        source: parquet::errors::ParquetError,
+    },
+    /// Problems hold more text than is kept in memory.
+    #[error("{path}: more than {limit} bytes of text; read a part of it with `limit` and `offset`")]
+    TooMuchText {
+        /// The file, or the pattern of files.
+        path: PathBuf,
+        /// The most bytes.
+        limit: usize,
+    },
     /// A record could not be turned into JSON.
     #[error("cannot encode trace {id}")]
     Encode {

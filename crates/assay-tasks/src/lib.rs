@@ -6,6 +6,7 @@
 
 pub mod answers;
 pub mod arithmetic;
+pub mod countdown;
 pub mod datasets;
 mod error;
 mod lines;

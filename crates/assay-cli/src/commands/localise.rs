@@ -43,7 +43,7 @@ fn injected(args: &LocaliseArgs) -> Result<Summary> {
     };
     let registry = Registry::named(&kinds)?;
     let problems = open::problems(
-        &args.demonstrations,
+        (&args.demonstrations, args.format),
         args.limit,
         Required::DemonstrationAndAnswer,
     )?;

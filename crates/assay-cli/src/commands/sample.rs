@@ -36,7 +36,11 @@ struct Tally {
 pub(crate) fn run(args: &SampleArgs) -> Result<()> {
     ensure!(args.samples > 0, "--samples must be at least 1");
     ensure!(args.max_tokens > 0, "--max-tokens must be at least 1");
-    let problems = open::problems(&args.problems, args.limit, Required::Question)?;
+    let problems = open::problems(
+        (&args.problems, args.format),
+        args.limit,
+        Required::Question,
+    )?;
     let mut writer = TraceWriter::create(&args.out)?;
     let model = open::model(&args.model)?;
     let policy = open::policy(&model, args.adapter.as_deref())?;

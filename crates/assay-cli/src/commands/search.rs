@@ -32,7 +32,11 @@ struct Counts {
 /// Runs the command.
 pub(crate) fn run(args: &SearchArgs) -> Result<()> {
     let score = validated(args)?;
-    let problems = open::problems(&args.problems, args.limit, Required::Question)?;
+    let problems = open::problems(
+        (&args.problems, args.format),
+        args.limit,
+        Required::Question,
+    )?;
     let mut writer = TraceWriter::create(&args.out)?;
     let (model, reward) = open::reward(&args.reward, args.model.as_deref())?;
     let policy = open::policy(&model, args.adapter.as_deref())?;

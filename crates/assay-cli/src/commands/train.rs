@@ -14,6 +14,7 @@ use assay_tasks::datasets::{DatasetSettings, load_problems};
 use assay_tasks::problem::{Problem, assert_disjoint};
 
 use crate::args::{TrainArgs, Trainer};
+use crate::open;
 use crate::progress::{Progress, message};
 use crate::signals::Stoppable;
 
@@ -87,9 +88,9 @@ impl Models {
     pub(crate) fn open(settings: &Settings) -> Result<Self> {
         let other = (!is_shared(settings)).then_some(&settings.reward_model);
         Ok(Self {
-            policy: open(&settings.model, "model.path")?,
+            policy: base(&settings.model, "model.path")?,
             reward: other
-                .map(|other| open(other, "reward_model.path"))
+                .map(|other| base(other, "reward_model.path"))
                 .transpose()?,
         })
     }
@@ -131,11 +132,12 @@ fn is_shared(settings: &Settings) -> bool {
 fn memory_plan(settings: &Settings) -> Result<MemoryPlan> {
     let shape = |model: &ModelSettings, key: &str| -> Result<BaseShape> {
         ensure_named(&model.path, key)?;
-        let stored = model.storage == Storage::AsStored && model.path.is_file();
+        let path = open::locate(&model.path)?;
+        let stored = model.storage == Storage::AsStored && path.is_file();
         Ok(BaseShape {
-            config: ModelConfig::read(&model.path)?,
+            config: ModelConfig::read(&path)?,
             stored_bytes: match stored {
-                true => Some(fs::metadata(&model.path)?.len()),
+                true => Some(fs::metadata(&path)?.len()),
                 false => None,
             },
         })
@@ -151,14 +153,14 @@ fn memory_plan(settings: &Settings) -> Result<MemoryPlan> {
 fn ensure_named(path: &Path, key: &str) -> Result<()> {
     ensure!(
         !path.as_os_str().is_empty(),
-        "setting `{key}` is empty: name a Hugging Face directory or a .gguf file"
+        "setting `{key}` is empty: name a Hugging Face directory, a .gguf file or a hub name"
     );
     Ok(())
 }
 
-fn open(model: &ModelSettings, key: &str) -> Result<LanguageModel> {
+fn base(model: &ModelSettings, key: &str) -> Result<LanguageModel> {
     ensure_named(&model.path, key)?;
-    Ok(LanguageModel::open(&model.path, model.storage)?)
+    open::stored(&model.path, model.storage)
 }
 
 /// The problems of a data set; none for an empty path. What is left out is said.

@@ -97,6 +97,22 @@ fn save_reward(model: &LanguageModel, base: &Path, dir: &Path) {
     reward.save(dir, &base.display().to_string()).unwrap();
 }
 
+/// Generated problems, and the same as GSM8K is published.
+pub(crate) fn problem_lines(problems: usize) -> (Vec<Problem>, String) {
+    let settings = ArithmeticSettings {
+        problems,
+        ..ArithmeticSettings::default()
+    };
+    let problems = generate(&settings, Split::Train, 5).unwrap();
+    let line = |problem: &Problem| {
+        let (reasoning, answer) = (problem.demonstration.as_ref(), problem.answer.as_ref());
+        let answer = format!("{}\n#### {}", reasoning.unwrap(), answer.unwrap());
+        json!({ "question": problem.question, "answer": answer }).to_string() + "\n"
+    };
+    let lines = problems.iter().map(line).collect();
+    (problems, lines)
+}
+
 impl World {
     pub(super) fn new() -> Self {
         let dir = TempDir::new().unwrap();
@@ -105,17 +121,7 @@ impl World {
         fs::create_dir(&base).unwrap();
         model.save(&base).unwrap();
         save_reward(&model, &base, &dir.path().join("reward"));
-        let settings = ArithmeticSettings {
-            problems: 6,
-            ..ArithmeticSettings::default()
-        };
-        let problems = generate(&settings, Split::Train, 5).unwrap();
-        let line = |problem: &Problem| {
-            let (reasoning, answer) = (problem.demonstration.as_ref(), problem.answer.as_ref());
-            let answer = format!("{}\n#### {}", reasoning.unwrap(), answer.unwrap());
-            json!({ "question": problem.question, "answer": answer }).to_string() + "\n"
-        };
-        let lines: String = problems.iter().map(line).collect();
+        let (problems, lines) = problem_lines(6);
         fs::write(dir.path().join("problems.jsonl"), lines).unwrap();
         Self { dir, problems }
     }

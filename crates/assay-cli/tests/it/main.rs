@@ -4,5 +4,6 @@
 
 mod architecture;
 mod commands;
+mod interop;
 mod looking;
 mod reliability;

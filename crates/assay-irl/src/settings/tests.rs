@@ -84,10 +84,7 @@ fn nonsense_is_refused_by_key() {
         "policy.advantage.estimator.gamma",
     );
     refused(|s| s.lora.policy.rank = 0, "lora.policy.rank");
-    refused(
-        |s| s.lora.reward.targets = vec!["qproj".into()],
-        "lora.reward.targets",
-    );
+    refused(|s| s.lora.reward.targets.clear(), "lora.reward.targets");
     refused(|s| s.run.iterations = 0, "run.iterations");
     refused(
         |s| s.data.wrong_demonstrations = 1.5,

@@ -1,6 +1,8 @@
 //! Values without meaning, refused before anything is loaded.
 
-use super::{HeadSettings, LoraSettings, PROJECTIONS, Settings};
+use assay_lm::adapter::{LoraSettings, Projection};
+
+use super::{HeadSettings, Settings};
 use crate::IrlError;
 
 impl Settings {
@@ -144,13 +146,9 @@ fn lora(key: &str, settings: &LoraSettings) -> Result<(), IrlError> {
         let reason = format!("must be above 0, not {}", settings.alpha);
         return Err(IrlError::setting(format!("{key}.alpha"), reason));
     }
-    let unknown = settings
-        .targets
-        .iter()
-        .find(|target| !PROJECTIONS.contains(&target.as_str()));
-    if unknown.is_some() || settings.targets.is_empty() {
-        let named = unknown.map_or_else(|| "none".to_owned(), |target| format!("`{target}`"));
-        let reason = format!("{named} given; choose from {}", PROJECTIONS.join(", "));
+    let twice = |p: &&Projection| settings.targets.iter().filter(|q| q == p).count() > 1;
+    if settings.targets.is_empty() || settings.targets.iter().any(|p| twice(&p)) {
+        let reason = "must name at least one projection, and each once".to_owned();
         return Err(IrlError::setting(format!("{key}.targets"), reason));
     }
     Ok(())

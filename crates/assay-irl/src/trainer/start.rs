@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use assay_lm::adapter::{Adapter, AdapterCard, LoraSettings};
+use assay_lm::adapter::{Adapter, AdapterCard};
 use assay_lm::transformer::Transformer;
 use assay_lm::{LanguageModel, peft};
 use assay_tasks::perturbations::DemonstrationGroup;
@@ -51,19 +51,6 @@ pub(super) fn save_policy(
     }
 }
 
-fn lora(settings: &crate::settings::LoraSettings) -> Result<LoraSettings, IrlError> {
-    let targets = serde_json::to_value(&settings.targets).and_then(serde_json::from_value);
-    let targets = targets.map_err(|source| IrlError::InvalidSetting {
-        key: "lora.targets".to_owned(),
-        reason: source.to_string(),
-    })?;
-    Ok(LoraSettings {
-        rank: settings.rank,
-        alpha: settings.alpha,
-        targets,
-    })
-}
-
 /// The policy before its first update.
 pub(super) fn start_policy(inputs: &TrainInputs<'_>) -> Result<PolicyModel, IrlError> {
     let settings = inputs.settings;
@@ -81,7 +68,7 @@ pub(super) fn start_policy(inputs: &TrainInputs<'_>) -> Result<PolicyModel, IrlE
         PolicyStart::Adapter { path } => peft::load(path, base.config())?.adapter,
         PolicyStart::Base | PolicyStart::Sft => Adapter::new(
             base.config(),
-            &lora(&settings.lora.policy)?,
+            &settings.lora.policy,
             settings.seed ^ POLICY_ADAPTER,
         )?,
     };
@@ -99,7 +86,7 @@ pub(super) fn start_discriminator(inputs: &TrainInputs<'_>) -> Result<Discrimina
         RewardStart::Adapter { path } => RewardModel::load(path, backbone)?,
         RewardStart::Fresh => {
             let seed = settings.seed ^ REWARD_ADAPTER;
-            let adapter = Adapter::new(backbone.config(), &lora(&settings.lora.reward)?, seed)?;
+            let adapter = Adapter::new(backbone.config(), &settings.lora.reward, seed)?;
             RewardModel::new(backbone, adapter, settings.reward.head)?
         }
     };

@@ -20,47 +20,7 @@ impl Transformer {
     /// # Errors
     /// Names the file and tensor that is missing or whose shape does not match the configuration.
     pub fn load(config: &ModelConfig, weights: &Weights) -> Result<Self, LmError> {
-        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-        let mut layers = Vec::with_capacity(config.layers);
-        for index in 0..config.layers {
-            let prefix = format!("model.layers.{index}");
-            let mut projections = HashMap::new();
-            for projection in Projection::ALL {
-                let (out, input) = projection.shape(config);
-                let name = format!("{prefix}.{}", projection.module());
-                let weight = weights.matrix(&format!("{name}.weight"), [out, input])?;
-                let has_bias = config.qkv_bias
-                    && matches!(
-                        projection,
-                        Projection::Query | Projection::Key | Projection::Value
-                    );
-                let bias = if has_bias {
-                    Some(weights.vector(&format!("{name}.bias"), out)?)
-                } else {
-                    None
-                };
-                projections.insert(projection, Dense { weight, bias });
-            }
-            layers.push(Layer {
-                input_norm: weights.vector(&format!("{prefix}.input_layernorm.weight"), hidden)?,
-                attention_norm: weights
-                    .vector(&format!("{prefix}.post_attention_layernorm.weight"), hidden)?,
-                projections,
-            });
-        }
-        let output = if config.tie_word_embeddings {
-            None
-        } else {
-            Some(weights.matrix("lm_head.weight", [vocab, hidden])?)
-        };
-        Ok(Self {
-            config: config.clone(),
-            embedding: weights.matrix("model.embed_tokens.weight", [vocab, hidden])?,
-            layers,
-            final_norm: weights.vector("model.norm.weight", hidden)?,
-            output,
-            rope: rope_table(config)?,
-        })
+        Self::assemble(config, &mut Frozen(weights))
     }
 
     /// A randomly initialised, fully trainable model and its parameters by Hugging Face name.
@@ -103,67 +63,33 @@ impl Transformer {
         config: &ModelConfig,
         mut source: impl FnMut(&str, &[usize]) -> Result<Tensor, LmError>,
     ) -> Result<(Self, Vec<(String, Var)>), LmError> {
-        let mut parameters: Vec<(String, Var)> = Vec::new();
-        let mut make = |name: String, dims: &[usize]| -> Result<Tensor, LmError> {
-            let var = Var::from_tensor(&source(&name, dims)?)?;
-            let tensor = var.as_tensor().clone();
-            parameters.push((name, var));
-            Ok(tensor)
+        let mut trained = Trained {
+            source: &mut source,
+            parameters: Vec::new(),
         };
+        let model = Self::assemble(config, &mut trained)?;
+        Ok((model, trained.parameters))
+    }
+
+    /// The one walk over a model's tensors, in the order of [`Transformer::named_tensors`].
+    fn assemble(config: &ModelConfig, source: &mut impl TensorSource) -> Result<Self, LmError> {
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-        let embedding = Matrix::Dense(make(
-            "model.embed_tokens.weight".to_owned(),
-            &[vocab, hidden],
-        )?);
-        let mut layers = Vec::with_capacity(config.layers);
-        for index in 0..config.layers {
-            let prefix = format!("model.layers.{index}");
-            let input_norm = make(format!("{prefix}.input_layernorm.weight"), &[hidden])?;
-            let attention_norm = make(
-                format!("{prefix}.post_attention_layernorm.weight"),
-                &[hidden],
-            )?;
-            let mut projections = HashMap::new();
-            for projection in Projection::ALL {
-                let (out, input) = projection.shape(config);
-                let name = format!("{prefix}.{}", projection.module());
-                let weight = Matrix::Dense(make(format!("{name}.weight"), &[out, input])?);
-                let has_bias = config.qkv_bias
-                    && matches!(
-                        projection,
-                        Projection::Query | Projection::Key | Projection::Value
-                    );
-                let bias = if has_bias {
-                    Some(make(format!("{name}.bias"), &[out])?)
-                } else {
-                    None
-                };
-                projections.insert(projection, Dense { weight, bias });
-            }
-            layers.push(Layer {
-                input_norm,
-                attention_norm,
-                projections,
-            });
-        }
-        let final_norm = make("model.norm.weight".to_owned(), &[hidden])?;
+        let embedding = source.matrix("model.embed_tokens.weight", [vocab, hidden])?;
+        let layers = (0..config.layers).map(|index| Layer::assemble(config, index, source));
+        let layers = layers.collect::<Result<_, _>>()?;
+        let final_norm = source.vector("model.norm.weight", hidden)?;
         let output = match config.tie_word_embeddings {
             true => None,
-            false => Some(Matrix::Dense(make(
-                "lm_head.weight".to_owned(),
-                &[vocab, hidden],
-            )?)),
+            false => Some(source.matrix("lm_head.weight", [vocab, hidden])?),
         };
-        let rope = rope_table(config)?;
-        let model = Self {
+        Ok(Self {
             config: config.clone(),
             embedding,
             layers,
             final_norm,
             output,
-            rope,
-        };
-        Ok((model, parameters))
+            rope: rope_table(config)?,
+        })
     }
 
     /// A model whose projections include an adapter: W + scale * B A.
@@ -220,6 +146,86 @@ impl Transformer {
             named.push(("lm_head.weight".to_owned(), output.to_dense()?));
         }
         Ok(named)
+    }
+}
+
+/// Where a model's tensors come from, asked by Hugging Face name and shape.
+trait TensorSource {
+    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Matrix, LmError>;
+    fn vector(&mut self, name: &str, length: usize) -> Result<Tensor, LmError>;
+}
+
+/// Weights as their file has them.
+struct Frozen<'w>(&'w Weights);
+
+impl TensorSource for Frozen<'_> {
+    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Matrix, LmError> {
+        self.0.matrix(name, shape)
+    }
+
+    fn vector(&mut self, name: &str, length: usize) -> Result<Tensor, LmError> {
+        self.0.vector(name, length)
+    }
+}
+
+/// Variables filled by a function, collected by name.
+struct Trained<'s, F> {
+    source: &'s mut F,
+    parameters: Vec<(String, Var)>,
+}
+
+impl<F: FnMut(&str, &[usize]) -> Result<Tensor, LmError>> Trained<'_, F> {
+    fn variable(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, LmError> {
+        let var = Var::from_tensor(&(self.source)(name, shape)?)?;
+        let tensor = var.as_tensor().clone();
+        self.parameters.push((name.to_owned(), var));
+        Ok(tensor)
+    }
+}
+
+impl<F: FnMut(&str, &[usize]) -> Result<Tensor, LmError>> TensorSource for Trained<'_, F> {
+    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Matrix, LmError> {
+        Ok(Matrix::Dense(self.variable(name, &shape)?))
+    }
+
+    fn vector(&mut self, name: &str, length: usize) -> Result<Tensor, LmError> {
+        self.variable(name, &[length])
+    }
+}
+
+impl Layer {
+    fn assemble(
+        config: &ModelConfig,
+        index: usize,
+        source: &mut impl TensorSource,
+    ) -> Result<Self, LmError> {
+        let prefix = format!("model.layers.{index}");
+        let mut norm = |name: &str| {
+            let name = format!("{prefix}.{name}.weight");
+            source.vector(&name, config.hidden_size)
+        };
+        let (input_norm, attention_norm) =
+            (norm("input_layernorm")?, norm("post_attention_layernorm")?);
+        let mut projections = HashMap::new();
+        for projection in Projection::ALL {
+            let (out, input) = projection.shape(config);
+            let name = format!("{prefix}.{}", projection.module());
+            let weight = source.matrix(&format!("{name}.weight"), [out, input])?;
+            let of_attention = matches!(
+                projection,
+                Projection::Query | Projection::Key | Projection::Value
+            );
+            let bias = match config.qkv_bias && of_attention {
+                true => Some(source.vector(&format!("{name}.bias"), out)?),
+                false => None,
+            };
+            projections.insert(projection, Dense { weight, bias });
+        }
+        Ok(Self {
+            input_norm,
+            attention_norm,
+            projections,
+        })
     }
 }
 

@@ -1,0 +1,148 @@
+//! `assay export`: what a run learned, in the formats that others read.
+//!
+//! `peft`: `OUT/policy` and, after `airl`, `OUT/reward`, adapters that peft loads. `merged`: `OUT` is a whole Hugging Face
+//! directory of the policy. `tensorboard`: an event file of `metrics.jsonl` in `OUT`. Every model gets a card.
+
+mod adapters;
+mod card;
+mod merged;
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail, ensure};
+use assay_irl::metrics::{self, IterationMetrics};
+use assay_irl::settings::Settings;
+use assay_irl::{checkpoint, tensorboard};
+use serde_json::{Value, json};
+
+use crate::args::{ExportArgs, ExportFormat};
+
+/// Runs the command.
+pub(crate) fn run(args: &ExportArgs) -> Result<()> {
+    let written = match args.format {
+        ExportFormat::Tensorboard => events(args)?,
+        ExportFormat::Peft => whole(args, adapters::write)?,
+        ExportFormat::Merged => whole(args, |run, dir| merged::write(run, dir, args.dtype.into()))?,
+    };
+    let mut out = std::io::stdout();
+    match args.json {
+        true => writeln!(out, "{written}")?,
+        false => writeln!(out, "{}", args.out.display())?,
+    }
+    Ok(())
+}
+
+/// A run and the checkpoint of it that is exported.
+struct Run {
+    dir: PathBuf,
+    settings: Settings,
+    iteration: usize,
+    checkpoint: PathBuf,
+    metrics: Vec<IterationMetrics>,
+    /// The base model to read, where not the one in the settings.
+    model: Option<PathBuf>,
+    /// The base model's name to write, where not the one in the adapters.
+    base_name: Option<String>,
+}
+
+impl Run {
+    fn open(args: &ExportArgs) -> Result<Self> {
+        let path = args.run.join("settings.toml");
+        let text = fs::read_to_string(&path)
+            .with_context(|| format!("{} is no run directory", args.run.display()))?;
+        let settings = Settings::from_toml(&text, &path.display().to_string())?;
+        let mut checkpoints = checkpoint::list(&args.run)?;
+        if let Some(wanted) = args.checkpoint {
+            let there: Vec<usize> = checkpoints.iter().map(|(n, _)| *n).collect();
+            checkpoints.retain(|(n, _)| *n == wanted);
+            ensure!(
+                !checkpoints.is_empty(),
+                "{} has no checkpoint {wanted}, only {there:?}",
+                args.run.display()
+            );
+        }
+        let Some((iteration, checkpoint)) = checkpoints.pop() else {
+            bail!("{} holds no checkpoint", args.run.display());
+        };
+        let metrics = args.run.join("metrics.jsonl");
+        let metrics = match metrics.exists() {
+            true => metrics::read(&metrics)?,
+            false => Vec::new(),
+        };
+        Ok(Self {
+            dir: args.run.clone(),
+            settings,
+            iteration,
+            checkpoint,
+            metrics,
+            model: args.model.clone(),
+            base_name: args.base_name.clone(),
+        })
+    }
+
+    /// The base model to read for a player whose adapter names `named`.
+    fn base(&self, named: String) -> PathBuf {
+        self.model.clone().unwrap_or_else(|| PathBuf::from(named))
+    }
+
+    /// Metrics of the last iteration that the checkpoint has seen.
+    fn last_metrics(&self) -> Option<&IterationMetrics> {
+        self.metrics
+            .iter()
+            .rfind(|row| row.iteration < self.iteration)
+    }
+}
+
+/// Fills a directory under another name and gives it its name when all of it is there.
+fn whole(args: &ExportArgs, fill: impl FnOnce(&Run, &Path) -> Result<Value>) -> Result<Value> {
+    let out = &args.out;
+    let empty = match fs::read_dir(out) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(_) => !out.exists(),
+    };
+    ensure!(
+        empty,
+        "{} exists already; choose another --out",
+        out.display()
+    );
+    let run = Run::open(args)?;
+    let partial = out.with_file_name(format!(
+        ".{}.partial",
+        out.file_name().unwrap_or_default().to_string_lossy()
+    ));
+    if partial.exists() {
+        fs::remove_dir_all(&partial).with_context(|| format!("removing {}", partial.display()))?;
+    }
+    fs::create_dir_all(&partial).with_context(|| format!("creating {}", partial.display()))?;
+    let written = match fill(&run, &partial) {
+        Ok(written) => written,
+        Err(error) => {
+            let _ = fs::remove_dir_all(&partial);
+            return Err(error);
+        }
+    };
+    if out.exists() {
+        fs::remove_dir(out).with_context(|| format!("replacing {}", out.display()))?;
+    }
+    fs::rename(&partial, out).with_context(|| format!("creating {}", out.display()))?;
+    Ok(written)
+}
+
+/// The run's metrics as TensorBoard reads them.
+fn events(args: &ExportArgs) -> Result<Value> {
+    let path = args.run.join("metrics.jsonl");
+    let rows = metrics::read(&path)?;
+    ensure!(!rows.is_empty(), "{} holds no iteration", path.display());
+    let end = fs::metadata(&path).and_then(|meta| meta.modified());
+    let end = end
+        .unwrap_or(SystemTime::now())
+        .duration_since(UNIX_EPOCH)?;
+    fs::create_dir_all(&args.out).with_context(|| format!("creating {}", args.out.display()))?;
+    let name = "events.out.tfevents.0000000000.assay";
+    let bytes = tensorboard::event_file(&rows, end.as_secs_f64());
+    checkpoint::write_file(&args.out.join(name), &bytes)?;
+    Ok(json!({ "format": "tensorboard", "iterations": rows.len(), "file": name }))
+}

@@ -1,0 +1,192 @@
+//! What other programs read: exported adapters and models, event files, completions, manual pages.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use assay_irl::policy_model::logprobs_and_entropies;
+use assay_irl::reward_model::RewardModel;
+use assay_lm::packed::{Group, PackedBatch};
+use assay_lm::{LanguageModel, Storage, peft};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::commands::{problem_lines, tiny};
+
+const SETTINGS: &str = r#"
+[model]
+path = "model"
+[data.train]
+path = "problems.jsonl"
+[prompt]
+style = "plain"
+[lora.policy]
+rank = 2
+[lora.reward]
+rank = 2
+[sft]
+epochs = 1
+demonstrations_per_update = 3
+[sampling]
+samples = 2
+max_prompt_tokens = 60
+max_completion_tokens = 40
+[run]
+iterations = 1
+prompts_per_iteration = 1
+eval_every = 0
+"#;
+
+/// A directory with a model, problems, settings, and what `prepare` adds.
+fn world() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    let base = dir.path().join("model");
+    fs::create_dir(&base).unwrap();
+    tiny(&[]).save(&base).unwrap();
+    fs::write(dir.path().join("problems.jsonl"), problem_lines(6).1).unwrap();
+    fs::write(dir.path().join("settings.toml"), SETTINGS).unwrap();
+    dir
+}
+
+fn assay(dir: &Path, arguments: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_assay"))
+        .current_dir(dir)
+        .args(arguments.split_whitespace())
+        .output()
+        .unwrap()
+}
+
+fn done(dir: &Path, arguments: &str) -> String {
+    let output = assay(dir, arguments);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{arguments}: {said}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn read_json(path: PathBuf) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// Log-probabilities of a fixed completion.
+fn logprobs(model: &LanguageModel, adapter: Option<&Path>) -> Vec<f32> {
+    let config = model.transformer.config();
+    let adapter = adapter.map(|dir| peft::load(dir, config).unwrap().adapter);
+    let batch = PackedBatch::new(&[Group {
+        prompt: vec![3, 1, 4],
+        completions: vec![vec![1, 5, 9, 2, 6]],
+    }])
+    .unwrap();
+    let scalars = logprobs_and_entropies(&model.transformer, adapter.as_ref(), &batch);
+    scalars.unwrap().0.concat()
+}
+
+fn far(left: &[f32], right: &[f32]) -> f32 {
+    let pairs = left.iter().zip(right);
+    pairs.map(|(l, r)| (l - r).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn a_run_goes_out_as_adapters_as_one_model_and_as_events() {
+    let world = world();
+    let dir = world.path();
+    done(dir, "train airl --config settings.toml --out run");
+    let newest = fs::read_dir(dir.join("run/checkpoints")).unwrap().next();
+    let newest = newest.unwrap().unwrap().path();
+
+    done(
+        dir,
+        "export --run run --format peft --out peft --base-name org/tiny@v1",
+    );
+    let policy = read_json(dir.join("peft/policy/adapter_config.json"));
+    assert_eq!(policy["base_model_name_or_path"], "org/tiny");
+    assert_eq!(
+        (&policy["revision"], &policy["task_type"]),
+        (&"v1".into(), &"CAUSAL_LM".into())
+    );
+    let reward = read_json(dir.join("peft/reward/adapter_config.json"));
+    assert_eq!(reward["task_type"], "TOKEN_CLS");
+    assert_eq!(reward["modules_to_save"][0], "score");
+    let model = LanguageModel::open(&dir.join("model"), Storage::AsStored).unwrap();
+    let trained = logprobs(&model, Some(&newest.join("policy")));
+    assert_eq!(trained, logprobs(&model, Some(&dir.join("peft/policy"))));
+    let exported = RewardModel::load(&dir.join("peft/reward"), model.transformer.clone()).unwrap();
+    let kept = RewardModel::load(&newest.join("reward"), model.transformer.clone()).unwrap();
+    assert_eq!(exported.scoring, kept.scoring);
+    for part in ["policy", "reward"] {
+        let card = fs::read_to_string(dir.join(format!("peft/{part}/README.md"))).unwrap();
+        assert!(
+            card.starts_with("---\nbase_model: \"org/tiny@v1\"\n"),
+            "{card}"
+        );
+        assert!(card.contains("Metrics of iteration"), "{card}");
+    }
+
+    let said = done(dir, "export --run run --format merged --out merged --json");
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert!(
+        said["probe"]["adapter_moves_nats"].as_f64().unwrap() > 1e-4,
+        "{said}"
+    );
+    let merged = LanguageModel::open(&dir.join("merged"), Storage::AsStored).unwrap();
+    assert!(far(&trained, &logprobs(&merged, None)) < 1e-5);
+    assert!(far(&trained, &logprobs(&model, None)) > 1e-4);
+    let generation = read_json(dir.join("merged/generation_config.json"));
+    assert_eq!(generation["eos_token_id"][0], model.end_of_turn());
+
+    done(dir, "export --run run --format tensorboard --out events");
+    let events = fs::read(dir.join("events/events.out.tfevents.0000000000.assay")).unwrap();
+    assert_eq!(&events[23..36], b"brain.Event:2");
+
+    let again = assay(dir, "export --run run --format merged --out merged");
+    let said = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(
+        said.contains("merged exists already; choose another --out"),
+        "{said}"
+    );
+    let missing = assay(
+        dir,
+        "export --run run --format peft --out other --checkpoint 99",
+    );
+    let said = String::from_utf8_lossy(&missing.stderr).into_owned();
+    assert!(said.contains("has no checkpoint 99, only ["), "{said}");
+    assert!(!dir.join("other").exists() && !dir.join(".other.partial").exists());
+}
+
+/// Zeroes every B of the policy: the export must notice that there is nothing to export.
+#[test]
+fn an_adapter_that_changes_nothing_is_not_exported() {
+    let world = world();
+    let dir = world.path();
+    done(dir, "train sft --config settings.toml --out run");
+    let policy = dir.join("run/checkpoints/iter-2/policy/adapter_model.safetensors");
+    let tensors = candle_core::safetensors::load(&policy, &candle_core::Device::Cpu).unwrap();
+    let zeroed = tensors
+        .into_iter()
+        .map(|(name, tensor)| match name.contains("lora_B") {
+            true => (name, tensor.zeros_like().unwrap()),
+            false => (name, tensor),
+        });
+    candle_core::safetensors::save(&zeroed.collect(), &policy).unwrap();
+    for format in ["peft", "merged"] {
+        let output = assay(
+            dir,
+            &format!("export --run run --format {format} --out out"),
+        );
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("changes nothing: every B is zero"), "{said}");
+        assert_eq!(output.status.code(), Some(1));
+    }
+}
+
+#[test]
+fn completions_and_manual_pages_name_every_command() {
+    let dir = TempDir::new().unwrap();
+    let script = done(dir.path(), "completions bash");
+    assert!(script.contains("assay__") && script.contains("tensorboard"));
+    assert!(done(dir.path(), "man").contains(".TH assay 1"));
+    done(dir.path(), "man --out pages");
+    for page in ["assay.1", "assay-train.1", "assay-export.1"] {
+        let text = fs::read_to_string(dir.path().join("pages").join(page)).unwrap();
+        assert!(text.contains(".SH NAME"), "{page}");
+    }
+}

@@ -1,0 +1,438 @@
+//! The hub's cache and requests against a server on this machine that answers as the hub does. The real hub is not asked.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // tests stop where something is not as expected
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use assay_lm::LmError;
+use assay_lm::hub::{HubSettings, RepoName, fetch, locate};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// What the server says.
+#[derive(Default)]
+struct World {
+    files: BTreeMap<String, Vec<u8>>,
+    /// Entity tags that are not the file's digest.
+    etags: HashMap<String, String>,
+    commit: String,
+    /// Breaks off this many downloads of files over 1000 bytes in the middle.
+    breaks: usize,
+    /// Every request: method, path, range, token.
+    asked: Vec<(String, String, String, String)>,
+    ignores_ranges: bool,
+}
+
+struct Hub {
+    world: Arc<Mutex<World>>,
+    settings: HubSettings,
+    _cache: TempDir,
+}
+
+fn digest(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Hub {
+    fn new(files: &[(&str, &[u8])]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let world = World {
+            files: files
+                .iter()
+                .map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec()))
+                .collect(),
+            commit: COMMIT.to_owned(),
+            ..World::default()
+        };
+        let world = Arc::new(Mutex::new(world));
+        let served = Arc::clone(&world);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let served = Arc::clone(&served);
+                std::thread::spawn(move || answer(&stream.unwrap(), &served));
+            }
+        });
+        let cache = TempDir::new().unwrap();
+        let settings = HubSettings {
+            endpoint,
+            cache: cache.path().to_owned(),
+            token: Some("secret".to_owned()),
+            offline: false,
+        };
+        Self {
+            world,
+            settings,
+            _cache: cache,
+        }
+    }
+
+    fn fetch(&self, name: &str) -> Result<std::path::PathBuf, LmError> {
+        fetch(&RepoName::parse(name).unwrap(), &self.settings, &mut |_| ())
+    }
+
+    fn refused(&self, name: &str) -> String {
+        self.fetch(name).unwrap_err().to_string()
+    }
+
+    fn asked(&self, method: &str, part: &str) -> usize {
+        let world = self.world.lock().unwrap();
+        let asked = world.asked.iter();
+        asked
+            .filter(|(how, path, ..)| how == method && path.contains(part))
+            .count()
+    }
+}
+
+/// One connection, one request: the listing, a file's description (a redirect with headers) or its bytes.
+fn answer(stream: &TcpStream, world: &Mutex<World>) {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    let mut parts = line.split_whitespace();
+    let (Some(method), Some(path)) = (parts.next(), parts.next()) else {
+        return;
+    };
+    let mut headers = HashMap::new();
+    loop {
+        let mut header = String::new();
+        reader.read_line(&mut header).unwrap();
+        match header.trim_end().split_once(": ") {
+            Some((name, value)) => headers.insert(name.to_lowercase(), value.to_owned()),
+            None => break,
+        };
+    }
+    let header = |name: &str| headers.get(name).cloned().unwrap_or_default();
+    let mut world = world.lock().unwrap();
+    let (range, token) = (header("range"), header("authorization"));
+    world
+        .asked
+        .push((method.to_owned(), path.to_owned(), range.clone(), token));
+    let reply = |status: &str, headers: &str, body: &[u8]| {
+        let length = body.len();
+        let head = format!(
+            "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n{headers}\r\n"
+        );
+        let mut stream = stream;
+        let _ = stream.write_all(head.as_bytes());
+        let _ = stream.write_all(if method == "HEAD" { &[] } else { body });
+    };
+    if path.starts_with("/api/") {
+        let files: Vec<_> = world
+            .files
+            .keys()
+            .map(|name| json!({ "rfilename": name }))
+            .collect();
+        let listing = json!({ "sha": world.commit, "siblings": files }).to_string();
+        return match path.contains("absent") {
+            true => reply("404 Not Found", "", b""),
+            false => reply("200 OK", "", listing.as_bytes()),
+        };
+    }
+    let (_, name) = path
+        .split_once(&format!("/resolve/{COMMIT}/"))
+        .unwrap_or(("", &path[5..]));
+    let Some(bytes) = world.files.get(name).cloned() else {
+        return reply("404 Not Found", "", b"");
+    };
+    let etag = world
+        .etags
+        .get(name)
+        .cloned()
+        .unwrap_or_else(|| digest(&bytes));
+    if path.contains("/resolve/") {
+        let headers = format!(
+            "location: /cdn/{name}\r\nx-repo-commit: {COMMIT}\r\nx-linked-etag: \"{etag}\"\r\nx-linked-size: {}\r\n",
+            bytes.len()
+        );
+        return reply("302 Found", &headers, b"");
+    }
+    let start = range
+        .strip_prefix("bytes=")
+        .and_then(|range| range.strip_suffix('-'));
+    let start: usize = start
+        .filter(|_| !world.ignores_ranges)
+        .map_or(0, |start| start.parse().unwrap());
+    if bytes.len() > 1000 && world.breaks > 0 {
+        world.breaks -= 1;
+        let head = format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n",
+            bytes.len() - start
+        );
+        let mut stream = stream;
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&bytes[start..start + 400]).unwrap();
+        return;
+    }
+    match start {
+        0 => reply("200 OK", "", &bytes),
+        _ => reply("206 Partial Content", "", &bytes[start..]),
+    }
+}
+
+fn large() -> Vec<u8> {
+    (0..3000_u32).map(|i| (i % 251) as u8).collect()
+}
+
+fn model() -> Hub {
+    Hub::new(&[
+        ("config.json", b"{}"),
+        ("generation_config.json", b"{\"a\": 1}"),
+        ("tokenizer.json", b"{\"t\": 1}"),
+        ("tokenizer_config.json", b"{\"t\": 2}"),
+        ("model.safetensors", &large()),
+        ("pytorch_model.bin", b"never"),
+        ("onnx/model.onnx", b"never"),
+        ("original/tokenizer.model", b"never"),
+    ])
+}
+
+#[test]
+fn only_what_a_model_needs_comes_and_lies_as_python_lays_it() {
+    let hub = model();
+    let mut seen = Vec::new();
+    let name = RepoName::parse("org/name").unwrap();
+    let path = fetch(&name, &hub.settings, &mut |d| {
+        seen.push((d.file.to_owned(), d.done, d.total))
+    })
+    .unwrap();
+    let root = hub.settings.cache.join("models--org--name");
+    assert_eq!(path, root.join("snapshots").join(COMMIT));
+    let mut names: Vec<String> = fs::read_dir(&path)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    let expected = [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ];
+    assert_eq!(names, expected);
+    assert_eq!(fs::read_to_string(root.join("refs/main")).unwrap(), COMMIT);
+    let link = fs::read_link(path.join("model.safetensors")).unwrap();
+    assert_eq!(link, Path::new("../../blobs").join(digest(&large())));
+    assert_eq!(fs::read(path.join("model.safetensors")).unwrap(), large());
+    assert_eq!(seen.last().unwrap().1, seen.last().unwrap().2);
+    assert!(seen.contains(&("model.safetensors".to_owned(), 3000, 3000)));
+
+    let before = hub.asked("GET", "/cdn/");
+    assert_eq!(hub.fetch("org/name").unwrap(), path);
+    assert_eq!(
+        hub.asked("GET", "/cdn/"),
+        before,
+        "nothing is downloaded twice"
+    );
+    let world = hub.world.lock().unwrap();
+    assert!(
+        world
+            .asked
+            .iter()
+            .all(|(.., token)| token == "Bearer secret")
+    );
+}
+
+/// The first try ends after 400 bytes, the second after 400 more, the third brings the rest.
+#[test]
+fn a_download_that_breaks_off_goes_on_where_it_ended() {
+    let hub = model();
+    hub.world.lock().unwrap().breaks = 2;
+    let path = hub.fetch("org/name@v1.0").unwrap();
+    assert_eq!(fs::read(path.join("model.safetensors")).unwrap(), large());
+    let world = hub.world.lock().unwrap();
+    let ranges: Vec<&str> = world
+        .asked
+        .iter()
+        .filter(|(how, path, ..)| how == "GET" && path.ends_with("/cdn/model.safetensors"))
+        .map(|(_, _, range, _)| range.as_str())
+        .collect();
+    assert_eq!(ranges, ["", "bytes=400-", "bytes=800-"]);
+}
+
+#[test]
+fn a_server_that_ignores_ranges_does_not_corrupt_a_file() {
+    let hub = model();
+    let blobs = hub.settings.cache.join("models--org--name/blobs");
+    fs::create_dir_all(&blobs).unwrap();
+    fs::write(
+        blobs.join(format!("{}.incomplete", digest(&large()))),
+        &large()[..700],
+    )
+    .unwrap();
+    hub.world.lock().unwrap().ignores_ranges = true;
+    let path = hub.fetch("org/name").unwrap();
+    assert_eq!(fs::read(path.join("model.safetensors")).unwrap(), large());
+}
+
+#[test]
+fn bytes_that_are_not_the_announced_ones_are_refused_and_not_kept() {
+    let hub = model();
+    let other = digest(b"another file");
+    hub.world
+        .lock()
+        .unwrap()
+        .etags
+        .insert("model.safetensors".to_owned(), other.clone());
+    let error = hub.refused("org/name");
+    assert!(
+        error.contains("SHA-256") && error.contains(&other),
+        "{error}"
+    );
+    let blobs = hub.settings.cache.join("models--org--name/blobs");
+    assert!(!blobs.join(&other).exists() && !blobs.join(format!("{other}.incomplete")).exists());
+}
+
+#[test]
+fn shards_come_as_their_index_names_them() {
+    let index = br#"{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}"#;
+    let hub = Hub::new(&[
+        ("config.json", b"{}"),
+        ("model.safetensors.index.json", index),
+        ("model-00001-of-00002.safetensors", b"one"),
+        ("model-00002-of-00002.safetensors", b"two"),
+        ("consolidated.safetensors", b"never"),
+    ]);
+    let path = hub.fetch("org/name").unwrap();
+    assert_eq!(
+        fs::read(path.join("model-00002-of-00002.safetensors")).unwrap(),
+        b"two"
+    );
+    assert!(!path.join("consolidated.safetensors").exists());
+}
+
+#[test]
+fn one_gguf_file_by_name_or_because_it_is_the_only_one() {
+    let hub = Hub::new(&[("q4.gguf", b"GGUF4"), ("README.md", b"# card")]);
+    let path = hub.fetch("org/name").unwrap();
+    assert!(path.ends_with("q4.gguf") && fs::read(path).unwrap() == b"GGUF4");
+    hub.world
+        .lock()
+        .unwrap()
+        .files
+        .insert("q8.gguf".to_owned(), b"GGUF8".to_vec());
+    let error = hub.refused("org/name");
+    assert!(
+        error.contains("2 .gguf files; name one, e.g. org/name/q4.gguf"),
+        "{error}"
+    );
+    assert_eq!(
+        fs::read(hub.fetch("org/name/q8.gguf").unwrap()).unwrap(),
+        b"GGUF8"
+    );
+    let error = hub.refused("org/name/q2.gguf");
+    assert!(error.contains("has no file q2.gguf"), "{error}");
+}
+
+#[test]
+fn data_sets_keep_their_folders() {
+    let hub = Hub::new(&[
+        ("main/train.parquet", b"PAR1"),
+        ("socratic/test.jsonl", b"{}"),
+        ("script.py", b"never"),
+    ]);
+    let path = hub.fetch("datasets/openai/gsm8k").unwrap();
+    assert!(path.starts_with(hub.settings.cache.join("datasets--openai--gsm8k")));
+    assert_eq!(fs::read(path.join("main/train.parquet")).unwrap(), b"PAR1");
+    assert!(path.join("socratic/test.jsonl").exists() && !path.join("script.py").exists());
+}
+
+#[test]
+fn nothing_that_a_hub_answers_leaves_the_cache() {
+    let hub = Hub::new(&[
+        ("config.json", b"{}"),
+        ("tokenizer/../../../../evil", b"x"),
+        ("model.safetensors", b"x"),
+    ]);
+    hub.fetch("org/name").unwrap();
+    let index = br#"{"weight_map": {"a": "../../../../evil.safetensors"}}"#;
+    hub.world
+        .lock()
+        .unwrap()
+        .files
+        .insert("model.safetensors.index.json".to_owned(), index.to_vec());
+    let error = hub.refused("org/name");
+    assert!(error.contains("no path inside its repository"), "{error}");
+    hub.world
+        .lock()
+        .unwrap()
+        .etags
+        .insert("generation_config.json".to_owned(), "../../evil".to_owned());
+    hub.world
+        .lock()
+        .unwrap()
+        .files
+        .insert("generation_config.json".to_owned(), b"{}".to_vec());
+    let error = hub.refused("org/name");
+    assert!(error.contains("no plain entity tag"), "{error}");
+    hub.world.lock().unwrap().commit = "../../../evil".to_owned();
+    let error = hub.refused("org/name");
+    assert!(error.contains("names no commit"), "{error}");
+}
+
+#[test]
+fn without_a_network_the_cache_answers() {
+    let mut hub = model();
+    let path = hub.fetch("org/name").unwrap();
+    hub.settings.endpoint = "http://127.0.0.1:9".to_owned();
+    assert_eq!(hub.fetch("org/name").unwrap(), path);
+    let error = hub.refused("org/other");
+    assert!(
+        error.contains("does not answer") && error.contains("nothing of it is cached"),
+        "{error}"
+    );
+    hub.settings.offline = true;
+    assert_eq!(hub.fetch("org/name").unwrap(), path);
+    assert_eq!(hub.fetch(&format!("org/name@{COMMIT}")).unwrap(), path);
+    let error = hub.refused("org/other");
+    assert!(error.contains("HF_HUB_OFFLINE is set"), "{error}");
+}
+
+/// A cache as `huggingface_hub` leaves it: the same names, made by hand.
+#[test]
+fn a_cache_that_python_filled_is_read() {
+    let cache = TempDir::new().unwrap();
+    let root = cache.path().join("models--org--py");
+    let snapshot = root.join("snapshots").join(COMMIT);
+    for dir in ["blobs", "refs"] {
+        fs::create_dir_all(root.join(dir)).unwrap();
+    }
+    fs::create_dir_all(&snapshot).unwrap();
+    fs::write(root.join("refs/main"), COMMIT).unwrap();
+    fs::write(root.join("blobs/5f4d"), "{}").unwrap();
+    #[cfg(unix)]
+    std::os::unix::fs::symlink("../../blobs/5f4d", snapshot.join("config.json")).unwrap();
+    let settings = HubSettings {
+        endpoint: "http://127.0.0.1:9".to_owned(),
+        cache: cache.path().to_owned(),
+        token: None,
+        offline: true,
+    };
+    let found = locate(Path::new("org/py"), &settings, &mut |_| ()).unwrap();
+    assert_eq!(found, snapshot);
+    let error = locate(Path::new("no such model"), &settings, &mut |_| ()).unwrap_err();
+    assert!(
+        error.to_string().contains("no hub name like org/name"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_repository_that_is_not_there_says_what_to_check() {
+    let hub = model();
+    let error = hub.refused("org/absent");
+    assert!(
+        error.contains("404") && error.contains("check the name and the revision"),
+        "{error}"
+    );
+}

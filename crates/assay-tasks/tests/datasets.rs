@@ -1,0 +1,222 @@
+//! Data files as they are published: parquet, compressed lines, the layouts of MedReason, MMLU-Pro, AIME and Countdown; and
+//! files that are made to do harm. The binary files come from tools/golden/datasets.py.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // tests stop where something is not as expected
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use assay_tasks::TasksError;
+use assay_tasks::answers::same_answer;
+use assay_tasks::datasets::{DatasetFormat, DatasetSettings, Required, load_problems};
+use assay_tasks::problem::Problem;
+use assay_tasks::random::Stream;
+
+fn data(name: &str) -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    tests.join(name)
+}
+
+fn load(path: PathBuf, format: DatasetFormat) -> Result<Vec<Problem>, TasksError> {
+    let settings = DatasetSettings {
+        path,
+        format,
+        required: Required::Question,
+        ..DatasetSettings::default()
+    };
+    Ok(load_problems(&settings)?.0)
+}
+
+/// One record a line, in a file that is gone afterwards.
+fn line(text: &str, format: DatasetFormat) -> Result<Problem, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("test.jsonl");
+    fs::write(&path, text.replace('\n', " ")).unwrap();
+    let loaded = load(path, format).map_err(|error| error.to_string())?;
+    Ok(loaded.into_iter().next().unwrap())
+}
+
+/// The published files are two parquet shards and JSON lines; all three say the same.
+#[test]
+fn gsm8k_reads_the_same_from_parquet_shards_and_compressed_lines() {
+    let shards = load(data("train-*-of-*.parquet"), DatasetFormat::Gsm8k).unwrap();
+    let lines = load(data("gsm8k.jsonl.zst"), DatasetFormat::Gsm8k).unwrap();
+    assert_eq!((shards.len(), lines.len()), (3, 3));
+    for (left, right) in shards.iter().zip(&lines) {
+        let fields = |p: &Problem| {
+            (
+                p.question.clone(),
+                p.demonstration.clone(),
+                p.answer.clone(),
+            )
+        };
+        assert_eq!(fields(left), fields(right));
+    }
+    assert_eq!(shards[2].id, "gsm8k-train-00001-of-00002-0");
+    assert_eq!(
+        shards[0].demonstration.as_deref(),
+        Some("48/2 = 24 clips.\n48+24 = 72.")
+    );
+    assert_eq!(shards[2].question, "Umlaut ä?");
+}
+
+#[test]
+fn chats_in_parquet_are_lists_of_turns_over_row_groups() {
+    let problems = load(data("chats.parquet"), DatasetFormat::Messages).unwrap();
+    assert_eq!(problems[1].question, "3+2?");
+    assert_eq!(problems[1].demonstration.as_deref(), Some("3+2 = 5"));
+    assert_eq!(problems[1].answer.as_deref(), Some("5"));
+}
+
+#[test]
+fn mmlu_pro_asks_with_lettered_options_and_takes_a_letter() {
+    let problems = load(data("mmlu_pro.parquet"), DatasetFormat::MmluPro).unwrap();
+    assert_eq!(
+        problems[0].question,
+        "Which is a prime?\n\nA. four\nB. seven\nC. nine"
+    );
+    assert_eq!(problems[0].answer.as_deref(), Some("B"));
+    let reasoning = problems[0].demonstration.as_deref().unwrap();
+    assert!(
+        reasoning.starts_with("Seven has two divisors."),
+        "{reasoning}"
+    );
+    assert_eq!(problems[1].demonstration, None);
+    assert!(same_answer("(B) seven", "B") && !same_answer("C", "B"));
+    let wrong = r#"{"question": "Q", "options": ["x"], "answer": "B"}"#;
+    let error = line(wrong, DatasetFormat::MmluPro).unwrap_err();
+    assert!(
+        error.ends_with("test.jsonl:1: column `answer` is the letter of no option"),
+        "{error}"
+    );
+}
+
+#[test]
+fn medreason_takes_the_letter_of_the_option_that_is_the_answer() {
+    let record = r#"{"dataset_name": "made", "id_in_dataset": 1, "question": "Which vitamin is ascorbic acid?",
+        "answer": "Vitamin C. Explanation: ascorbic acid is vitamin C.", "reasoning": "Finding paths.\nIt is C.",
+        "options": "Answer Choices:\nA. Vitamin A\nB. Vitamin C\nC. Vitamin D"}"#;
+    let problem = line(record, DatasetFormat::Medreason).unwrap();
+    assert_eq!(
+        problem.question,
+        "Which vitamin is ascorbic acid?\n\nA. Vitamin A\nB. Vitamin C\nC. Vitamin D"
+    );
+    assert_eq!(problem.answer.as_deref(), Some("B"));
+    assert_eq!(
+        problem.demonstration.as_deref(),
+        Some("Finding paths.\nIt is C.")
+    );
+    assert!(same_answer("B. Vitamin C", "B") && !same_answer("Vitamin C deficiency", "B"));
+    let free = r#"{"question": "Q", "answer": "Vitamin C.", "reasoning": "r", "options": ""}"#;
+    let problem = line(free, DatasetFormat::Medreason).unwrap();
+    assert_eq!(
+        (problem.question.as_str(), problem.answer.as_deref()),
+        ("Q", Some("Vitamin C."))
+    );
+}
+
+#[test]
+fn aime_answers_are_integers_whatever_the_columns_are_called() {
+    let one = r#"{"ID": "2024-I-1", "Problem": "Find n.", "Solution": "Trivially,\nn = 33.", "Answer": 33}"#;
+    let other = r#"{"id": 1, "problem": "Find n.", "answer": "033", "url": "x"}"#;
+    for record in [one, other] {
+        let problem = line(record, DatasetFormat::Aime).unwrap();
+        assert_eq!(
+            (problem.question.as_str(), problem.answer.as_deref()),
+            ("Find n.", Some("33"))
+        );
+    }
+    assert!(same_answer("033", "33") && !same_answer("34", "33"));
+    for wrong in ["1000", "-1", "3.5", "\"n\""] {
+        let record = format!(r#"{{"problem": "P", "answer": {wrong}}}"#);
+        let error = line(&record, DatasetFormat::Aime).unwrap_err();
+        assert!(
+            error.contains("`answer` is no integer from 0 to 999"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn countdown_answers_are_evaluated() {
+    let problems = load(data("countdown.parquet"), DatasetFormat::Countdown).unwrap();
+    let gold = problems[1].answer.as_deref().unwrap();
+    assert_eq!(gold, "24 from 3, 3, 8, 8");
+    assert!(
+        problems[1].question.contains("3, 3, 8, 8") && problems[1].question.contains("equals 24")
+    );
+    assert!(same_answer("8 / (3 - 8/3)", gold));
+    assert!(!same_answer("24", gold) && !same_answer("8*3", gold));
+    for wrong in [
+        r#"{"target": 1}"#,
+        r#"{"target": 1, "nums": []}"#,
+        r#"{"target": 1, "nums": [1.5]}"#,
+    ] {
+        let error = line(wrong, DatasetFormat::Countdown).unwrap_err();
+        assert!(
+            error.contains("`nums` is no list of 1 to 32 integers"),
+            "{error}"
+        );
+    }
+}
+
+/// 875 bytes that hold 2^26 numbers in one row.
+#[test]
+fn a_row_of_many_values_is_refused_before_it_is_read() {
+    let error = load(data("list_bomb.parquet"), DatasetFormat::MmluPro).unwrap_err();
+    let TasksError::Parquet { source, .. } = error else {
+        panic!("{error}");
+    };
+    assert!(
+        source.to_string().contains("more than 2^25 values"),
+        "{source}"
+    );
+}
+
+/// A line of 2^28 zeroes in some kilobytes.
+#[test]
+fn a_compressed_line_without_end_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bomb.jsonl.zst");
+    let zeroes = vec![b'0'; 1 << 25];
+    fs::write(&path, zstd::encode_all(zeroes.as_slice(), 3).unwrap()).unwrap();
+    assert!(fs::metadata(&path).unwrap().len() < 1 << 14);
+    let error = load(path, DatasetFormat::Gsm8k).unwrap_err();
+    assert!(
+        matches!(error, TasksError::LineTooLong { line: 1, .. }),
+        "{error}"
+    );
+}
+
+/// Cut anywhere, or with any bytes changed, a file is read or refused; nothing panics.
+#[test]
+fn damaged_files_are_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("damaged.parquet");
+    let mut stream = Stream::new(11, &[]);
+    let mut refused = 0;
+    for (name, format) in [
+        ("mmlu_pro.parquet", DatasetFormat::MmluPro),
+        ("chats.parquet", DatasetFormat::Messages),
+        ("countdown.parquet", DatasetFormat::Countdown),
+        ("train-00000-of-00002.parquet", DatasetFormat::Gsm8k),
+    ] {
+        let whole = fs::read(data(name)).unwrap();
+        for round in 0..300 {
+            let mut bytes = whole.clone();
+            if round % 10 == 0 {
+                bytes.truncate((stream.uniform_f64() * whole.len() as f64) as usize);
+            } else {
+                for _ in 0..=round % 4 {
+                    let at = (stream.uniform_f64() * whole.len() as f64) as usize;
+                    bytes[at] = (stream.uniform_f64() * 256.0) as u8;
+                }
+            }
+            fs::write(&path, &bytes).unwrap();
+            refused += usize::from(load(path.clone(), format).is_err());
+        }
+    }
+    assert!(refused > 300, "{refused} of 1200");
+    let missing = load(dir.path().join("none-*.parquet"), DatasetFormat::Gsm8k);
+    assert!(missing.unwrap_err().to_string().contains("none-*.parquet"));
+}
