@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use assay_evals::calibration::CALIBRATION_FILE;
 use assay_irl::reward_model::{HEAD_FILE, HEAD_WEIGHTS_FILE};
 use assay_lm::adapter::{Adapter, AdapterCard};
 use assay_lm::peft::{self, LoadedAdapter};
@@ -28,7 +29,7 @@ pub(super) fn write(run: &Run, out: &Path) -> Result<Value> {
     if reward.exists() {
         let target = out.join("reward");
         let name = copy(run, &reward, &target)?;
-        for file in [HEAD_FILE, HEAD_WEIGHTS_FILE] {
+        for file in [HEAD_FILE, HEAD_WEIGHTS_FILE, CALIBRATION_FILE] {
             if reward.join(file).exists() {
                 fs::copy(reward.join(file), target.join(file))
                     .with_context(|| format!("copying {file}"))?;
