@@ -47,7 +47,7 @@ impl Records {
         let ending = path.extension().map(|ending| ending.to_ascii_lowercase());
         let ending = ending.as_ref().and_then(|ending| ending.to_str());
         if ending == Some("parquet") {
-            let rows = rows(path).map_err(|source| parquet_error(path, source))?;
+            let rows = unpanicked(|| rows(path)).map_err(|source| parquet_error(path, source))?;
             return Ok(Self::Rows {
                 path: path.to_owned(),
                 rows,
@@ -92,10 +92,10 @@ impl Iterator for Records {
                 Ok((number, record))
             })),
             Self::Rows { path, rows, number } => {
-                let row = rows.next()?;
+                let row = unpanicked(|| rows.next().transpose());
                 *number += 1;
                 let row = match row {
-                    Ok(row) => row,
+                    Ok(row) => row?,
                     Err(source) => return Some(Err(parquet_error(path, source))),
                 };
                 let texts = row.get_column_iter().map(|(_, field)| text_bytes(field));
@@ -129,6 +129,16 @@ impl<R: Read> Read for Bounded<R> {
         })?;
         Ok(read)
     }
+}
+
+/// Runs the parquet reader, which panics on some damaged files, and gives its panics as errors; reading ends with the
+/// first error, so that a reader that panicked is not asked again.
+fn unpanicked<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
+    caught.unwrap_or_else(|_| {
+        let reason = "the file is damaged: its reader gave up".to_owned();
+        Err(ParquetError::General(reason))
+    })
 }
 
 /// The rows of a parquet file, without columns of types that no field of a problem has.
