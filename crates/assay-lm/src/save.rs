@@ -29,12 +29,9 @@ mod tests {
         let missing = Path::new("no such directory/x.safetensors");
         let error = save_tensors(&HashMap::new(), missing).unwrap_err();
         assert!(error.to_string().contains("no such directory"), "{error}");
-        if Path::new("/dev/full").exists() {
-            let tensor = Tensor::zeros(4, candle_core::DType::F32, &candle_core::Device::Cpu);
-            let tensors = HashMap::from([("a".to_owned(), tensor.unwrap())]);
-            let error = save_tensors(&tensors, Path::new("/dev/full")).unwrap_err();
-            let source = std::error::Error::source(&error).unwrap().to_string();
-            assert!(source.contains("No space left"), "{source}");
-        }
+        // The writer renames a finished file over its target, so a device like /dev/full would be replaced by it.
+        let directory = tempfile::tempdir().unwrap();
+        let error = save_tensors(&HashMap::new(), directory.path()).unwrap_err();
+        assert!(std::error::Error::source(&error).is_some(), "{error}");
     }
 }

@@ -164,8 +164,12 @@ fn answer(stream: &TcpStream, world: &Mutex<World>) {
         .map_or(0, |start| start.parse().unwrap());
     if bytes.len() > 1000 && world.breaks > 0 {
         world.breaks -= 1;
+        let status = match start {
+            0 => "200 OK",
+            _ => "206 Partial Content",
+        };
         let head = format!(
-            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n",
+            "HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n",
             bytes.len() - start
         );
         let mut stream = stream;
