@@ -32,6 +32,8 @@ const SMALL_FILES: [&str; 11] = [
     "adapter_model.safetensors",
     "README.md",
 ];
+/// What an adapter's directory holds beside tokenizer files.
+const ADAPTER_ENDINGS: [&str; 3] = [".json", ".toml", ".safetensors"];
 /// Endings of a data set's files.
 const DATA_ENDINGS: [&str; 4] = [".parquet", ".jsonl", ".jsonl.zst", ".json"];
 
@@ -257,10 +259,12 @@ impl Transfer<'_, '_> {
             self.all(files.iter().filter(data))?;
             return Ok(snapshot);
         }
+        // An adapter's directory is small as a whole, and what it means may stand in files beside the weights.
+        let adapter = has("adapter_config.json");
+        let beside = |file: &str| ADAPTER_ENDINGS.iter().any(|ending| file.ends_with(ending));
         let small = |file: &&String| {
-            SMALL_FILES.contains(&file.as_str())
-                || file.starts_with("tokenizer") && !file.contains('/')
-                || file.starts_with("reward_head.")
+            let own = file.starts_with("tokenizer") || adapter && beside(file);
+            SMALL_FILES.contains(&file.as_str()) || own && !file.contains('/')
         };
         self.all(files.iter().filter(small))?;
         if has(INDEX_FILE) {
@@ -272,7 +276,7 @@ impl Transfer<'_, '_> {
             self.all(shards.into_iter())?;
         } else if has("model.safetensors") {
             self.file("model.safetensors")?;
-        } else if !has("adapter_config.json") {
+        } else if !adapter {
             return self.gguf(name, files);
         }
         Ok(snapshot)

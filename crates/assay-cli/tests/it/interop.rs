@@ -32,7 +32,7 @@ samples = 2
 max_prompt_tokens = 60
 max_completion_tokens = 40
 [run]
-iterations = 1
+iterations = 3
 prompts_per_iteration = 1
 eval_every = 0
 "#;

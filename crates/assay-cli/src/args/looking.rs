@@ -1,0 +1,139 @@
+//! Options of the commands that read traces and rewards and tell what they hold.
+
+use std::path::PathBuf;
+
+use assay_tasks::datasets::DatasetFormat;
+use clap::{Args, ValueEnum};
+
+use super::dataset_format;
+
+#[derive(Args)]
+pub(crate) struct SelectArgs {
+    /// Scored traces.
+    #[arg(long)]
+    pub(crate) traces: PathBuf,
+    /// One selector; all of them otherwise.
+    #[arg(long)]
+    pub(crate) selector: Option<String>,
+    /// Trace score of the reward selectors.
+    #[arg(long, default_value = "mean")]
+    pub(crate) score: String,
+    /// Reward directory whose calibration.json gives the trace score and the selectors' constants instead.
+    #[arg(long, conflicts_with = "score")]
+    pub(crate) calibration: Option<PathBuf>,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct EvalArgs {
+    /// Scored traces.
+    #[arg(long)]
+    pub(crate) traces: PathBuf,
+    /// Trace score of the reward.
+    #[arg(long, default_value = "mean")]
+    pub(crate) score: String,
+    /// Reward directory whose calibration.json, fitted on validation traces, is used instead of cross-fitting.
+    #[arg(long, conflicts_with = "score")]
+    pub(crate) calibration: Option<PathBuf>,
+    /// Also write the summary here.
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct LocaliseArgs {
+    /// Reward: a checkpoint's reward directory or an exported adapter.
+    #[arg(long)]
+    pub(crate) reward: PathBuf,
+    /// Base model of the reward; the one named in it otherwise.
+    #[arg(long)]
+    pub(crate) model: Option<PathBuf>,
+    /// Demonstrations: JSON lines (.zst too) or parquet; or ProcessBench JSON.
+    #[arg(long)]
+    pub(crate) demonstrations: PathBuf,
+    /// Layout of the demonstrations, as `data.*.format`.
+    #[arg(long, default_value = "gsm8k", value_parser = dataset_format)]
+    pub(crate) format: DatasetFormat,
+    /// Use the first N demonstrations only.
+    #[arg(long)]
+    pub(crate) limit: Option<usize>,
+    /// Perturbation kinds; number errors otherwise. May be repeated.
+    #[arg(long = "kind")]
+    pub(crate) kinds: Vec<String>,
+    /// Seed of the injected errors.
+    #[arg(long, default_value_t = 42)]
+    pub(crate) seed: u64,
+    /// Rows of a packed batch.
+    #[arg(long, default_value_t = 4096)]
+    pub(crate) token_budget: usize,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct CalibrateArgs {
+    /// Scored traces of validation problems.
+    #[arg(long)]
+    pub(crate) traces: PathBuf,
+    /// Reward directory: calibration.json is written into it.
+    #[arg(long)]
+    pub(crate) reward: PathBuf,
+    /// Name of the validation data; the traces' file name otherwise.
+    #[arg(long)]
+    pub(crate) data: Option<String>,
+    /// Print calibration.json instead of a summary.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never: digits below the text instead.
+    Never,
+}
+
+#[derive(Args)]
+pub(crate) struct ShowArgs {
+    /// Scored traces.
+    #[arg(long)]
+    pub(crate) traces: PathBuf,
+    /// Traces of this problem only.
+    #[arg(long)]
+    pub(crate) id: Option<String>,
+    /// Pass over that many of them.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) skip: usize,
+    /// Show at most that many.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) limit: usize,
+    /// When to use colours.
+    #[arg(long, value_enum, default_value_t = Color::Auto)]
+    pub(crate) color: Color,
+}
+
+#[derive(Args)]
+pub(crate) struct ReportArgs {
+    /// A run directory. May be repeated: the runs stand side by side.
+    #[arg(long, required_unless_present = "traces")]
+    pub(crate) run: Vec<PathBuf>,
+    /// Scored traces: of the run where there is one run and one file, else each file a run of its own.
+    #[arg(long)]
+    pub(crate) traces: Vec<PathBuf>,
+    /// The HTML file.
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// Also write every figure as SVG and every table as CSV and LaTeX into this directory.
+    #[arg(long)]
+    pub(crate) figures: Option<PathBuf>,
+}
