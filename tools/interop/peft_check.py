@@ -191,7 +191,7 @@ def from_gguf(gguf):
                                                                           "max_completion_tokens = 60")
     Path("gguf.toml").write_text(settings)
     assay("train", "airl", "--config", "gguf.toml", "--out", "run-gguf", "--set", "sft.epochs=1",
-          "--set", "sft.optimiser.learning_rate=1e-3", "--set", "run.iterations=1",
+          "--set", "sft.optimiser.learning_rate=1e-3", "--set", "run.iterations=3",
           "--set", "run.prompts_per_iteration=1")
     assay("export", "--run", "run-gguf", "--format", "merged", "--out", "merged-gguf")
     assay("export", "--run", "run-gguf", "--format", "peft", "--out", "peft-gguf")

@@ -39,7 +39,7 @@ use assay_tasks::prompts::{PromptSettings, PromptStyle};
 use assay_tasks::random::Stream;
 
 const SEED: u64 = 1;
-const SFT_UPDATES: usize = 260;
+const SFT_UPDATES: usize = 900;
 /// Updates of the discriminator before the policy moves, and iterations of the game after that.
 const WARMUP: usize = 80;
 const GAME: usize = 40;
@@ -53,6 +53,7 @@ const LIMITS: TokenLimits = TokenLimits {
 fn main() -> Result<(), Box<dyn Error>> {
     let task = ArithmeticSettings {
         problems: 3000,
+        fewest_operations: 2,
         most_operations: 3,
         ..ArithmeticSettings::default()
     };
