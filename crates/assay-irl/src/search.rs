@@ -117,7 +117,7 @@ impl<'s> Searcher<'s> {
     /// Searches `problems` and gives every ended completion as a scored trace.
     ///
     /// # Errors
-    /// [`IrlError::Setting`] when `samples` is not a positive multiple of `width`; sampling or scoring fails.
+    /// [`IrlError::InvalidSetting`] when `samples` is not a positive multiple of `width`; sampling or scoring fails.
     pub fn search(
         &self,
         problems: &[Problem],
