@@ -1,5 +1,6 @@
 //! From an error to a message and an exit status.
 
+use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 
 use assay_irl::IrlError;
@@ -10,8 +11,14 @@ const USER: u8 = 1;
 /// Ours: a number that is not finite, a gradient that is missing, an operation that fails.
 const OURS: u8 = 2;
 
-/// Prints the error with its causes and gives the exit status.
+/// Prints the error with its causes and gives the exit status. A reader that has seen enough (`| head`) is no error.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    if error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+    {
+        return ExitCode::SUCCESS;
+    }
     let mut text = format!("error: {error}");
     let mut last = error.to_string();
     for cause in error.chain().skip(1) {

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use assay_irl::policy_model::{PolicyModel, Trainable};
 use assay_irl::reward_model::RewardModel;
 use assay_lm::hub::{self, HubSettings};
@@ -63,6 +63,11 @@ pub(crate) fn reward(dir: &Path, base: Option<&Path>) -> Result<(LanguageModel, 
         Some(path) => path.to_owned(),
         None => PathBuf::from(peft::base_model(dir)?),
     };
+    ensure!(
+        !path.as_os_str().is_empty(),
+        "{} names no base model; name it with --model",
+        dir.display()
+    );
     let model = model(&path).with_context(|| {
         format!(
             "the base model of {} is {}; name another with --model",
@@ -80,6 +85,7 @@ pub(crate) fn problems(
     limit: Option<usize>,
     required: Required,
 ) -> Result<Vec<Problem>> {
+    ensure!(limit != Some(0), "--limit must be at least 1");
     let settings = DatasetSettings {
         path: path.to_owned(),
         format,
@@ -126,6 +132,7 @@ pub(crate) fn holds_steps(path: &Path) -> Result<bool> {
     {
         return Ok(false);
     }
+    ensure_readable_twice(path)?;
     let cannot_read = || format!("cannot read {}", path.display());
     let mut file = BufReader::new(File::open(path).with_context(cannot_read)?);
     let mut line = Vec::new();
@@ -145,4 +152,36 @@ pub(crate) fn holds_steps(path: &Path) -> Result<bool> {
     }
     let record: Option<serde_json::Value> = serde_json::from_slice(&line).ok();
     Ok(record.is_some_and(|record| record.get("steps").is_some()))
+}
+
+/// Refuses a pipe where the first reading would take from the second.
+pub(crate) fn ensure_readable_twice(path: &Path) -> Result<()> {
+    let pipe = std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir());
+    ensure!(
+        !pipe,
+        "{} is no ordinary file: it is read twice, so write it to a file first",
+        path.display()
+    );
+    Ok(())
+}
+
+/// Refuses an output, before hours of work, that is a directory, a device, or one of the inputs.
+pub(crate) fn ensure_output(out: &Path, inputs: &[&Path]) -> Result<()> {
+    let Ok(found) = std::fs::metadata(out) else {
+        return Ok(());
+    };
+    ensure!(
+        found.is_file(),
+        "--out {} is a directory or a device; name a file",
+        out.display()
+    );
+    let same = |input: &&&Path| input.canonicalize().ok() == out.canonicalize().ok();
+    if let Some(input) = inputs.iter().find(same) {
+        bail!(
+            "--out {} would replace what is read from {}; name another file",
+            out.display(),
+            input.display()
+        );
+    }
+    Ok(())
 }

@@ -69,6 +69,15 @@ struct HeadFile {
     scoring: ScoringSettings,
 }
 
+impl HeadFile {
+    /// A stranger's constants must have a meaning, as those of the settings must.
+    fn validate(&self) -> Result<(), IrlError> {
+        self.head.validate("head")?;
+        self.scoring.granularity.validate("scoring.granularity")?;
+        self.scoring.transform.validate("scoring.transform")
+    }
+}
+
 impl RewardModel {
     /// A fresh reward model: adapter as PEFT starts one, head weight and bias zero.
     ///
@@ -114,6 +123,10 @@ impl RewardModel {
             let text = std::fs::read_to_string(&path)
                 .map_err(|source| IrlError::io("reading", &path, source))?;
             let file: HeadFile = toml::from_str(&text).map_err(|source| IrlError::Malformed {
+                path: path.clone(),
+                reason: source.to_string(),
+            })?;
+            file.validate().map_err(|source| IrlError::Malformed {
                 path: path.clone(),
                 reason: source.to_string(),
             })?;

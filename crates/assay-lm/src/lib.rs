@@ -5,6 +5,7 @@ mod config;
 pub mod directory;
 pub mod draw;
 mod error;
+mod files;
 pub mod gradients;
 pub mod hub;
 mod model;

@@ -7,18 +7,21 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use assay_tasks::message::Message;
 use minijinja::{Environment, Value, context};
 use serde::Deserialize;
 
 use crate::config::read_json;
+use crate::files::read_text;
 use crate::tokenizer::{Piece, Tokenizer};
 use crate::weights::GgufFile;
 use crate::{ControlTokens, LmError};
 
 mod date;
 mod environment;
+mod namespaces;
 
 pub use date::TemplateDate;
 
@@ -40,7 +43,7 @@ pub enum GenerationPrompt {
 pub struct ChatTemplate {
     path: PathBuf,
     /// `None` for the plain template.
-    engine: Option<Environment<'static>>,
+    engine: Option<Arc<Environment<'static>>>,
     source: Option<String>,
     names: TokenNames,
     end_of_turn: u32,
@@ -91,7 +94,7 @@ impl ChatTemplate {
             })?;
         let mut template = Self {
             path: origin.to_owned(),
-            engine: Some(engine),
+            engine: Some(Arc::new(engine)),
             source: Some(source.to_owned()),
             names: TokenNames::of(tokenizer),
             end_of_turn: 0,
@@ -124,11 +127,7 @@ impl ChatTemplate {
     pub(crate) fn from_directory(dir: &Path, tokenizer: &Tokenizer) -> Result<Self, LmError> {
         let path = dir.join(TEMPLATE_FILE);
         if path.is_file() {
-            let source = fs::read_to_string(&path).map_err(|source| LmError::Io {
-                action: "reading",
-                path: path.clone(),
-                source,
-            })?;
+            let source = read_text(&path)?;
             return Self::new(&source, tokenizer, &path);
         }
         let path = dir.join(TOKENIZER_CONFIG_FILE);
@@ -176,7 +175,7 @@ impl ChatTemplate {
                     action: "parsing",
                     source,
                 })?;
-            self.engine = Some(engine);
+            self.engine = Some(Arc::new(engine));
         }
         Ok(self)
     }
@@ -212,11 +211,7 @@ impl ChatTemplate {
             action: "rendering",
             source,
         };
-        engine
-            .get_template(NAME)
-            .map_err(failed)?
-            .render(context)
-            .map_err(failed)
+        environment::render(engine, NAME, context).map_err(failed)
     }
 
     /// Token ids of a prompt, up to and with the header of the assistant's turn.

@@ -15,11 +15,13 @@ use tokenizers::PostProcessorWrapper;
 
 use crate::LmError;
 use crate::config::read_json;
+use crate::files::read_bounded;
 use crate::weights::GgufFile;
 
 mod bytes;
 mod control;
 mod gguf;
+mod outline;
 
 use bytes::{TokenBytes, char_spans, spell};
 use control::{ControlToken, control_tokens, split};
@@ -28,6 +30,8 @@ pub(crate) use control::Piece;
 
 const TOKENIZER_FILE: &str = "tokenizer.json";
 const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
+/// Largest `tokenizer.json` that is read; published ones have up to 35 MB.
+const MAX_TOKENIZER_BYTES: u64 = 1 << 27;
 
 /// Byte ranges `[start, end)` in a text, one a token.
 pub type ByteSpans = Vec<(usize, usize)>;
@@ -110,13 +114,11 @@ impl Tokenizer {
 
     pub(crate) fn from_directory(dir: &Path) -> Result<Self, LmError> {
         let path = dir.join(TOKENIZER_FILE);
-        let bytes = fs::read(&path).map_err(|source| LmError::Io {
-            action: "reading",
-            path: path.clone(),
-            source,
-        })?;
-        let inner = tokenizers::Tokenizer::from_bytes(bytes)
+        let bytes = read_bounded(&path, MAX_TOKENIZER_BYTES)?;
+        outline::check(&bytes, &path)?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
             .map_err(failed(&path, "reading the tokenizer"))?;
+        neither_pads_nor_cuts(&mut inner, &path)?;
         let settings = dir.join(TOKENIZER_CONFIG_FILE);
         let settings: Value = match settings.is_file() {
             true => read_json(&settings, "tokenizer configuration")?,
@@ -146,10 +148,7 @@ impl Tokenizer {
     fn new(path: PathBuf, mut inner: tokenizers::Tokenizer, roles: Roles) -> Result<Self, LmError> {
         let post_processor = inner.get_post_processor().cloned();
         inner.with_post_processor(None::<PostProcessorWrapper>);
-        inner.with_padding(None);
-        inner
-            .with_truncation(None)
-            .map_err(failed(&path, "removing the truncation"))?;
+        neither_pads_nor_cuts(&mut inner, &path)?;
         inner.set_encode_special_tokens(true);
         let bytes = TokenBytes::of(&inner, &path)?;
         let control = control_tokens(&inner);
@@ -330,6 +329,15 @@ impl Tokenizer {
 }
 
 const UNKNOWN: &str = "<unk>";
+
+/// A file's own padding and truncation would fill, to any length, or cut every text.
+fn neither_pads_nor_cuts(inner: &mut tokenizers::Tokenizer, path: &Path) -> Result<(), LmError> {
+    inner.with_padding(None);
+    inner
+        .with_truncation(None)
+        .map_err(failed(path, "removing the truncation"))?;
+    Ok(())
+}
 
 fn failed<'p>(
     path: &'p Path,

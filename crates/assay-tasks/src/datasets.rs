@@ -132,7 +132,11 @@ pub fn load_problems(settings: &DatasetSettings) -> Result<(Vec<Problem>, LoadRe
         records.map(move |record| (file.as_path(), record))
     });
     let limit = settings.limit.unwrap_or(usize::MAX);
-    for (path, record) in records.skip(settings.offset).take(limit) {
+    // A record that cannot be read is an error before the offset too.
+    let wanted = |(index, (_, record)): &(usize, (&Path, Result<_, _>))| {
+        record.is_err() || *index >= settings.offset
+    };
+    for (_, (path, record)) in records.enumerate().filter(wanted).take(limit) {
         let (line, record) = record?;
         let place = Place { path, line };
         let problem = read_problem(settings, &place, &record)?;

@@ -9,12 +9,14 @@ use crate::TasksError;
 /// The longest line that is read, in bytes.
 pub(crate) const LONGEST_LINE: usize = 16 * 1024 * 1024;
 
-/// Non-blank lines with their numbers, from 1.
+/// Non-blank lines with their numbers, from 1; nothing after an error.
 pub(crate) struct Lines<R> {
     path: PathBuf,
     reader: R,
     number: usize,
     limit: usize,
+    /// After an error or the end: what follows a broken line is not looked at.
+    done: bool,
 }
 
 impl Lines<BufReader<File>> {
@@ -36,6 +38,7 @@ impl<R: BufRead> Lines<R> {
             reader,
             number: 0,
             limit: LONGEST_LINE,
+            done: false,
         }
     }
 
@@ -74,9 +77,9 @@ impl<R: BufRead> Iterator for Lines<R> {
     type Item = Result<(usize, String), TasksError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
+        while !self.done {
             match self.read_line() {
-                Ok(None) => return None,
+                Ok(None) => self.done = true,
                 Ok(Some(line)) => {
                     let line = if self.number == 1 {
                         line.trim_start_matches('\u{feff}').to_owned()
@@ -87,9 +90,13 @@ impl<R: BufRead> Iterator for Lines<R> {
                         return Some(Ok((self.number, line)));
                     }
                 }
-                Err(error) => return Some(Err(error)),
+                Err(error) => {
+                    self.done = true;
+                    return Some(Err(error));
+                }
             }
         }
+        None
     }
 }
 
@@ -119,5 +126,6 @@ mod tests {
         let error = read(b"12345\n123456\n", 5).remove(1).unwrap_err();
         assert_eq!(error.to_string(), "data.jsonl:2: line longer than 5 bytes");
         assert!(read(b"12345", 5)[0].is_ok());
+        assert_eq!(read(b"\xff\nok\n", 9).len(), 1);
     }
 }

@@ -10,11 +10,15 @@ use assay_evals::scores::TraceScore;
 use assay_tasks::trace_stream::map_traces;
 
 use crate::args::EvalArgs;
+use crate::open;
 use crate::output::print_summary;
 use crate::progress::message;
 
 /// Runs the command.
 pub(crate) fn run(args: &EvalArgs) -> Result<()> {
+    if let Some(path) = &args.out {
+        open::ensure_output(path, &[&args.traces])?;
+    }
     let settings = settings(&args.score, args.calibration.as_deref())?;
     let evaluation = read(&args.traces, settings, None)?.finish();
     ensure_judged(&evaluation, &args.traces)?;

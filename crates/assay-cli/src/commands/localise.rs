@@ -23,6 +23,7 @@ const DEFAULT_KIND: &str = "corrupt_numbers";
 
 /// Runs the command.
 pub(crate) fn run(args: &LocaliseArgs) -> Result<()> {
+    ensure!(args.limit != Some(0), "--limit must be at least 1");
     let summary = match open::holds_steps(&args.demonstrations)? {
         true => steps(args)?,
         false => injected(args)?,

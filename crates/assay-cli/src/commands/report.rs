@@ -16,6 +16,7 @@ use assay_tasks::trace::ScoredTrace;
 
 use crate::args::ReportArgs;
 use crate::commands::eval::read;
+use crate::open;
 use crate::progress::message;
 
 /// What was read of one run.
@@ -32,6 +33,8 @@ struct Loaded {
 
 /// Runs the command.
 pub(crate) fn run(args: &ReportArgs) -> Result<()> {
+    let inputs: Vec<&Path> = args.traces.iter().map(PathBuf::as_path).collect();
+    open::ensure_output(&args.out, &inputs)?;
     let settings = ReportSettings::default();
     let mut loaded = Vec::new();
     let together = args.run.len() == 1 && args.traces.len() == 1;

@@ -36,6 +36,8 @@ struct Tally {
 pub(crate) fn run(args: &SampleArgs) -> Result<()> {
     ensure!(args.samples > 0, "--samples must be at least 1");
     ensure!(args.max_tokens > 0, "--max-tokens must be at least 1");
+    ensure!(args.batch > 0, "--batch must be at least 1");
+    open::ensure_output(&args.out, &[&args.problems])?;
     let problems = open::problems(
         (&args.problems, args.format),
         args.limit,

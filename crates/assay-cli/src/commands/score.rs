@@ -18,6 +18,7 @@ use crate::progress::Progress;
 
 /// Runs the command.
 pub(crate) fn run(args: &ScoreArgs) -> Result<()> {
+    open::ensure_output(&args.out, &[])?;
     let mut traces = match open::traces(&args.traces)? {
         Traces::Texts(traces) => traces,
         Traces::Steps(steps) => steps.into_iter().map(joined).collect(),

@@ -172,6 +172,30 @@ fn unsafe_code_stays_in_assay_ops() {
     }
 }
 
+/// SECURITY.md lists every file that may hold `unsafe`, with the reason.
+#[test]
+fn security_lists_where_unsafe_stands() {
+    let root = crates_dir().parent().unwrap().to_owned();
+    let text = fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    let listed: Vec<String> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `crates/")?.split_once('`'))
+        .map(|(path, _)| format!("crates/{path}"))
+        .collect();
+    let mut found: Vec<String> = MAY_IMPORT
+        .iter()
+        .flat_map(|(name, _)| sources(&crates_dir().join(name).join("src")))
+        .filter(|path| {
+            fs::read_to_string(path)
+                .unwrap()
+                .contains("allow(unsafe_code)")
+        })
+        .map(|path| path.strip_prefix(&root).unwrap().display().to_string())
+        .collect();
+    found.sort();
+    assert_eq!(listed, found);
+}
+
 #[test]
 fn files_stay_small() {
     for (name, _) in MAY_IMPORT {

@@ -6,4 +6,5 @@ mod architecture;
 mod commands;
 mod interop;
 mod looking;
+mod odd_inputs;
 mod reliability;

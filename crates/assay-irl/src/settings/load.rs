@@ -6,6 +6,7 @@
 //! is short for `{ kind = "..." }`. Every key must exist; errors name the dotted key, its file and the nearest key.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
@@ -15,6 +16,10 @@ use crate::IrlError;
 
 /// Largest settings file in bytes.
 const MAX_FILE: u64 = 1 << 20;
+/// Most files that one run's settings are put together from, a file that is named twice counted twice.
+const MAX_FILES: usize = 64;
+/// Most parts of a dotted key.
+const MAX_DEPTH: usize = 16;
 /// The key that names the files a file builds on.
 const EXTENDS: &str = "extends";
 /// The key that names the variant of a table.
@@ -83,6 +88,8 @@ impl Settings {
 struct Tree {
     table: Table,
     origins: BTreeMap<String, String>,
+    /// Files read so far.
+    files: usize,
 }
 
 impl Tree {
@@ -90,6 +97,7 @@ impl Tree {
         Ok(Self {
             table: table(&Settings::default())?,
             origins: BTreeMap::new(),
+            files: 0,
         })
     }
 
@@ -117,6 +125,11 @@ impl Tree {
             return Err(refuse(
                 "extends itself, directly or through others".to_owned(),
             ));
+        }
+        self.files += 1;
+        if self.files > MAX_FILES {
+            let reason = format!("more than {MAX_FILES} files build on each other");
+            return Err(refuse(reason));
         }
         let mut own = parse(&read(canonical_file)?, &origin)?;
         let bases = match own.remove(EXTENDS) {
@@ -150,6 +163,9 @@ impl Tree {
         let segments: Vec<&str> = key.trim().split('.').collect();
         if segments.iter().any(|segment| segment.is_empty()) {
             return Err(refuse("a part of the key is empty"));
+        }
+        if segments.len() > MAX_DEPTH {
+            return Err(refuse("the key has too many parts"));
         }
         let mut value =
             option_value(text.trim()).ok_or_else(|| refuse("the value is not complete TOML"))?;
@@ -260,17 +276,18 @@ fn canonical(file: &Path) -> Result<PathBuf, IrlError> {
 
 fn read(file: &Path) -> Result<String, IrlError> {
     let doing = "reading the settings file";
-    let size = std::fs::metadata(file)
-        .map_err(|source| IrlError::io(doing, file, source))?
-        .len();
-    if size > MAX_FILE {
-        let reason = format!("{size} bytes are no settings file; the limit is {MAX_FILE}");
+    let mut text = String::new();
+    std::fs::File::open(file)
+        .and_then(|open| open.take(MAX_FILE + 1).read_to_string(&mut text))
+        .map_err(|source| IrlError::io(doing, file, source))?;
+    if text.len() as u64 > MAX_FILE {
+        let reason = format!("no settings file is longer than {MAX_FILE} bytes");
         return Err(IrlError::Malformed {
             path: file.to_owned(),
             reason,
         });
     }
-    std::fs::read_to_string(file).map_err(|source| IrlError::io(doing, file, source))
+    Ok(text)
 }
 
 fn parse(text: &str, origin: &str) -> Result<Table, IrlError> {

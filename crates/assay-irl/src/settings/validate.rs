@@ -85,26 +85,7 @@ impl Settings {
 
     fn validate_reward(&self) -> Result<(), IrlError> {
         let reward = &self.reward;
-        if let HeadSettings::Implicit {
-            beta,
-            reference_weight,
-        }
-        | HeadSettings::Hybrid {
-            beta,
-            reference_weight,
-        } = reward.head
-        {
-            if !(beta.is_finite() && beta > 0.0) {
-                return Err(IrlError::setting(
-                    "reward.head.beta",
-                    format!("must be above 0, not {beta}"),
-                ));
-            }
-            if !(0.0..=1.0).contains(&reference_weight) {
-                let reason = format!("must lie in [0, 1], not {reference_weight}");
-                return Err(IrlError::setting("reward.head.reference_weight", reason));
-            }
-        }
+        reward.head.validate("reward.head")?;
         let factor = reward.head_learning_rate_factor;
         if !(factor.is_finite() && factor > 0.0) {
             let reason = format!("must be above 0, not {factor}");
@@ -132,6 +113,35 @@ impl Settings {
         reward.loss.validate("reward.loss")?;
         reward.schedule.validate("reward.schedule")?;
         reward.optimiser.validate("reward.optimiser")
+    }
+}
+
+impl HeadSettings {
+    /// Refuses constants without meaning; `key` is the dotted path of this table.
+    ///
+    /// # Errors
+    /// [`IrlError::InvalidSetting`] names the key.
+    pub fn validate(self, key: &str) -> Result<(), IrlError> {
+        let (Self::Implicit {
+            beta,
+            reference_weight,
+        }
+        | Self::Hybrid {
+            beta,
+            reference_weight,
+        }) = self
+        else {
+            return Ok(());
+        };
+        if !(beta.is_finite() && beta > 0.0) {
+            let reason = format!("must be above 0, not {beta}");
+            return Err(IrlError::setting(format!("{key}.beta"), reason));
+        }
+        if !(0.0..=1.0).contains(&reference_weight) {
+            let reason = format!("must lie in [0, 1], not {reference_weight}");
+            return Err(IrlError::setting(format!("{key}.reference_weight"), reason));
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,5 @@
 //! `config.json` and `generation_config.json`, in the spellings of transformers 4 and 5.
 
-use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -11,11 +10,11 @@ use super::{
     Architecture, ModelConfig, RopeScaling, RopeSettings, SUPPORTED_ARCHITECTURES, invalid,
 };
 use crate::LmError;
+use crate::files::{MAX_TEXT_BYTES, read_bounded};
 
 /// The configuration's file name.
 pub(crate) const CONFIG_FILE: &str = "config.json";
 const GENERATION_FILE: &str = "generation_config.json";
-const MAX_JSON_BYTES: u64 = 1 << 28;
 
 /// The settings that matter here; others are ignored as transformers ignores them.
 #[derive(Deserialize)]
@@ -258,17 +257,7 @@ pub(crate) fn read_json<T: DeserializeOwned>(
     path: &Path,
     what: &'static str,
 ) -> Result<T, LmError> {
-    let io = |source| LmError::Io {
-        action: "reading",
-        path: path.to_owned(),
-        source,
-    };
-    if fs::metadata(path).map_err(io)?.len() > MAX_JSON_BYTES {
-        return Err(io(std::io::Error::other(format!(
-            "larger than {MAX_JSON_BYTES} bytes"
-        ))));
-    }
-    let bytes = fs::read(path).map_err(io)?;
+    let bytes = read_bounded(path, MAX_TEXT_BYTES)?;
     serde_json::from_slice(&bytes).map_err(|source| LmError::Json {
         path: path.to_owned(),
         what,

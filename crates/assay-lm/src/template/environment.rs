@@ -1,16 +1,29 @@
 //! The Jinja engine with what transformers adds to it and without what it takes away.
 
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, escape_formatter};
+use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter};
 
-use super::TemplateDate;
+use super::{TemplateDate, namespaces};
 
 /// Units of work of one rendering: an instruction or 64 bytes each.
 const FUEL: u64 = 4_000_000;
-const MAX_SOURCE_BYTES: usize = 1 << 20;
+/// Longest source; published templates have up to 30 kB.
+const MAX_SOURCE_BYTES: usize = 1 << 18;
+/// Longest text of `tojson`.
+const MAX_JSON_BYTES: usize = 1 << 24;
+/// Time for one compilation or rendering. Both take milliseconds; some operators work longer than their fuel says.
+const TIME: Duration = Duration::from_secs(5);
+/// Stack of a compilation or rendering, reserved and not filled: values nest as deep as the fuel reaches, and their
+/// destructors recurse.
+const STACK: usize = 1 << 29;
 
 /// Compiles a template under a name into an engine of its own.
 pub(super) fn compile(
@@ -18,8 +31,52 @@ pub(super) fn compile(
     name: &'static str,
     date: TemplateDate,
 ) -> Result<Environment<'static>, Error> {
+    let source = source.to_owned();
+    bounded(move || compile_here(&source, name, date))
+}
+
+/// Renders a compiled template.
+pub(super) fn render(
+    engine: &Arc<Environment<'static>>,
+    name: &'static str,
+    context: Value,
+) -> Result<String, Error> {
+    let engine = Arc::clone(engine);
+    bounded(move || engine.get_template(name)?.render(context))
+}
+
+/// Runs work on a stack of its own and gives up on it after [`TIME`]; what was given up on ends with the process.
+fn bounded<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let (done, result) = mpsc::channel();
+    let failed = |reason: String| Error::new(ErrorKind::InvalidOperation, reason);
+    thread::Builder::new()
+        .name("chat template".to_owned())
+        .stack_size(STACK)
+        .spawn(move || done.send(work()))
+        .map_err(|source| failed(format!("no thread: {source}")))?;
+    result.recv_timeout(TIME).unwrap_or_else(|_| {
+        Err(failed(format!(
+            "the template did not end within {} seconds",
+            TIME.as_secs()
+        )))
+    })
+}
+
+fn compile_here(
+    source: &str,
+    name: &'static str,
+    date: TemplateDate,
+) -> Result<Environment<'static>, Error> {
     if source.len() > MAX_SOURCE_BYTES {
         let reason = format!("the template is longer than {MAX_SOURCE_BYTES} bytes");
+        return Err(Error::new(ErrorKind::InvalidOperation, reason));
+    }
+    if let Some(name) = namespaces::escaping(source) {
+        let reason = format!(
+            "`{name}` is a namespace used for more than its attributes, which is not supported"
+        );
         return Err(Error::new(ErrorKind::InvalidOperation, reason));
     }
     let mut engine = Environment::new();
@@ -31,7 +88,14 @@ pub(super) fn compile(
     );
     engine.set_fuel(Some(FUEL));
     engine.set_auto_escape_callback(|_| AutoEscape::None);
-    engine.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    engine.set_unknown_method_callback(|state, value, method, args| {
+        if method == "format" && value.as_str().is_some_and(has_computed_or_wide_field) {
+            let reason =
+                "a field of str.format is wider than 9999 or takes its width from an argument";
+            return Err(Error::new(ErrorKind::InvalidOperation, reason));
+        }
+        unknown_method_callback(state, value, method, args)
+    });
     engine.set_formatter(|out, state, value| match python_constant(value) {
         Some(text) => escape_formatter(out, state, &Value::from(text)),
         None => escape_formatter(out, state, value),
@@ -46,6 +110,17 @@ pub(super) fn compile(
     engine.add_function("strftime_now", move |format: String| date.format(&format));
     engine.add_template_owned(name, without_generation_tags(source))?;
     Ok(engine)
+}
+
+/// Whether a text for Python's `str.format` has a field of five digits, or one inside another.
+fn has_computed_or_wide_field(text: &str) -> bool {
+    let digits = |part: &str| {
+        part.split(|c: char| !c.is_ascii_digit())
+            .any(|run| run.len() > 4)
+    };
+    text.split('{')
+        .skip(1)
+        .any(|part| digits(part) || (part.contains(':') && !part.contains('}')))
 }
 
 /// How Python prints the constants that this engine prints differently.
@@ -100,7 +175,7 @@ fn to_json(value: &Value, indent: Option<usize>, options: Kwargs) -> Result<Stri
 }
 
 fn write_json(value: &Value, formatter: impl Formatter) -> Result<String, Error> {
-    let mut bytes = Vec::new();
+    let mut text = JsonText(Vec::new());
     let failed = |reason: String| {
         Error::new(
             ErrorKind::InvalidOperation,
@@ -109,10 +184,28 @@ fn write_json(value: &Value, formatter: impl Formatter) -> Result<String, Error>
     };
     value
         .serialize(&mut serde_json::Serializer::with_formatter(
-            &mut bytes, formatter,
+            &mut text, formatter,
         ))
         .map_err(|source| failed(source.to_string()))?;
-    String::from_utf8(bytes).map_err(|source| failed(source.to_string()))
+    String::from_utf8(text.0).map_err(|source| failed(source.to_string()))
+}
+
+/// JSON being written: a value that shares its parts is far larger as text than in memory.
+struct JsonText(Vec<u8>);
+
+impl std::io::Write for JsonText {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_JSON_BYTES {
+            let reason = format!("it is longer than {MAX_JSON_BYTES} bytes");
+            return Err(std::io::Error::other(reason));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// JSON with a space after separators.
@@ -156,9 +249,8 @@ mod tests {
     use super::*;
 
     fn render(source: &str) -> Result<String, Error> {
-        compile(source, "t", TemplateDate::default())?
-            .get_template("t")?
-            .render(())
+        let engine = Arc::new(compile(source, "t", TemplateDate::default())?);
+        super::render(&engine, "t", Value::from(()))
     }
 
     /// Each pair was rendered by transformers 5 as well.

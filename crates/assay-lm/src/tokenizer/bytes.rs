@@ -51,6 +51,12 @@ impl TokenBytes {
                 reason,
             });
         }
+        if let Some(pair) = spelled.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(LmError::UnsupportedTokenizer {
+                path: path.to_owned(),
+                reason: format!("two tokens have the id {}", pair[0].0),
+            });
+        }
         let (mut buffer, mut ends) = (Vec::new(), Vec::new());
         for (id, token) in spelled {
             ends.resize(id as usize, buffer.len());

@@ -15,6 +15,8 @@ use super::{FloatType, map_file};
 use crate::LmError;
 
 const MAX_ENTRIES: u64 = 1 << 16;
+/// Longest header in bytes, which lists of small numbers widen eightfold in memory; published ones have up to 20 MB.
+const MAX_HEADER: usize = 1 << 26;
 const MAX_DIMENSIONS: u32 = 4;
 const MAX_ALIGNMENT: usize = 1 << 16;
 
@@ -427,6 +429,10 @@ impl<'b> Header<'b> {
             return self.bad(what, "the file ends in the middle of its header");
         };
         self.at += length;
+        if self.at > MAX_HEADER {
+            let reason = format!("the header is longer than the {MAX_HEADER} bytes that are read");
+            return self.bad(what, reason);
+        }
         Ok(bytes)
     }
 

@@ -10,6 +10,8 @@ use tempfile::TempDir;
 
 mod gguf_files;
 mod safetensors_files;
+mod tables;
+mod templates;
 mod texts;
 
 fn golden(name: &str) -> PathBuf {

@@ -1,0 +1,141 @@
+//! Which parts a `tokenizer.json` may be made of, decided before its parser sees it.
+//!
+//! Byte-level BPE and closed vocabularies need few of the parts that the format knows. The others change text, or trust
+//! constants of the file so far that a malformed one ends the process.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::failed;
+use crate::LmError;
+
+const NORMALIZERS: [&str; 5] = ["NFC", "NFD", "NFKC", "NFKD", "Sequence"];
+const PRE_TOKENIZERS: [&str; 7] = [
+    "ByteLevel",
+    "Split",
+    "Digits",
+    "Punctuation",
+    "Whitespace",
+    "WhitespaceSplit",
+    "Sequence",
+];
+const POST_PROCESSORS: [&str; 3] = ["ByteLevel", "TemplateProcessing", "Sequence"];
+const MODELS: [&str; 2] = ["BPE", "WordLevel"];
+/// Longest splitting pattern in bytes; published ones have 200.
+const MAX_PATTERN: usize = 1 << 16;
+
+/// The parts of the file; the vocabulary is passed over.
+#[derive(Deserialize)]
+struct Outline {
+    normalizer: Option<Value>,
+    pre_tokenizer: Option<Value>,
+    post_processor: Option<Value>,
+    model: Model,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    dropout: Option<f64>,
+}
+
+/// Refuses parts that are not read, a template that names unknown tokens, and random merges.
+///
+/// # Errors
+/// [`LmError::Tokenizer`] for what is no tokenizer, [`LmError::UnsupportedTokenizer`] naming the part.
+pub(super) fn check(bytes: &[u8], path: &Path) -> Result<(), LmError> {
+    let outline: Outline = serde_json::from_slice(bytes)
+        .map_err(|source| failed(path, "reading the tokenizer")(source.into()))?;
+    let parts = [
+        ("normalizer", &outline.normalizer, &NORMALIZERS[..]),
+        ("pre_tokenizer", &outline.pre_tokenizer, &PRE_TOKENIZERS),
+        ("post_processor", &outline.post_processor, &POST_PROCESSORS),
+    ];
+    for (part, value, known) in parts {
+        if let Some(value) = value {
+            check_part(value, part, known).map_err(|reason| unsupported(path, reason))?;
+        }
+    }
+    let kind = outline.model.kind.as_deref();
+    if let Some(kind) = kind.filter(|kind| !MODELS.contains(kind)) {
+        let reason = format!(
+            "model {kind:?} is not supported, only {}",
+            MODELS.join(", ")
+        );
+        return Err(unsupported(path, reason));
+    }
+    if outline.model.dropout.is_some_and(|share| share != 0.0) {
+        let reason = "model.dropout: random merges are not supported; set it to null".to_owned();
+        return Err(unsupported(path, reason));
+    }
+    Ok(())
+}
+
+fn unsupported(path: &Path, reason: String) -> LmError {
+    LmError::UnsupportedTokenizer {
+        path: path.to_owned(),
+        reason,
+    }
+}
+
+/// Checks a part and, in a sequence, those inside it; the parser has bounded their nesting.
+fn check_part(value: &Value, part: &str, known: &[&str]) -> Result<(), String> {
+    let kind = value.get("type").and_then(Value::as_str).unwrap_or("");
+    if !known.contains(&kind) {
+        return Err(format!(
+            "{part} {kind:?} is not supported, only {}",
+            known.join(", ")
+        ));
+    }
+    match kind {
+        "Sequence" => {
+            let inner = ["normalizers", "pretokenizers", "processors"]
+                .iter()
+                .find_map(|key| value.get(key)?.as_array());
+            inner
+                .into_iter()
+                .flatten()
+                .try_for_each(|inner| check_part(inner, part, known))
+        }
+        "Split" => check_pattern(value, part),
+        "TemplateProcessing" => check_template(value, part),
+        _ => Ok(()),
+    }
+}
+
+fn check_pattern(value: &Value, part: &str) -> Result<(), String> {
+    let pattern = value
+        .get("pattern")
+        .and_then(|pattern| pattern.get("Regex")?.as_str())
+        .unwrap_or("");
+    if pattern.len() > MAX_PATTERN {
+        return Err(format!(
+            "{part}: a pattern of {} bytes; at most {MAX_PATTERN} are read",
+            pattern.len()
+        ));
+    }
+    Ok(())
+}
+
+/// Every special token of a template must be listed beside it.
+fn check_template(value: &Value, part: &str) -> Result<(), String> {
+    let listed = value.get("special_tokens").and_then(Value::as_object);
+    let pieces = ["single", "pair"]
+        .iter()
+        .filter_map(|key| value.get(key)?.as_array())
+        .flatten();
+    for piece in pieces {
+        let name = piece
+            .get("SpecialToken")
+            .and_then(|token| token.get("id")?.as_str());
+        if let Some(name) = name.filter(|name| !listed.is_some_and(|l| l.contains_key(*name))) {
+            return Err(format!(
+                "{part}: the template names {name:?}, which special_tokens lacks"
+            ));
+        }
+    }
+    Ok(())
+}
