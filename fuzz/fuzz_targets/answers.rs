@@ -1,7 +1,9 @@
 //! Answers in any text: what is found lies in it, and equality is symmetric.
 #![no_main]
 
-use assay_tasks::answers::{AnswerForm, extract_lenient, extract_strict, parse_number, same_answer};
+use assay_tasks::answers::{
+    AnswerForm, extract_lenient, extract_strict, parse_number, same_answer,
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {

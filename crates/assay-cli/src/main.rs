@@ -24,6 +24,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     assay_ops::use_one_thread_pool();
+    leave_caught_panics_untold();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -60,4 +61,14 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),
     }
+}
+
+/// A reader's panic that becomes an error is told once, as that error.
+fn leave_caught_panics_untold() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !assay_tasks::datasets::catches_panics() {
+            tell(panic);
+        }
+    }));
 }

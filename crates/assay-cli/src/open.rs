@@ -75,8 +75,30 @@ pub(crate) fn reward(dir: &Path, base: Option<&Path>) -> Result<(LanguageModel, 
             path.display()
         )
     })?;
-    let reward = RewardModel::load(dir, Arc::clone(&model.transformer))?;
+    let reward = reward_on(&model, dir, base)?;
     Ok((model, reward))
+}
+
+/// A reward on its base model; other weights than it was trained on are refused unless `base` names them.
+pub(crate) fn reward_on(
+    model: &LanguageModel,
+    dir: &Path,
+    base: Option<&Path>,
+) -> Result<RewardModel> {
+    let reward = RewardModel::load(dir, Arc::clone(&model.transformer))?;
+    if reward.is_on_other_weights() {
+        let found = format!(
+            "{} was trained on other weights than those that {} holds now",
+            dir.display(),
+            model.name
+        );
+        ensure!(
+            base.is_some(),
+            "{found}; bring them back, or name the model with --model to use it all the same"
+        );
+        message(&format!("warning: {found}"))?;
+    }
+    Ok(reward)
 }
 
 /// The first problems of a file; what is left out is said.

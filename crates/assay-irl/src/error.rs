@@ -166,6 +166,17 @@ pub enum IrlError {
         /// The checkpoint.
         path: PathBuf,
     },
+    /// The frozen weights are not those of the iterations already done.
+    #[error(
+        "{} was trained on other weights than those that {model} holds now; bring the model back or choose another --out",
+        .path.display()
+    )]
+    OtherBase {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The model as the settings name it.
+        model: String,
+    },
     /// Another process works in a run directory.
     #[error("{} is in use by process {holder}; wait for it or choose another --out", .path.display())]
     RunLocked {

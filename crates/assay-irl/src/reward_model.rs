@@ -9,6 +9,8 @@
 //! The reward is r = log D - log(1 - D) = z with D = sigmoid(z).
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -32,6 +34,8 @@ use crate::settings::HeadSettings;
 pub const HEAD_FILE: &str = "reward_head.toml";
 /// Weight and bias of an implicit or hybrid head: its adapter is a causal language model's, which has no score.
 pub const HEAD_WEIGHTS_FILE: &str = "reward_head.safetensors";
+/// Most bytes of [`HEAD_FILE`] that are read.
+const MAX_HEAD_FILE: u64 = 1 << 20;
 const SCORE_WEIGHT: &str = "base_model.model.score.weight";
 const SCORE_BIAS: &str = "base_model.model.score.bias";
 
@@ -52,6 +56,8 @@ pub struct RewardModel {
     /// How its logits become rewards of traces.
     pub scoring: ScoringSettings,
     backbone: Arc<Transformer>,
+    /// Fingerprint of the weights that it was trained on, where it comes from a file that says so.
+    trained_on: Option<String>,
     adapter: Adapter,
     head: HeadSettings,
     /// `[hidden]`; used by linear and hybrid heads.
@@ -64,12 +70,33 @@ pub struct RewardModel {
 #[derive(Serialize, Deserialize)]
 struct HeadFile {
     formula: String,
+    /// Fingerprint of the frozen weights that the adapter was trained on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base: Option<String>,
     head: HeadSettings,
     #[serde(default)]
     scoring: ScoringSettings,
 }
 
 impl HeadFile {
+    fn read(path: &Path) -> Result<Self, IrlError> {
+        let mut text = String::new();
+        File::open(path)
+            .and_then(|file| file.take(MAX_HEAD_FILE + 1).read_to_string(&mut text))
+            .map_err(|source| IrlError::io("reading", path, source))?;
+        let malformed = |reason: String| IrlError::Malformed {
+            path: path.to_owned(),
+            reason,
+        };
+        if text.len() as u64 > MAX_HEAD_FILE {
+            return Err(malformed(format!("longer than {MAX_HEAD_FILE} bytes")));
+        }
+        let file: Self = toml::from_str(&text).map_err(|source| malformed(source.to_string()))?;
+        file.validate()
+            .map_err(|source| malformed(source.to_string()))?;
+        Ok(file)
+    }
+
     /// A stranger's constants must have a meaning, as those of the settings must.
     fn validate(&self) -> Result<(), IrlError> {
         self.head.validate("head")?;
@@ -98,6 +125,7 @@ impl RewardModel {
         let bias = Var::zeros(1, DType::F32, &Device::Cpu)?;
         Ok(Self {
             scoring: ScoringSettings::default(),
+            trained_on: None,
             backbone,
             adapter,
             head,
@@ -119,23 +147,15 @@ impl RewardModel {
             loaded.extra.extend(read_head(&weights)?);
         }
         let path = dir.join(HEAD_FILE);
-        let (head, scoring) = if path.exists() {
-            let text = std::fs::read_to_string(&path)
-                .map_err(|source| IrlError::io("reading", &path, source))?;
-            let file: HeadFile = toml::from_str(&text).map_err(|source| IrlError::Malformed {
-                path: path.clone(),
-                reason: source.to_string(),
-            })?;
-            file.validate().map_err(|source| IrlError::Malformed {
-                path: path.clone(),
-                reason: source.to_string(),
-            })?;
-            (file.head, file.scoring)
+        let (head, scoring, trained_on) = if path.exists() {
+            let file = HeadFile::read(&path)?;
+            (file.head, file.scoring, file.base)
         } else {
-            (HeadSettings::Linear, ScoringSettings::default())
+            (HeadSettings::Linear, ScoringSettings::default(), None)
         };
         let mut model = Self {
             scoring,
+            trained_on,
             ..Self::new(backbone, loaded.adapter, head)?
         };
         let hidden = model.backbone.config().hidden_size;
@@ -213,11 +233,22 @@ impl RewardModel {
         }
     }
 
+    /// Whether the adapter was trained on other weights than those it now stands on, as far as both are known.
+    ///
+    /// The same model in another format or precision counts as another.
+    pub fn is_on_other_weights(&self) -> bool {
+        match (&self.trained_on, self.backbone.fingerprint()) {
+            (Some(before), Some(now)) => before != now,
+            _ => false,
+        }
+    }
+
     fn save_head(&self, dir: &Path) -> Result<(), IrlError> {
         let file = HeadFile {
             head: self.head,
             scoring: self.scoring.clone(),
             formula: self.formula().to_owned(),
+            base: self.backbone.fingerprint().map(str::to_owned),
         };
         let path = dir.join(HEAD_FILE);
         let unwritable = |source: toml::ser::Error| IrlError::Malformed {
@@ -334,5 +365,61 @@ impl Player for RewardModel {
         }
         parameters.push((SCORE_BIAS.to_owned(), self.bias.clone()));
         parameters
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A head file with one thing changed, and what must be said about it.
+    #[test]
+    fn heads_of_strangers() {
+        let good =
+            "formula = \"z\"\n[head]\nkind = \"implicit\"\nbeta = 1.0\nreference_weight = 1.0\n";
+        let long = good.to_owned() + &"#".repeat(MAX_HEAD_FILE as usize);
+        let cases = [
+            (String::new(), "missing field"),
+            (long, "longer than 1048576 bytes"),
+            ("\0".to_owned(), "reward_head.toml"),
+            (good.replace("implicit", "rootkit"), "rootkit"),
+            (
+                good.replace("beta = 1.0", "beta = nan"),
+                "`head.beta`: must be above 0, not NaN",
+            ),
+            (good.replace("beta = 1.0", "beta = inf"), "`head.beta`"),
+            (good.replace("beta = 1.0", "beta = -1.0"), "`head.beta`"),
+            (
+                good.replace("weight = 1.0", "weight = 7.0"),
+                "`head.reference_weight`",
+            ),
+            (good.to_owned() + "more = 1\n", "unknown field `more`"),
+            (
+                good.to_owned() + "[scoring]\nmore = 1\n",
+                "unknown field `more`",
+            ),
+            (
+                good.to_owned() + "[scoring.granularity]\nkind = \"interval\"\nevery = 0\n",
+                "scoring.granularity",
+            ),
+            (
+                good.to_owned() + "[scoring.transform]\ntemperature = nan\n",
+                "scoring.transform",
+            ),
+        ];
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(HEAD_FILE);
+        for (text, expected) in cases {
+            std::fs::write(&path, &text).unwrap();
+            let told = HeadFile::read(&path)
+                .err()
+                .map_or(String::new(), |error| error.to_string());
+            assert!(
+                told.contains(expected),
+                "{text:.200}: {told:?} lacks {expected:?}"
+            );
+        }
+        std::fs::write(&path, good).unwrap();
+        assert!(HeadFile::read(&path).is_ok());
     }
 }

@@ -7,6 +7,7 @@
 mod build;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use assay_ops::{
     HeadShape, Matrix, RopeTable, embedding, grouped_attention, linear, rms_norm, rope,
@@ -41,6 +42,7 @@ pub struct Transformer {
     final_norm: Tensor,
     output: Option<Matrix>,
     rope: RopeTable,
+    fingerprint: Option<Arc<str>>,
 }
 
 /// Keys and values of the prompts of a batch, layer by layer: `[T, kv_dim]` each, keys after rotation.
@@ -65,6 +67,12 @@ impl Transformer {
         &self.config
     }
 
+    /// [`crate::Weights::fingerprint`] of the files that the weights were read from; none for a model that was made or
+    /// changed in memory.
+    pub fn fingerprint(&self) -> Option<&str> {
+        self.fingerprint.as_deref()
+    }
+
     /// The output matrix `[vocab, hidden]`; the embedding when they are tied.
     pub fn output_matrix(&self) -> &Matrix {
         self.output.as_ref().unwrap_or(&self.embedding)
@@ -80,6 +88,7 @@ impl Transformer {
             final_norm: self.final_norm.detach(),
             output: self.output.as_ref().map(detach_matrix),
             rope: self.rope.clone(),
+            fingerprint: self.fingerprint.clone(),
         }
     }
 

@@ -14,6 +14,7 @@ use memmap2::Mmap;
 
 use crate::LmError;
 
+mod fingerprint;
 pub(crate) mod gguf;
 mod names;
 mod safetensors;
@@ -75,6 +76,15 @@ impl Weights {
         match &self.source {
             Source::Safetensors(directory) => directory.path(),
             Source::Gguf(file) => file.path(),
+        }
+    }
+
+    /// A digest of the files, the same wherever they lie: of all their bytes up to 64 MiB a file, of 32 blocks of a MiB
+    /// of longer ones, the first and the last bytes among them.
+    pub fn fingerprint(&self) -> String {
+        match &self.source {
+            Source::Safetensors(directory) => fingerprint::fingerprint(directory.files()),
+            Source::Gguf(file) => fingerprint::fingerprint(std::iter::once(file.whole())),
         }
     }
 

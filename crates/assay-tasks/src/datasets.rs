@@ -5,6 +5,7 @@
 //! needs is left out and counted.
 
 mod files;
+mod footer;
 mod formats;
 mod records;
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use self::records::Records;
+pub use self::records::catches_panics;
 use crate::TasksError;
 use crate::problem::Problem;
 use crate::prompts::{split_completion, without_calculator_marks};

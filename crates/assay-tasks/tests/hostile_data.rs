@@ -29,10 +29,17 @@ fn told<T>(result: Result<Vec<T>, TasksError>) -> String {
     text
 }
 
+/// Counts malformed cases for the table in docs/reliability.md.
+#[allow(clippy::print_stdout)] // tools/reliability reads it
+fn tried(cases: usize) {
+    println!("\nMALFORMED {cases}");
+}
+
 #[track_caller]
 fn check<T>(cases: &[Case<'_>], read: impl Fn(&Path) -> Result<Vec<T>, TasksError>) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("stranger.jsonl");
+    tried(cases.len());
     for (bytes, expected) in cases {
         fs::write(&path, bytes).unwrap();
         let text = told(read(&path));
@@ -312,8 +319,10 @@ fn scored_traces() {
         .iter()
         .map(|(bytes, expected)| (bytes.as_slice(), *expected))
         .collect();
-    check(&cases, read_traces);
-    check(&cases, read_foreign_traces);
+    check(&cases, |path| {
+        assert_eq!(told(read_foreign_traces(path)), told(read_traces(path)));
+        read_traces(path)
+    });
     let second = [
         trace("seed", "1"),
         b"\n".to_vec(),

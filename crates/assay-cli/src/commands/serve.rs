@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use assay_evals::calibration::Calibration;
 use assay_evals::scores::TraceScore;
-use assay_irl::reward_model::RewardModel;
 use assay_lm::{LanguageModel, peft};
 use assay_serve::{
     Batching, Events, Generator, Limits, Models, ServeSettings, ServedPolicy, ServedReward, Server,
@@ -104,7 +103,7 @@ fn rewards(args: &ServeArgs, bases: &mut Bases) -> Result<Vec<ServedReward>> {
             )
         })?;
         rewards.push(ServedReward {
-            reward: RewardModel::load(dir, Arc::clone(&model.transformer))?,
+            reward: open::reward_on(&model, dir, args.model.as_deref())?,
             calibration: Calibration::read(dir)?,
             name,
             model,

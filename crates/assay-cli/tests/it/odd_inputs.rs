@@ -19,6 +19,12 @@ fn assay(dir: &TempDir, arguments: &str) -> Output {
         .unwrap()
 }
 
+/// Counts malformed cases for the table in docs/reliability.md.
+#[allow(clippy::print_stdout)] // tools/reliability reads it
+fn tried(cases: usize) {
+    println!("\nMALFORMED {cases}");
+}
+
 fn world() -> TempDir {
     let dir = TempDir::new().unwrap();
     let write = |name: &str, bytes: &[u8]| fs::write(dir.path().join(name), bytes).unwrap();
@@ -30,6 +36,17 @@ fn world() -> TempDir {
     write(
         "problems.jsonl",
         b"{\"question\":\"1+1?\",\"answer\":\"1+1=2\\n#### 2\"}\n",
+    );
+    // A page without its header, on which the parquet reader panics; sixty thousand groups inside each other.
+    let mut damaged = include_bytes!("../../../assay-tasks/tests/data/countdown.parquet").to_vec();
+    damaged[5] = 0;
+    write("damaged.parquet", &damaged);
+    let groups = [0x48, 1, b'a', 0x15, 2, 0].repeat(60_000);
+    let footer = [&[0x15, 2, 0x19, 0xfc, 0xe0, 0xd4, 3], &groups[..]].concat();
+    let length = (footer.len() as u32).to_le_bytes();
+    write(
+        "deep.parquet",
+        &[b"PAR1", &footer[..], &length, b"PAR1"].concat(),
     );
     write("short.gguf", b"GGUF\x03\0\0\0");
     let mut billions = b"GGUF\x03\0\0\0".to_vec();
@@ -128,6 +145,15 @@ fn odd_inputs_are_named() {
             "empty holds no usable problem",
         ),
         (
+            "sample --model short.gguf --format countdown --problems damaged.parquet --out o.jsonl"
+                .to_owned(),
+            "the file is damaged: its reader gave up",
+        ),
+        (
+            "sample --model short.gguf --problems deep.parquet --out o.jsonl".to_owned(),
+            "groups of its schema nest deeper than 64",
+        ),
+        (
             "score --reward folder --traces traces.jsonl --out o.jsonl".to_owned(),
             "adapter_config.json",
         ),
@@ -171,6 +197,7 @@ fn odd_inputs_are_named() {
         ),
     ];
     let dir = world();
+    tried(cases.len());
     for (arguments, expected) in cases {
         let output = assay(&dir, &arguments);
         let text = String::from_utf8_lossy(&output.stderr).into_owned();

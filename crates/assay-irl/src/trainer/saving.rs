@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use assay_lm::peft;
+use assay_lm::transformer::Transformer;
 use candle_core::Device;
 use sha2::{Digest, Sha256};
 
@@ -12,7 +13,7 @@ use super::directory::RunDirectory;
 use super::discriminator::Discriminator;
 use super::run::Run;
 use super::start::save_policy;
-use super::state::{POLICY, POLICY_OPTIMISER, REWARD, REWARD_OPTIMISER, RunState};
+use super::state::{BaseWeights, POLICY, POLICY_OPTIMISER, REWARD, REWARD_OPTIMISER, RunState};
 use crate::adam::AdamW;
 use crate::encode::Demonstration;
 use crate::player::Player;
@@ -81,6 +82,7 @@ impl Run<'_> {
             iterations,
             trainer: self.inputs.kind,
             data: fingerprint(&self.demonstrations),
+            base: self.base(),
             best: self.best,
             style: Default::default(),
             replay: None,
@@ -122,12 +124,39 @@ impl Run<'_> {
         Ok(state.iterations)
     }
 
+    /// The frozen weights in use.
+    fn base(&self) -> BaseWeights {
+        let of = |model: &Transformer| model.fingerprint().map(str::to_owned);
+        BaseWeights {
+            policy: of(&self.inputs.model.transformer),
+            reward: of(&self.inputs.reward_backbone),
+        }
+    }
+
     fn check_origin(&self, state: &RunState, dir: &Path) -> Result<(), IrlError> {
         if state.trainer != self.inputs.kind {
             return Err(IrlError::OtherTrainer {
                 path: dir.to_owned(),
                 before: state.trainer.to_string(),
                 now: self.inputs.kind.to_string(),
+            });
+        }
+        let (before, now) = (&state.base, self.base());
+        let differ = |before: &Option<String>, now: &Option<String>| {
+            before.is_some() && now.is_some() && before != now
+        };
+        let model = if differ(&before.policy, &now.policy) {
+            Some(self.inputs.model.name.clone())
+        } else if self.discriminator.is_some() && differ(&before.reward, &now.reward) {
+            let path = self.inputs.settings.reward_model_path();
+            Some(path.display().to_string())
+        } else {
+            None
+        };
+        if let Some(model) = model {
+            return Err(IrlError::OtherBase {
+                path: dir.to_owned(),
+                model,
             });
         }
         if state.data != fingerprint(&self.demonstrations) {

@@ -28,12 +28,25 @@ pub(super) struct RunState {
     pub(super) trainer: TrainerKind,
     /// Digest of the demonstrations they learned from, as tokens.
     pub(super) data: String,
+    /// The frozen weights they trained on; absent in checkpoints of earlier versions.
+    #[serde(default)]
+    pub(super) base: BaseWeights,
     /// The best checkpoint so far, this one included.
     pub(super) best: Option<Best>,
     /// The discriminator's running style advantage.
     pub(super) style: StyleAdvantage,
     /// Past policy samples.
     pub(super) replay: Option<ReplayBuffer<PastSample>>,
+}
+
+/// Fingerprints of the files that the players' frozen weights were read from; none for weights made in memory.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BaseWeights {
+    /// Of the policy and its reference.
+    pub(super) policy: Option<String>,
+    /// Of the reward.
+    pub(super) reward: Option<String>,
 }
 
 impl RunState {

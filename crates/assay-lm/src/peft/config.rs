@@ -4,7 +4,6 @@
 //! how it was trained or stored ([`HARMLESS`]) are passed over; a field that is in neither list is refused unless it
 //! is empty or off, so that a kind of adapter that came later than this list is not misread as plain LoRA.
 
-use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -13,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::CONFIG_FILE;
 use crate::LmError;
 use crate::adapter::{Adapter, AdapterCard, LoraSettings, Projection};
+use crate::files::read_bounded;
 use crate::hub::RepoName;
 
 const MAX_BYTES: u64 = 1 << 20;
@@ -60,23 +60,13 @@ pub(super) struct ConfigFile {
 
 impl ConfigFile {
     pub(super) fn read(dir: &Path) -> Result<Self, LmError> {
-        let path = dir.join(CONFIG_FILE);
-        let io = |source| LmError::Io {
-            action: "reading",
-            path: path.clone(),
-            source,
+        let bytes = read_bounded(&dir.join(CONFIG_FILE), MAX_BYTES)?;
+        let file: Self = match serde_json::from_slice(&bytes) {
+            Ok(file) => file,
+            Err(source) => return refuse(dir, &source.to_string()),
         };
-        let refuse = |reason: String| LmError::InvalidAdapter {
-            reason: format!("{}: {reason}", path.display()),
-        };
-        if fs::metadata(&path).map_err(io)?.len() > MAX_BYTES {
-            return Err(refuse(format!("larger than {MAX_BYTES} bytes")));
-        }
-        let text = fs::read_to_string(&path).map_err(io)?;
-        let file: Self =
-            serde_json::from_str(&text).map_err(|source| refuse(source.to_string()))?;
         match file.fault() {
-            Some(reason) => Err(refuse(reason)),
+            Some(reason) => refuse(dir, &reason),
             None => Ok(file),
         }
     }
@@ -100,7 +90,8 @@ impl ConfigFile {
     ) -> Result<LoraSettings, LmError> {
         let mut targets = match &self.target_modules {
             Some(Value::Array(modules)) => listed(modules, dir)?,
-            _ => adapted(names),
+            Some(Value::String(_)) | None => adapted(names),
+            Some(_) => return refuse(dir, "target_modules is neither a list nor a pattern"),
         };
         targets.sort();
         targets.dedup();
@@ -173,24 +164,29 @@ fn is_on(value: &Value) -> bool {
 fn listed(modules: &[Value], dir: &Path) -> Result<Vec<Projection>, LmError> {
     let mut targets = Vec::new();
     for module in modules {
-        let module = module.as_str().unwrap_or_default();
+        let Some(module) = module.as_str() else {
+            return refuse(dir, &format!("target module {module} is no text"));
+        };
         let last = module.rsplit('.').next().unwrap_or(module);
         match last {
             "score" | "classifier" => {}
             _ => match projection(last) {
                 Some(projection) => targets.push(projection),
                 None => {
-                    let path = dir.join(CONFIG_FILE);
-                    let reason = format!(
-                        "{}: target module {module:?} is none of the seven projections",
-                        path.display()
-                    );
-                    return Err(LmError::InvalidAdapter { reason });
+                    let reason =
+                        format!("target module {module:?} is none of the seven projections");
+                    return refuse(dir, &reason);
                 }
             },
         }
     }
     Ok(targets)
+}
+
+fn refuse<T>(dir: &Path, reason: &str) -> Result<T, LmError> {
+    Err(LmError::InvalidAdapter {
+        reason: format!("{}: {reason}", dir.join(CONFIG_FILE).display()),
+    })
 }
 
 /// The projections that have tensors.

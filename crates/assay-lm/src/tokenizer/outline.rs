@@ -120,7 +120,7 @@ fn check_pattern(value: &Value, part: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Every special token of a template must be listed beside it.
+/// Every special token of a template must be listed beside it, with the ids that it stands for.
 fn check_template(value: &Value, part: &str) -> Result<(), String> {
     let listed = value.get("special_tokens").and_then(Value::as_object);
     let pieces = ["single", "pair"]
@@ -137,5 +137,16 @@ fn check_template(value: &Value, part: &str) -> Result<(), String> {
             ));
         }
     }
-    Ok(())
+    let has_ids = |token: &Value| {
+        let ids = token.get("ids").and_then(Value::as_array);
+        ids.is_some_and(|ids| !ids.is_empty())
+    };
+    match listed
+        .into_iter()
+        .flatten()
+        .find(|(_, token)| !has_ids(token))
+    {
+        Some((name, _)) => Err(format!("{part}: special_tokens gives {name:?} no id")),
+        None => Ok(()),
+    }
 }

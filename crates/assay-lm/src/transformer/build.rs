@@ -20,7 +20,9 @@ impl Transformer {
     /// # Errors
     /// Names the file and tensor that is missing or whose shape does not match the configuration.
     pub fn load(config: &ModelConfig, weights: &Weights) -> Result<Self, LmError> {
-        Self::assemble(config, &mut Frozen(weights))
+        let mut model = Self::assemble(config, &mut Frozen(weights))?;
+        model.fingerprint = Some(weights.fingerprint().into());
+        Ok(model)
     }
 
     /// A randomly initialised, fully trainable model and its parameters by Hugging Face name.
@@ -89,6 +91,7 @@ impl Transformer {
             final_norm,
             output,
             rope: rope_table(config)?,
+            fingerprint: None,
         })
     }
 
@@ -98,6 +101,7 @@ impl Transformer {
     /// Fails when a matrix product fails.
     pub fn merged(&self, adapter: &Adapter) -> Result<Self, LmError> {
         let mut copy = self.detached().dequantised()?;
+        copy.fingerprint = None;
         for (index, layer) in copy.layers.iter_mut().enumerate() {
             for (projection, pair) in adapter.detached().layer(index) {
                 let Some(dense) = layer.projections.get_mut(projection) else {

@@ -109,6 +109,11 @@ impl GgufFile {
         &self.bytes[entry.range.clone()]
     }
 
+    /// Every byte of the file.
+    pub(super) fn whole(&self) -> &[u8] {
+        &self.bytes
+    }
+
     pub(crate) fn text(&self, key: &str) -> Result<Option<&str>, LmError> {
         match self.metadata.get(key) {
             None => Ok(None),

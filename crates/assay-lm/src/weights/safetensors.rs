@@ -71,6 +71,11 @@ impl SafetensorsDirectory {
         &self.path
     }
 
+    /// The bytes of every file, in the order of their names.
+    pub(super) fn files(&self) -> impl Iterator<Item = &[u8]> {
+        self.shards.iter().map(|shard| &shard.bytes[..])
+    }
+
     pub(crate) fn names(&self) -> Vec<String> {
         self.entries.keys().cloned().collect()
     }

@@ -4,7 +4,7 @@ use std::fs;
 
 use assay_lm::{GgufFile, LmError, ModelConfig, Tokenizer, Weights};
 
-use crate::{golden, names};
+use crate::{golden, names, tried};
 
 /// A GGUF file by hand.
 #[derive(Clone)]
@@ -173,6 +173,7 @@ fn gguf_headers_that_are_refused() {
             "t: the tensor appears",
         ),
     ];
+    tried(cases.len());
     for (file, expected) in cases {
         names(open_gguf(&file.0), &["hostile.gguf", expected]);
     }

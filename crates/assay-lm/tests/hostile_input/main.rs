@@ -42,6 +42,12 @@ fn names<T>(result: Result<T, LmError>, parts: &[&str]) {
     }
 }
 
+/// Counts malformed cases for the table in docs/reliability.md.
+#[allow(clippy::print_stdout)] // tools/reliability reads it
+fn tried(cases: usize) {
+    println!("\nMALFORMED {cases}");
+}
+
 fn config_json() -> Value {
     json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 16, "hidden_size": 8,
@@ -145,6 +151,7 @@ fn configurations_that_are_refused() {
             "99 is outside the vocabulary",
         ),
     ];
+    tried(cases.len());
     for (change, expected) in cases {
         let mut config = config_json();
         for (key, value) in change.as_object().unwrap() {

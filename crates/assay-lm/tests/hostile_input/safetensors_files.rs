@@ -5,7 +5,7 @@ use std::fs;
 use assay_lm::Weights;
 use serde_json::{Value, json};
 
-use crate::{config_json, directory, names};
+use crate::{config_json, directory, message, names, tried};
 
 /// A safetensors file: header text, then data.
 fn safetensors(header: &Value, data: usize) -> Vec<u8> {
@@ -37,32 +37,48 @@ fn safetensors_that_are_refused() {
     let mut long_header = good.clone();
     long_header[..8].copy_from_slice(&90_000_000_u64.to_le_bytes());
     let overlap = json!({name: f32_entry(&[8], 0), "b": f32_entry(&[8], 16)});
+    let entry = |dtype: &str, shape: Value, offsets: [usize; 2]| {
+        let header = json!({name: {"dtype": dtype, "shape": shape, "data_offsets": offsets}});
+        safetensors(&header, 32)
+    };
+    let header = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+    let deep = format!("{}{}", "{\"a\":".repeat(100_000), "}".repeat(100_000));
     let cases = [
-        Vec::new(),
-        vec![1, 2, 3],
-        oversized,
-        long_header,
-        good[..good.len() - 1].to_vec(),
-        good[..20].to_vec(),
-        safetensors(&overlap, 48),
-        safetensors(
-            &json!({name: {"dtype": "F32", "shape": [usize::MAX, 8], "data_offsets": [0, 32]}}),
-            32,
+        (Vec::new(), "the file is empty"),
+        (vec![1, 2, 3], "header too small"),
+        (vec![0; 8], "invalid"),
+        (oversized, "header too large"),
+        (long_header, "invalid header length"),
+        (good[..good.len() - 1].to_vec(), "incomplete metadata"),
+        ([&good[..], &[0]].concat(), "incomplete metadata"),
+        (good[..20].to_vec(), "invalid header length"),
+        (safetensors(&overlap, 48), "invalid offset"),
+        (entry("F32", json!([usize::MAX, 8]), [0, 32]), "overflow"),
+        (
+            entry("F32", json!([7]), [0, 32]),
+            "invalid shape, data type, or offset",
         ),
-        safetensors(
-            &json!({name: {"dtype": "F32", "shape": [7], "data_offsets": [0, 32]}}),
-            32,
-        ),
-        safetensors(
-            &json!({name: {"dtype": "F99", "shape": [8], "data_offsets": [0, 32]}}),
-            32,
-        ),
+        (entry("F32", json!([8]), [32, 0]), "invalid"),
+        (entry("F32", json!([8]), [4, 36]), "invalid offset"),
+        (entry("F32", json!([-8]), [0, 32]), "invalid JSON"),
+        (entry("F32", json!(8), [0, 32]), "invalid JSON"),
+        (entry("F99", json!([8]), [0, 32]), "invalid JSON"),
+        (header("[]"), "invalid"),
+        (header("{"), "invalid"),
+        (header("\u{0}{}"), "invalid"),
+        (header(&deep), "invalid"),
+        ([&2_u64.to_le_bytes()[..], b"\xff\xfe"].concat(), "UTF-8"),
     ];
-    for bytes in cases {
+    tried(cases.len());
+    let mut wrong = Vec::new();
+    for (bytes, expected) in cases {
         fs::write(&file, &bytes).unwrap();
-        names(open(), &["model.safetensors"]);
-        assert!(open().is_err());
+        let told = message(open());
+        if !(told.contains("model.safetensors") && told.contains(expected)) {
+            wrong.push(format!("{told:.200} lacks {expected}"));
+        }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     fs::write(&file, &good).unwrap();
     let weights = open().unwrap();
     assert_eq!(weights.names(), [name]);
@@ -111,30 +127,24 @@ fn half_precision_is_widened_exactly() {
 
 #[test]
 fn shard_indices_that_are_refused() {
-    let outside = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
     fs::write(
-        outside.path().join("x.safetensors"),
+        elsewhere.path().join("x.safetensors"),
         safetensors(&json!({"a": f32_entry(&[1], 0)}), 4),
     )
     .unwrap();
     let escape = format!(
         "../{}/x.safetensors",
-        outside.path().file_name().unwrap().to_str().unwrap()
+        elsewhere.path().file_name().unwrap().to_str().unwrap()
     );
-    let absolute = outside.path().join("x.safetensors").display().to_string();
+    let absolute = elsewhere.path().join("x.safetensors").display().to_string();
     let dir = directory(&config_json());
     let index = dir.path().join("model.safetensors.index.json");
     let write = |map: Value| fs::write(&index, json!({"weight_map": map}).to_string()).unwrap();
     let open = || Weights::open(dir.path());
-    for name in [
-        escape.as_str(),
-        absolute.as_str(),
-        "..",
-        ".",
-        "",
-        "a/../b",
-        "C:\\x",
-    ] {
+    let outside = [&*escape, &absolute, "..", ".", "", "a/../b", "C:\\x"];
+    tried(outside.len());
+    for name in outside {
         write(json!({"a": name}));
         names(
             open(),

@@ -5,7 +5,7 @@ use std::fs;
 use assay_lm::{ModelConfig, Tokenizer, peft};
 use serde_json::{Value, json};
 
-use crate::{config_json, directory, message, names};
+use crate::{config_json, directory, message, names, tried};
 
 /// A copy with the value at a JSON pointer replaced.
 fn with(good: &Value, pointer: &str, value: Value) -> Value {
@@ -121,6 +121,7 @@ fn configurations() {
             "quantised with unknown",
         ),
     ];
+    tried(cases.len());
     for (pointer, value, expected) in cases {
         let file = with(&config_json(), pointer, value.clone());
         let dir = directory(&file);
@@ -146,6 +147,7 @@ fn configurations() {
         (nested.as_str(), "recursion limit"),
         (long.as_str(), "larger than the 16777216 bytes"),
     ];
+    tried(texts.len());
     for (text, expected) in texts {
         fs::write(&path, text).unwrap();
         names(ModelConfig::read(dir.path()), &["config.json", expected]);
@@ -259,6 +261,11 @@ fn tokenizers() {
         ),
         (
             "/post_processor",
+            template(json!({"<s>": {"id": "<s>", "ids": [], "tokens": []}})),
+            "special_tokens gives \"<s>\" no id",
+        ),
+        (
+            "/post_processor",
             json!({"type": "BertProcessing", "sep": ["a", 1], "cls": ["b", 2]}),
             "post_processor \"BertProcessing\"",
         ),
@@ -312,6 +319,7 @@ fn tokenizers() {
             "reading the tokenizer",
         ),
     ];
+    tried(cases.len());
     let mut wrong = Vec::new();
     for (pointer, value, expected) in cases {
         let text = with(&good, pointer, value.clone()).to_string();
@@ -350,34 +358,6 @@ fn adapters() {
     let config = ModelConfig::read(dir.path()).unwrap();
     let adapter = tempfile::tempdir().unwrap();
     let good = json!({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "bias": "none"});
-    let cases = [
-        ("/r", json!(0), "r must be at least 1"),
-        ("/r", json!(-1), "adapter_config.json"),
-        ("/r", json!(u64::MAX), "adapter_model.safetensors"),
-        ("/r", json!(1.5), "adapter_config.json"),
-        ("/r", json!(null), "adapter_config.json"),
-        ("/lora_alpha", json!("4"), "adapter_config.json"),
-        ("/lora_alpha", json!(null), "adapter_config.json"),
-        ("/peft_type", json!("IA3"), "only LORA"),
-        ("/use_dora", json!(true), "adapter_config.json"),
-        ("/use_rslora", json!(true), "adapter_model.safetensors"),
-        ("/bias", json!("all"), "bias"),
-        ("/bias", json!(7), "adapter"),
-        ("/rank_pattern", json!({"q_proj": 4}), "rank_pattern"),
-        ("/rank_pattern", json!([]), "adapter"),
-        ("/target_modules", json!("q_proj|.*"), "adapter"),
-        ("/target_modules", json!(["../../x"]), "adapter"),
-        ("/target_modules", json!([""]), "adapter"),
-        ("/target_modules", json!([1]), "adapter"),
-        ("/target_modules", json!({}), "adapter"),
-        ("/base_model_name_or_path", json!(3), "adapter_config.json"),
-    ];
-    for (pointer, value, expected) in cases {
-        let text = with(&good, pointer, value).to_string();
-        fs::write(adapter.path().join("adapter_config.json"), text).unwrap();
-        names(peft::load(adapter.path(), &config), &[expected]);
-    }
-    fs::write(adapter.path().join("adapter_config.json"), good.to_string()).unwrap();
     let weights = adapter.path().join("adapter_model.safetensors");
     let prefix = "base_model.model.model.layers.0.self_attn.q_proj.lora";
     let tensor = |shape: [usize; 2], start: usize| json!({"dtype": "F32", "shape": shape, "data_offsets": [start, start + 4 * shape[0] * shape[1]]});
@@ -395,9 +375,120 @@ fn adapters() {
     };
     let (a, b) = (format!("{prefix}_A.weight"), format!("{prefix}_B.weight"));
     let stranger = a.replace("layers.0", "layers.9");
+    let whole = file(json!({&a: tensor([2, 8], 0), &b: tensor([8, 2], 64)}));
+    fs::write(&weights, &whole).unwrap();
     let cases = [
-        (Vec::new(), "adapter_model.safetensors"),
-        (vec![0xff; 64], "adapter_model.safetensors"),
+        ("/r", json!(0), "r must be at least 1"),
+        (
+            "/r",
+            json!(-1),
+            "invalid value: integer `-1`, expected usize",
+        ),
+        (
+            "/r",
+            json!(u64::MAX),
+            "the configuration needs [18446744073709551615, 8]",
+        ),
+        ("/r", json!(1.5), "invalid type: floating point `1.5`"),
+        ("/r", json!(null), "invalid type: null, expected usize"),
+        (
+            "/lora_alpha",
+            json!("4"),
+            "invalid type: string \"4\", expected f64",
+        ),
+        (
+            "/lora_alpha",
+            json!(null),
+            "invalid type: null, expected f64",
+        ),
+        (
+            "/peft_type",
+            json!("IA3"),
+            "peft_type IA3 is not read, only LORA",
+        ),
+        ("/use_dora", json!(true), "use_dora = true is not read"),
+        (
+            "/use_rslora",
+            json!("yes"),
+            "invalid type: string \"yes\", expected a boolean",
+        ),
+        (
+            "/bias",
+            json!("all"),
+            "bias \"all\": trained biases are not read",
+        ),
+        (
+            "/bias",
+            json!(7),
+            "invalid type: integer `7`, expected a string",
+        ),
+        (
+            "/rank_pattern",
+            json!({"q_proj": 4}),
+            "rank_pattern = {\"q_proj\":4} is not read",
+        ),
+        (
+            "/alpha_pattern",
+            json!({"q_proj": 4}),
+            "alpha_pattern = {\"q_proj\":4} is not read",
+        ),
+        (
+            "/layers_to_transform",
+            json!([0]),
+            "layers_to_transform = [0] is not read",
+        ),
+        (
+            "/modules_to_save",
+            json!(["lm_head"]),
+            "modules_to_save \"lm_head\": only a score head",
+        ),
+        (
+            "/init_lora_weights",
+            json!("pissa"),
+            "init_lora_weights \"pissa\" changes the base model",
+        ),
+        (
+            "/target_modules",
+            json!(["../../x"]),
+            "target module \"../../x\" is none of the seven",
+        ),
+        (
+            "/target_modules",
+            json!([""]),
+            "target module \"\" is none of the seven",
+        ),
+        ("/target_modules", json!([1]), "target module 1 is no text"),
+        (
+            "/target_modules",
+            json!({}),
+            "target_modules is neither a list nor a pattern",
+        ),
+        (
+            "/target_modules",
+            json!([]),
+            "at least one projection must be named",
+        ),
+        (
+            "/target_modules",
+            json!(["k_proj"]),
+            "has no tensor base_model.model.model.layers.0.self_attn.k_proj.lora_A",
+        ),
+        (
+            "/base_model_name_or_path",
+            json!(3),
+            "invalid type: integer `3`, expected a string",
+        ),
+    ];
+    tried(cases.len());
+    for (pointer, value, expected) in cases {
+        let text = with(&good, pointer, value).to_string();
+        fs::write(adapter.path().join("adapter_config.json"), text).unwrap();
+        names(peft::load(adapter.path(), &config), &["adapter", expected]);
+    }
+    fs::write(adapter.path().join("adapter_config.json"), good.to_string()).unwrap();
+    let cases = [
+        (Vec::new(), "adapter_model.safetensors: header too small"),
+        (vec![0xff; 64], "header too large"),
         (file(json!({})), "no tensor base_model"),
         (file(json!({&a: tensor([2, 8], 0)})), "lora_B"),
         (
@@ -410,7 +501,7 @@ fn adapters() {
         ),
         (
             file(json!({&a: tensor([2, 8], 0), &b: tensor([8, 2], 32)})),
-            "adapter_model.safetensors",
+            "invalid offset",
         ),
         (
             file(
@@ -419,14 +510,11 @@ fn adapters() {
             "neither a pair of a projection that the base model and target_modules have",
         ),
     ];
+    tried(cases.len());
     for (bytes, expected) in cases {
         fs::write(&weights, bytes).unwrap();
         names(peft::load(adapter.path(), &config), &[expected]);
     }
-    fs::write(
-        &weights,
-        file(json!({&a: tensor([2, 8], 0), &b: tensor([8, 2], 64)})),
-    )
-    .unwrap();
+    fs::write(&weights, &whole).unwrap();
     assert!(peft::load(adapter.path(), &config).is_ok());
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use assay_lm::{ChatTemplate, GenerationPrompt, Tokenizer};
 use assay_tasks::message::Message;
 
-use crate::message;
+use crate::{message, tried};
 
 /// Most bytes that any of these may render to: what the work budget pays for.
 const MOST_TEXT: usize = 256 << 20;
@@ -238,6 +238,7 @@ fn what_the_budget_does_not_see_is_stopped_by_the_clock() {
 
 #[test]
 fn each_ends_in_its_own_way() {
+    tried(CASES.len());
     let mut wrong = Vec::new();
     for (source, expected) in CASES {
         let text = outcome(source);
@@ -295,6 +296,7 @@ fn deep_sources_are_refused_or_rendered() {
         ),
         format!("{{%if 1%}}{}x{{%endif%}}", "{%elif 1%}".repeat(90_000)),
     ];
+    tried(cases.len());
     for (index, source) in cases.iter().enumerate() {
         let text = outcome(source);
         assert!(

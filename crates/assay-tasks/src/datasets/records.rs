@@ -3,6 +3,7 @@
 //! The ending of the name says which. Files are not trusted: a line has at most 16 MiB, a compressed file at most
 //! [`MOST_DECOMPRESSED`] bytes, a row group of a parquet file at most [`MOST_GROUP_VALUES`] values.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use parquet::record::reader::RowIter;
 use parquet::schema::types::{Type, TypePtr};
 use serde_json::{Map, Value};
 
+use super::footer;
 use crate::TasksError;
 use crate::lines::{LONGEST_LINE, Lines};
 
@@ -131,10 +133,21 @@ impl<R: Read> Read for Bounded<R> {
     }
 }
 
+thread_local! {
+    static CATCHING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a panic of this thread is caught here and told as an error, so that a program's panic hook need not tell it.
+pub fn catches_panics() -> bool {
+    CATCHING.get()
+}
+
 /// Runs the parquet reader, which panics on some damaged files, and gives its panics as errors; reading ends with the
 /// first error, so that a reader that panicked is not asked again.
 fn unpanicked<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    CATCHING.set(true);
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
+    CATCHING.set(false);
     caught.unwrap_or_else(|_| {
         let reason = "the file is damaged: its reader gave up".to_owned();
         Err(ParquetError::General(reason))
@@ -143,7 +156,9 @@ fn unpanicked<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, Pa
 
 /// The rows of a parquet file, without columns of types that no field of a problem has.
 fn rows(path: &Path) -> Result<RowIter<'static>, ParquetError> {
-    let file = SerializedFileReader::new(File::open(path)?)?;
+    let mut file = File::open(path)?;
+    footer::check(&mut file)?;
+    let file = SerializedFileReader::new(file)?;
     let schema = file.metadata().file_metadata().schema();
     let fields: Vec<TypePtr> = schema
         .get_fields()

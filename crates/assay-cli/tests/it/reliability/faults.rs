@@ -111,6 +111,54 @@ fn other_settings_trainers_and_data_are_refused_with_what_differs() {
     );
 }
 
+/// One bit of a model file changes between training, resuming and scoring.
+#[test]
+fn weights_that_changed_under_their_path_are_noticed() {
+    let lab = Lab::new();
+    let length = ["--resume", "--set", "run.iterations=2"];
+    lab.finish("run", &length[1..]);
+    let traces = "{\"id\":\"1\",\"question\":\"1+1=\",\"text\":\"2\"}\n";
+    fs::write(lab.path("traces.jsonl"), traces).unwrap();
+    let score = |more: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_assay"))
+            .current_dir(lab.path("."))
+            .args(["score", "--reward", "run/checkpoints/iter-4/reward"])
+            .args(["--traces", "traces.jsonl", "--out", "scored.jsonl"])
+            .args(more)
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), said)
+    };
+    let (status, said) = score(&[]);
+    assert_eq!(
+        (status, said.contains("other weights")),
+        (Some(0), false),
+        "{said}"
+    );
+    flip(&lab.path("model/model.safetensors"));
+    let (status, said) = score(&[]);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(
+        said.contains("reward was trained on other weights than those that model holds now"),
+        "{said}"
+    );
+    let (status, said) = score(&["--model", "model"]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("warning: "), "{said}");
+    let said = lab.refused("run", &length);
+    assert!(
+        said.contains("iter-4 was trained on other weights than those that model holds"),
+        "{said}"
+    );
+    flip(&lab.path("model/model.safetensors"));
+    lab.finish("run", &length);
+    row(
+        "weights changed under their path: resuming and scoring refuse, `--model` scores with a warning",
+        4,
+    );
+}
+
 /// A run that may not write files beyond a size, and then may: it says which file, and goes on to the same end.
 #[test]
 fn a_full_disk_ends_a_run_clearly_and_costs_nothing() {

@@ -1,0 +1,17 @@
+//! Settings: what is accepted can be written and reads back equal.
+#![no_main]
+
+use assay_irl::settings::Settings;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    if let Ok(settings) = Settings::from_toml(text, "fuzz") {
+        let again = settings
+            .resolved_toml()
+            .expect("accepted settings can be written");
+        let back = Settings::from_toml(&again, "again").expect("and read");
+        assert_eq!(back.resolved_toml().expect("again"), again);
+    }
+    let option = text.lines().next().unwrap_or("").to_owned();
+    let _ = Settings::from_texts(&[], &[option]);
+});
