@@ -372,11 +372,14 @@ pub(crate) struct BenchArgs {
     /// Tokens of a completion.
     #[arg(long, default_value_t = 150)]
     pub(crate) new_tokens: usize,
+    /// Words of the vocabulary, in place of the shape's.
+    #[arg(long)]
+    pub(crate) vocabulary: Option<usize>,
     /// Rank of both adapters.
     #[arg(long, default_value_t = 64)]
     pub(crate) rank: usize,
     /// Rows of a packed batch.
-    #[arg(long, default_value_t = 4096)]
+    #[arg(long, default_value_t = 16384)]
     pub(crate) token_budget: usize,
     /// Timed repetitions of a stage.
     #[arg(long, default_value_t = 5)]

@@ -2,7 +2,7 @@
 
 use assay_tasks::trace::ScoredTrace;
 
-use crate::localisation::{LocalisationCase, Predictor};
+use crate::localisation::{Fitted, LocalisationCase, Predictor};
 use crate::statistics::quantile;
 
 /// Number of colour classes: 0 lowest, 5 the centre, 10 highest.
@@ -69,7 +69,7 @@ pub fn predicted_token(trace: &ScoredTrace) -> Option<usize> {
         token_rewards: &trace.token_rewards,
         ..LocalisationCase::default()
     };
-    let drops = Predictor::LargestDrop.suspicion(&case, None)?;
+    let drops = Predictor::LargestDrop.suspicion(&case, &Fitted::default())?;
     let falls = drops
         .iter()
         .enumerate()

@@ -4,25 +4,24 @@
 //! suspicion; the predicted error token is the one with the highest. Equal suspicions are averaged over exactly, so a
 //! constant reward scores as chance and no predictor gains from the order of tokens.
 
+mod fitted;
 mod predictors;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+pub use fitted::{Combination, Fitted};
 pub use predictors::Predictor;
 
 use assay_tasks::random::text_key;
 
-use crate::statistics::{BootstrapSettings, Resampler, mean, quantile};
+use crate::statistics::{BootstrapSettings, Resampler, mean};
 use crate::summary::Summary;
 
 /// Tolerances w of Hit@w, in tokens.
 pub const HIT_WINDOWS: [usize; 5] = [0, 1, 3, 7, 15];
 /// Place of Hit@1 among them.
 const HIT_AT_1: usize = 1;
-
-/// Thresholds that [`choose_threshold`] tries.
-pub const THRESHOLDS: usize = 64;
 
 /// A demonstration with one injected error, scored.
 ///
@@ -77,14 +76,16 @@ pub struct Localisation {
 
 /// Runs every predictor on every case.
 ///
-/// The threshold of [`Predictor::BelowThreshold`] is cross-fitted: each of two halves of the problems, split by
-/// identifier, is judged at the threshold that [`choose_threshold`] finds on the other.
+/// What [`Fitted`] holds is cross-fitted: each of two halves of the problems, split by identifier, is judged with what is
+/// best on the other.
 pub fn localise<'a>(cases: impl IntoIterator<Item = LocalisationCase<'a>>) -> Localisation {
     let cases: Vec<LocalisationCase<'a>> = cases.into_iter().collect();
     let half = |case: &LocalisationCase<'_>| (text_key(case.id) % 2) as usize;
-    let threshold =
-        |other: usize| choose_threshold(cases.iter().filter(|case| half(case) == other));
-    let thresholds = [threshold(1), threshold(0)];
+    let fit = |other: usize| {
+        let rest: Vec<_> = cases.iter().filter(|case| half(case) == other).collect();
+        Fitted::on(&rest)
+    };
+    let fitted = [fit(1), fit(0)];
     let mut result = Localisation::default();
     for (index, case) in cases.iter().enumerate() {
         let Some(error_tokens) = error_tokens(case) else {
@@ -94,7 +95,7 @@ pub fn localise<'a>(cases: impl IntoIterator<Item = LocalisationCase<'a>>) -> Lo
         };
         result.kinds.push(case.kind.to_owned());
         for predictor in Predictor::ALL {
-            if let Some(suspicion) = predictor.suspicion(case, thresholds[half(case)]) {
+            if let Some(suspicion) = predictor.suspicion(case, &fitted[half(case)]) {
                 let outcome = judge(&suspicion, &error_tokens);
                 result
                     .outcomes
@@ -105,38 +106,6 @@ pub fn localise<'a>(cases: impl IntoIterator<Item = LocalisationCase<'a>>) -> Lo
         }
     }
     result
-}
-
-/// The threshold of [`Predictor::BelowThreshold`] with the highest Hit@1, among [`THRESHOLDS`] quantiles of the rewards;
-/// the lowest of equal ones. `None` without rewards or error tokens.
-pub fn choose_threshold<'c, 'a: 'c>(
-    cases: impl Iterator<Item = &'c LocalisationCase<'a>>,
-) -> Option<f32> {
-    let cases: Vec<(&LocalisationCase<'a>, Range<usize>)> = cases
-        .filter_map(|case| Some((case, error_tokens(case)?)))
-        .collect();
-    let mut rewards: Vec<f64> = Vec::new();
-    for (case, _) in &cases {
-        rewards.extend(case.token_rewards.iter().flatten().map(|&r| f64::from(r)));
-    }
-    rewards.sort_by(f64::total_cmp);
-    let hits = |threshold: f32| -> f64 {
-        let hit = |(case, error): &(&LocalisationCase<'a>, Range<usize>)| {
-            let below = |r: &Option<f32>| r.is_some_and(|r| r < threshold);
-            let first = case.token_rewards.iter().position(below);
-            first.is_some_and(|token| token.abs_diff(error.start) <= 1)
-        };
-        cases.iter().filter(|case| hit(case)).count() as f64
-    };
-    let grid = (0..THRESHOLDS).map(|i| (i as f64 + 0.5) / THRESHOLDS as f64);
-    let mut best: Option<(f64, f32)> = None;
-    for candidate in grid.filter_map(|q| quantile(&rewards, q)) {
-        let found = hits(candidate as f32);
-        if best.is_none_or(|(most, _)| found > most) {
-            best = Some((found, candidate as f32));
-        }
-    }
-    best.map(|(_, threshold)| threshold)
 }
 
 /// The tokens that overlap the corrupted span; after a deletion the first token that ends behind its start.
@@ -434,7 +403,7 @@ mod tests {
     fn the_threshold_of_a_half_comes_from_the_other() {
         let rewards = [1.0, 0.9, -1.0, -1.0, -0.5, -0.5, -0.5].map(Some);
         // Between -1 and .9 the first token below is the error; the lowest such threshold is kept.
-        let threshold = choose_threshold([case(&rewards)].iter()).unwrap();
+        let threshold = Fitted::on(&[&case(&rewards)]).threshold.unwrap();
         assert!(threshold > -1.0 && threshold <= -0.5, "{threshold}");
         let named = |id| LocalisationCase {
             id,
@@ -450,6 +419,5 @@ mod tests {
         // One half alone has nothing to take a threshold from.
         let one = localise([named(of_half(0))]);
         assert!(!one.outcomes.contains_key(&Predictor::BelowThreshold));
-        assert_eq!(choose_threshold([].iter()), None);
     }
 }

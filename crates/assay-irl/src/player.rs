@@ -69,9 +69,18 @@ pub trait Player {
     /// # Errors
     /// As [`Player::head`].
     fn forward(&self, batch: &PackedBatch) -> Result<(TokenScalars, Recording), IrlError> {
+        let recording = self.record(batch)?;
+        Ok((self.read(&recording.hidden, batch)?, recording))
+    }
+
+    /// What [`Player::backward`] needs, without the scalars.
+    ///
+    /// # Errors
+    /// As [`Player::head`].
+    fn record(&self, batch: &PackedBatch) -> Result<Recording, IrlError> {
         let (body, adapter) = self.body();
         let (hidden, tape) = body.forward_recorded(batch, adapter)?;
-        Ok((self.read(&hidden, batch)?, Recording { tape, hidden }))
+        Ok(Recording { tape, hidden })
     }
 
     /// Scalars from hidden states, without gradients.
@@ -175,7 +184,7 @@ fn backward_parts(
         let (own, later) = rest.split_at(part.origin.len());
         rest = later;
         let batch = PackedBatch::new(&part.groups)?;
-        let (_, recording) = player.forward(&batch)?;
+        let recording = player.record(&batch)?;
         player.backward(&batch, recording, own, gradients)?;
     }
     Ok(())

@@ -41,7 +41,7 @@ impl LanguageModel {
         let source = ModelSource::open(path)?;
         let mut transformer = Transformer::load(&source.config()?, &source.weights()?)?;
         if storage == Storage::Expanded {
-            transformer = transformer.dequantised()?;
+            transformer = transformer.in_panels()?;
         }
         let tokenizer = source.tokenizer()?;
         let template = source.template(&tokenizer)?;

@@ -97,7 +97,10 @@ pub fn sample_while(
     if total == 0 {
         return Ok(Some(requests.iter().map(|_| Vec::new()).collect()));
     }
-    let (model, adapter) = (model.detached(), adapter.map(Adapter::detached));
+    let (model, adapter) = (
+        model.detached().for_decoding()?,
+        adapter.map(Adapter::detached),
+    );
     let mut decoder = Decoder::new(&model, adapter.as_ref(), requests, limits)?;
     loop {
         let mut started = 0;

@@ -92,20 +92,40 @@ impl Transformer {
         }
     }
 
-    /// The same model with quantised matrices expanded to f32: more memory, no expansion in every pass.
+    /// The same weights, frozen, as f32 in the layout of the matrix product: nothing is expanded or packed in a pass.
+    /// Matrices are laid out one after another, so what only `self` held is given back on the way.
     ///
     /// # Errors
     /// Fails when the memory cannot be had.
-    pub fn dequantised(&self) -> Result<Self, LmError> {
-        let mut copy = self.clone();
-        copy.embedding = self.embedding.dequantised()?;
-        copy.output = self.output.as_ref().map(Matrix::dequantised).transpose()?;
-        for layer in &mut copy.layers {
+    pub fn in_panels(self) -> Result<Self, LmError> {
+        self.with_matrices(|matrix| Ok(matrix.in_panels()?))
+    }
+
+    /// As [`Transformer::in_panels`], but quantised matrices stay as they are.
+    ///
+    /// # Errors
+    /// Fails when the memory cannot be had.
+    pub(crate) fn for_decoding(self) -> Result<Self, LmError> {
+        self.with_matrices(|matrix| match matrix {
+            Matrix::Dense(_) => Ok(matrix.in_panels()?),
+            frozen => Ok(frozen.clone()),
+        })
+    }
+
+    fn with_matrices(
+        self,
+        change: impl Fn(&Matrix) -> Result<Matrix, LmError>,
+    ) -> Result<Self, LmError> {
+        let mut model = self.detached();
+        drop(self);
+        model.embedding = change(&model.embedding)?;
+        model.output = model.output.as_ref().map(&change).transpose()?;
+        for layer in &mut model.layers {
             for dense in layer.projections.values_mut() {
-                dense.weight = dense.weight.dequantised()?;
+                dense.weight = change(&dense.weight)?;
             }
         }
-        Ok(copy)
+        Ok(model)
     }
 
     /// Hidden states after the final norm, `[T, hidden]` f32, without gradients.
@@ -349,7 +369,7 @@ impl Attend for KeepKeys<'_> {
 fn detach_matrix(matrix: &Matrix) -> Matrix {
     match matrix {
         Matrix::Dense(tensor) => Matrix::Dense(tensor.detach()),
-        Matrix::Quantised(blocks) => Matrix::Quantised(blocks.clone()),
+        frozen => frozen.clone(),
     }
 }
 
@@ -361,7 +381,7 @@ fn layer_tensors<'l>(
     let weights = layer.projections.values().flat_map(|dense| {
         let weight = match &dense.weight {
             Matrix::Dense(tensor) => Some(tensor),
-            Matrix::Quantised(_) => None,
+            Matrix::Panels(_) | Matrix::Quantised(_) => None,
         };
         weight.into_iter().chain(dense.bias.as_ref())
     });

@@ -211,7 +211,7 @@ fn values(weights: &Weights, name: &str, shape: &[usize]) -> Vec<f32> {
         [length] => weights.vector(name, length).unwrap(),
         [rows, columns] => match weights.matrix(name, [rows, columns]).unwrap() {
             Matrix::Dense(tensor) => tensor,
-            Matrix::Quantised(matrix) => matrix.dequantise().unwrap(),
+            matrix => matrix.to_dense().unwrap(),
         },
         _ => unreachable!("matrices and vectors only"),
     };

@@ -34,10 +34,10 @@ pub fn embedding(weight: &Matrix, ids: &Arc<[u32]>) -> Result<Tensor, OpsError> 
         Matrix::Dense(table) => Ok(table
             .contiguous()?
             .apply_op1(Embedding { ids: ids.clone() })?),
-        Matrix::Quantised(blocks) => {
+        frozen => {
             let mut rows = vec![0f32; ids.len() * width];
             for (row, &id) in rows.chunks_exact_mut(width.max(1)).zip(ids.iter()) {
-                blocks.dequantise_rows(id as usize..id as usize + 1, row)?;
+                frozen.read_row(id as usize, row)?;
             }
             Ok(Tensor::from_vec(rows, (ids.len(), width), &Device::Cpu)?)
         }

@@ -4,7 +4,7 @@ use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result as CandleResult, Shape, Tensor,
 };
 
-use crate::kernels::product::{Output, Term, View, Write, multiply, multiply_terms};
+use crate::kernels::product::{Output, Right, Term, View, Write, multiply, multiply_terms};
 use crate::values::{Values, expect, matrix_dims, slice};
 use crate::{Matrix, OpsError};
 
@@ -378,34 +378,32 @@ fn base_forward(
     y: &mut [f32],
 ) -> CandleResult<()> {
     let (out, input) = weight.dims()?;
-    weight.each_rows(|first, w| {
-        let columns = w.len() / input.max(1);
-        let base = Term {
+    let mut rows_of_weight = |first: usize, columns: usize, w: Right<'_>| {
+        let mut terms = vec![Term {
             a: x.view(),
-            b: View::rows(w, input).transposed(),
+            b: w,
             depth: input,
-        };
-        let terms = match adapter {
-            Some((down, b)) => {
-                let b = View::rows(&b[first * down.width..], down.width).transposed();
-                vec![
-                    base,
-                    Term {
-                        a: down.view(),
-                        b,
-                        depth: down.width,
-                    },
-                ]
+        }];
+        terms.extend(adapter.map(|(down, b)| {
+            Term {
+                a: down.view(),
+                b: View::rows(&b[first * down.width..], down.width)
+                    .transposed()
+                    .into(),
+                depth: down.width,
             }
-            None => vec![base],
-        };
-        multiply_terms(
-            [x.rows, columns],
-            &terms,
-            Output::rows(&mut y[first..], out),
-            Write::Set,
-        );
-    })
+        }));
+        let y = Output::rows(&mut y[first..], out);
+        multiply_terms([x.rows, columns], &terms, y, Write::Set);
+    };
+    match weight {
+        Matrix::Panels(panels) => rows_of_weight(0, out, Right::Panels(panels.turned())),
+        rows => rows.each_rows(|first, w| {
+            let turned = View::rows(w, input).transposed();
+            rows_of_weight(first, w.len() / input.max(1), turned.into());
+        })?,
+    }
+    Ok(())
 }
 
 /// dx `[rows, in]` = g W + the adapter's term.
@@ -416,22 +414,28 @@ fn base_backward(
     dx: &mut [f32],
 ) -> CandleResult<()> {
     let (out, input) = weight.dims()?;
-    weight.each_rows(|first, w| {
-        let depth = w.len() / input.max(1);
-        let left = View::rows(&grad.values[first..], grad.width);
+    let mut rows_of_weight = |first: usize, depth: usize, w: Right<'_>| {
         let mut terms = vec![Term {
-            a: left,
-            b: View::rows(w, input),
+            a: View::rows(&grad.values[first..], grad.width),
+            b: w,
             depth,
         }];
         if let (Some((ddown, a)), true) = (adapter, first + depth == out) {
             terms.push(Term {
                 a: ddown.view(),
-                b: View::rows(a, input),
+                b: View::rows(a, input).into(),
                 depth: ddown.width,
             });
         }
         let write = if first == 0 { Write::Set } else { Write::Add };
         multiply_terms([grad.rows, input], &terms, Output::rows(dx, input), write);
-    })
+    };
+    match weight {
+        Matrix::Panels(panels) => rows_of_weight(0, out, Right::Turned(panels.turned())),
+        rows => rows.each_rows(|first, w| {
+            let depth = w.len() / input.max(1);
+            rows_of_weight(first, depth, View::rows(w, input).into());
+        })?,
+    }
+    Ok(())
 }

@@ -7,7 +7,7 @@ use candle_core::{
 };
 use rayon::prelude::*;
 
-use crate::kernels::product::{Output, Panels, Term, View, Write, multiply_terms};
+use crate::kernels::product::{Output, Panels, Part, Right, Term, View, Write, multiply_terms};
 use crate::kernels::{dispatched, exponential::exp, reduce};
 use crate::values::{Values, matrix_dims, slice};
 use crate::{Matrix, OpsError};
@@ -113,11 +113,8 @@ impl Logprobs {
     fn forward(&self, hidden: &[f32]) -> CandleResult<Vec<f32>> {
         let (_, width) = self.output.dims()?;
         let mut states = vec![State::default(); self.targets.len()];
-        self.output.each_rows(|first, words| {
-            for (block, words) in words.chunks(WORDS * width.max(1)).enumerate() {
-                let first = first + block * WORDS;
-                fold_words(hidden, (first, words), width, &self.targets, &mut states);
-            }
+        each_words(&self.output, |words| {
+            fold_words(hidden, words, width, &self.targets, &mut states);
         })?;
         let log_normalisers = states.iter().map(State::log_normaliser).collect();
         let entropies = states.iter().map(State::entropy).collect();
@@ -146,17 +143,14 @@ impl Logprobs {
             width,
         };
         let mut scratch = Vec::new();
-        self.output.each_rows(|first, words| {
-            for (block, words) in words.chunks(WORDS * width.max(1)).enumerate() {
-                let first = first + block * WORDS;
-                let at = first * width;
-                let dw = if dw.is_empty() {
-                    None
-                } else {
-                    Some(&mut dw[at..at + words.len()])
-                };
-                pull.words((first, words), &mut dh, dw, &mut scratch);
-            }
+        each_words(&self.output, |words| {
+            let at = words.first * width;
+            let dw = if dw.is_empty() {
+                None
+            } else {
+                Some(&mut dw[at..at + words.count * width])
+            };
+            pull.words(words, &mut dh, dw, &mut scratch);
         })?;
         Ok(dh)
     }
@@ -217,6 +211,66 @@ impl CustomOp2 for Logprobs {
     }
 }
 
+/// The rows of an output matrix that belong to one block of words.
+#[derive(Clone, Copy)]
+struct Words<'a> {
+    first: usize,
+    count: usize,
+    /// Their transpose `[d, count]`, as it is stored.
+    turned: Right<'a>,
+}
+
+/// Calls `visit` with [`WORDS`] words at a time, in order.
+fn each_words(output: &Matrix, mut visit: impl FnMut(Words<'_>)) -> CandleResult<()> {
+    let (limit, width) = output.dims()?;
+    if let Matrix::Panels(panels) = output {
+        for first in (0..limit).step_by(WORDS) {
+            let count = WORDS.min(limit - first);
+            let turned = Right::Panels(panels.turned().columns(first, count));
+            visit(Words {
+                first,
+                count,
+                turned,
+            });
+        }
+        return Ok(());
+    }
+    output.each_rows(|start, values| {
+        for (block, values) in values.chunks(WORDS * width.max(1)).enumerate() {
+            visit(Words {
+                first: start + block * WORDS,
+                count: values.len() / width.max(1),
+                turned: View::rows(values, width).transposed().into(),
+            });
+        }
+    })
+}
+
+impl<'a> Words<'a> {
+    /// The transpose `[d, count]` in panels; `packed` keeps it where it was not.
+    fn forward<'p>(&self, width: usize, packed: &'p mut Panels) -> Part<'p>
+    where
+        'a: 'p,
+    {
+        match self.turned {
+            Right::Panels(part) => part,
+            unpacked => packed.pack(unpacked, [width, self.count]),
+        }
+    }
+
+    /// The rows `[count, d]`, packed.
+    fn back(&self, width: usize) -> Panels {
+        let rows = match self.turned {
+            Right::Values(turned) => Right::Values(turned.transposed()),
+            Right::Panels(turned) => Right::Turned(turned),
+            Right::Turned(rows) => Right::Panels(rows),
+        };
+        let mut packed = Panels::default();
+        packed.pack(rows, [self.count, width]);
+        packed
+    }
+}
+
 /// Running sums of one row over the words so far.
 #[derive(Clone, Copy)]
 struct State {
@@ -255,14 +309,14 @@ impl State {
 /// Folds the logits of one block of words into every row's state.
 fn fold_words(
     hidden: &[f32],
-    words: (usize, &[f32]),
+    words: Words<'_>,
     width: usize,
     targets: &[u32],
     states: &mut [State],
 ) {
-    let (first, words) = words;
-    let count = words.len() / width.max(1);
-    let packed = pack_words(View::rows(words, width).transposed(), [width, count]);
+    let (first, count) = (words.first, words.count);
+    let mut packed = Panels::default();
+    let packed = words.forward(width, &mut packed);
     let rows = states
         .par_chunks_mut(ROWS)
         .zip(hidden.par_chunks(ROWS * width.max(1)))
@@ -292,12 +346,6 @@ fn fold_words(
         });
 }
 
-fn pack_words(words: View<'_>, dims: [usize; 2]) -> Panels {
-    let mut packed = Panels::default();
-    packed.pack(words, dims);
-    packed
-}
-
 dispatched! {
     fn fold_row(logits: &[f32], state: &mut State) {
         let most = reduce::max(logits).max(state.most);
@@ -322,17 +370,10 @@ struct Pull<'a> {
 
 impl Pull<'_> {
     /// Adds to dh, and sets dw, for one block of words: with G = grad (onehot - softmax), dh += G W and dw = G^T hidden.
-    fn words(
-        &self,
-        words: (usize, &[f32]),
-        dh: &mut [f32],
-        dw: Option<&mut [f32]>,
-        kept: &mut Vec<f32>,
-    ) {
-        let ((first, words), width) = (words, self.width);
-        let count = words.len() / width.max(1);
-        let forward = pack_words(View::rows(words, width).transposed(), [width, count]);
-        let back = pack_words(View::rows(words, width), [count, width]);
+    fn words(&self, words: Words<'_>, dh: &mut [f32], dw: Option<&mut [f32]>, kept: &mut Vec<f32>) {
+        let (first, count, width) = (words.first, words.count, self.width);
+        let mut packed = Panels::default();
+        let (forward, back) = (words.forward(width, &mut packed), words.back(width));
         if dw.is_some() {
             kept.resize(self.targets.len() * count, 0.0);
         }
@@ -367,7 +408,7 @@ impl Pull<'_> {
                 let a = View::rows(kept, count).transposed();
                 let term = Term {
                     a,
-                    b: View::rows(self.hidden, width),
+                    b: View::rows(self.hidden, width).into(),
                     depth: self.targets.len(),
                 };
                 multiply_terms([count, width], &[term], Output::rows(dw, width), Write::Set);

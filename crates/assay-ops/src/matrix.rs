@@ -1,4 +1,4 @@
-//! A weight matrix, dense or quantised.
+//! A weight matrix: dense, laid out for products, or quantised.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::values::Values;
-use crate::{OpsError, QuantisedMatrix};
+use crate::{OpsError, PanelMatrix, QuantisedMatrix};
 
 /// Rows of a quantised matrix that are expanded at one time.
 const ROWS: usize = 1024;
@@ -16,6 +16,8 @@ const ROWS: usize = 1024;
 pub enum Matrix {
     /// f32 values. When the tensor is tracked (a variable), operations compute its gradient.
     Dense(Tensor),
+    /// f32 values in the product's own layout, always frozen.
+    Panels(Arc<PanelMatrix>),
     /// GGUF blocks, always frozen.
     Quantised(Arc<QuantisedMatrix>),
 }
@@ -28,6 +30,7 @@ impl Matrix {
     pub fn dims(&self) -> Result<(usize, usize), OpsError> {
         match self {
             Self::Dense(tensor) => crate::values::matrix_dims("matrix", "weight", tensor),
+            Self::Panels(panels) => Ok((panels.out_features(), panels.in_features())),
             Self::Quantised(blocks) => Ok((blocks.out_features(), blocks.in_features())),
         }
     }
@@ -36,7 +39,7 @@ impl Matrix {
     pub fn is_tracked(&self) -> bool {
         match self {
             Self::Dense(tensor) => tensor.track_op(),
-            Self::Quantised(_) => false,
+            Self::Panels(_) | Self::Quantised(_) => false,
         }
     }
 
@@ -47,20 +50,26 @@ impl Matrix {
     pub fn to_dense(&self) -> Result<Tensor, OpsError> {
         match self {
             Self::Dense(tensor) => Ok(tensor.clone()),
+            Self::Panels(panels) => panels.to_dense(),
             Self::Quantised(blocks) => blocks.dequantise(),
         }
     }
 
-    /// The same matrix with quantised blocks expanded to f32.
+    /// The same matrix as f32 values in the layout of the matrix product.
     ///
     /// # Errors
     /// As [`Matrix::to_dense`].
-    pub fn dequantised(&self) -> Result<Self, OpsError> {
-        Ok(Self::Dense(self.to_dense()?))
+    pub fn in_panels(&self) -> Result<Self, OpsError> {
+        match self {
+            Self::Panels(_) => Ok(self.clone()),
+            other => Ok(Self::Panels(Arc::new(PanelMatrix::new(
+                &other.to_dense()?,
+            )?))),
+        }
     }
 
     /// Calls `visit(first, values)` with the rows in order: all rows of a dense matrix at once, blocks of [`ROWS`] expanded
-    /// rows of a quantised one. The blocks are whole depth blocks of the matrix product, so sums over rows come out alike.
+    /// rows of others. The blocks are whole depth blocks of the matrix product, so sums over rows come out alike.
     pub(crate) fn each_rows(
         &self,
         mut visit: impl FnMut(usize, &[f32]),
@@ -71,22 +80,34 @@ impl Matrix {
                 let tensor = tensor.contiguous()?;
                 visit(0, &Values::of(&tensor)?);
             }
-            Self::Quantised(blocks) => {
+            _ => {
                 let mut values = vec![0f32; ROWS.min(out) * input];
                 for first in (0..out).step_by(ROWS) {
                     let count = ROWS.min(out - first);
                     let values = &mut values[..count * input];
-                    values
-                        .par_chunks_mut(input.max(1))
-                        .enumerate()
-                        .try_for_each(|(row, values)| {
-                            blocks.dequantise_rows(first + row..first + row + 1, values)
-                        })?;
+                    let rows = values.par_chunks_mut(input.max(1)).enumerate();
+                    rows.try_for_each(|(row, values)| self.read_row(first + row, values))?;
                     visit(first, values);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Copies the row of a frozen matrix into `values`.
+    pub(crate) fn read_row(&self, row: usize, values: &mut [f32]) -> Result<(), OpsError> {
+        match self {
+            Self::Dense(tensor) => {
+                let tensor = tensor.get(row)?;
+                values.copy_from_slice(&Values::of(&tensor)?);
+                Ok(())
+            }
+            Self::Panels(panels) => {
+                panels.read_row(row, values);
+                Ok(())
+            }
+            Self::Quantised(blocks) => blocks.dequantise_rows(row..row + 1, values),
+        }
     }
 }
 

@@ -61,12 +61,13 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         ("--samples", args.samples),
         ("--prompt-tokens", args.prompt_tokens),
         ("--new-tokens", args.new_tokens),
+        ("--vocabulary", args.vocabulary.unwrap_or(1)),
         ("--rank", args.rank),
         ("--repeats", args.repeats),
     ] {
         ensure!(value > 0, "{name} must be at least 1");
     }
-    let config = args.shape.config();
+    let config = stages::config(args);
     let workload = Workload {
         sequences: args.prompts * args.samples,
         new_tokens: args.new_tokens,

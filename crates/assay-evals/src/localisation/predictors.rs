@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::LocalisationCase;
+use super::{Combination, Fitted, LocalisationCase};
 use crate::error::{EvalError, nearest_name};
 
 /// A rule that gives every token a suspicion; the predicted error token has the highest.
@@ -26,6 +26,8 @@ pub enum Predictor {
     ChangePoint,
     /// The same on `r_t - r'_t`, r' the reward of the unperturbed demonstration. It sees the original.
     PairedChangePoint,
+    /// Reward and log-probability joined as [`Combination`] says.
+    Combined,
     /// Every token alike: the exact expectation of a uniform guess.
     Chance,
     /// `l_{t-1} - l_t`.
@@ -40,7 +42,7 @@ pub enum Predictor {
 
 impl Predictor {
     /// Every predictor, in the order of [`Predictor::NAMES`].
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::LargestDrop,
         Self::PairedDrop,
         Self::LowestReward,
@@ -48,6 +50,7 @@ impl Predictor {
         Self::BelowThreshold,
         Self::ChangePoint,
         Self::PairedChangePoint,
+        Self::Combined,
         Self::Chance,
         Self::LogprobDrop,
         Self::LowestLogprob,
@@ -56,7 +59,7 @@ impl Predictor {
     ];
 
     /// Names, as in `summary.json` and on the command line.
-    pub const NAMES: [&'static str; 12] = [
+    pub const NAMES: [&'static str; 13] = [
         "largest_drop",
         "paired_drop",
         "lowest_reward",
@@ -64,6 +67,7 @@ impl Predictor {
         "below_threshold",
         "change_point",
         "paired_change_point",
+        "combined",
         "chance",
         "logprob_drop",
         "lowest_logprob",
@@ -109,7 +113,7 @@ impl Predictor {
     pub fn suspicion(
         self,
         case: &LocalisationCase<'_>,
-        threshold: Option<f32>,
+        fitted: &Fitted,
     ) -> Option<Vec<Option<f64>>> {
         let rewards = widen(case.token_rewards);
         let logprobs = || {
@@ -125,11 +129,19 @@ impl Predictor {
             Self::PairedDrop => paired_drops(&rewards, &widen(case.reference_rewards?)),
             Self::LowestReward => negated(&rewards),
             Self::LowestRewardNumber => numbers_only(case, negated(&rewards)),
-            Self::BelowThreshold => first_below(&rewards, f64::from(threshold?)),
+            Self::BelowThreshold => first_below(&rewards, f64::from(fitted.threshold?)),
             Self::ChangePoint => change_points(&rewards),
             Self::PairedChangePoint => {
                 let falls = paired_drops(&rewards, &widen(case.reference_rewards?));
                 change_points(&negated(&falls))
+            }
+            Self::Combined => {
+                let rule = fitted.combination?;
+                let joined = combined(&rewards, &logprobs()?, &rule);
+                match rule.numbers_only {
+                    true => numbers_only(case, joined),
+                    false => joined,
+                }
             }
             Self::Chance => case.token_offsets.iter().map(|_| Some(0.0)).collect(),
             Self::LogprobDrop => drops(&logprobs()?),
@@ -185,6 +197,19 @@ fn first_below(values: &[Option<f64>], threshold: f64) -> Vec<Option<f64>> {
         suspicion[first] = Some(f64::INFINITY);
     }
     suspicion
+}
+
+fn combined(
+    rewards: &[Option<f64>],
+    logprobs: &[Option<f64>],
+    rule: &Combination,
+) -> Vec<Option<f64>> {
+    let by_reward = (1.0 - rule.logprob_weight) / rule.reward_scale;
+    let by_logprob = rule.logprob_weight / rule.logprob_scale;
+    let pairs = rewards.iter().zip(logprobs);
+    pairs
+        .map(|(reward, logprob)| Some(-((*reward)? * by_reward + (*logprob)? * by_logprob)))
+        .collect()
 }
 
 fn change_points(values: &[Option<f64>]) -> Vec<Option<f64>> {
@@ -274,7 +299,7 @@ mod tests {
             ..LocalisationCase::default()
         };
         let best = |predictor: Predictor| {
-            let suspicion = predictor.suspicion(&case, None).unwrap();
+            let suspicion = predictor.suspicion(&case, &Fitted::default()).unwrap();
             let key = |token: &usize| suspicion[*token].unwrap_or(f64::NEG_INFINITY);
             (0..5).max_by(|a, b| key(a).total_cmp(&key(b)))
         };
@@ -322,9 +347,17 @@ mod tests {
             Predictor::LogprobDrop,
             Predictor::Entropy,
             Predictor::BelowThreshold,
+            Predictor::Combined,
         ] {
-            assert_eq!(predictor.suspicion(&case, None), None, "{predictor:?}");
+            assert_eq!(
+                predictor.suspicion(&case, &Fitted::default()),
+                None,
+                "{predictor:?}"
+            );
         }
-        assert_eq!(Predictor::LargestDrop.suspicion(&case, None), None);
+        assert_eq!(
+            Predictor::LargestDrop.suspicion(&case, &Fitted::default()),
+            None
+        );
     }
 }

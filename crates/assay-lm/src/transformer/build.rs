@@ -100,21 +100,19 @@ impl Transformer {
     /// # Errors
     /// Fails when a matrix product fails.
     pub fn merged(&self, adapter: &Adapter) -> Result<Self, LmError> {
-        let mut copy = self.detached().dequantised()?;
+        let mut copy = self.detached();
         copy.fingerprint = None;
         for (index, layer) in copy.layers.iter_mut().enumerate() {
             for (projection, pair) in adapter.detached().layer(index) {
                 let Some(dense) = layer.projections.get_mut(projection) else {
                     continue;
                 };
-                if let Matrix::Dense(weight) = &dense.weight {
-                    let lora = pair.as_lora();
-                    let delta = (lora.b.matmul(lora.a)? * lora.scale)?;
-                    dense.weight = Matrix::Dense((weight + delta)?);
-                }
+                let lora = pair.as_lora();
+                let delta = (lora.b.matmul(lora.a)? * lora.scale)?;
+                dense.weight = Matrix::Dense((dense.weight.to_dense()? + delta)?);
             }
         }
-        Ok(copy)
+        copy.in_panels()
     }
 
     /// Every tensor by Hugging Face name, f32, as a directory of weights holds them.

@@ -11,7 +11,7 @@
 mod lanes;
 mod panels;
 
-pub(crate) use panels::Panels;
+pub(crate) use panels::{Panels, Part};
 
 use crate::kernels::disjoint::Disjoint;
 
@@ -74,6 +74,40 @@ impl<'a> View<'a> {
     }
 }
 
+/// The right factor of a product.
+#[derive(Clone, Copy)]
+pub(crate) enum Right<'a> {
+    /// Plain values, packed by each task that needs them.
+    Values(View<'a>),
+    /// Packed before.
+    Panels(Part<'a>),
+    /// The transpose of columns packed before.
+    Turned(Part<'a>),
+}
+
+impl<'a> From<View<'a>> for Right<'a> {
+    fn from(values: View<'a>) -> Self {
+        Self::Values(values)
+    }
+}
+
+impl Right<'_> {
+    /// Panics unless the first `rows` and `columns` are inside the factor.
+    fn check(&self, rows: usize, columns: usize) {
+        let inside = |[most_rows, most_columns]: [usize; 2]| {
+            assert!(
+                rows <= most_rows && columns <= most_columns,
+                "a packed factor is smaller than its dimensions"
+            );
+        };
+        match self {
+            Self::Values(view) => view.check(rows, columns),
+            Self::Panels(part) => inside([part.depth(), part.width()]),
+            Self::Turned(part) => inside([part.width(), part.depth()]),
+        }
+    }
+}
+
 /// Whether a product replaces what is there or is added to it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Write {
@@ -89,7 +123,7 @@ pub(crate) struct Term<'a> {
     /// Left factor.
     pub(crate) a: View<'a>,
     /// Right factor.
-    pub(crate) b: View<'a>,
+    pub(crate) b: Right<'a>,
     /// Columns of a and rows of b.
     pub(crate) depth: usize,
 }
@@ -126,6 +160,7 @@ impl<'a> Output<'a> {
 /// c `[m, n]` = a `[m, depth]` times b `[depth, n]`, or added to it, in parallel.
 pub(crate) fn multiply(dims: [usize; 3], a: View<'_>, b: View<'_>, c: &mut [f32], write: Write) {
     let [m, depth, n] = dims;
+    let b = b.into();
     multiply_terms([m, n], &[Term { a, b, depth }], Output::rows(c, n), write);
 }
 
@@ -188,9 +223,12 @@ fn block(
     for term in terms {
         for from in (0..term.depth).step_by(DEPTH) {
             let depth = DEPTH.min(term.depth - from);
-            panels.pack(term.b.from(from, column), [depth, columns]);
+            let b = match term.b {
+                Right::Panels(part) => part.depth_block(from).columns(column, columns),
+                unpacked => panels.pack_from(unpacked, [from, column], [depth, columns]),
+            };
             let at = row * stride + column;
-            panels.multiply_into(term.a.from(row, from), rows, out.tile(at, stride), write);
+            b.multiply_into(term.a.from(row, from), rows, out.tile(at, stride), write);
             write = Write::Add;
         }
     }
@@ -266,7 +304,7 @@ mod tests {
         let mut c = [7f32; 3 * 9];
         let term = Term {
             a: View::rows(&a, 4),
-            b: View::rows(&b, 5),
+            b: View::rows(&b, 5).into(),
             depth: 4,
         };
         multiply_terms([3, 5], &[term], Output::rows(&mut c[2..], 9), Write::Set);

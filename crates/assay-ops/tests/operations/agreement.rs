@@ -258,6 +258,45 @@ fn quantised_matrices_expand_as_candle_expands_them() {
     }
 }
 
+/// Every operation on the two matrices gives the same bits, forward and backward.
+fn assert_same_bits(one: &Matrix, other: &Matrix, rows: usize, context: &str) {
+    let (out, input) = one.dims().unwrap();
+    let inputs = [
+        tensor(&[rows, input], 1),
+        tensor(&[3, input], 2),
+        tensor(&[out, 3], 3),
+    ];
+    let targets: Arc<[u32]> = (0..rows).map(|i| (i % out) as u32).collect();
+    let run = |matrix: &Matrix| {
+        let (adapted, adapted_gradients) = pull(&inputs, DType::F32, &|t| {
+            let lora = Lora {
+                a: &t[1],
+                b: &t[2],
+                scale: 2.0,
+            };
+            linear(&t[0], matrix, None, Some(lora)).unwrap()
+        });
+        let (plain, plain_gradients) = pull(&inputs[..1], DType::F32, &|t| {
+            linear(&t[0], matrix, None, None).unwrap()
+        });
+        let (scored, scored_gradients) = pull(&inputs[..1], DType::F32, &|t| {
+            token_logprobs(&t[0], matrix, &targets).unwrap().logprobs
+        });
+        let mut all = vec![adapted, plain, scored];
+        all.extend(adapted_gradients);
+        all.extend(plain_gradients);
+        all.extend(scored_gradients);
+        let mut all: Vec<Vec<f64>> = all
+            .iter()
+            .map(|t| t.flatten_all().unwrap().to_vec1().unwrap())
+            .collect();
+        let rows = embedding(matrix, &targets).unwrap().flatten_all().unwrap();
+        all.push(rows.to_dtype(DType::F64).unwrap().to_vec1().unwrap());
+        all
+    };
+    assert!(run(one) == run(other), "{context}, {rows} rows");
+}
+
 #[test]
 fn a_quantised_weight_gives_the_bits_of_its_dequantised_copy() {
     for dtype in BLOCK_TYPES {
@@ -265,51 +304,28 @@ fn a_quantised_weight_gives_the_bits_of_its_dequantised_copy() {
         let dense = Matrix::Dense(blocks.dequantise().unwrap());
         let blocks = Matrix::Quantised(Arc::new(blocks));
         for rows in [1, 40] {
-            let inputs = [
-                tensor(&[rows, 512], 1),
-                tensor(&[3, 512], 2),
-                tensor(&[300, 3], 3),
-            ];
-            let run = |matrix: &Matrix| {
-                pull(&inputs, DType::F32, &|t| {
-                    linear(
-                        &t[0],
-                        matrix,
-                        None,
-                        Some(Lora {
-                            a: &t[1],
-                            b: &t[2],
-                            scale: 2.0,
-                        }),
-                    )
-                    .unwrap()
-                })
-            };
-            let ((y, gradients), (y_dense, gradients_dense)) = (run(&blocks), run(&dense));
-            assert_eq!(
-                y.to_vec2::<f64>().unwrap(),
-                y_dense.to_vec2::<f64>().unwrap(),
-                "{dtype:?}"
-            );
-            for (found, expected) in gradients.iter().zip(&gradients_dense) {
-                assert_eq!(
-                    found.to_vec2::<f64>().unwrap(),
-                    expected.to_vec2::<f64>().unwrap(),
-                    "{dtype:?}"
-                );
-            }
-            let targets: Arc<[u32]> = (0..rows as u32).collect::<Vec<_>>().into();
-            let hidden = tensor(&[rows, 512], 5);
-            let score = |matrix: &Matrix| token_logprobs(&hidden, matrix, &targets).unwrap();
-            assert_eq!(
-                bits(&score(&blocks).logprobs),
-                bits(&score(&dense).logprobs),
-                "{dtype:?}"
-            );
-            assert_eq!(
-                bits(&embedding(&blocks, &targets).unwrap()),
-                bits(&embedding(&dense, &targets).unwrap())
-            );
+            assert_same_bits(&blocks, &dense, rows, &format!("{dtype:?}"));
+        }
+    }
+}
+
+#[test]
+fn panels_give_the_bits_of_the_dense_matrix() {
+    for [out, input] in [
+        [1, 1],
+        [33, 40],
+        [300, 512],
+        [49, 577],
+        [2100, 70],
+        [576, 1536],
+    ] {
+        let dense = Matrix::Dense(tensor(&[out, input], 6));
+        let panels = dense.in_panels().unwrap();
+        assert!(matches!(panels, Matrix::Panels(_)));
+        let back = panels.to_dense().unwrap();
+        assert_eq!(bits(&back), bits(&dense.to_dense().unwrap()));
+        for rows in [1, 14, 131] {
+            assert_same_bits(&panels, &dense, rows, &format!("[{out}, {input}]"));
         }
     }
 }

@@ -75,7 +75,7 @@ impl Stage {
     /// Operations: 2 a weight and row forward; training adds as much for the gradient of the input and, with per-layer
     /// recomputation, for the second forward; an adapter's matrices also receive gradients. Attention is left out.
     pub(crate) fn cost(self, args: &BenchArgs) -> Cost {
-        let config = args.shape.config();
+        let config = config(args);
         let layers = layer_weights(&config) as f64;
         let output = (config.vocab_size * config.hidden_size) as f64;
         let adapter = adapter_weights(&config, args.rank) as f64;
@@ -112,6 +112,13 @@ impl Stage {
             }
         }
     }
+}
+
+/// The shape's configuration with the vocabulary asked for.
+pub(super) fn config(args: &BenchArgs) -> ModelConfig {
+    let mut config = args.shape.config();
+    config.vocab_size = args.vocabulary.unwrap_or(config.vocab_size);
+    config
 }
 
 /// Inputs and outputs of the seven projections of a layer.
@@ -157,9 +164,9 @@ pub(crate) struct Workbench {
 impl Workbench {
     /// Random weights and random texts of the workload's size.
     pub(crate) fn new(args: &BenchArgs) -> Result<Self> {
-        let config = args.shape.config();
+        let config = config(args);
         let (transformer, _) = Transformer::random(&config, SEED)?;
-        let transformer = Arc::new(transformer.detached());
+        let transformer = Arc::new(transformer.in_panels()?);
         let lora = LoraSettings {
             rank: args.rank,
             alpha: 2.0 * args.rank as f64,
@@ -175,7 +182,8 @@ impl Workbench {
             HeadSettings::Linear,
         )?;
         let mut stream = Stream::new(SEED, &[0]);
-        let mut text = |tokens: usize| (0..tokens).map(|_| stream.below(IDS) as u32).collect();
+        let ids = IDS.min(config.vocab_size);
+        let mut text = |tokens: usize| (0..tokens).map(|_| stream.below(ids) as u32).collect();
         let groups = (0..args.prompts)
             .map(|_| Group {
                 prompt: text(args.prompt_tokens),

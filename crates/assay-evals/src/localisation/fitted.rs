@@ -1,0 +1,183 @@
+//! What predictors take from other problems than the one they are judged on.
+
+use std::ops::Range;
+
+use super::{HIT_AT_1, LocalisationCase, Predictor, error_tokens, judge};
+use crate::statistics::quantile;
+
+/// Thresholds that are tried.
+const THRESHOLDS: usize = 64;
+/// Weights of the log-probability that are tried: 0, 1/10, ..., 1.
+const WEIGHTS: usize = 11;
+
+/// Numbers of predictors that are chosen on labelled cases.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Fitted {
+    /// Of [`Predictor::BelowThreshold`].
+    pub threshold: Option<f32>,
+    /// Of [`Predictor::Combined`].
+    pub combination: Option<Combination>,
+}
+
+/// How reward and log-probability are joined: suspicion `-((1-w) r_t / s_r + w l_t / s_l)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Combination {
+    /// w, the share of the log-probability.
+    pub logprob_weight: f64,
+    /// `s_r`, the standard deviation of rewards over tokens.
+    pub reward_scale: f64,
+    /// `s_l`, the standard deviation of log-probabilities over tokens.
+    pub logprob_scale: f64,
+    /// Whether only tokens with a digit are suspected.
+    pub numbers_only: bool,
+}
+
+/// A case and its error tokens.
+type Labelled<'c, 'a> = (&'c LocalisationCase<'a>, Range<usize>);
+
+impl Fitted {
+    /// The choices with the highest Hit@1 on `cases`; those that lack what they need are `None`.
+    pub fn on(cases: &[&LocalisationCase<'_>]) -> Self {
+        let labelled: Vec<Labelled<'_, '_>> = cases
+            .iter()
+            .filter_map(|&case| Some((case, error_tokens(case)?)))
+            .collect();
+        Self {
+            threshold: threshold(&labelled),
+            combination: combination(&labelled),
+        }
+    }
+}
+
+/// Among [`THRESHOLDS`] quantiles of the rewards; the lowest of equal ones.
+fn threshold(cases: &[Labelled<'_, '_>]) -> Option<f32> {
+    let mut rewards: Vec<f64> = Vec::new();
+    for (case, _) in cases {
+        rewards.extend(case.token_rewards.iter().flatten().map(|&r| f64::from(r)));
+    }
+    rewards.sort_by(f64::total_cmp);
+    let hits = |threshold: f32| -> f64 {
+        let hit = |(case, error): &&Labelled<'_, '_>| {
+            let below = |r: &Option<f32>| r.is_some_and(|r| r < threshold);
+            let first = case.token_rewards.iter().position(below);
+            first.is_some_and(|token| token.abs_diff(error.start) <= 1)
+        };
+        cases.iter().filter(hit).count() as f64
+    };
+    let grid = (0..THRESHOLDS).map(|i| (i as f64 + 0.5) / THRESHOLDS as f64);
+    let candidates = grid.filter_map(|q| quantile(&rewards, q));
+    first_best(candidates.map(|candidate| candidate as f32), hits)
+}
+
+/// Over all tokens before over numbers only, and the smallest of equally good weights.
+fn combination(cases: &[Labelled<'_, '_>]) -> Option<Combination> {
+    let rewards = cases
+        .iter()
+        .flat_map(|(case, _)| case.token_rewards.iter().flatten());
+    let logprobs = cases
+        .iter()
+        .flat_map(|(case, _)| case.logprobs.into_iter().flatten());
+    let (reward_scale, logprob_scale) = (deviation(rewards)?, deviation(logprobs)?);
+    let candidates = [false, true].into_iter().flat_map(|numbers_only| {
+        (0..WEIGHTS).map(move |step| Combination {
+            logprob_weight: step as f64 / (WEIGHTS - 1) as f64,
+            reward_scale,
+            logprob_scale,
+            numbers_only,
+        })
+    });
+    first_best(candidates, |candidate| {
+        let fitted = Fitted {
+            threshold: None,
+            combination: Some(candidate),
+        };
+        let hit = |(case, error): &Labelled<'_, '_>| {
+            let suspicion = Predictor::Combined.suspicion(case, &fitted)?;
+            Some(judge(&suspicion, error).hits[HIT_AT_1])
+        };
+        cases.iter().filter_map(hit).sum()
+    })
+}
+
+/// The first candidate of the highest score.
+fn first_best<T: Copy>(candidates: impl Iterator<Item = T>, score: impl Fn(T) -> f64) -> Option<T> {
+    let mut best: Option<(f64, T)> = None;
+    for candidate in candidates {
+        let found = score(candidate);
+        if best.is_none_or(|(most, _)| found > most) {
+            best = Some((found, candidate));
+        }
+    }
+    best.map(|(_, candidate)| candidate)
+}
+
+/// The population standard deviation; `None` where there is none to divide by.
+fn deviation<'v>(values: impl Iterator<Item = &'v f32> + Clone) -> Option<f64> {
+    let count = values.clone().count() as f64;
+    let mean = values.clone().map(|&v| f64::from(v)).sum::<f64>() / count;
+    let squares: f64 = values.map(|&v| (f64::from(v) - mean).powi(2)).sum();
+    let deviation = (squares / count).sqrt();
+    (deviation.is_finite() && deviation > 0.0).then_some(deviation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OFFSETS: [(usize, usize); 4] = [(0, 1), (1, 2), (2, 3), (3, 4)];
+
+    fn case<'a>(rewards: &'a [Option<f32>], logprobs: &'a [f32]) -> LocalisationCase<'a> {
+        LocalisationCase {
+            text: "a1b2",
+            token_offsets: &OFFSETS,
+            token_rewards: rewards,
+            logprobs: Some(logprobs),
+            error_start: 1,
+            error_end: 2,
+            ..LocalisationCase::default()
+        }
+    }
+
+    #[test]
+    fn neither_alone_finds_what_both_together_find() {
+        // Each is lowest at another wrong token; at the error, token 1, both are low.
+        let rewards = [Some(0.0), Some(-3.0), Some(0.0), Some(-4.0)];
+        let logprobs = [0.0, -3.0, -4.0, 0.0];
+        let (rewards, logprobs) = (rewards.map(|r: Option<f32>| r), logprobs);
+        let case = case(&rewards, &logprobs);
+        let fitted = Fitted::on(&[&case]);
+        let chosen = fitted.combination.unwrap();
+        // Equal scales, (1-w) 3 + w 3 > (1-w) 4 and > w 4: w above 1/4 and below 3/4; Hit@1 counts the neighbour,
+        // token 2, so every w above 1/4 is as good and the smallest is taken.
+        assert_eq!(chosen.reward_scale, chosen.logprob_scale);
+        assert_eq!((chosen.logprob_weight, chosen.numbers_only), (0.3, false));
+        let suspicion = Predictor::Combined.suspicion(&case, &fitted).unwrap();
+        assert_eq!(judge(&suspicion, &(1..2)).hits[0], 1.0);
+    }
+
+    #[test]
+    fn only_numbers_are_suspected_where_that_is_better() {
+        let rewards = [Some(-9.0), Some(-3.0), Some(0.0), Some(0.0)];
+        let logprobs = [-9.0, -3.0, 0.0, 0.0];
+        let mut case = case(&rewards, &logprobs);
+        (case.error_start, case.error_end) = (3, 4);
+        let rest = [Some(-9.0), Some(0.0), Some(0.0), Some(-3.0)];
+        case.token_rewards = &rest;
+        let chosen = Fitted::on(&[&case]).combination.unwrap();
+        assert_eq!((chosen.logprob_weight, chosen.numbers_only), (0.0, true));
+    }
+
+    #[test]
+    fn without_spread_or_logprobs_there_is_no_combination() {
+        let flat = [Some(1.0); 4];
+        assert_eq!(
+            Fitted::on(&[&case(&flat, &[0.0, -1.0, 0.0, 0.0])]).combination,
+            None
+        );
+        let rewards = [Some(0.0), Some(-3.0), Some(0.0), Some(0.0)];
+        let mut without = case(&rewards, &[]);
+        without.logprobs = None;
+        assert_eq!(Fitted::on(&[&without]).combination, None);
+        assert_eq!(Fitted::on(&[]), Fitted::default());
+    }
+}
