@@ -56,7 +56,7 @@ fuzz_target!(|input: Vec<(Vec<u8>, Vec<Vec<u8>>)>| {
     let Ok(batch) = PackedBatch::new(&groups) else {
         return;
     };
-    if batch.len() > 512 {
+    if batch.len() == 0 || batch.len() > 512 {
         return;
     }
     let (model, adapter) = &*MODEL;
