@@ -7,6 +7,9 @@ use std::arch::x86_64::*;
 /// Rows of the tallest register tile.
 pub(crate) const ROWS: usize = 14;
 
+/// Rows of the right factor that are asked for ahead: frozen weights come straight from memory when few rows are multiplied.
+const AHEAD: usize = 16;
+
 /// A vector register of floats.
 pub(crate) trait Lanes: Copy {
     /// Floats a vector.
@@ -44,6 +47,9 @@ pub(crate) trait Lanes: Copy {
     /// # Safety
     /// `to` is writable for `WIDTH` floats.
     unsafe fn store(self, to: *mut f32);
+    /// Asks for the cache line at `from`, which may be any address.
+    #[inline(always)]
+    fn prefetch(_from: *const f32) {}
     /// Writes eight rows of eight floats, `stride` apart at `from`, as columns `to_stride` apart at `to`.
     ///
     /// # Safety
@@ -116,6 +122,12 @@ impl Lanes for Avx2 {
     const TILE_ROWS: usize = 6;
 
     #[inline(always)]
+    fn prefetch(from: *const f32) {
+        // SAFETY: a prefetch reads nothing and faults on no address; every x86-64 machine has it.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn zero() -> Self {
         // SAFETY: the caller has the instruction set; so below.
         Self(unsafe { _mm256_setzero_ps() })
@@ -167,6 +179,12 @@ pub(crate) struct Avx512(__m512);
 impl Lanes for Avx512 {
     const WIDTH: usize = 16;
     const TILE_ROWS: usize = ROWS;
+
+    #[inline(always)]
+    fn prefetch(from: *const f32) {
+        // SAFETY: a prefetch reads nothing and faults on no address; every x86-64 machine has it.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+    }
 
     #[inline(always)]
     unsafe fn zero() -> Self {
@@ -277,6 +295,7 @@ pub(crate) unsafe fn tile<L: Lanes, const M: usize, const V: usize>(t: &Addresse
         for _ in 0..t.depth {
             let mut right = [L::zero(); V];
             for (v, right) in right.iter_mut().enumerate() {
+                L::prefetch(b.wrapping_add(AHEAD * t.b_step + v * L::WIDTH));
                 *right = L::load(b.add(v * L::WIDTH));
             }
             for (m, sums) in sums.iter_mut().enumerate() {
