@@ -123,6 +123,16 @@ pub enum IrlError {
         /// What was not finite.
         source: Box<IrlError>,
     },
+    /// A server that samples for the trainer failed.
+    #[error(
+        "rollouts from {url}: {reason}; the last checkpoint is whole: bring the server back and go on with --resume"
+    )]
+    RolloutServer {
+        /// The address that was asked.
+        url: String,
+        /// What it met.
+        reason: String,
+    },
     /// A run directory holds another run already.
     #[error("{} holds a run already; continue it with --resume or choose another --out", .path.display())]
     RunExists {

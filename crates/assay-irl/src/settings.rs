@@ -4,6 +4,7 @@
 //! negatives, policy negatives by schedule and one advantage a trace. Files overlay each other ([`load`]); values
 //! without meaning are refused by [`Settings::validate`]. Paths are relative to the working directory.
 
+mod engine;
 pub mod load;
 mod validate;
 
@@ -15,6 +16,8 @@ use assay_tasks::datasets::DatasetSettings;
 use assay_tasks::perturbations::{Perturbation, Registry};
 use assay_tasks::prompts::PromptSettings;
 use serde::{Deserialize, Serialize};
+
+pub use engine::{EngineSettings, Handover, PromptForm};
 
 use crate::optimiser::OptimiserSettings;
 use crate::policy::advantage::AdvantageSettings;
@@ -142,6 +145,8 @@ pub struct SamplingSettings {
     pub max_completion_tokens: usize,
     /// Most completions decoded at a time.
     pub max_sequences: usize,
+    /// Who samples in training.
+    pub engine: EngineSettings,
 }
 
 impl Default for SamplingSettings {
@@ -154,6 +159,7 @@ impl Default for SamplingSettings {
             max_prompt_tokens: 300,
             max_completion_tokens: 824,
             max_sequences: 128,
+            engine: EngineSettings::Local,
         }
     }
 }

@@ -4,6 +4,7 @@
 mod describe;
 mod directory;
 pub mod discriminator;
+pub mod engine;
 pub mod evaluate;
 pub mod failure;
 mod lock;

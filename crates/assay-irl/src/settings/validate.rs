@@ -2,7 +2,7 @@
 
 use assay_lm::adapter::{LoraSettings, Projection};
 
-use super::{HeadSettings, Settings};
+use super::{EngineSettings, Handover, HeadSettings, Settings, TrainedParameters};
 use crate::IrlError;
 
 impl Settings {
@@ -80,7 +80,20 @@ impl Settings {
             let reason = format!("must lie in [0, 1], not {}", self.data.wrong_demonstrations);
             return Err(IrlError::setting("data.wrong_demonstrations", reason));
         }
-        Ok(())
+        let whole = self.policy.trained == TrainedParameters::Whole;
+        if whole
+            && matches!(
+                sampling.engine,
+                EngineSettings::Openai {
+                    handover: Handover::Vllm,
+                    ..
+                }
+            )
+        {
+            let reason = "hands over adapters, and the whole policy is trained: use `policy.trained = \"adapter\"`";
+            return Err(IrlError::setting("sampling.engine.handover", reason));
+        }
+        sampling.engine.validate("sampling.engine")
     }
 
     fn validate_reward(&self) -> Result<(), IrlError> {

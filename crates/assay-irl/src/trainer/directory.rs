@@ -24,7 +24,7 @@ const ACCURACY: &str = "validation/accuracy";
 /// The length of the run.
 const ITERATIONS: &str = "run.iterations";
 /// Keys, or tables, that change no bit of what is trained. The data are compared by content instead.
-const HARMLESS: [&str; 8] = [
+const HARMLESS: [&str; 13] = [
     "data",
     "run.checkpoint_every",
     "run.keep_last",
@@ -33,6 +33,11 @@ const HARMLESS: [&str; 8] = [
     "run.eval_problems",
     "run.eval_samples",
     "sampling.max_sequences",
+    "sampling.engine.url",
+    "sampling.engine.key_file",
+    "sampling.engine.concurrency",
+    "sampling.engine.timeout_seconds",
+    "sampling.engine.attempts",
 ];
 
 /// Whether a run begins or goes on.

@@ -70,6 +70,9 @@ pub struct RolloutPlan<'p> {
     pub seed: u64,
 }
 
+/// Problems as a rollout takes them: index in the data set, problem, rendered prompt.
+pub type Prompted<'p> = (usize, &'p Problem, Vec<u32>);
+
 /// Samples completions of `problems` (index in the data set, problem, rendered prompt).
 ///
 /// # Errors
@@ -77,7 +80,7 @@ pub struct RolloutPlan<'p> {
 pub fn rollout(
     policy: &PolicyModel,
     encoder: &Encoder<'_>,
-    problems: &[(usize, &Problem, Vec<u32>)],
+    problems: &[Prompted<'_>],
     plan: &RolloutPlan<'_>,
     on_token: impl FnMut(usize),
 ) -> Result<Vec<RolloutGroup>, IrlError> {
@@ -95,6 +98,15 @@ pub fn rollout(
         (plan.sampling, plan.limits),
         on_token,
     )?;
+    Ok(judged(encoder, problems, drawn))
+}
+
+/// Completions of problems, with text, answer and correctness.
+pub(super) fn judged(
+    encoder: &Encoder<'_>,
+    problems: &[Prompted<'_>],
+    drawn: Vec<Vec<Completion>>,
+) -> Vec<RolloutGroup> {
     let groups = problems
         .iter()
         .zip(drawn)
@@ -106,10 +118,11 @@ pub fn rollout(
                 .map(|drawn| judge(encoder, problem, drawn))
                 .collect(),
         });
-    Ok(groups.collect())
+    groups.collect()
 }
 
-fn stream(plan: &RolloutPlan<'_>, problem: usize, sample: usize) -> Stream {
+/// The stream of one sample.
+pub(super) fn stream(plan: &RolloutPlan<'_>, problem: usize, sample: usize) -> Stream {
     let path: Vec<u64> = plan
         .stream_path
         .iter()

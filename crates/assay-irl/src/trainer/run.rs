@@ -18,12 +18,13 @@ use serde::{Deserialize, Serialize};
 use super::describe::{describe_rewards, describe_rollouts};
 use super::directory::{Best, RunDirectory};
 use super::discriminator::{Discriminator, DiscriminatorBatch};
+use super::engine::RolloutServer;
 use super::evaluate::{EvaluationPlan, sample_problems};
 use super::failure::{Batch, FailedPart, Origin, Seen};
 use super::policy_phase::{
     PolicyOptimiser, no_rewards, policy_groups, token_rewards, update_policy,
 };
-use super::rollout::{ROLLOUT, RolloutGroup, RolloutPlan, rollout};
+use super::rollout::{ROLLOUT, RolloutGroup, RolloutPlan, judged, rollout};
 use super::start::{corrupt_share, start_discriminator, start_policy};
 use super::step::Step;
 use super::{Observer, order};
@@ -102,6 +103,8 @@ pub(super) struct Run<'i> {
     pub(super) policy: PolicyModel,
     pub(super) policy_optimiser: AdamW,
     pub(super) discriminator: Option<Discriminator>,
+    /// Who samples; this process where there is none.
+    server: Option<RolloutServer>,
     /// The best checkpoint so far.
     pub(super) best: Option<Best>,
 }
@@ -120,6 +123,7 @@ pub fn train(
     inputs.settings.validate()?;
     let directory = RunDirectory::open(dir, inputs.settings, mode, observer)?;
     let mut run = Run::new(inputs, observer)?;
+    run.server = RolloutServer::new(&inputs.settings.sampling.engine, dir)?;
     let total = run.total();
     let first = run.resume(&directory, observer)?;
     directory.record(inputs.settings)?;
@@ -231,6 +235,7 @@ impl<'i> Run<'i> {
             policy,
             policy_optimiser,
             discriminator,
+            server: None,
             best: None,
         })
     }
@@ -410,9 +415,17 @@ impl<'i> Run<'i> {
             stream_path: &stream_path,
             seed: self.inputs.settings.seed,
         };
-        let drawn = rollout(&self.policy, &self.encoder, &problems, &plan, |count| {
-            observer.tokens(count)
-        });
+        let on_token = |count| observer.tokens(count);
+        let drawn = match &self.server {
+            None => rollout(&self.policy, &self.encoder, &problems, &plan, on_token),
+            Some(server) => {
+                let prompts: Vec<_> = problems.iter().map(|(i, _, p)| (*i, p.clone())).collect();
+                let budget = self.inputs.settings.run.token_budget;
+                let players = (&self.policy, self.inputs.model);
+                let drawn = server.sample(players, &prompts, (&plan, budget), on_token);
+                drawn.map(|drawn| judged(&self.encoder, &problems, drawn))
+            }
+        };
         drawn.map_err(|error| {
             let (groups, origins) = self.demonstrated(picked);
             let batch = Batch {

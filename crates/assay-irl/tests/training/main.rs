@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // tests stop where something is not as expected
 
+mod rollout_server;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;

@@ -1,0 +1,127 @@
+//! What a completions server answered, as tokens with log-probabilities.
+//!
+//! Ids come from `token_ids` (vLLM with `return_token_ids`), from tokens named `token_id:N` (vLLM and SGLang when asked), or, where
+//! there is only text, by encoding it again: then the number of tokens must be the server's, and they must spell the text.
+
+use assay_lm::LanguageModel;
+use assay_lm::sampling::Completion;
+use serde_json::Value;
+
+use crate::IrlError;
+
+/// Highest log-probability that rounding may produce.
+const ROUNDING: f64 = 1e-3;
+
+/// A completion as a server gave it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Sampled {
+    /// Tokens, the end-of-turn token included where it ended.
+    pub(super) ids: Vec<u32>,
+    /// What the server says of each; `None` where it says nothing, as llama.cpp of the end-of-turn token.
+    pub(super) logprobs: Vec<Option<f32>>,
+    /// Whether the completion limit was reached.
+    pub(super) truncated: bool,
+}
+
+impl Sampled {
+    /// Reads the first choice of an answer.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub(super) fn read(body: &[u8], model: &LanguageModel, limit: usize) -> Result<Self, String> {
+        let answer: Value =
+            serde_json::from_slice(body).map_err(|_| "the answer is not JSON".to_owned())?;
+        let choice = answer
+            .pointer("/choices/0")
+            .ok_or("the answer has no choice")?;
+        let truncated = match choice.get("finish_reason").and_then(Value::as_str) {
+            Some("length") => true,
+            Some("stop") => false,
+            other => {
+                return Err(format!(
+                    "finish_reason is {other:?}, not \"stop\" or \"length\""
+                ));
+            }
+        };
+        let logprobs = token_logprobs(choice)?;
+        let mut sampled = Self {
+            ids: token_ids(choice, model, logprobs.len())?,
+            logprobs,
+            truncated,
+        };
+        let end = model.end_of_turn();
+        if !truncated && sampled.ids.last() != Some(&end) {
+            sampled.ids.push(end);
+            sampled.logprobs.push(None);
+        }
+        sampled.check(model.tokenizer.vocab_size(), limit)?;
+        Ok(sampled)
+    }
+
+    fn check(&self, vocabulary: usize, limit: usize) -> Result<(), String> {
+        if self.ids.is_empty() || self.ids.len() > limit {
+            let found = self.ids.len();
+            return Err(format!("{found} tokens, where 1 to {limit} were asked for"));
+        }
+        if let Some(id) = self.ids.iter().find(|&&id| id as usize >= vocabulary) {
+            return Err(format!(
+                "token id {id} is beyond the vocabulary of {vocabulary}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// As a sampled completion; `policy` are the trainer's own log-probabilities, which stand in where the server gave none.
+    pub(super) fn into_completion(self, policy: Vec<f32>) -> Completion {
+        let given = self.logprobs.iter().zip(&policy);
+        Completion {
+            sampling_logprobs: given.map(|(given, own)| given.unwrap_or(*own)).collect(),
+            policy_logprobs: policy,
+            token_ids: self.ids,
+            truncated: self.truncated,
+        }
+    }
+}
+
+fn token_logprobs(choice: &Value) -> Result<Vec<Option<f32>>, String> {
+    let values = choice
+        .pointer("/logprobs/token_logprobs")
+        .and_then(Value::as_array)
+        .ok_or("the answer has no log-probabilities: the server must return them (llama.cpp: --logits_all true)")?;
+    let read = |value: &Value| match value.as_f64() {
+        Some(number) if number.is_finite() && number <= ROUNDING => {
+            Ok(Some(number.min(0.0) as f32))
+        }
+        None if value.is_null() => Ok(None),
+        _ => Err(format!("{value} is no log-probability")),
+    };
+    values.iter().map(read).collect()
+}
+
+fn token_ids(choice: &Value, model: &LanguageModel, count: usize) -> Result<Vec<u32>, String> {
+    let ids = match choice.get("token_ids").filter(|ids| !ids.is_null()) {
+        Some(ids) => serde_json::from_value(ids.clone()).map_err(|_| "token_ids are no ids")?,
+        None => match named_ids(choice) {
+            Some(ids) => ids,
+            None => encoded(choice, model).map_err(|error| error.to_string())?,
+        },
+    };
+    if ids.len() != count {
+        let found = ids.len();
+        return Err(format!("{found} tokens, but {count} log-probabilities"));
+    }
+    Ok(ids)
+}
+
+/// Ids from tokens that are all named `token_id:N`.
+fn named_ids(choice: &Value) -> Option<Vec<u32>> {
+    let tokens = choice.pointer("/logprobs/tokens")?.as_array()?;
+    let id = |token: &Value| token.as_str()?.strip_prefix("token_id:")?.parse().ok();
+    tokens.iter().map(id).collect()
+}
+
+fn encoded(choice: &Value, model: &LanguageModel) -> Result<Vec<u32>, IrlError> {
+    let text = choice.get("text").and_then(Value::as_str).unwrap_or("");
+    let (ids, _) = model.tokenizer.encode_with_offsets(text)?;
+    Ok(ids)
+}
