@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use assay_irl::search::SearchStrategy;
 use assay_lm::directory::WeightType;
+use assay_lm::{DeviceName, Placement, PlacementSettings, Precision};
 use assay_tasks::datasets::DatasetFormat;
 use assay_tasks::prompts::PromptStyle;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -164,9 +165,33 @@ impl From<Style> for PromptStyle {
     }
 }
 
+/// Where a command computes.
+#[derive(Args)]
+pub(crate) struct ComputeArgs {
+    /// Device: auto, cpu, cuda or cuda:N; auto is the first GPU that answers where assay was built for one.
+    #[arg(long, default_value_t)]
+    pub(crate) device: DeviceName,
+    /// Type of matrices and activations: auto, f32 or bf16; auto is bf16 on a GPU and f32 on a CPU.
+    #[arg(long, default_value = "auto")]
+    pub(crate) dtype: Precision,
+}
+
+impl ComputeArgs {
+    /// The device, asked whether it is there.
+    pub(crate) fn placement(&self) -> anyhow::Result<Placement> {
+        crate::open::placement(PlacementSettings {
+            device: self.device,
+            dtype: self.dtype,
+        })
+    }
+}
+
 /// Which model, and how it samples.
 #[derive(Args)]
 pub(crate) struct SampleArgs {
+    /// Where to compute.
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
     /// Model: a Hugging Face directory, a .gguf file, or a hub name like org/name@revision or org/name/file.gguf.
     #[arg(long)]
     pub(crate) model: PathBuf,
@@ -246,6 +271,9 @@ impl From<Strategy> for SearchStrategy {
 
 #[derive(Args)]
 pub(crate) struct SearchArgs {
+    /// Where to compute.
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
     /// How prefixes compete.
     #[arg(long, value_enum, default_value_t = Strategy::Dvts)]
     pub(crate) strategy: Strategy,
@@ -301,6 +329,9 @@ pub(crate) struct SearchArgs {
 
 #[derive(Args)]
 pub(crate) struct ScoreArgs {
+    /// Where to compute.
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
     /// Reward: a checkpoint's reward directory or an exported adapter.
     #[arg(long)]
     pub(crate) reward: PathBuf,
@@ -354,6 +385,9 @@ pub(crate) struct SweepArgs {
 
 #[derive(Args)]
 pub(crate) struct BenchArgs {
+    /// Where to compute.
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
     /// Shape of the model; its weights are random.
     #[arg(long, value_enum, default_value = "135m")]
     pub(crate) shape: Shape,
@@ -394,6 +428,9 @@ pub(crate) struct BenchArgs {
 
 #[derive(Args)]
 pub(crate) struct ServeArgs {
+    /// Where to compute.
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
     /// Reward: a checkpoint's reward directory or an exported adapter. May be repeated; NAME=DIR names it.
     #[arg(long = "reward", value_name = "[NAME=]DIR", required = true)]
     pub(crate) rewards: Vec<String>,

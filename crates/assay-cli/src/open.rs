@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use assay_irl::policy_model::{PolicyModel, Trainable};
 use assay_irl::reward_model::RewardModel;
 use assay_lm::hub::{self, HubSettings};
-use assay_lm::{LanguageModel, Storage, peft};
+use assay_lm::{DeviceName, LanguageModel, Placement, PlacementSettings, Storage, peft};
 use assay_tasks::datasets::{DatasetFormat, DatasetSettings, Required, load_problems};
 use assay_tasks::problem::Problem;
 use assay_tasks::trace::ScoredTrace;
@@ -31,13 +31,26 @@ pub(crate) fn locate(name: &Path) -> Result<PathBuf> {
 }
 
 /// A model by its directory, file or hub name, which is what adapters made with it will name.
-pub(crate) fn model(name: &Path) -> Result<LanguageModel> {
-    stored(name, Storage::Expanded)
+pub(crate) fn model(name: &Path, placement: &Placement) -> Result<LanguageModel> {
+    stored(name, Storage::Expanded, placement)
+}
+
+/// The device that settings or options name; says which where that was left open.
+pub(crate) fn placement(settings: PlacementSettings) -> Result<Placement> {
+    let placement = settings.resolve()?;
+    if settings.device == DeviceName::Auto && cfg!(feature = "cuda") {
+        message(&format!("computing on {placement}"))?;
+    }
+    Ok(placement)
 }
 
 /// [`model`] with its quantised matrices kept as `storage` says.
-pub(crate) fn stored(name: &Path, storage: Storage) -> Result<LanguageModel> {
-    let mut model = LanguageModel::open(&locate(name)?, storage)?;
+pub(crate) fn stored(
+    name: &Path,
+    storage: Storage,
+    placement: &Placement,
+) -> Result<LanguageModel> {
+    let mut model = LanguageModel::open(&locate(name)?, storage, placement)?;
     model.name = name.display().to_string();
     Ok(model)
 }
@@ -46,7 +59,9 @@ pub(crate) fn stored(name: &Path, storage: Storage) -> Result<LanguageModel> {
 pub(crate) fn policy(model: &LanguageModel, adapter: Option<&Path>) -> Result<PolicyModel> {
     let trainable = match adapter {
         Some(dir) => {
-            Trainable::Adapter(peft::load(&locate(dir)?, model.transformer.config())?.adapter)
+            let adapter = peft::load(&locate(dir)?, model.transformer.config())?.adapter;
+            let device = model.transformer.placement().device;
+            Trainable::Adapter(adapter.to_device(&device)?)
         }
         None => Trainable::Whole(Vec::new()),
     };
@@ -57,7 +72,11 @@ pub(crate) fn policy(model: &LanguageModel, adapter: Option<&Path>) -> Result<Po
 }
 
 /// A reward and the base model it names, or `base` instead of that.
-pub(crate) fn reward(dir: &Path, base: Option<&Path>) -> Result<(LanguageModel, RewardModel)> {
+pub(crate) fn reward(
+    dir: &Path,
+    base: Option<&Path>,
+    placement: &Placement,
+) -> Result<(LanguageModel, RewardModel)> {
     let dir = &locate(dir)?;
     let path = match base {
         Some(path) => path.to_owned(),
@@ -68,7 +87,7 @@ pub(crate) fn reward(dir: &Path, base: Option<&Path>) -> Result<(LanguageModel, 
         "{} names no base model; name it with --model",
         dir.display()
     );
-    let model = model(&path).with_context(|| {
+    let model = model(&path, placement).with_context(|| {
         format!(
             "the base model of {} is {}; name another with --model",
             dir.display(),

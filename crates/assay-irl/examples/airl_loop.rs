@@ -139,8 +139,8 @@ impl Game {
             }
         };
         Ok(Self {
-            policy_optimiser: AdamW::new(&policy.parameters()),
-            reward_optimiser: AdamW::with_factors(&reward.parameters(), head_learns_faster),
+            policy_optimiser: AdamW::new(&policy.parameters())?,
+            reward_optimiser: AdamW::with_factors(&reward.parameters(), head_learns_faster)?,
             policy,
             reward,
         })
@@ -268,7 +268,7 @@ fn fine_tuned(
         trainable: Trainable::Whole(parameters),
     };
     let (demonstrations, _) = Encoder::new(&model, style, LIMITS).demonstrations(problems)?;
-    let mut optimiser = AdamW::new(&policy.parameters());
+    let mut optimiser = AdamW::new(&policy.parameters())?;
     let adamw = OptimiserSettings {
         learning_rate: 3e-3,
         ..OptimiserSettings::default()

@@ -2,28 +2,30 @@
 //!
 //! The arithmetic is torch.optim.AdamW's, in `assay_ops::adamw`; the learning-rate schedule is in [`crate::optimiser`].
 
+mod moments;
+
 use std::collections::HashMap;
 use std::path::Path;
 
 use assay_lm::gradients::Gradients;
-use assay_ops::{AdamWSettings, adamw};
+use assay_ops::AdamWSettings;
 use candle_core::{Device, Tensor, Var};
 
+use self::moments::{Found, Moments, step_all};
 use crate::IrlError;
-use crate::optimiser::{clip_coefficient, global_norm};
+use crate::optimiser::clip_coefficient;
 
-/// Moments of one parameter.
-struct Moments {
+/// What is kept of one parameter.
+struct State {
     name: String,
-    first: Vec<f32>,
-    second: Vec<f32>,
+    moments: Moments,
     /// Multiplies the learning rate.
     factor: f64,
 }
 
 /// AdamW with its state.
 pub struct AdamW {
-    moments: Vec<Moments>,
+    moments: Vec<State>,
     iterations: u64,
 }
 
@@ -38,25 +40,32 @@ pub struct StepReport {
 
 impl AdamW {
     /// Zero moments for every parameter.
-    pub fn new(parameters: &[(String, Var)]) -> Self {
+    ///
+    /// # Errors
+    /// A device has no memory for them.
+    pub fn new(parameters: &[(String, Var)]) -> Result<Self, IrlError> {
         Self::with_factors(parameters, |_| 1.0)
     }
 
     /// Zero moments; the parameter called `name` learns at `factor(name)` times the learning rate.
-    pub fn with_factors(parameters: &[(String, Var)], factor: impl Fn(&str) -> f64) -> Self {
-        let moments = parameters.iter().map(|(name, var)| {
-            let n = var.elem_count();
-            Moments {
+    ///
+    /// # Errors
+    /// As [`AdamW::new`].
+    pub fn with_factors(
+        parameters: &[(String, Var)],
+        factor: impl Fn(&str) -> f64,
+    ) -> Result<Self, IrlError> {
+        let state = |(name, var): &(String, Var)| -> Result<State, IrlError> {
+            Ok(State {
                 name: name.clone(),
-                first: vec![0.0; n],
-                second: vec![0.0; n],
+                moments: Moments::zeros(var)?,
                 factor: factor(name),
-            }
-        });
-        Self {
-            moments: moments.collect(),
+            })
+        };
+        Ok(Self {
+            moments: parameters.iter().map(state).collect::<Result<_, _>>()?,
             iterations: 0,
-        }
+        })
     }
 
     /// Number of steps taken.
@@ -76,49 +85,16 @@ impl AdamW {
         settings: &AdamWSettings,
         max_norm: f64,
     ) -> Result<StepReport, IrlError> {
-        let mut grads = Vec::with_capacity(parameters.len());
-        for (name, var) in parameters {
-            let missing = || IrlError::MissingGradient {
-                parameter: name.clone(),
-            };
-            let gradient = gradients
-                .get(var)
-                .ok_or_else(missing)?
-                .flatten_all()?
-                .to_vec1::<f32>()?;
-            if !gradient.iter().all(|g| g.is_finite()) {
-                return Err(IrlError::NotFinite {
-                    what: format!("the gradient of {name}"),
-                });
-            }
-            grads.push(gradient);
-        }
-        let norm = global_norm(grads.iter().map(Vec::as_slice));
+        let (found, norm) = Found::collect(parameters, gradients)?;
         let clip = clip_coefficient(norm, max_norm);
         self.iterations += 1;
-        for (((name, var), gradient), moments) in
-            parameters.iter().zip(&grads).zip(&mut self.moments)
-        {
-            let mut values = var.flatten_all()?.to_vec1::<f32>()?;
-            let state = (moments.first.as_mut_slice(), moments.second.as_mut_slice());
-            let settings = AdamWSettings {
-                lr: settings.lr * moments.factor,
-                ..*settings
-            };
-            adamw(
-                &mut values,
-                gradient,
-                state,
-                self.iterations,
-                (&settings, clip as f32),
-            );
-            if !values.iter().all(|v| v.is_finite()) {
-                return Err(IrlError::NotFinite {
-                    what: format!("the weight {name}"),
-                });
-            }
-            var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu)?)?;
-        }
+        let factors: Vec<f64> = self.moments.iter().map(|own| own.factor).collect();
+        let moments = self.moments.iter_mut().map(|own| &mut own.moments);
+        let rate = (self.iterations, clip as f32);
+        step_all(parameters, &found, moments, rate, |index| AdamWSettings {
+            lr: settings.lr * factors[index],
+            ..*settings
+        })?;
         Ok(StepReport {
             gradient_norm: norm,
             clip,
@@ -131,16 +107,10 @@ impl AdamW {
     /// Fails when the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), IrlError> {
         let mut tensors = HashMap::new();
-        for moments in &self.moments {
-            let n = moments.first.len();
-            tensors.insert(
-                format!("first.{}", moments.name),
-                Tensor::from_slice(&moments.first, n, &Device::Cpu)?,
-            );
-            tensors.insert(
-                format!("second.{}", moments.name),
-                Tensor::from_slice(&moments.second, n, &Device::Cpu)?,
-            );
+        for own in &self.moments {
+            let [first, second] = own.moments.tensors()?;
+            tensors.insert(format!("first.{}", own.name), first);
+            tensors.insert(format!("second.{}", own.name), second);
         }
         tensors.insert(
             "iterations".to_owned(),
@@ -160,7 +130,7 @@ impl AdamW {
         };
         let tensors = candle_core::safetensors::load(path, &Device::Cpu)
             .map_err(|source| malformed(source.to_string()))?;
-        let get = |name: String, n: usize| -> Result<Vec<f32>, IrlError> {
+        let get = |name: String, n: usize| -> Result<Tensor, IrlError> {
             let tensor = tensors
                 .get(&name)
                 .ok_or_else(|| malformed(format!("{name} is missing")))?;
@@ -170,12 +140,13 @@ impl AdamW {
                     tensor.elem_count()
                 )));
             }
-            Ok(tensor.flatten_all()?.to_vec1::<f32>()?)
+            Ok(tensor.flatten_all()?)
         };
-        for moments in &mut self.moments {
-            let n = moments.first.len();
-            moments.first = get(format!("first.{}", moments.name), n)?;
-            moments.second = get(format!("second.{}", moments.name), n)?;
+        for own in &mut self.moments {
+            let n = own.moments.len();
+            let first = get(format!("first.{}", own.name), n)?;
+            let second = get(format!("second.{}", own.name), n)?;
+            own.moments.set([first, second])?;
         }
         let count = tensors
             .get("iterations")
@@ -222,7 +193,7 @@ mod tests {
     fn a_gradient_that_is_not_finite_is_named_and_nothing_changes() {
         let (a, b) = (parameter("a", &[1.0, 2.0]), parameter("b", &[3.0]));
         let parameters = [a.clone(), b.clone()];
-        let mut adamw = AdamW::new(&parameters);
+        let mut adamw = AdamW::new(&parameters).unwrap();
         for bad in [f32::NAN, f32::INFINITY] {
             let gradients = gradients(&[(a.clone(), &[0.1, 0.2]), (b.clone(), &[bad])]);
             let error = adamw.step(&parameters, &gradients, &settings(0.1), 1.0);
@@ -241,7 +212,7 @@ mod tests {
     #[test]
     fn a_weight_that_overflows_is_named() {
         let a = parameter("a", &[-3e38]);
-        let mut adamw = AdamW::new(std::slice::from_ref(&a));
+        let mut adamw = AdamW::new(std::slice::from_ref(&a)).unwrap();
         let gradients = gradients(&[(a.clone(), &[1.0])]);
         let error = adamw.step(std::slice::from_ref(&a), &gradients, &settings(3e38), 1.0);
         assert_eq!(error.unwrap_err().to_string(), "the weight a is not finite");
@@ -251,7 +222,7 @@ mod tests {
     fn gradients_of_zero_and_a_rate_of_zero_move_nothing() {
         let a = parameter("a", &[1.5, -2.0]);
         let one = std::slice::from_ref(&a);
-        let mut adamw = AdamW::new(one);
+        let mut adamw = AdamW::new(one).unwrap();
         let still = gradients(&[(a.clone(), &[0.0, 0.0])]);
         let report = adamw.step(one, &still, &settings(0.1), 1.0).unwrap();
         assert_eq!((report.gradient_norm, report.clip), (0.0, 1.0));

@@ -10,6 +10,14 @@ use crate::trainer::failure::FailedUpdate;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum IrlError {
+    /// All weights are to be trained in a type too short for small steps.
+    #[error(
+        "policy.trained = \"whole\" trains the weights themselves, and {dtype:?} loses small steps: set compute.dtype = \"f32\", or train an adapter"
+    )]
+    WholeInLowPrecision {
+        /// The weights' type.
+        dtype: candle_core::DType,
+    },
     /// Two lists that describe the same tokens differ in length.
     #[error("trace {trace}: {what} has {found} entries, {expected} were expected")]
     LengthMismatch {

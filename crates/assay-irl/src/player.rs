@@ -108,7 +108,7 @@ pub trait Player {
     ) -> Result<(), IrlError> {
         let hidden = Var::from_tensor(&recording.hidden)?;
         let scalars = self.head(hidden.as_tensor(), batch)?;
-        let mut store = seed_gradient(&scalars, &flatten(grads)?)?.backward()?;
+        let mut store = seed_gradient(&scalars, &flatten(grads, scalars.device())?)?.backward()?;
         gradients.absorb(&mut store, self.head_tensors().into_iter())?;
         let grad_hidden = match store.remove(hidden.as_tensor()) {
             Some(gradient) => gradient,
@@ -199,9 +199,9 @@ fn check_coverage(player: &dyn Player, gradients: &Gradients) -> Result<(), IrlE
     Ok(())
 }
 
-/// A flat `[N]` tensor of per-token gradients.
-fn flatten(grads: &[Vec<f32>]) -> Result<Tensor, IrlError> {
+/// A flat `[N]` tensor of per-token gradients, where the scalars are.
+fn flatten(grads: &[Vec<f32>], device: &Device) -> Result<Tensor, IrlError> {
     let flat = grads.concat();
     let n = flat.len();
-    Ok(Tensor::from_vec(flat, n, &Device::Cpu)?)
+    Ok(Tensor::from_vec(flat, n, device)?)
 }

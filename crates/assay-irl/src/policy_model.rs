@@ -6,7 +6,7 @@ use assay_lm::adapter::Adapter;
 use assay_lm::packed::PackedBatch;
 use assay_lm::transformer::Transformer;
 use assay_ops::{Matrix, TokenLogprobs, token_logprobs};
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Tensor, Var};
 
 use crate::IrlError;
 use crate::player::{Player, TokenScalars};
@@ -72,7 +72,7 @@ pub(crate) fn completion_logprobs(
 ) -> Result<TokenLogprobs, IrlError> {
     let (rows, targets) = batch.predictions();
     let count = rows.len();
-    let rows = hidden.index_select(&Tensor::from_vec(rows, count, &Device::Cpu)?, 0)?;
+    let rows = hidden.index_select(&Tensor::from_vec(rows, count, hidden.device())?, 0)?;
     Ok(token_logprobs(
         &rows,
         transformer.output_matrix(),

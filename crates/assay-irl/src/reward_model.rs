@@ -106,7 +106,7 @@ impl HeadFile {
 }
 
 impl RewardModel {
-    /// A fresh reward model: adapter as PEFT starts one, head weight and bias zero.
+    /// A fresh reward model where its backbone is: adapter as PEFT starts one, head weight and bias zero.
     ///
     /// # Errors
     /// Fails when a tensor cannot be made.
@@ -116,13 +116,15 @@ impl RewardModel {
         head: HeadSettings,
     ) -> Result<Self, IrlError> {
         let hidden = backbone.config().hidden_size;
+        let device = backbone.placement().device;
+        let adapter = adapter.to_device(&device)?;
         let weight = match head {
             HeadSettings::Implicit { .. } => None,
             HeadSettings::Linear | HeadSettings::Hybrid { .. } => {
-                Some(Var::zeros(hidden, DType::F32, &Device::Cpu)?)
+                Some(Var::zeros(hidden, DType::F32, &device)?)
             }
         };
-        let bias = Var::zeros(1, DType::F32, &Device::Cpu)?;
+        let bias = Var::zeros(1, DType::F32, &device)?;
         Ok(Self {
             scoring: ScoringSettings::default(),
             trained_on: None,
@@ -159,6 +161,7 @@ impl RewardModel {
             ..Self::new(backbone, loaded.adapter, head)?
         };
         let hidden = model.backbone.config().hidden_size;
+        let device = model.bias.device().clone();
         let tensor = |name: &str, count: usize| -> Result<Option<Tensor>, IrlError> {
             let Some(tensor) = loaded.extra.get(name) else {
                 return Ok(None);
@@ -173,7 +176,7 @@ impl RewardModel {
                     reason,
                 });
             }
-            Ok(Some(tensor.flatten_all()?))
+            Ok(Some(tensor.flatten_all()?.to_device(&device)?))
         };
         if let Some(weight) = &mut model.weight {
             let read = tensor(SCORE_WEIGHT, hidden)?.ok_or_else(|| IrlError::Malformed {
@@ -281,7 +284,7 @@ impl RewardModel {
     pub fn set_bias(&self, bias: f32) -> Result<(), IrlError> {
         Ok(self
             .bias
-            .set(&Tensor::from_vec(vec![bias], 1, &Device::Cpu)?)?)
+            .set(&Tensor::from_vec(vec![bias], 1, self.bias.device())?)?)
     }
 
     /// beta and rho of the log-ratio, where the head has one.
@@ -323,7 +326,8 @@ impl Player for RewardModel {
             Some(weight) => {
                 let rows = batch.completion_rows();
                 let count = rows.len();
-                let rows = hidden.index_select(&Tensor::from_vec(rows, count, &Device::Cpu)?, 0)?;
+                let rows =
+                    hidden.index_select(&Tensor::from_vec(rows, count, hidden.device())?, 0)?;
                 Some(reward_head(&rows, weight.as_tensor(), bias)?)
             }
             None => None,

@@ -10,8 +10,8 @@ mod validate;
 
 use std::path::PathBuf;
 
-use assay_lm::Storage;
 use assay_lm::adapter::LoraSettings;
+use assay_lm::{PlacementSettings, Storage};
 use assay_tasks::datasets::DatasetSettings;
 use assay_tasks::perturbations::{Perturbation, Registry};
 use assay_tasks::prompts::PromptSettings;
@@ -37,6 +37,8 @@ pub struct Settings {
     pub model: ModelSettings,
     /// The discriminator's base model; an empty path shares the policy's base in memory.
     pub reward_model: ModelSettings,
+    /// Where both players compute.
+    pub compute: PlacementSettings,
     /// Low-rank adapters of both players.
     pub lora: LoraPlayers,
     /// Problems to learn from and to measure on.
@@ -61,6 +63,7 @@ impl Default for Settings {
             seed: 42,
             model: ModelSettings::default(),
             reward_model: ModelSettings::default(),
+            compute: PlacementSettings::default(),
             lora: LoraPlayers::default(),
             data: DataSettings::default(),
             prompt: PromptSettings::default(),

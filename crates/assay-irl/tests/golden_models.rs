@@ -15,7 +15,7 @@ use assay_irl::settings::HeadSettings;
 use assay_lm::gradients::Gradients;
 use assay_lm::packed::{Group, PackedBatch};
 use assay_lm::transformer::Transformer;
-use assay_lm::{ModelConfig, Weights, peft};
+use assay_lm::{DeviceName, ModelConfig, Placement, PlacementSettings, Precision, Weights, peft};
 use assay_ops::{AdamWSettings, linear};
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
@@ -69,6 +69,16 @@ struct Case {
     base: Arc<Transformer>,
 }
 
+/// f32 on the first GPU where the tests are built for one, else on the CPU.
+fn place() -> Placement {
+    let device = match cfg!(feature = "cuda") {
+        true => DeviceName::Cuda(0),
+        false => DeviceName::Cpu,
+    };
+    let dtype = Precision::F32;
+    PlacementSettings { device, dtype }.resolve().unwrap()
+}
+
 fn case(name: &str) -> Case {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/golden/models")
@@ -82,7 +92,7 @@ fn case(name: &str) -> Case {
     let groups = groups.collect();
     let config = ModelConfig::read(&dir.join("model")).unwrap();
     let weights = Weights::open(&dir.join("model")).unwrap();
-    let base = Arc::new(Transformer::load(&config, &weights).unwrap());
+    let base = Arc::new(Transformer::load(&config, &weights, &place()).unwrap());
     Case {
         dir,
         golden,
@@ -97,7 +107,12 @@ impl Case {
         let loaded = peft::load(&self.dir.join("policy"), &self.config).unwrap();
         PolicyModel {
             transformer: self.base.clone(),
-            trainable: Trainable::Adapter(loaded.adapter),
+            trainable: Trainable::Adapter(
+                loaded
+                    .adapter
+                    .to_device(&self.base.placement().device)
+                    .unwrap(),
+            ),
         }
     }
 
@@ -334,7 +349,7 @@ fn ten_adamw_steps_follow_torch() {
         let case = case(name);
         let policy = case.policy();
         let parameters = policy.parameters();
-        let mut optimiser = AdamW::new(&parameters);
+        let mut optimiser = AdamW::new(&parameters).unwrap();
         for (index, expected) in case.golden.trajectory.iter().enumerate() {
             let (loss, gradients) =
                 update(&policy, &case.groups, 100_000, sft(case.tokens())).unwrap();

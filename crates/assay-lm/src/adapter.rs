@@ -210,6 +210,44 @@ impl Adapter {
         })
     }
 
+    /// The adapter with its variables on a device; itself when they are there.
+    ///
+    /// # Errors
+    /// The device has no memory for it.
+    pub fn to_device(self, device: &Device) -> Result<Self, LmError> {
+        if self
+            .parameters
+            .iter()
+            .all(|(_, var)| var.device().same_device(device))
+        {
+            return Ok(self);
+        }
+        let placed: BTreeMap<String, Tensor> = self
+            .parameters
+            .iter()
+            .map(|(name, var)| Ok((name.clone(), var.as_tensor().to_device(device)?)))
+            .collect::<Result<_, LmError>>()?;
+        let mut layers = self.layers;
+        let mut parameters = Vec::with_capacity(placed.len());
+        for (layer, pairs) in layers.iter_mut().enumerate() {
+            for (&projection, pair) in pairs.iter_mut() {
+                for (half, tensor) in [("A", &mut pair.a), ("B", &mut pair.b)] {
+                    let name = parameter_name(layer, projection, half);
+                    if let Some(values) = placed.get(&name) {
+                        let var = Var::from_tensor(values)?;
+                        *tensor = var.as_tensor().clone();
+                        parameters.push((name, var));
+                    }
+                }
+            }
+        }
+        Ok(Self {
+            settings: self.settings,
+            layers,
+            parameters,
+        })
+    }
+
     /// Pairs of one layer, tracked: gradients flow to A and B.
     pub fn layer(&self, layer: usize) -> &LayerAdapter {
         &self.layers[layer]

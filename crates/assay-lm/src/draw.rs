@@ -4,7 +4,9 @@
 //! of likeliest tokens whose mass reaches top_p, renormalised. The policy's log-probability is that of softmax(logits),
 //! whatever the sampler did: the two are kept apart.
 
+use assay_ops::{DrawSettings, draw_on_device, has_kernels};
 use assay_tasks::random::Stream;
+use candle_core::Tensor;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -79,6 +81,41 @@ pub fn draw_rows<'s>(
         .zip(uniforms)
         .map(|(row, uniform)| draw(row, settings, uniform))
         .collect()
+}
+
+/// [`draw_rows`] of a tensor `[S, vocab]` f32: on its device when that is not the CPU, so that the logits stay there.
+///
+/// # Errors
+/// As [`draw_rows`].
+pub fn draw_tensor<'s>(
+    logits: &Tensor,
+    settings: &SamplingSettings,
+    streams: impl Iterator<Item = &'s mut Stream>,
+) -> Result<Vec<Drawn>, LmError> {
+    if !has_kernels(logits.device()) {
+        let vocab = logits.dim(1)?;
+        let values = logits.flatten_all()?.to_vec1::<f32>()?;
+        return draw_rows(&values, vocab, settings, streams);
+    }
+    let uniforms: Vec<f64> = streams.map(Stream::uniform_f64).collect();
+    let settings = DrawSettings {
+        temperature: settings.temperature,
+        top_p: settings.top_p,
+        top_k: settings.top_k,
+    };
+    let drawn = draw_on_device(logits, &uniforms, settings)?;
+    if drawn.tokens.contains(&u32::MAX) {
+        return Err(LmError::NonFiniteLogits);
+    }
+    let logprobs = drawn.sampling_logprobs.iter().zip(&drawn.policy_logprobs);
+    let rows = drawn.tokens.iter().zip(logprobs);
+    Ok(rows
+        .map(|(&token, (&sampling_logprob, &policy_logprob))| Drawn {
+            token,
+            sampling_logprob,
+            policy_logprob,
+        })
+        .collect())
 }
 
 /// Draws a token from one row of logits with a uniform number in [0, 1), by inversion over the token ids.

@@ -9,6 +9,14 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum LmError {
+    /// A device that cannot be computed on.
+    #[error("device {name}: {reason}")]
+    Device {
+        /// The device as it was named.
+        name: crate::placement::DeviceName,
+        /// What is wrong, and the way out.
+        reason: String,
+    },
     /// A file could not be read or written.
     #[error("{action} {} failed", path.display())]
     Io {

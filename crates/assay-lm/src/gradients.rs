@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use assay_ops::seed_gradient;
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Tensor, TensorId, Var};
+use candle_core::{Tensor, TensorId, Var};
 
 use crate::LmError;
 
@@ -67,7 +67,7 @@ pub(crate) fn pull_back<'t>(
     tensors: impl Iterator<Item = &'t Tensor>,
     gradients: &mut Gradients,
 ) -> Result<Tensor, LmError> {
-    let x = Var::from_tensor(&input.to_dtype(DType::F32)?)?;
+    let x = Var::from_tensor(input)?;
     let y = forward(x.as_tensor())?;
     let mut store = seed_gradient(&y, grad_output)?.backward()?;
     gradients.absorb(&mut store, tensors)?;

@@ -11,6 +11,7 @@ pub mod hub;
 mod model;
 pub mod packed;
 pub mod peft;
+mod placement;
 pub mod sampling;
 mod save;
 mod source;
@@ -23,6 +24,7 @@ pub use config::{Architecture, ModelConfig, RopeScaling, RopeSettings, SUPPORTED
 pub use error::LmError;
 pub use model::{LanguageModel, Storage};
 pub use packed::PackedBatch;
+pub use placement::{DeviceName, Placement, PlacementSettings, Precision};
 pub use save::save_tensors;
 pub use source::ModelSource;
 pub use template::{ChatTemplate, GenerationPrompt, TemplateDate};

@@ -7,7 +7,7 @@ use assay_tasks::message::Message;
 
 use crate::directory::WeightType;
 use crate::transformer::Transformer;
-use crate::{ChatTemplate, ControlTokens, LmError, ModelSource, Tokenizer};
+use crate::{ChatTemplate, ControlTokens, LmError, ModelSource, Placement, Tokenizer};
 
 /// A loaded language model.
 pub struct LanguageModel {
@@ -27,19 +27,19 @@ pub struct LanguageModel {
 pub enum Storage {
     /// As in the file: least memory, expanded in every pass.
     AsStored,
-    /// Expanded to f32 once: fastest on a CPU.
+    /// Expanded once, to f32 on a CPU: fastest.
     #[default]
     Expanded,
 }
 
 impl LanguageModel {
-    /// Opens a Hugging Face directory or a `.gguf` file.
+    /// Opens a Hugging Face directory or a `.gguf` file and brings its weights to their place.
     ///
     /// # Errors
     /// Names the file and the thing that is missing, malformed or not supported.
-    pub fn open(path: &Path, storage: Storage) -> Result<Self, LmError> {
+    pub fn open(path: &Path, storage: Storage, placement: &Placement) -> Result<Self, LmError> {
         let source = ModelSource::open(path)?;
-        let mut transformer = Transformer::load(&source.config()?, &source.weights()?)?;
+        let mut transformer = Transformer::load(&source.config()?, &source.weights()?, placement)?;
         if storage == Storage::Expanded {
             transformer = transformer.in_panels()?;
         }

@@ -7,13 +7,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use assay_ops::{CacheRow, HeadShape, KvCache, cached_attention, linear};
+use assay_ops::{
+    CacheRow, CacheRows, HeadShape, KvCache, cached_attention, has_kernels, output_logits,
+};
 use assay_tasks::random::Stream;
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use crate::LmError;
 use crate::adapter::Adapter;
-use crate::draw::{Drawn, SamplingSettings, draw};
+use crate::draw::{Drawn, SamplingSettings, draw, draw_tensor};
 use crate::packed::{Group, PackedBatch};
 use crate::transformer::{Attend, PromptCache, Transformer};
 
@@ -97,10 +99,7 @@ pub fn sample_while(
     if total == 0 {
         return Ok(Some(requests.iter().map(|_| Vec::new()).collect()));
     }
-    let (model, adapter) = (
-        model.detached().for_decoding()?,
-        adapter.map(Adapter::detached),
-    );
+    let (model, adapter) = for_decoding(model, adapter)?;
     let mut decoder = Decoder::new(&model, adapter.as_ref(), requests, limits)?;
     loop {
         let mut started = 0;
@@ -119,6 +118,22 @@ pub fn sample_while(
     }
 }
 
+/// The model as it decodes: on a GPU an adapter is merged, which halves the kernels of a step; on the CPU it stays beside.
+fn for_decoding(
+    model: &Transformer,
+    adapter: Option<&Adapter>,
+) -> Result<(Transformer, Option<Adapter>), LmError> {
+    match adapter {
+        Some(adapter) if has_kernels(&model.placement().device) => {
+            Ok((model.merged(adapter)?, None))
+        }
+        _ => Ok((
+            model.detached().for_decoding()?,
+            adapter.map(Adapter::detached),
+        )),
+    }
+}
+
 /// A sequence in the batch.
 struct Active {
     request: usize,
@@ -127,14 +142,58 @@ struct Active {
     stream: Stream,
 }
 
+/// Logits after each prompt, `[prompts, vocab]` f32, where tokens are drawn from them.
+enum FirstLogits {
+    Host(Vec<Vec<f32>>),
+    Device(Tensor),
+}
+
+impl FirstLogits {
+    /// Prompts whose logits are copied at one time: bounds the copy, not the number of samples.
+    const ROWS: usize = 64;
+
+    fn new(logits: Tensor) -> Result<Self, LmError> {
+        Ok(match has_kernels(logits.device()) {
+            true => Self::Device(logits),
+            false => Self::Host(logits.to_vec2()?),
+        })
+    }
+
+    /// A first token for each sample, from its prompt's row and with its stream's next number.
+    fn draw(
+        &self,
+        rows: &[usize],
+        settings: &SamplingSettings,
+        streams: &mut [Stream],
+    ) -> Result<Vec<Drawn>, LmError> {
+        let pairs = rows.chunks(Self::ROWS).zip(streams.chunks_mut(Self::ROWS));
+        let mut drawn = Vec::with_capacity(rows.len());
+        for (rows, streams) in pairs {
+            match self {
+                Self::Host(logits) => {
+                    for (&row, stream) in rows.iter().zip(streams) {
+                        drawn.push(draw(&logits[row], settings, stream.uniform_f64())?);
+                    }
+                }
+                Self::Device(logits) => {
+                    let rows: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
+                    let rows = Tensor::from_slice(&rows, rows.len(), logits.device())?;
+                    let logits = logits.index_select(&rows, 0)?;
+                    drawn.extend(draw_tensor(&logits, settings, streams.iter_mut())?);
+                }
+            }
+        }
+        Ok(drawn)
+    }
+}
+
 struct Decoder<'m> {
     model: &'m Transformer,
     adapter: Option<&'m Adapter>,
     limits: &'m SamplingLimits,
     prompts: PackedBatch,
     prompt_cache: PromptCache,
-    /// Logits after each prompt, `[prompts, vocab]` row by row.
-    first_logits: Vec<Vec<f32>>,
+    first_logits: FirstLogits,
     caches: Vec<KvCache>,
     waiting: VecDeque<(usize, usize)>,
     free_slots: Vec<u32>,
@@ -165,8 +224,8 @@ impl<'m> Decoder<'m> {
             .map(|rows| rows.end as u32 - 1)
             .collect();
         let rows = last.len();
-        let last = hidden.index_select(&Tensor::from_vec(last, rows, &Device::Cpu)?, 0)?;
-        let first_logits = linear(&last, model.output_matrix(), None, None)?.to_vec2()?;
+        let last = hidden.index_select(&Tensor::from_vec(last, rows, hidden.device())?, 0)?;
+        let first_logits = FirstLogits::new(output_logits(&last, model.output_matrix())?)?;
         let waiting: VecDeque<_> = requests
             .iter()
             .enumerate()
@@ -174,8 +233,10 @@ impl<'m> Decoder<'m> {
             .collect();
         let slots = limits.max_sequences.min(waiting.len());
         let kv_dim = model.config().kv_heads * model.config().head_dim;
+        let place = model.placement();
+        let place = (&place.device, place.dtype);
         let caches = (0..model.config().layers)
-            .map(|_| KvCache::new(slots, limits.max_new_tokens, kv_dim, &Device::Cpu))
+            .map(|_| KvCache::new(slots, limits.max_new_tokens, kv_dim, place))
             .collect::<Result<_, _>>()?;
         let finished = requests
             .iter()
@@ -206,21 +267,28 @@ impl<'m> Decoder<'m> {
         settings: &SamplingSettings,
         on_token: &mut impl FnMut(usize),
     ) -> Result<bool, LmError> {
-        while let (Some(&slot), Some(&(request, sample))) =
-            (self.free_slots.last(), self.waiting.front())
-        {
-            self.waiting.pop_front();
-            let mut stream = requests[request].streams[sample].clone();
-            let drawn = draw(&self.first_logits[request], settings, stream.uniform_f64())?;
-            on_token(1);
-            if !self.record(request, sample, drawn) {
-                self.free_slots.pop();
-                self.active.push(Active {
-                    request,
-                    sample,
-                    slot,
-                    stream,
-                });
+        while !self.free_slots.is_empty() && !self.waiting.is_empty() {
+            let count = self.free_slots.len().min(self.waiting.len());
+            let starting: Vec<_> = self.waiting.drain(..count).collect();
+            let rows: Vec<usize> = starting.iter().map(|&(request, _)| request).collect();
+            let mut streams: Vec<Stream> = starting
+                .iter()
+                .map(|&(request, sample)| requests[request].streams[sample].clone())
+                .collect();
+            let drawn = self.first_logits.draw(&rows, settings, &mut streams)?;
+            on_token(count);
+            for (((request, sample), stream), drawn) in starting.into_iter().zip(streams).zip(drawn)
+            {
+                if !self.record(request, sample, drawn)
+                    && let Some(slot) = self.free_slots.pop()
+                {
+                    self.active.push(Active {
+                        request,
+                        sample,
+                        slot,
+                        stream,
+                    });
+                }
             }
         }
         Ok(!self.active.is_empty())
@@ -253,33 +321,23 @@ impl<'m> Decoder<'m> {
                 len: own.len(),
             });
         }
-        let slots: Vec<u32> = self.active.iter().map(|s| s.slot).collect();
-        let lens: Vec<u32> = rows.iter().map(|row| row.len as u32 - 1).collect();
         let mut attention = CachedAttention {
             prompts: &self.prompt_cache,
             caches: &mut self.caches,
-            rows: &rows,
-            slots: &slots,
-            lens: &lens,
+            rows: &CacheRows::new(rows),
             shape: self.model.head_shape(),
         };
         let (tokens, positions): (Arc<[u32]>, Arc<[u32]>) = (tokens.into(), positions.into());
         let hidden = self
             .model
             .run(&tokens, &positions, self.adapter, &mut attention)?;
-        Ok(linear(&hidden, self.model.output_matrix(), None, None)?)
+        Ok(output_logits(&hidden, self.model.output_matrix())?)
     }
 
     /// Draws one token a sequence and takes the finished ones out of the batch.
     fn advance(&mut self, logits: &Tensor, settings: &SamplingSettings) -> Result<(), LmError> {
-        let vocab = logits.dim(1)?;
-        let values = logits.flatten_all()?.to_vec1::<f32>()?;
-        let drawn = crate::draw::draw_rows(
-            &values,
-            vocab,
-            settings,
-            self.active.iter_mut().map(|s| &mut s.stream),
-        )?;
+        let streams = self.active.iter_mut().map(|s| &mut s.stream);
+        let drawn = draw_tensor(logits, settings, streams)?;
         self.drawn_last = drawn.len();
         let sequences = std::mem::take(&mut self.active);
         for (sequence, drawn) in sequences.into_iter().zip(drawn) {
@@ -297,9 +355,7 @@ impl<'m> Decoder<'m> {
 struct CachedAttention<'c> {
     prompts: &'c PromptCache,
     caches: &'c mut [KvCache],
-    rows: &'c [CacheRow],
-    slots: &'c [u32],
-    lens: &'c [u32],
+    rows: &'c CacheRows,
     shape: HeadShape,
 }
 
@@ -312,7 +368,7 @@ impl Attend for CachedAttention<'_> {
         v: &Tensor,
     ) -> Result<Tensor, LmError> {
         let cache = &mut self.caches[layer];
-        cache.append(k, v, self.slots, self.lens)?;
+        cache.append(k, v, self.rows)?;
         let (prompt_k, prompt_v) = &self.prompts.layers[layer];
         Ok(cached_attention(
             q,

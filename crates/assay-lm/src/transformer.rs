@@ -17,7 +17,7 @@ use candle_core::Tensor;
 
 use crate::adapter::{Adapter, LayerAdapter, Projection};
 use crate::gradients::{Gradients, Tape, pull_back};
-use crate::{LmError, ModelConfig, PackedBatch};
+use crate::{LmError, ModelConfig, PackedBatch, Placement};
 
 /// A projection's weight `[out, in]` and optional bias `[out]`.
 #[derive(Clone)]
@@ -71,6 +71,12 @@ impl Transformer {
     /// changed in memory.
     pub fn fingerprint(&self) -> Option<&str> {
         self.fingerprint.as_deref()
+    }
+
+    /// Where the weights are, and the type of matrices and activations.
+    pub fn placement(&self) -> Placement {
+        let (device, dtype) = self.embedding.placement();
+        Placement { device, dtype }
     }
 
     /// The output matrix `[vocab, hidden]`; the embedding when they are tied.
@@ -128,7 +134,7 @@ impl Transformer {
         Ok(model)
     }
 
-    /// Hidden states after the final norm, `[T, hidden]` f32, without gradients.
+    /// Hidden states after the final norm, `[T, hidden]` in the type of the model, without gradients.
     ///
     /// # Errors
     /// A token id outside the vocabulary or a position beyond the rope table.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use assay_ops::*;
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use criterion::{
     BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
@@ -145,21 +145,24 @@ fn attention(c: &mut Criterion) {
         grouped_attention(&q, &k, &v, &layout, SHAPE).unwrap()
     });
     let (slots, len) = (8, 200);
-    let mut cache = KvCache::new(slots, 256, 192, &Device::Cpu).unwrap();
+    let mut cache = KvCache::new(slots, 256, 192, (&Device::Cpu, DType::F32)).unwrap();
     let row = tensor(&[slots, 192]);
+    let rows_of = |len: usize| {
+        CacheRows::new(
+            (0..slots)
+                .map(|slot| CacheRow {
+                    prompt: 0..prompt,
+                    slot,
+                    len,
+                })
+                .collect(),
+        )
+    };
     for token in 0..len {
-        cache
-            .append(&row, &row, &[0, 1, 2, 3, 4, 5, 6, 7], &[token as u32; 8])
-            .unwrap();
+        cache.append(&row, &row, &rows_of(token + 1)).unwrap();
     }
     let (q, k) = (tensor(&[slots, 576]), tensor(&[prompt, 192]));
-    let rows: Vec<CacheRow> = (0..slots)
-        .map(|slot| CacheRow {
-            prompt: 0..prompt,
-            slot,
-            len,
-        })
-        .collect();
+    let rows = rows_of(len);
     group.throughput(Throughput::Elements(
         (4 * slots * (prompt + len) * 576) as u64,
     ));

@@ -1,8 +1,11 @@
 //! The AdamW update over a flat buffer.
 
+use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::kernels::dispatched;
+use crate::values::expect_f32;
+use crate::{OpsError, device};
 
 /// Values of one parallel task.
 const VALUES: usize = 1 << 14;
@@ -37,20 +40,7 @@ pub fn adamw(
     step: u64,
     update: (&AdamWSettings, f32),
 ) {
-    let (settings, clip_scale) = update;
-    let exponent = step.min(i32::MAX as u64) as i32;
-    let correction1 = 1.0 - settings.beta1.powi(exponent);
-    let correction2 = 1.0 - settings.beta2.powi(exponent);
-    let constants = Constants {
-        clip_scale,
-        decay: (1.0 - settings.lr * settings.weight_decay) as f32,
-        one_minus_beta1: (1.0 - settings.beta1) as f32,
-        beta2: settings.beta2 as f32,
-        one_minus_beta2: (1.0 - settings.beta2) as f32,
-        root_correction2: correction2.sqrt() as f32,
-        eps: settings.eps as f32,
-        step_size: (settings.lr / correction1) as f32,
-    };
+    let constants = Constants::new(update, step);
     let parameters = param.par_chunks_mut(VALUES).zip(grad.par_chunks(VALUES));
     let moments = moments
         .0
@@ -61,16 +51,67 @@ pub fn adamw(
         .for_each(|((param, grad), (m, v))| step_values(param, grad, m, v, constants));
 }
 
+/// [`adamw`] on tensors of a device, in place; `finite` (u32 `[1]`) becomes zero when a new value is not finite.
+///
+/// # Shapes
+/// param, grad and both moments alike, f32.
+///
+/// # Errors
+/// Other element types, tensors of the CPU, a device that fails.
+pub fn adamw_on_device(
+    [param, grad, first, second]: [&Tensor; 4],
+    finite: &Tensor,
+    step: u64,
+    update: (&AdamWSettings, f32),
+) -> Result<(), OpsError> {
+    for (argument, tensor) in [("grad", grad), ("first", first), ("second", second)] {
+        expect_f32("adamw", argument, tensor, param.dims())?;
+    }
+    let constants = Constants::new(update, step);
+    let grad = grad.contiguous()?;
+    Ok(device::optimiser::adamw(
+        [param, &grad, first, second],
+        finite,
+        constants,
+    )?)
+}
+
+/// Partial sums of squares of an f32 tensor of a device, f64 `[parts]`; one is not finite where a value is not.
+///
+/// # Errors
+/// Other element types, a tensor of the CPU, a device that fails.
+pub fn squares_on_device(values: &Tensor) -> Result<Tensor, OpsError> {
+    Ok(device::optimiser::squares(&values.contiguous()?)?)
+}
+
+impl Constants {
+    fn new((settings, clip_scale): (&AdamWSettings, f32), step: u64) -> Self {
+        let exponent = step.min(i32::MAX as u64) as i32;
+        let correction1 = 1.0 - settings.beta1.powi(exponent);
+        let correction2 = 1.0 - settings.beta2.powi(exponent);
+        Self {
+            clip_scale,
+            decay: (1.0 - settings.lr * settings.weight_decay) as f32,
+            one_minus_beta1: (1.0 - settings.beta1) as f32,
+            beta2: settings.beta2 as f32,
+            one_minus_beta2: (1.0 - settings.beta2) as f32,
+            root_correction2: correction2.sqrt() as f32,
+            eps: settings.eps as f32,
+            step_size: (settings.lr / correction1) as f32,
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
-struct Constants {
-    clip_scale: f32,
-    decay: f32,
-    one_minus_beta1: f32,
-    beta2: f32,
-    one_minus_beta2: f32,
-    root_correction2: f32,
-    eps: f32,
-    step_size: f32,
+pub(crate) struct Constants {
+    pub(crate) clip_scale: f32,
+    pub(crate) decay: f32,
+    pub(crate) one_minus_beta1: f32,
+    pub(crate) beta2: f32,
+    pub(crate) one_minus_beta2: f32,
+    pub(crate) root_correction2: f32,
+    pub(crate) eps: f32,
+    pub(crate) step_size: f32,
 }
 
 dispatched! {

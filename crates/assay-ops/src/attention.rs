@@ -6,7 +6,7 @@ mod cached;
 mod grouped;
 mod layout;
 
-pub use cached::{CacheRow, KvCache, cached_attention};
+pub use cached::{CacheRow, CacheRows, KvCache, cached_attention};
 pub use grouped::grouped_attention;
 pub use layout::{AttentionLayout, GroupSpans};
 
@@ -43,7 +43,7 @@ impl HeadShape {
     }
 
     /// What scores are multiplied by, 1 / sqrt(head_dim).
-    fn score_scale(&self) -> f32 {
+    pub(crate) fn score_scale(&self) -> f32 {
         1.0 / (self.head_dim as f32).sqrt()
     }
 

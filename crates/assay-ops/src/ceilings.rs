@@ -11,26 +11,32 @@ use crate::{Matrix, OpsError, linear};
 const COPY_BYTES: usize = 1 << 27;
 /// Rows, width and outputs of the matrix product.
 const SIDE: usize = 2048;
+/// The same for a device that is far faster.
+const DEVICE_SIDE: usize = 8192;
+const DEVICE_COPY_BYTES: usize = 1 << 30;
 const REPEATS: usize = 5;
 
 /// Measured rates, the best of five each.
 #[derive(Clone, Copy, Debug)]
 pub struct Ceilings {
-    /// f32 multiplications and additions a second of a large matrix product, all threads.
+    /// Multiplications and additions a second of a large matrix product, all threads of a CPU.
     pub product_operations_per_second: f64,
-    /// Bytes read and written a second by copying memory, all threads.
+    /// Bytes read and written a second by copying memory, all threads of a CPU.
     pub copy_bytes_per_second: f64,
 }
 
 impl Ceilings {
-    /// Measures both, in about a second.
+    /// Measures both where `device` is, the product in `dtype`; on a CPU in about a second.
     ///
     /// # Errors
     /// Fails when the operation fails.
-    pub fn measure() -> Result<Self, OpsError> {
+    pub fn measure(device: &Device, dtype: DType) -> Result<Self, OpsError> {
         Ok(Self {
-            product_operations_per_second: product()?,
-            copy_bytes_per_second: copy(),
+            product_operations_per_second: product(device, dtype)?,
+            copy_bytes_per_second: match device.is_cpu() {
+                true => copy(),
+                false => copy_on_device(device)?,
+            },
         })
     }
 }
@@ -45,14 +51,24 @@ fn best(mut run: impl FnMut() -> Result<(), OpsError>) -> Result<f64, OpsError> 
     Ok(best)
 }
 
-fn product() -> Result<f64, OpsError> {
-    let x = Tensor::ones((SIDE, SIDE), DType::F32, &Device::Cpu)?;
+fn product(device: &Device, dtype: DType) -> Result<f64, OpsError> {
+    let side = if device.is_cpu() { SIDE } else { DEVICE_SIDE };
+    let x = Tensor::ones((side, side), dtype, device)?;
     let weight = Matrix::Dense(x.clone());
     let seconds = best(|| {
         black_box(linear(&x, &weight, None, None)?);
-        Ok(())
+        Ok(device.synchronize()?)
     })?;
-    Ok(2.0 * (SIDE as f64).powi(3) / seconds)
+    Ok(2.0 * (side as f64).powi(3) / seconds)
+}
+
+fn copy_on_device(device: &Device) -> Result<f64, OpsError> {
+    let source = Tensor::zeros(DEVICE_COPY_BYTES, DType::U8, device)?;
+    let seconds = best(|| {
+        black_box(source.copy()?);
+        Ok(device.synchronize()?)
+    })?;
+    Ok(2.0 * DEVICE_COPY_BYTES as f64 / seconds)
 }
 
 fn copy() -> f64 {

@@ -6,14 +6,14 @@ use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result as CandleResult,
 use rayon::prelude::*;
 
 use crate::values::{Values, slice};
-use crate::{Matrix, OpsError};
+use crate::{Matrix, OpsError, device};
 
 const NAME: &str = "embedding";
 
 /// The rows of a table named by `ids`.
 ///
 /// # Shapes
-/// weight `[V, d]`, ids `[T]`, result `[T, d]` f32.
+/// weight `[V, d]`, ids `[T]`, result `[T, d]` f32; on a GPU in the type of the model.
 ///
 /// The gradient reaches a tracked dense table: the sum over equal ids in row order.
 ///
@@ -31,6 +31,10 @@ pub fn embedding(weight: &Matrix, ids: &Arc<[u32]>) -> Result<Tensor, OpsError> 
         });
     }
     match weight {
+        Matrix::Dense(table) if device::takes(table) => {
+            Ok(device::rows::embedding(&table.contiguous()?, ids)?)
+        }
+        Matrix::Quantised(blocks) if blocks.on_device().is_some() => Ok(blocks.device_rows(ids)?),
         Matrix::Dense(table) => Ok(table
             .contiguous()?
             .apply_op1(Embedding { ids: ids.clone() })?),

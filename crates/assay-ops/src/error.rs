@@ -20,7 +20,7 @@ pub enum OpsError {
         /// The shape found.
         found: Vec<usize>,
     },
-    /// An argument's element type is not f32.
+    /// An argument's element type is not f32 (on a GPU: not one of f32 and bf16, where both are taken).
     #[error("{operation}: {argument} has element type {found:?}, expected F32")]
     ElementType {
         /// The operation that refused.
@@ -121,6 +121,14 @@ pub enum OpsError {
     /// A tracked input that has no gradient in this operation.
     #[error("{operation}: {argument} is tracked, but no gradient reaches it")]
     Untracked {
+        /// The operation that refused.
+        operation: &'static str,
+        /// Name of the argument.
+        argument: &'static str,
+    },
+    /// An argument is on another device than the one it works with.
+    #[error("{operation}: {argument} is not on the device of the values; make it for that device")]
+    Elsewhere {
         /// The operation that refused.
         operation: &'static str,
         /// Name of the argument.

@@ -1,4 +1,4 @@
-//! Fused differentiable operations over candle tensors, f32 on the CPU.
+//! Fused differentiable operations over candle tensors: f32 on the CPU, f32 or bf16 on an NVIDIA GPU (feature `cuda`).
 //!
 //! Decided here: which operations a transformer trained with adapters needs as one kernel each, with a hand-written
 //! backward pass. Left out: models, losses, sampling.
@@ -10,6 +10,8 @@
 mod adamw;
 mod attention;
 mod ceilings;
+mod device;
+mod draw;
 mod embedding;
 mod error;
 mod kernels;
@@ -26,11 +28,14 @@ mod swiglu;
 mod threads;
 mod values;
 
-pub use adamw::{AdamWSettings, adamw};
+pub use adamw::{AdamWSettings, adamw, adamw_on_device, squares_on_device};
 pub use attention::{
-    AttentionLayout, CacheRow, GroupSpans, HeadShape, KvCache, cached_attention, grouped_attention,
+    AttentionLayout, CacheRow, CacheRows, GroupSpans, HeadShape, KvCache, cached_attention,
+    grouped_attention,
 };
 pub use ceilings::Ceilings;
+pub use device::has_kernels;
+pub use draw::{DrawSettings, DrawnTokens, draw_on_device, output_logits};
 pub use embedding::embedding;
 pub use error::OpsError;
 pub use linear::{Lora, linear};

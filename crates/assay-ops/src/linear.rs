@@ -5,8 +5,8 @@ use candle_core::{
 };
 
 use crate::kernels::product::{Output, Right, Term, View, Write, multiply, multiply_terms};
-use crate::values::{Values, expect, matrix_dims, slice};
-use crate::{Matrix, OpsError};
+use crate::values::{Values, expect_f32, matrix_dims, slice};
+use crate::{Matrix, OpsError, device};
 
 const NAME: &str = "linear";
 
@@ -25,7 +25,8 @@ pub struct Lora<'a> {
 ///
 /// # Shapes
 /// x `[T, in]`, weight `[out, in]`, bias `[out]`, A `[r, in]`, B `[out, r]`, result `[T, out]`; all f32, the weight also as
-/// GGUF blocks. A quantised weight gives the bits of its dequantised copy.
+/// GGUF blocks. A quantised weight gives the bits of its dequantised copy. On a GPU x, a dense weight and the result may be
+/// bf16; bias, A and B stay f32.
 ///
 /// Gradients reach x, A, B, a tracked dense weight and a tracked bias. Of a frozen weight none is ever computed.
 ///
@@ -51,18 +52,24 @@ pub fn linear(
         });
     }
     if let Some(bias) = bias {
-        expect(NAME, "bias", bias, &[out])?;
+        expect_f32(NAME, "bias", bias, &[out])?;
+    }
+    if let Some(lora) = lora {
+        check_lora(lora, input, out)?;
     }
     let x = x.contiguous()?;
+    if device::takes(&x) {
+        return Ok(device::linear::linear(&x, weight, bias, lora)?);
+    }
     let y = match (weight, lora) {
         (Matrix::Dense(w), lora) if w.track_op() => {
             let y = x.apply_op2(&w.contiguous()?, TrackedLinear)?;
             match lora {
-                Some(lora) => (y + adapted(&x, None, lora, out)?)?,
+                Some(lora) => (y + adapted(&x, None, lora)?)?,
                 None => y,
             }
         }
-        (frozen, Some(lora)) => adapted(&x, Some(frozen.clone()), lora, out)?,
+        (frozen, Some(lora)) => adapted(&x, Some(frozen.clone()), lora)?,
         (frozen, None) => x.apply_op1(FrozenLinear {
             weight: frozen.clone(),
         })?,
@@ -73,20 +80,18 @@ pub fn linear(
     }
 }
 
-fn adapted(
-    x: &Tensor,
-    weight: Option<Matrix>,
-    lora: Lora<'_>,
-    out: usize,
-) -> Result<Tensor, OpsError> {
-    let (rank, _) = matrix_dims(NAME, "A", lora.a)?;
-    expect(NAME, "A", lora.a, &[rank, x.dims()[1]])?;
-    expect(NAME, "B", lora.b, &[out, rank])?;
+fn adapted(x: &Tensor, weight: Option<Matrix>, lora: Lora<'_>) -> Result<Tensor, OpsError> {
     let operation = AdaptedLinear {
         weight,
         scale: lora.scale as f32,
     };
     Ok(x.apply_op3(&lora.a.contiguous()?, &lora.b.contiguous()?, operation)?)
+}
+
+fn check_lora(lora: Lora<'_>, input: usize, out: usize) -> Result<(), OpsError> {
+    let (rank, _) = matrix_dims(NAME, "A", lora.a)?;
+    expect_f32(NAME, "A", lora.a, &[rank, input])?;
+    expect_f32(NAME, "B", lora.b, &[out, rank])
 }
 
 /// A left factor, `[rows, width]` without gaps.

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use crate::kernels::product::{Output, Panels, Part, Right, Term, View, Write, multiply_terms};
 use crate::kernels::{dispatched, exponential::exp, reduce};
 use crate::values::{Values, matrix_dims, slice};
-use crate::{Matrix, OpsError};
+use crate::{Matrix, OpsError, device};
 
 const NAME: &str = "token_logprobs";
 /// Rows of one parallel task: whole register tiles.
@@ -34,7 +34,8 @@ pub struct TokenLogprobs {
 /// gradient of a tracked output matrix.
 ///
 /// # Shapes
-/// hidden `[N, d]`, output `[V, d]`, targets `[N]`, results `[N]`; f32, logits max-subtracted.
+/// hidden `[N, d]`, output `[V, d]`, targets `[N]`, results `[N]`; f32, logits max-subtracted; on a GPU
+/// hidden and output may be bf16, logits and results stay f32.
 ///
 /// Gradients reach hidden and a tracked dense output matrix.
 ///
@@ -76,6 +77,9 @@ pub fn token_logprobs(
         });
     }
     let hidden = hidden.contiguous()?;
+    if device::takes(&hidden) {
+        return Ok(device::logprobs::token_logprobs(&hidden, output, targets)?);
+    }
     let saved = Arc::new(OnceLock::new());
     let operation = Logprobs {
         output: output.clone(),

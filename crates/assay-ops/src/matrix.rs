@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use crate::values::Values;
-use crate::{OpsError, PanelMatrix, QuantisedMatrix};
+use crate::{OpsError, PanelMatrix, QuantisedMatrix, has_kernels};
 
 /// Rows of a quantised matrix that are expanded at one time.
 const ROWS: usize = 1024;
@@ -14,7 +14,7 @@ const ROWS: usize = 1024;
 /// A weight matrix `[out, in]`.
 #[derive(Clone, Debug)]
 pub enum Matrix {
-    /// f32 values. When the tensor is tracked (a variable), operations compute its gradient.
+    /// f32 values, on a GPU also bf16. When the tensor is tracked (a variable), operations compute its gradient.
     Dense(Tensor),
     /// f32 values in the product's own layout, always frozen.
     Panels(Arc<PanelMatrix>),
@@ -35,6 +35,15 @@ impl Matrix {
         }
     }
 
+    /// The device and the element type that operations with this matrix work in.
+    pub fn placement(&self) -> (Device, DType) {
+        match self {
+            Self::Dense(tensor) => (tensor.device().clone(), tensor.dtype()),
+            Self::Panels(_) => (Device::Cpu, DType::F32),
+            Self::Quantised(blocks) => blocks.placement(),
+        }
+    }
+
     /// Whether operations compute a gradient for this matrix.
     pub fn is_tracked(&self) -> bool {
         match self {
@@ -43,7 +52,7 @@ impl Matrix {
         }
     }
 
-    /// The values as one f32 tensor `[out, in]`; shares the storage of a dense matrix.
+    /// The values as one tensor `[out, in]`; shares the storage of a dense matrix.
     ///
     /// # Errors
     /// The memory of an expanded matrix cannot be had.
@@ -55,17 +64,32 @@ impl Matrix {
         }
     }
 
-    /// The same matrix as f32 values in the layout of the matrix product.
+    /// The same matrix as f32 values in the layout of the matrix product; on a device, expanded values in its type.
     ///
     /// # Errors
     /// As [`Matrix::to_dense`].
     pub fn in_panels(&self) -> Result<Self, OpsError> {
         match self {
             Self::Panels(_) => Ok(self.clone()),
+            // A device multiplies with the values as they are.
+            other if has_kernels(&other.placement().0) => Ok(Self::Dense(other.to_dense()?)),
             other => Ok(Self::Panels(Arc::new(PanelMatrix::new(
                 &other.to_dense()?,
             )?))),
         }
+    }
+
+    /// The same matrix on a device, dense values in `dtype`; blocks stay as they are.
+    ///
+    /// # Errors
+    /// A block format without a kernel, a device without memory for it.
+    pub fn to_device(&self, device: &Device, dtype: DType) -> Result<Self, OpsError> {
+        Ok(match self {
+            Self::Dense(_) | Self::Panels(_) => {
+                Self::Dense(self.to_dense()?.to_device(device)?.to_dtype(dtype)?)
+            }
+            Self::Quantised(blocks) => Self::Quantised(Arc::new(blocks.to_device(device, dtype)?)),
+        })
     }
 
     /// Calls `visit(first, values)` with the rows in order: all rows of a dense matrix at once, blocks of [`ROWS`] expanded

@@ -3,9 +3,9 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result as CandleResult, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::OpsError;
 use crate::kernels::{dispatched, reduce};
-use crate::values::{Values, expect, matrix_dims, slice};
+use crate::values::{Values, expect_f32, matrix_dims, slice};
+use crate::{OpsError, device};
 
 const NAME: &str = "rms_norm";
 /// Rows of one parallel task; also the unit in which the weight's gradient is summed, so it fixes that sum's order.
@@ -14,7 +14,7 @@ const ROWS: usize = 32;
 /// Root-mean-square normalisation: y = x / sqrt(mean(x^2) + eps) * weight, row by row.
 ///
 /// # Shapes
-/// x `[T, d]`, weight `[d]`, result `[T, d]`; all f32.
+/// x `[T, d]`, weight `[d]`, result `[T, d]`; f32, x and the result also bf16 on a GPU.
 ///
 /// Gradients reach x and weight, each only if tracked.
 ///
@@ -24,9 +24,12 @@ const ROWS: usize = 32;
 /// Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor, OpsError> {
     let (_, width) = matrix_dims(NAME, "x", x)?;
-    expect(NAME, "weight", weight, &[width])?;
-    Ok(x.contiguous()?
-        .apply_op2(&weight.contiguous()?, RmsNorm { eps: eps as f32 })?)
+    expect_f32(NAME, "weight", weight, &[width])?;
+    let (x, weight, eps) = (x.contiguous()?, weight.contiguous()?, eps as f32);
+    if device::takes(&x) {
+        return Ok(device::rows::rms_norm(&x, &weight, eps)?);
+    }
+    Ok(x.apply_op2(&weight, RmsNorm { eps })?)
 }
 
 struct RmsNorm {

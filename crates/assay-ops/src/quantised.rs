@@ -8,11 +8,12 @@ use candle_core::quantized::k_quants::{
     BlockQ8_0, BlockQ8_1, BlockQ8K,
 };
 use candle_core::quantized::{GgmlDType, GgmlType};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::OpsError;
+use crate::device::quantised::DeviceBlocks;
+use crate::{OpsError, device};
 
 /// A frozen matrix `[out, in]` in a GGUF block format.
 ///
@@ -24,6 +25,8 @@ pub struct QuantisedMatrix {
     input: usize,
     row_bytes: usize,
     bytes: Arc<[u8]>,
+    /// The blocks on another device, which are used instead; `bytes` are empty then.
+    placed: Option<(DeviceBlocks, DType)>,
 }
 
 impl std::fmt::Debug for QuantisedMatrix {
@@ -73,7 +76,47 @@ impl QuantisedMatrix {
             input,
             row_bytes,
             bytes,
+            placed: None,
         })
+    }
+
+    /// The same blocks on a device, expanded there to `dtype` whenever they are used.
+    ///
+    /// # Errors
+    /// A block format without a kernel, a device without memory for it.
+    pub fn to_device(&self, device: &Device, dtype: DType) -> Result<Self, OpsError> {
+        device::quantised::name(self.dtype)?;
+        let bytes = Tensor::from_slice(&self.bytes, self.bytes.len(), device)?;
+        let blocks = DeviceBlocks {
+            format: self.dtype,
+            out: self.out,
+            input: self.input,
+            bytes,
+        };
+        Ok(Self {
+            bytes: Arc::from([]),
+            placed: Some((blocks, dtype)),
+            ..self.clone()
+        })
+    }
+
+    pub(crate) fn placement(&self) -> (Device, DType) {
+        match &self.placed {
+            Some((blocks, dtype)) => (blocks.bytes.device().clone(), *dtype),
+            None => (Device::Cpu, DType::F32),
+        }
+    }
+
+    pub(crate) fn on_device(&self) -> Option<&DeviceBlocks> {
+        self.placed.as_ref().map(|(blocks, _)| blocks)
+    }
+
+    /// Rows on the device, in the type that the model has there.
+    pub(crate) fn device_rows(&self, ids: &Arc<[u32]>) -> candle_core::Result<Tensor> {
+        match &self.placed {
+            Some((blocks, dtype)) => device::quantised::embedding(blocks, ids, *dtype),
+            None => candle_core::bail!("the blocks are not on a device"),
+        }
     }
 
     /// The block format.
@@ -93,7 +136,7 @@ impl QuantisedMatrix {
 
     /// Size of the blocks in bytes.
     pub fn size_in_bytes(&self) -> usize {
-        self.bytes.len()
+        self.out * self.row_bytes
     }
 
     /// Expands rows into `values`, row-major f32 of `rows.len() * in_features` values.
@@ -101,6 +144,7 @@ impl QuantisedMatrix {
     /// # Errors
     /// Rows outside the matrix, or a slice of another length.
     pub fn dequantise_rows(&self, rows: Range<usize>, values: &mut [f32]) -> Result<(), OpsError> {
+        self.expect_host("dequantise")?;
         if rows.end > self.out || rows.start > rows.end {
             let (row, index) = (rows.start, rows.end);
             return Err(OpsError::Index {
@@ -129,11 +173,14 @@ impl QuantisedMatrix {
         Ok(())
     }
 
-    /// Expands the whole matrix, `[out, in]` f32 on the CPU, in parallel.
+    /// Expands the whole matrix, `[out, in]`: f32 on the CPU, in parallel; on a device in the type it was placed with.
     ///
     /// # Errors
     /// The tensor cannot be made.
     pub fn dequantise(&self) -> Result<Tensor, OpsError> {
+        if let Some((blocks, dtype)) = &self.placed {
+            return Ok(device::quantised::expanded(blocks, None, *dtype)?);
+        }
         let mut values = vec![0f32; self.out * self.input];
         if !values.is_empty() {
             let rows = values
@@ -153,6 +200,7 @@ impl QuantisedMatrix {
     /// # Errors
     /// [`OpsError::Index`] for a row outside the matrix.
     pub fn select_rows(&self, rows: &[usize]) -> Result<Self, OpsError> {
+        self.expect_host("select_rows")?;
         let mut bytes = Vec::with_capacity(rows.len() * self.row_bytes);
         for (row, &index) in rows.iter().enumerate() {
             if index >= self.out {
@@ -169,6 +217,18 @@ impl QuantisedMatrix {
             );
         }
         Self::new(self.dtype, rows.len(), self.input, bytes)
+    }
+}
+
+impl QuantisedMatrix {
+    fn expect_host(&self, operation: &'static str) -> Result<(), OpsError> {
+        match self.placed {
+            None => Ok(()),
+            Some(_) => Err(OpsError::Elsewhere {
+                operation,
+                argument: "blocks",
+            }),
+        }
     }
 }
 

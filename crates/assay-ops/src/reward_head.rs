@@ -3,9 +3,9 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::OpsError;
 use crate::kernels::{dispatched, reduce};
-use crate::values::{Values, expect, matrix_dims, slice};
+use crate::values::{Values, expect_f32, matrix_dims, slice};
+use crate::{OpsError, device};
 
 const NAME: &str = "reward_head";
 /// Rows of one parallel task; also the unit in which the weight's gradient is summed, so it fixes that sum's order.
@@ -14,7 +14,7 @@ const ROWS: usize = 64;
 /// One logit a row: z_t = weight . hidden_t + bias.
 ///
 /// # Shapes
-/// hidden `[T, d]`, weight `[d]`, bias `[1]`, result `[T]`; all f32.
+/// hidden `[T, d]`, weight `[d]`, bias `[1]`, result `[T]`; f32, hidden also bf16 on a GPU.
 ///
 /// Gradients reach hidden, weight and bias, each only if tracked.
 ///
@@ -22,11 +22,17 @@ const ROWS: usize = 64;
 /// Shapes or element types that do not fit.
 pub fn reward_head(hidden: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor, OpsError> {
     let (_, width) = matrix_dims(NAME, "hidden", hidden)?;
-    expect(NAME, "weight", weight, &[width])?;
-    expect(NAME, "bias", bias, &[1])?;
-    Ok(hidden
-        .contiguous()?
-        .apply_op3(&weight.contiguous()?, &bias.contiguous()?, RewardHead)?)
+    expect_f32(NAME, "weight", weight, &[width])?;
+    expect_f32(NAME, "bias", bias, &[1])?;
+    let (hidden, weight, bias) = (
+        hidden.contiguous()?,
+        weight.contiguous()?,
+        bias.contiguous()?,
+    );
+    if device::takes(&hidden) {
+        return Ok(device::rows::reward_head(&hidden, &weight, &bias)?);
+    }
+    Ok(hidden.apply_op3(&weight, &bias, RewardHead)?)
 }
 
 struct RewardHead;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result as CandleResult, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::OpsError;
 use crate::kernels::dispatched;
 use crate::values::{Values, matrix_dims, slice};
+use crate::{OpsError, device, has_kernels};
 
 const NAME: &str = "rope";
 /// Rows of one parallel task.
@@ -20,6 +20,8 @@ pub struct RopeTable {
     max_positions: usize,
     cos: Arc<[f32]>,
     sin: Arc<[f32]>,
+    /// The same on the device that the table was made for, when that has kernels of its own.
+    angles: Option<Arc<device::rows::Angles>>,
 }
 
 impl std::fmt::Debug for RopeTable {
@@ -32,17 +34,12 @@ impl RopeTable {
     /// The table of angles position * inverse_frequency; angles in f32, as transformers computes them.
     ///
     /// # Errors
-    /// A device other than the CPU.
+    /// The device has no memory for it.
     pub fn new(
         inverse_frequencies: &[f32],
         max_positions: usize,
         device: &Device,
     ) -> Result<Self, OpsError> {
-        if !device.is_cpu() {
-            return Err(
-                candle_core::Error::Msg("rope tables are on the CPU only".to_owned()).into(),
-            );
-        }
         let angle = |i: usize| {
             let (position, frequency) =
                 (i / inverse_frequencies.len(), i % inverse_frequencies.len());
@@ -57,9 +54,18 @@ impl RopeTable {
             .into_par_iter()
             .map(|i| angle(i).sin() as f32)
             .collect();
+        let half = inverse_frequencies.len();
+        let angles = match has_kernels(device) {
+            true => {
+                let angles = device::rows::Angles::new((&cos, &sin), half, device)?;
+                Some(Arc::new(angles))
+            }
+            false => None,
+        };
         Ok(Self {
-            half: inverse_frequencies.len(),
+            half,
             max_positions,
+            angles,
             cos: cos.into(),
             sin: sin.into(),
         })
@@ -80,7 +86,7 @@ impl RopeTable {
 /// (a, b) -> (a cos - b sin, b cos + a sin), a the first and b the second half of a head.
 ///
 /// # Shapes
-/// x `[T, heads * head_dim]` f32, positions `[T]`, result as x.
+/// x `[T, heads * head_dim]` f32, on a GPU also bf16, positions `[T]`, result as x.
 ///
 /// The gradient reaches x.
 ///
@@ -122,7 +128,17 @@ pub fn rope(x: &Tensor, positions: &Arc<[u32]>, table: &RopeTable) -> Result<Ten
             limit,
         });
     }
-    Ok(x.contiguous()?.apply_op1(Rope {
+    let x = x.contiguous()?;
+    if device::takes(&x) {
+        let Some(angles) = &table.angles else {
+            return Err(OpsError::Elsewhere {
+                operation: NAME,
+                argument: "table",
+            });
+        };
+        return Ok(device::rows::rope(&x, positions, angles)?);
+    }
+    Ok(x.apply_op1(Rope {
         positions: positions.clone(),
         table: table.clone(),
     })?)

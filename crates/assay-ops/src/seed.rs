@@ -2,8 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result as CandleResult, Shape, Tensor};
 
-use crate::OpsError;
 use crate::values::{expect, slice};
+use crate::{OpsError, device};
 
 const NAME: &str = "seed_gradient";
 
@@ -20,6 +20,9 @@ const NAME: &str = "seed_gradient";
 pub fn seed_gradient(y: &Tensor, gradient: &Tensor) -> Result<Tensor, OpsError> {
     expect(NAME, "y", y, y.dims())?;
     expect(NAME, "gradient", gradient, y.dims())?;
+    if device::takes(y) {
+        return Ok(device::seed::seed_gradient(y, gradient)?);
+    }
     Ok(y.contiguous()?.apply_op1(SeedGradient {
         gradient: gradient.detach(),
     })?)

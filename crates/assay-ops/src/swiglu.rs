@@ -3,10 +3,10 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result as CandleResult, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::OpsError;
 use crate::kernels::dispatched;
 use crate::kernels::exponential::sigmoid;
 use crate::values::{Values, expect, matrix_dims, slice};
+use crate::{OpsError, device};
 
 const NAME: &str = "swiglu";
 /// Values of one parallel task.
@@ -15,7 +15,7 @@ const VALUES: usize = 1 << 14;
 /// silu(gate) * up with silu(g) = g / (1 + e^-g), value by value.
 ///
 /// # Shapes
-/// gate, up and the result `[T, n]` f32.
+/// gate, up and the result `[T, n]` f32, on a GPU also bf16.
 ///
 /// Gradients reach gate and up.
 ///
@@ -26,7 +26,11 @@ const VALUES: usize = 1 << 14;
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor, OpsError> {
     matrix_dims(NAME, "gate", gate)?;
     expect(NAME, "up", up, gate.dims())?;
-    Ok(gate.contiguous()?.apply_op2(&up.contiguous()?, SwiGlu)?)
+    let (gate, up) = (gate.contiguous()?, up.contiguous()?);
+    if device::takes(&gate) {
+        return Ok(device::rows::swiglu(&gate, &up)?);
+    }
+    Ok(gate.apply_op2(&up, SwiGlu)?)
 }
 
 struct SwiGlu;

@@ -68,8 +68,34 @@ pub(crate) fn slice<'s>(
     }
 }
 
-/// Checks that `tensor` is f32 of exactly the shape `expected`.
+/// Whether activations may have this type where the tensor is: f32 everywhere, bf16 on a device with kernels for it.
+fn is_activation(tensor: &Tensor) -> bool {
+    match tensor.dtype() {
+        DType::F32 => true,
+        DType::BF16 => crate::device::takes(tensor),
+        _ => false,
+    }
+}
+
+/// Checks that `tensor` holds activations (f32, bf16 on a GPU) of exactly the shape `expected`.
 pub(crate) fn expect(
+    operation: &'static str,
+    argument: &'static str,
+    tensor: &Tensor,
+    expected: &[usize],
+) -> Result<(), OpsError> {
+    if !is_activation(tensor) {
+        return Err(OpsError::ElementType {
+            operation,
+            argument,
+            found: tensor.dtype(),
+        });
+    }
+    expect_shape(operation, argument, tensor, expected)
+}
+
+/// Checks that `tensor` is f32 of exactly the shape `expected`.
+pub(crate) fn expect_f32(
     operation: &'static str,
     argument: &'static str,
     tensor: &Tensor,
@@ -82,6 +108,15 @@ pub(crate) fn expect(
             found: tensor.dtype(),
         });
     }
+    expect_shape(operation, argument, tensor, expected)
+}
+
+fn expect_shape(
+    operation: &'static str,
+    argument: &'static str,
+    tensor: &Tensor,
+    expected: &[usize],
+) -> Result<(), OpsError> {
     if tensor.dims() != expected {
         let found = tensor.dims().to_vec();
         return Err(OpsError::Shape {
@@ -94,13 +129,13 @@ pub(crate) fn expect(
     Ok(())
 }
 
-/// Rows and columns of an f32 matrix argument.
+/// Rows and columns of a matrix argument: f32, bf16 on a GPU.
 pub(crate) fn matrix_dims(
     operation: &'static str,
     argument: &'static str,
     tensor: &Tensor,
 ) -> Result<(usize, usize), OpsError> {
-    if tensor.dtype() != DType::F32 {
+    if !is_activation(tensor) {
         return Err(OpsError::ElementType {
             operation,
             argument,

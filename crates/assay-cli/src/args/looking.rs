@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use assay_tasks::datasets::DatasetFormat;
 use clap::{Args, ValueEnum};
 
-use super::dataset_format;
+use super::{ComputeArgs, dataset_format};
 
 #[derive(Args)]
 pub(crate) struct SelectArgs {
@@ -47,6 +47,9 @@ pub(crate) struct EvalArgs {
 
 #[derive(Args)]
 pub(crate) struct LocaliseArgs {
+    /// Where to compute.
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
     /// Reward: a checkpoint's reward directory or an exported adapter.
     #[arg(long)]
     pub(crate) reward: PathBuf,

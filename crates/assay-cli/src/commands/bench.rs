@@ -45,7 +45,9 @@ struct BenchReport {
     new_tokens: usize,
     rank: usize,
     threads: usize,
-    /// Operations a second of a large f32 matrix product.
+    /// Where the stages ran, and in which type.
+    device: String,
+    /// Operations a second of a large matrix product of that type.
     product_operations_per_second: Option<f64>,
     /// Bytes a second of copying memory.
     copy_bytes_per_second: Option<f64>,
@@ -83,6 +85,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         new_tokens: args.new_tokens,
         rank: args.rank,
         threads: std::thread::available_parallelism().map_or(1, usize::from),
+        device: String::new(),
         product_operations_per_second: None,
         copy_bytes_per_second: None,
         memory,
@@ -90,7 +93,6 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         stages: Vec::new(),
     };
     if !args.dry_run {
-        report.memory.check()?;
         measure(args, &mut report)?;
     }
     print(&report, args)
@@ -102,8 +104,13 @@ fn rows(args: &BenchArgs) -> usize {
 }
 
 fn measure(args: &BenchArgs, report: &mut BenchReport) -> Result<()> {
-    let ceilings = Ceilings::measure()?;
-    let mut workbench = Workbench::new(args)?;
+    let placement = args.compute.placement()?;
+    if placement.device.is_cpu() {
+        report.memory.check()?;
+    }
+    report.device = placement.to_string();
+    let ceilings = Ceilings::measure(&placement.device, placement.dtype)?;
+    let mut workbench = Workbench::new(args, &placement)?;
     let stages = if args.stages.is_empty() {
         Stage::ALL.to_vec()
     } else {
@@ -159,14 +166,15 @@ fn print(report: &BenchReport, args: &BenchArgs) -> Result<()> {
     }
     writeln!(
         out,
-        "{}: {} prompts x {} samples, {} + {} tokens, rank {}, {} threads",
+        "{}: {} prompts x {} samples, {} + {} tokens, rank {}, {} threads {}",
         report.shape,
         report.prompts,
         report.samples,
         report.prompt_tokens,
         report.new_tokens,
         report.rank,
-        report.threads
+        report.threads,
+        report.device
     )?;
     writeln!(out, "memory plan: {}", report.memory)?;
     let rates = report

@@ -48,7 +48,11 @@ fn injected(args: &LocaliseArgs) -> Result<Summary> {
         args.limit,
         Required::DemonstrationAndAnswer,
     )?;
-    let (model, reward) = open::reward(&args.reward, args.model.as_deref())?;
+    let (model, reward) = open::reward(
+        &args.reward,
+        args.model.as_deref(),
+        &args.compute.placement()?,
+    )?;
     let critic = Critic::new(&reward, &model, args.token_budget);
     let beside = Beside {
         transformer: &model.transformer,
@@ -96,7 +100,11 @@ fn trained_kinds(reward: &Path) -> Result<Option<Vec<Perturbation>>> {
 
 fn steps(args: &LocaliseArgs) -> Result<Summary> {
     let traces = read_step_traces(&args.demonstrations)?;
-    let (model, reward) = open::reward(&args.reward, args.model.as_deref())?;
+    let (model, reward) = open::reward(
+        &args.reward,
+        args.model.as_deref(),
+        &args.compute.placement()?,
+    )?;
     let critic = Critic::new(&reward, &model, args.token_budget);
     let limit = args.limit.unwrap_or(traces.len()).min(traces.len());
     let mut progress = Progress::new("localise", limit);

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::train::Models;
 use crate::args::ReplayArgs;
+use crate::open;
 
 /// Runs the command.
 pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
@@ -23,7 +24,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
         )
     })?;
     let settings = Settings::from_toml(&text, &path.display().to_string())?;
-    let models = Models::open(&settings)?;
+    let models = Models::open(&settings, &open::placement(settings.compute)?)?;
     let inputs = models.inputs(TrainerKind::Airl, &settings, (&[], &[]));
     let found = replay(&inputs, &args.run, &failure)?;
     let mut out = std::io::stdout().lock();

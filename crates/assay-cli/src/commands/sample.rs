@@ -44,7 +44,7 @@ pub(crate) fn run(args: &SampleArgs) -> Result<()> {
         Required::Question,
     )?;
     let mut writer = TraceWriter::create(&args.out)?;
-    let model = open::model(&args.model)?;
+    let model = open::model(&args.model, &args.compute.placement()?)?;
     let policy = open::policy(&model, args.adapter.as_deref())?;
     let prompt = PromptSettings {
         style: args.style.into(),

@@ -33,9 +33,10 @@ pub(crate) fn run(args: &ScoreArgs) -> Result<()> {
         false => None,
     };
     let mut writer = TraceWriter::create(&args.out)?;
-    let (model, reward) = open::reward(&args.reward, args.model.as_deref())?;
+    let placement = args.compute.placement()?;
+    let (model, reward) = open::reward(&args.reward, args.model.as_deref(), &placement)?;
     let other = match args.policy.as_deref() {
-        Some(path) if path != Path::new(&model.name) => Some(open::model(path)?),
+        Some(path) if path != Path::new(&model.name) => Some(open::model(path, &placement)?),
         _ => None,
     };
     if let Some(other) = &other {

@@ -38,7 +38,11 @@ pub(crate) fn run(args: &SearchArgs) -> Result<()> {
         Required::Question,
     )?;
     let mut writer = TraceWriter::create(&args.out)?;
-    let (model, reward) = open::reward(&args.reward, args.model.as_deref())?;
+    let (model, reward) = open::reward(
+        &args.reward,
+        args.model.as_deref(),
+        &args.compute.placement()?,
+    )?;
     let policy = open::policy(&model, args.adapter.as_deref())?;
     let positions = model.transformer.config().max_positions;
     ensure!(

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use assay_evals::calibration::Calibration;
 use assay_evals::scores::TraceScore;
-use assay_lm::{LanguageModel, peft};
+use assay_lm::{LanguageModel, Placement, peft};
 use assay_serve::{
     Batching, Events, Generator, Limits, Models, ServeSettings, ServedPolicy, ServedReward, Server,
     Token, Upstream,
@@ -22,16 +22,18 @@ use crate::progress::message;
 const LARGEST_SECRET: u64 = 4096;
 
 /// Base models by path: rewards and a policy of one base share it.
-#[derive(Default)]
-struct Bases(Vec<(PathBuf, Arc<LanguageModel>)>);
+struct Bases {
+    opened: Vec<(PathBuf, Arc<LanguageModel>)>,
+    placement: Placement,
+}
 
 impl Bases {
     fn open(&mut self, path: &Path) -> Result<Arc<LanguageModel>> {
-        if let Some((_, model)) = self.0.iter().find(|(known, _)| known == path) {
+        if let Some((_, model)) = self.opened.iter().find(|(known, _)| known == path) {
             return Ok(Arc::clone(model));
         }
-        let model = Arc::new(open::model(path)?);
-        self.0.push((path.to_owned(), Arc::clone(&model)));
+        let model = Arc::new(open::model(path, &self.placement)?);
+        self.opened.push((path.to_owned(), Arc::clone(&model)));
         Ok(model)
     }
 }
@@ -48,7 +50,10 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     ensure!(args.timeout > 0, "--timeout must be at least 1");
     let timeout = Duration::from_secs(args.timeout);
     let token = args.token_file.as_deref().map(token).transpose()?;
-    let mut bases = Bases::default();
+    let mut bases = Bases {
+        opened: Vec::new(),
+        placement: args.compute.placement()?,
+    };
     let rewards = rewards(args, &mut bases)?;
     let generator = generator(args, &mut bases, timeout)?;
     let settings = ServeSettings {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use assay_irl::memory::{BaseShape, MemoryPlan};
 use assay_irl::settings::{ModelSettings, Settings};
 use assay_irl::trainer::run::{RunMode, TrainInputs, Trained, TrainerKind, train};
-use assay_lm::{LanguageModel, ModelConfig, Storage};
+use assay_lm::{LanguageModel, ModelConfig, Placement, Storage};
 use assay_tasks::datasets::{DatasetSettings, load_problems};
 use assay_tasks::problem::{Problem, assert_disjoint};
 
@@ -46,8 +46,12 @@ pub(crate) fn run(args: &TrainArgs) -> Result<Ending> {
     }
     let memory = memory_plan(&settings)?;
     message(&format!("memory: {memory}"))?;
-    memory.check()?;
-    let models = Models::open(&settings)?;
+    let placement = open::placement(settings.compute)?;
+    // The plan is compared with the memory of the machine; that of a GPU is not known here.
+    if placement.device.is_cpu() {
+        memory.check()?;
+    }
+    let models = Models::open(&settings, &placement)?;
     let data = (train_problems.as_slice(), validation.as_slice());
     let inputs = models.inputs(kind(args.trainer), &settings, data);
     let mode = if args.resume {
@@ -85,12 +89,12 @@ pub(crate) struct Models {
 }
 
 impl Models {
-    pub(crate) fn open(settings: &Settings) -> Result<Self> {
+    pub(crate) fn open(settings: &Settings, placement: &Placement) -> Result<Self> {
         let other = (!is_shared(settings)).then_some(&settings.reward_model);
         Ok(Self {
-            policy: base(&settings.model, "model.path")?,
+            policy: base(&settings.model, "model.path", placement)?,
             reward: other
-                .map(|other| base(other, "reward_model.path"))
+                .map(|other| base(other, "reward_model.path", placement))
                 .transpose()?,
         })
     }
@@ -158,9 +162,9 @@ fn ensure_named(path: &Path, key: &str) -> Result<()> {
     Ok(())
 }
 
-fn base(model: &ModelSettings, key: &str) -> Result<LanguageModel> {
+fn base(model: &ModelSettings, key: &str, placement: &Placement) -> Result<LanguageModel> {
     ensure_named(&model.path, key)?;
-    open::stored(&model.path, model.storage)
+    open::stored(&model.path, model.storage, placement)
 }
 
 /// The problems of a data set; none for an empty path. What is left out is said.

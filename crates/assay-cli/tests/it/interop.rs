@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use assay_irl::policy_model::logprobs_and_entropies;
 use assay_irl::reward_model::RewardModel;
 use assay_lm::packed::{Group, PackedBatch};
-use assay_lm::{LanguageModel, Storage, peft};
+use assay_lm::{LanguageModel, Placement, Storage, peft};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -106,7 +106,8 @@ fn a_run_goes_out_as_adapters_as_one_model_and_as_events() {
     let reward = read_json(dir.join("peft/reward/adapter_config.json"));
     assert_eq!(reward["task_type"], "TOKEN_CLS");
     assert_eq!(reward["modules_to_save"][0], "score");
-    let model = LanguageModel::open(&dir.join("model"), Storage::AsStored).unwrap();
+    let model =
+        LanguageModel::open(&dir.join("model"), Storage::AsStored, &Placement::cpu()).unwrap();
     let trained = logprobs(&model, Some(&newest.join("policy")));
     assert_eq!(trained, logprobs(&model, Some(&dir.join("peft/policy"))));
     let exported = RewardModel::load(&dir.join("peft/reward"), model.transformer.clone()).unwrap();
@@ -127,7 +128,8 @@ fn a_run_goes_out_as_adapters_as_one_model_and_as_events() {
         said["probe"]["adapter_moves_nats"].as_f64().unwrap() > 1e-4,
         "{said}"
     );
-    let merged = LanguageModel::open(&dir.join("merged"), Storage::AsStored).unwrap();
+    let merged =
+        LanguageModel::open(&dir.join("merged"), Storage::AsStored, &Placement::cpu()).unwrap();
     assert!(far(&trained, &logprobs(&merged, None)) < 1e-5);
     assert!(far(&trained, &logprobs(&model, None)) > 1e-4);
     let generation = read_json(dir.join("merged/generation_config.json"));

@@ -90,7 +90,10 @@ struct LabelledGroups {
 
 impl Discriminator {
     /// A discriminator before its first update.
-    pub fn new(model: RewardModel, settings: &RewardSettings) -> Self {
+    ///
+    /// # Errors
+    /// A device has no memory for the optimiser's state.
+    pub fn new(model: RewardModel, settings: &RewardSettings) -> Result<Self, IrlError> {
         let factor = |name: &str| {
             if RewardModel::is_head(name) {
                 settings.head_learning_rate_factor
@@ -98,14 +101,14 @@ impl Discriminator {
                 1.0
             }
         };
-        let optimiser = AdamW::with_factors(&model.parameters(), factor);
+        let optimiser = AdamW::with_factors(&model.parameters(), factor)?;
         let replay = ReplayBuffer::new(&settings.schedule.replay);
-        Self {
+        Ok(Self {
             model,
             optimiser,
             style: StyleAdvantage::default(),
             replay,
-        }
+        })
     }
 
     /// The weight of policy samples among the negatives in an iteration.

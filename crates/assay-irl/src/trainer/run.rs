@@ -210,7 +210,7 @@ impl<'i> Run<'i> {
             _ => 0,
         };
         let policy = start_policy(inputs)?;
-        let policy_optimiser = AdamW::new(&policy.parameters());
+        let policy_optimiser = AdamW::new(&policy.parameters())?;
         let discriminator = match inputs.kind {
             TrainerKind::Airl => Some(start_discriminator(inputs)?),
             TrainerKind::Sft | TrainerKind::Grpo => None,
@@ -277,7 +277,7 @@ impl<'i> Run<'i> {
             }
             Some(game) => {
                 if game == 0 {
-                    self.policy_optimiser = AdamW::new(&self.policy.parameters());
+                    self.policy_optimiser = AdamW::new(&self.policy.parameters())?;
                 }
                 self.play(game, &mut metrics, observer)?;
             }

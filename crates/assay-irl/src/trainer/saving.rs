@@ -107,11 +107,11 @@ impl Run<'_> {
         let state = RunState::read(dir)?;
         self.check_origin(&state, dir)?;
         restore_policy(&mut self.policy, &dir.join(POLICY))?;
-        self.policy_optimiser = AdamW::new(&self.policy.parameters());
+        self.policy_optimiser = AdamW::new(&self.policy.parameters())?;
         self.policy_optimiser.restore(&dir.join(POLICY_OPTIMISER))?;
         if let Some(discriminator) = &mut self.discriminator {
             let model = RewardModel::load(&dir.join(REWARD), self.inputs.reward_backbone.clone())?;
-            *discriminator = Discriminator::new(model, &self.inputs.settings.reward);
+            *discriminator = Discriminator::new(model, &self.inputs.settings.reward)?;
             discriminator
                 .optimiser
                 .restore(&dir.join(REWARD_OPTIMISER))?;
@@ -172,7 +172,9 @@ impl Run<'_> {
 pub(super) fn restore_policy(policy: &mut PolicyModel, dir: &Path) -> Result<(), IrlError> {
     match &mut policy.trainable {
         Trainable::Adapter(adapter) => {
-            *adapter = peft::load(dir, policy.transformer.config())?.adapter;
+            let device = policy.transformer.placement().device;
+            let loaded = peft::load(dir, policy.transformer.config())?.adapter;
+            *adapter = loaded.to_device(&device)?;
         }
         Trainable::Whole(parameters) => {
             let path = dir.join("model.safetensors");
@@ -184,7 +186,8 @@ pub(super) fn restore_policy(policy: &mut PolicyModel, dir: &Path) -> Result<(),
                 .map_err(|source| malformed(source.to_string()))?;
             for (name, var) in parameters {
                 let missing = || malformed(format!("{name} is missing"));
-                var.set(tensors.get(name.as_str()).ok_or_else(missing)?)?;
+                let saved = tensors.get(name.as_str()).ok_or_else(missing)?;
+                var.set(&saved.to_device(var.device())?)?;
             }
         }
     }

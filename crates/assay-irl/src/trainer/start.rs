@@ -9,7 +9,7 @@ use assay_lm::transformer::Transformer;
 use assay_lm::{LanguageModel, peft};
 use assay_tasks::perturbations::DemonstrationGroup;
 use assay_tasks::random::Stream;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use super::discriminator::Discriminator;
 use super::run::TrainInputs;
@@ -56,6 +56,10 @@ pub(super) fn start_policy(inputs: &TrainInputs<'_>) -> Result<PolicyModel, IrlE
     let settings = inputs.settings;
     let base = &inputs.model.transformer;
     if settings.policy.trained == TrainedParameters::Whole {
+        let dtype = base.placement().dtype;
+        if dtype != DType::F32 {
+            return Err(IrlError::WholeInLowPrecision { dtype });
+        }
         let tensors: HashMap<String, Tensor> = base.named_tensors()?.into_iter().collect();
         let (transformer, parameters) =
             Transformer::trainable(base.config(), |name, _| Ok(tensors[name].detach()))?;
@@ -74,7 +78,7 @@ pub(super) fn start_policy(inputs: &TrainInputs<'_>) -> Result<PolicyModel, IrlE
     };
     Ok(PolicyModel {
         transformer: base.clone(),
-        trainable: Trainable::Adapter(adapter),
+        trainable: Trainable::Adapter(adapter.to_device(&base.placement().device)?),
     })
 }
 
@@ -95,7 +99,7 @@ pub(super) fn start_discriminator(inputs: &TrainInputs<'_>) -> Result<Discrimina
         granularity: settings.reward.granularity,
         transform: settings.reward.transform,
     };
-    Ok(Discriminator::new(model, &settings.reward))
+    Discriminator::new(model, &settings.reward)
 }
 
 /// Replaces a share of the demonstrations by perturbed ones, for robustness studies; returns how many.

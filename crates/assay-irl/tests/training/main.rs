@@ -26,7 +26,8 @@ use assay_lm::packed::{Group, PackedBatch};
 use assay_lm::sampling::SamplingLimits;
 use assay_lm::transformer::Transformer;
 use assay_lm::{
-    Architecture, ChatTemplate, LanguageModel, ModelConfig, RopeScaling, RopeSettings, Tokenizer,
+    Architecture, ChatTemplate, DeviceName, LanguageModel, ModelConfig, Placement,
+    PlacementSettings, Precision, RopeScaling, RopeSettings, Tokenizer,
 };
 use assay_tasks::arithmetic::{ArithmeticSettings, Split, alphabet, generate, vocabulary};
 use assay_tasks::problem::Problem;
@@ -34,6 +35,16 @@ use assay_tasks::prompts::{PromptSettings, PromptStyle};
 
 const TEMPLATE: &str = "{% for message in messages %}{{ message['content'] }}\
 {% if message['role'] == 'assistant' %}<|end|>{% endif %}{% endfor %}";
+
+/// f32 on the first GPU where the tests are built for one, else on the CPU.
+fn place() -> Placement {
+    let device = match cfg!(feature = "cuda") {
+        true => DeviceName::Cuda(0),
+        false => DeviceName::Cpu,
+    };
+    let dtype = Precision::F32;
+    PlacementSettings { device, dtype }.resolve().unwrap()
+}
 
 fn model() -> LanguageModel {
     let entries: Vec<&str> = std::iter::once("<|end|>")
@@ -63,7 +74,7 @@ fn model() -> LanguageModel {
     };
     let (transformer, _) = Transformer::random(&config, 1).unwrap();
     LanguageModel {
-        transformer: Arc::new(transformer.detached()),
+        transformer: Arc::new(transformer.detached().placed(&place()).unwrap()),
         tokenizer,
         template,
         name: "tiny".to_owned(),
@@ -181,6 +192,37 @@ fn bits(tensor: &candle_core::Tensor) -> Vec<u32> {
         .iter()
         .map(|x| x.to_bits())
         .collect()
+}
+
+/// Values of three iterations of the game after the warm start, as a CPU computes them; other devices may round otherwise.
+/// `ASSAY_RECORD=1` writes the file anew.
+#[test]
+fn three_iterations_of_the_game_give_the_recorded_numbers() {
+    let mut settings = settings();
+    settings.run.iterations = 3;
+    let dir = tempfile::tempdir().unwrap();
+    run(&settings, TrainerKind::Airl, dir.path(), RunMode::Fresh).unwrap();
+    let found: Vec<BTreeMap<String, f64>> =
+        result(dir.path()).0.into_iter().map(|m| m.values).collect();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/three_iterations.json");
+    if std::env::var_os("ASSAY_RECORD").is_some() {
+        std::fs::write(&path, serde_json::to_string_pretty(&found).unwrap() + "\n").unwrap();
+    }
+    let text = std::fs::read_to_string(&path).unwrap();
+    let expected: Vec<BTreeMap<String, f64>> = serde_json::from_str(&text).unwrap();
+    assert_eq!(found.len(), expected.len());
+    for (number, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        let names = |values: &BTreeMap<String, f64>| values.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(found), names(expected));
+        for (name, &value) in expected {
+            let off = (found[name] - value).abs() / value.abs().max(1.0);
+            assert!(
+                off < 1e-3,
+                "iteration {number}: {name} is {}, not {value}",
+                found[name]
+            );
+        }
+    }
 }
 
 #[test]

@@ -2,27 +2,60 @@
 
 use std::collections::HashMap;
 
-use assay_ops::{Matrix, RopeTable};
+use assay_ops::{Matrix, RopeTable, has_kernels};
 use assay_tasks::random::Stream;
 use candle_core::{Device, Tensor, Var};
 
 use super::{Dense, Layer, Transformer};
 use crate::adapter::{Adapter, Projection};
 use crate::weights::Weights;
-use crate::{LmError, ModelConfig};
+use crate::{LmError, ModelConfig, Placement};
 
 /// Positions that a rotation table is made for at most: a configuration may claim any number.
 const MOST_POSITIONS: usize = 1 << 17;
 
 impl Transformer {
-    /// Builds the model from a weight source.
+    /// Builds the model from a weight source, tensor after tensor where they belong.
     ///
     /// # Errors
     /// Names the file and tensor that is missing or whose shape does not match the configuration.
-    pub fn load(config: &ModelConfig, weights: &Weights) -> Result<Self, LmError> {
-        let mut model = Self::assemble(config, &mut Frozen(weights))?;
+    pub fn load(
+        config: &ModelConfig,
+        weights: &Weights,
+        placement: &Placement,
+    ) -> Result<Self, LmError> {
+        let mut model = Self::assemble(config, &mut Frozen { weights, placement })?;
         model.fingerprint = Some(weights.fingerprint().into());
         Ok(model)
+    }
+
+    /// The same weights at another place: matrices in its type, vectors f32.
+    ///
+    /// # Errors
+    /// The device has no memory for them.
+    pub fn placed(&self, placement: &Placement) -> Result<Self, LmError> {
+        if !has_kernels(&placement.device) {
+            return Ok(self.clone());
+        }
+        let (device, dtype) = (&placement.device, placement.dtype);
+        let mut copy = self.clone();
+        copy.embedding = self.embedding.to_device(device, dtype)?;
+        if let Some(output) = &self.output {
+            copy.output = Some(output.to_device(device, dtype)?);
+        }
+        copy.final_norm = self.final_norm.to_device(device)?;
+        copy.rope = rope_table(&self.config, device)?;
+        for layer in &mut copy.layers {
+            layer.input_norm = layer.input_norm.to_device(device)?;
+            layer.attention_norm = layer.attention_norm.to_device(device)?;
+            for dense in layer.projections.values_mut() {
+                dense.weight = dense.weight.to_device(device, dtype)?;
+                if let Some(bias) = &mut dense.bias {
+                    *bias = bias.to_device(device)?;
+                }
+            }
+        }
+        Ok(copy)
     }
 
     /// A randomly initialised, fully trainable model and its parameters by Hugging Face name.
@@ -84,13 +117,14 @@ impl Transformer {
             true => None,
             false => Some(source.matrix("lm_head.weight", [vocab, hidden])?),
         };
+        let rope = rope_table(config, final_norm.device())?;
         Ok(Self {
             config: config.clone(),
             embedding,
             layers,
             final_norm,
             output,
-            rope: rope_table(config)?,
+            rope,
             fingerprint: None,
         })
     }
@@ -109,7 +143,9 @@ impl Transformer {
                 };
                 let lora = pair.as_lora();
                 let delta = (lora.b.matmul(lora.a)? * lora.scale)?;
-                dense.weight = Matrix::Dense((dense.weight.to_dense()? + delta)?);
+                let weight = dense.weight.to_dense()?;
+                let sum = (weight.to_dtype(delta.dtype())? + delta)?;
+                dense.weight = Matrix::Dense(sum.to_dtype(weight.dtype())?);
             }
         }
         copy.in_panels()
@@ -157,16 +193,24 @@ trait TensorSource {
     fn vector(&mut self, name: &str, length: usize) -> Result<Tensor, LmError>;
 }
 
-/// Weights as their file has them.
-struct Frozen<'w>(&'w Weights);
+/// Weights as their file has them, on a device: matrices in its type, blocks as they are, vectors f32.
+struct Frozen<'w> {
+    weights: &'w Weights,
+    placement: &'w Placement,
+}
 
 impl TensorSource for Frozen<'_> {
     fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Matrix, LmError> {
-        self.0.matrix(name, shape)
+        let matrix = self.weights.matrix(name, shape)?;
+        match has_kernels(&self.placement.device) {
+            true => Ok(matrix.to_device(&self.placement.device, self.placement.dtype)?),
+            false => Ok(matrix),
+        }
     }
 
     fn vector(&mut self, name: &str, length: usize) -> Result<Tensor, LmError> {
-        self.0.vector(name, length)
+        let vector = self.weights.vector(name, length)?;
+        Ok(vector.to_device(&self.placement.device)?)
     }
 }
 
@@ -231,11 +275,11 @@ impl Layer {
     }
 }
 
-fn rope_table(config: &ModelConfig) -> Result<RopeTable, LmError> {
+fn rope_table(config: &ModelConfig, device: &Device) -> Result<RopeTable, LmError> {
     let frequencies = config.rope.inverse_frequencies(config.head_dim);
     Ok(RopeTable::new(
         &frequencies,
         config.max_positions.min(MOST_POSITIONS),
-        &Device::Cpu,
+        device,
     )?)
 }

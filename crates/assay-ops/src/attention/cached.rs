@@ -2,24 +2,54 @@
 
 use std::ops::Range;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, DeviceLocation, Tensor};
 use rayon::prelude::*;
 
 use super::blocks::{KeyValues, Softmax, key_blocks};
 use super::{HeadShape, check_inputs};
-use crate::OpsError;
+use crate::device::memo::Memo;
 use crate::values::{Values, expect};
+use crate::{OpsError, device, has_kernels};
 
 const NAME: &str = "cached_attention";
 
-/// Keys and values of the completions being sampled, one layer: `[slots, capacity, kv_width]` f32 each, preallocated.
+/// Keys and values of the completions being sampled, one layer: `[slots, capacity, kv_width]` each, preallocated where the
+/// model is; f32, on a GPU also bf16.
 #[derive(Debug)]
 pub struct KvCache {
     slots: usize,
     capacity: usize,
     width: usize,
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    store: Store,
+}
+
+#[derive(Debug)]
+enum Store {
+    Host { keys: Vec<f32>, values: Vec<f32> },
+    Device { keys: Tensor, values: Tensor },
+}
+
+/// One decoding step's rows: what each attends to. Brought to the device once a step, not once a layer.
+#[derive(Clone, Debug, Default)]
+pub struct CacheRows {
+    rows: Vec<CacheRow>,
+    table: Memo<DeviceLocation, Tensor>,
+}
+
+impl CacheRows {
+    /// The rows in the order of the queries.
+    pub fn new(rows: Vec<CacheRow>) -> Self {
+        Self {
+            rows,
+            table: Memo::default(),
+        }
+    }
+
+    fn on_device(&self, device: &Device) -> Result<Tensor, OpsError> {
+        self.table.get(device.location(), || {
+            Ok(device::decoding::sequences(&self.rows, device)?)
+        })
+    }
 }
 
 /// What one row of queries attends to.
@@ -37,25 +67,31 @@ impl KvCache {
     /// An empty cache.
     ///
     /// # Errors
-    /// A device other than the CPU.
+    /// The device has no memory for it.
     pub fn new(
         slots: usize,
         capacity: usize,
         kv_width: usize,
-        device: &Device,
+        (device, dtype): (&Device, DType),
     ) -> Result<Self, OpsError> {
-        if !device.is_cpu() {
-            return Err(
-                candle_core::Error::Msg("key-value caches are on the CPU only".to_owned()).into(),
-            );
-        }
         let size = slots * capacity * kv_width;
+        let store = if !has_kernels(device) {
+            Store::Host {
+                keys: vec![0.0; size],
+                values: vec![0.0; size],
+            }
+        } else {
+            let zeros = || Tensor::zeros((slots, capacity, kv_width), dtype, device);
+            Store::Device {
+                keys: zeros()?,
+                values: zeros()?,
+            }
+        };
         Ok(Self {
             slots,
             capacity,
             width: kv_width,
-            keys: vec![0.0; size],
-            values: vec![0.0; size],
+            store,
         })
     }
 
@@ -69,41 +105,37 @@ impl KvCache {
         self.capacity
     }
 
-    /// Writes row i of `k` and `v` (`[S, kv_width]` f32) into slot `slots[i]` at token `lens[i]`, the number of the
-    /// sequence's tokens already there.
+    /// Writes row i of `k` and `v` (`[S, kv_width]`) into the slot of row i, as the last of its tokens.
     ///
     /// # Errors
     /// Shapes that do not fit, a slot or a token outside the cache. Nothing has been written then.
-    pub fn append(
-        &mut self,
-        k: &Tensor,
-        v: &Tensor,
-        slots: &[u32],
-        lens: &[u32],
-    ) -> Result<(), OpsError> {
+    pub fn append(&mut self, k: &Tensor, v: &Tensor, rows: &CacheRows) -> Result<(), OpsError> {
         const APPEND: &str = "append to the cache";
-        expect(APPEND, "k", k, &[slots.len(), self.width])?;
-        expect(APPEND, "v", v, &[slots.len(), self.width])?;
-        if lens.len() != slots.len() {
-            let (expected, found) = (slots.len(), lens.len());
-            return Err(OpsError::Length {
-                operation: APPEND,
-                argument: "lens",
-                expected,
-                found,
-            });
-        }
-        for (row, (&slot, &len)) in slots.iter().zip(lens).enumerate() {
-            check_index(APPEND, "slot", (row, slot as usize), self.slots)?;
-            check_index(APPEND, "token", (row, len as usize), self.capacity)?;
+        expect(APPEND, "k", k, &[rows.rows.len(), self.width])?;
+        expect(APPEND, "v", v, &[rows.rows.len(), self.width])?;
+        for (index, row) in rows.rows.iter().enumerate() {
+            check_index(APPEND, "slot", (index, row.slot), self.slots)?;
+            check_index(
+                APPEND,
+                "token",
+                (index, row.len.wrapping_sub(1)),
+                self.capacity,
+            )?;
         }
         let (k, v) = (k.contiguous()?, v.contiguous()?);
+        let (keys, values) = match &mut self.store {
+            Store::Host { keys, values } => (keys, values),
+            Store::Device { keys, values } => {
+                let table = rows.on_device(k.device())?;
+                return Ok(device::decoding::append([&k, &v], [keys, values], &table)?);
+            }
+        };
         let (k, v) = (Values::of(&k)?, Values::of(&v)?);
-        for (row, (&slot, &len)) in slots.iter().zip(lens).enumerate() {
-            let to = (slot as usize * self.capacity + len as usize) * self.width;
-            let from = row * self.width..(row + 1) * self.width;
-            self.keys[to..to + self.width].copy_from_slice(&k[from.clone()]);
-            self.values[to..to + self.width].copy_from_slice(&v[from]);
+        for (index, row) in rows.rows.iter().enumerate() {
+            let to = (row.slot * self.capacity + row.len - 1) * self.width;
+            let from = index * self.width..(index + 1) * self.width;
+            keys[to..to + self.width].copy_from_slice(&k[from.clone()]);
+            values[to..to + self.width].copy_from_slice(&v[from]);
         }
         Ok(())
     }
@@ -112,7 +144,7 @@ impl KvCache {
 /// softmax(q k^T / sqrt(head_dim)) v of one query row a sequence over its prompt and its cached tokens. No gradients.
 ///
 /// # Shapes
-/// q and the result `[S, heads * head_dim]`, prompt keys and values `[P, kv_heads * head_dim]`; f32.
+/// q and the result `[S, heads * head_dim]`, prompt keys and values `[P, kv_heads * head_dim]`; f32, on a GPU also bf16.
 ///
 /// # Errors
 /// Shapes that do not fit, a row that names rows, slots or tokens that are not there, tracked inputs.
@@ -120,10 +152,42 @@ pub fn cached_attention(
     q: &Tensor,
     prompt: (&Tensor, &Tensor),
     cache: &KvCache,
-    rows: &[CacheRow],
+    rows: &CacheRows,
     shape: HeadShape,
 ) -> Result<Tensor, OpsError> {
-    let (prompt_k, prompt_v) = prompt;
+    check_rows(q, prompt, cache, &rows.rows, shape)?;
+    let (q, k, v) = (
+        q.contiguous()?,
+        prompt.0.contiguous()?,
+        prompt.1.contiguous()?,
+    );
+    match &cache.store {
+        Store::Host { keys, values } => {
+            let read = (keys.as_slice(), values.as_slice());
+            attend([&q, &k, &v], (cache, read), &rows.rows, shape)
+        }
+        Store::Device { keys, values } => {
+            let table = rows.on_device(q.device())?;
+            let prompt = [&k, &v];
+            Ok(device::decoding::cached_attention(
+                &q,
+                prompt,
+                [keys, values],
+                &table,
+                shape,
+            )?)
+        }
+    }
+}
+
+/// Refuses what does not fit, before anything is computed.
+fn check_rows(
+    q: &Tensor,
+    (prompt_k, prompt_v): (&Tensor, &Tensor),
+    cache: &KvCache,
+    rows: &[CacheRow],
+    shape: HeadShape,
+) -> Result<(), OpsError> {
     let prompt_rows = prompt_k.dims().first().copied().unwrap_or(0);
     check_inputs(
         NAME,
@@ -156,12 +220,17 @@ pub fn cached_attention(
             return Err(OpsError::NoKeys { row: index });
         }
     }
-    let (q, k, v) = (
-        q.contiguous()?,
-        prompt_k.contiguous()?,
-        prompt_v.contiguous()?,
-    );
-    let (q, k, v) = (Values::of(&q)?, Values::of(&k)?, Values::of(&v)?);
+    Ok(())
+}
+
+/// The CPU's pass: a task a row and key-value head.
+fn attend(
+    [q, k, v]: [&Tensor; 3],
+    (cache, (keys, values)): (&KvCache, (&[f32], &[f32])),
+    rows: &[CacheRow],
+    shape: HeadShape,
+) -> Result<Tensor, OpsError> {
+    let (q, k, v) = (Values::of(q)?, Values::of(k)?, Values::of(v)?);
     let (q, k, v): (&[f32], &[f32], &[f32]) = (&q, &k, &v);
     let head_values = shape.sharing() * shape.head_dim;
     let mut out = vec![0f32; q.len()];
@@ -181,8 +250,8 @@ pub fn cached_attention(
             stride: cache.width,
         };
         let own = KeyValues {
-            keys: &cache.keys[own..],
-            values: &cache.values[own..],
+            keys: &keys[own..],
+            values: &values[own..],
             stride: cache.width,
         };
         softmax.start(shape.sharing(), shape);

@@ -9,9 +9,9 @@ use rayon::prelude::*;
 use super::backward::{Inputs, gradients};
 use super::blocks::{KeyValues, QUERIES, Softmax, key_blocks, stack_heads};
 use super::{AttentionLayout, HeadShape, check_inputs};
-use crate::OpsError;
 use crate::kernels::disjoint::Disjoint;
 use crate::values::{Values, slice};
+use crate::{OpsError, device};
 
 const NAME: &str = "grouped_attention";
 
@@ -21,7 +21,7 @@ const NAME: &str = "grouped_attention";
 /// backward.
 ///
 /// # Shapes
-/// q and the result `[T, heads * head_dim]`, k and v `[T, kv_heads * head_dim]`, f32, keys and queries already rotated.
+/// q and the result `[T, heads * head_dim]`, k and v `[T, kv_heads * head_dim]`, f32, on a GPU also bf16, keys and queries already rotated.
 ///
 /// Gradients reach q, k and v.
 ///
@@ -37,13 +37,20 @@ pub fn grouped_attention(
     shape: HeadShape,
 ) -> Result<Tensor, OpsError> {
     check_inputs(NAME, [q, k, v], [layout.rows(), layout.rows()], shape)?;
+    let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
+    if device::takes(&q) {
+        return Ok(device::attention::grouped_attention(
+            [&q, &k, &v],
+            layout,
+            shape,
+        )?);
+    }
     let operation = GroupedAttention {
         layout: layout.clone(),
         shape,
         log_normalisers: OnceLock::new(),
     };
-    Ok(q.contiguous()?
-        .apply_op3(&k.contiguous()?, &v.contiguous()?, operation)?)
+    Ok(q.apply_op3(&k, &v, operation)?)
 }
 
 struct GroupedAttention {

@@ -2,7 +2,11 @@
 
 use std::ops::Range;
 
+use candle_core::DeviceLocation;
+
 use crate::OpsError;
+use crate::device::attention::Tiles;
+use crate::device::memo::Memo;
 
 /// Rows of one group: a prompt, then completions, each right after the one before.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +25,8 @@ pub struct GroupSpans {
 pub struct AttentionLayout {
     groups: Vec<GroupSpans>,
     rows: usize,
+    /// Tiles for a device and a tile size, made when they are first asked for.
+    pub(crate) tiles: Memo<(DeviceLocation, usize), Tiles>,
 }
 
 impl AttentionLayout {
@@ -39,7 +45,11 @@ impl AttentionLayout {
                 rows = follow(group, "completion", completion, rows)?;
             }
         }
-        Ok(Self { groups, rows })
+        Ok(Self {
+            groups,
+            rows,
+            tiles: Memo::default(),
+        })
     }
 
     /// The groups in row order.

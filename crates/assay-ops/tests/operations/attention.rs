@@ -179,7 +179,7 @@ fn cached_attention_gives_the_bits_of_packed_attention() {
         tensor(&[rows, shape.kv_width()], 3),
     );
     let packed = grouped_attention(&q, &k, &v, &layout, shape).unwrap();
-    let mut cache = KvCache::new(4, 80, shape.kv_width(), &Device::Cpu).unwrap();
+    let mut cache = KvCache::new(4, 80, shape.kv_width(), (&Device::Cpu, DType::F32)).unwrap();
     let sequences: Vec<_> = layout
         .groups()
         .iter()
@@ -200,13 +200,9 @@ fn cached_attention_gives_the_bits_of_packed_attention() {
             .iter()
             .map(|(_, (_, own))| (own.start + t) as u32)
             .collect();
-        let slots: Vec<u32> = active.iter().map(|(i, _)| 3 - *i as u32).collect();
         let index = Tensor::from_vec(index, active.len(), &Device::Cpu).unwrap();
         let pick = |x: &Tensor| x.index_select(&index, 0).unwrap();
-        cache
-            .append(&pick(&k), &pick(&v), &slots, &vec![t as u32; active.len()])
-            .unwrap();
-        let cache_rows: Vec<CacheRow> = active
+        let cache_rows = active
             .iter()
             .map(|(i, (prompt, _))| CacheRow {
                 prompt: prompt.clone(),
@@ -214,6 +210,8 @@ fn cached_attention_gives_the_bits_of_packed_attention() {
                 len: t + 1,
             })
             .collect();
+        let cache_rows = CacheRows::new(cache_rows);
+        cache.append(&pick(&k), &pick(&v), &cache_rows).unwrap();
         let found = cached_attention(&pick(&q), (&k, &v), &cache, &cache_rows, shape).unwrap();
         assert_eq!(bits(&found), bits(&pick(&packed)), "token {t}");
     }

@@ -99,36 +99,31 @@ fn attention_refuses_what_does_not_fit() {
         grouped_attention(&q, &k, &k, &spans, shape),
         Err(OpsError::Shape { argument: "q", .. })
     ));
-    let mut cache = KvCache::new(2, 3, 8, &Device::Cpu).unwrap();
+    let mut cache = KvCache::new(2, 3, 8, (&Device::Cpu, DType::F32)).unwrap();
     let one = tensor(&[1, 8], 1);
+    let row = |prompt, slot, len| CacheRows::new(vec![CacheRow { prompt, slot, len }]);
     assert!(matches!(
-        cache.append(&one, &one, &[2], &[0]),
+        cache.append(&one, &one, &row(0..3, 1, 0)),
+        Err(OpsError::Index { what: "token", .. })
+    ));
+    assert!(matches!(
+        cache.append(&one, &one, &row(0..3, 2, 1)),
         Err(OpsError::Index { what: "slot", .. })
     ));
     assert!(matches!(
-        cache.append(&one, &one, &[1], &[3]),
+        cache.append(&one, &one, &row(0..3, 1, 4)),
         Err(OpsError::Index { what: "token", .. })
     ));
-    let row = CacheRow {
-        prompt: 0..4,
-        slot: 0,
-        len: 1,
-    };
     assert!(matches!(
-        cached_attention(&one, (&k, &k), &cache, &[row], shape),
+        cached_attention(&one, (&k, &k), &cache, &row(0..4, 0, 1), shape),
         Err(OpsError::Index {
             what: "prompt row",
             ..
         })
     ));
     let var = candle_core::Var::from_tensor(&one).unwrap();
-    let row = CacheRow {
-        prompt: 0..3,
-        slot: 0,
-        len: 1,
-    };
     assert!(matches!(
-        cached_attention(&var, (&k, &k), &cache, &[row], shape),
+        cached_attention(&var, (&k, &k), &cache, &row(0..3, 0, 1), shape),
         Err(OpsError::Untracked { argument: "q", .. })
     ));
 }

@@ -83,7 +83,7 @@ pub(crate) fn poisoned(token: &str) -> LanguageModel {
         value.copy_from_slice(&f32::NAN.to_le_bytes());
     }
     std::fs::write(&path, bytes).unwrap();
-    LanguageModel::open(dir.path(), Storage::Expanded).unwrap()
+    LanguageModel::open(dir.path(), Storage::Expanded, &assay_lm::Placement::cpu()).unwrap()
 }
 
 /// A linear reward whose weights are a fixed wave times a factor, so that every token has a reward of its own.

@@ -11,12 +11,12 @@ use assay_irl::player::{Player, TokenScalars, infer_all, update};
 use assay_irl::policy_model::{PolicyModel, Trainable};
 use assay_irl::reward_model::RewardModel;
 use assay_irl::settings::HeadSettings;
-use assay_lm::ModelConfig;
 use assay_lm::adapter::{Adapter, LoraSettings, Projection};
 use assay_lm::draw::SamplingSettings;
 use assay_lm::packed::Group;
 use assay_lm::sampling::{SampleRequest, SamplingLimits, sample};
 use assay_lm::transformer::Transformer;
+use assay_lm::{ModelConfig, Placement};
 use assay_tasks::random::Stream;
 use clap::ValueEnum;
 use serde::Serialize;
@@ -163,10 +163,10 @@ pub(crate) struct Workbench {
 
 impl Workbench {
     /// Random weights and random texts of the workload's size.
-    pub(crate) fn new(args: &BenchArgs) -> Result<Self> {
+    pub(crate) fn new(args: &BenchArgs, placement: &Placement) -> Result<Self> {
         let config = config(args);
         let (transformer, _) = Transformer::random(&config, SEED)?;
-        let transformer = Arc::new(transformer.in_panels()?);
+        let transformer = Arc::new(transformer.placed(placement)?.in_panels()?);
         let lora = LoraSettings {
             rank: args.rank,
             alpha: 2.0 * args.rank as f64,
@@ -174,7 +174,9 @@ impl Workbench {
         };
         let policy = PolicyModel {
             transformer: Arc::clone(&transformer),
-            trainable: Trainable::Adapter(Adapter::new(&config, &lora, 1)?),
+            trainable: Trainable::Adapter(
+                Adapter::new(&config, &lora, 1)?.to_device(&placement.device)?,
+            ),
         };
         let reward = RewardModel::new(
             transformer,
@@ -191,8 +193,8 @@ impl Workbench {
             })
             .collect();
         Ok(Self {
-            policy_optimiser: AdamW::new(&policy.parameters()),
-            reward_optimiser: AdamW::new(&reward.parameters()),
+            policy_optimiser: AdamW::new(&policy.parameters())?,
+            reward_optimiser: AdamW::new(&reward.parameters())?,
             policy,
             reward,
             groups,

@@ -8,7 +8,7 @@ use assay_irl::policy_model::logprobs_and_entropies;
 use assay_lm::adapter::Adapter;
 use assay_lm::directory::{self, WeightType};
 use assay_lm::packed::{Group, PackedBatch};
-use assay_lm::{LanguageModel, Storage, peft};
+use assay_lm::{LanguageModel, Placement, Storage, peft};
 use assay_tasks::message::Message;
 use serde_json::{Value, json};
 
@@ -32,11 +32,11 @@ fn tolerance(weights: WeightType) -> f64 {
 pub(super) fn write(run: &Run, out: &Path, weights: WeightType) -> Result<Value> {
     let policy = run.checkpoint.join("policy");
     if !policy.join(peft::CONFIG_FILE).exists() {
-        let model = LanguageModel::open(&policy, Storage::AsStored)?;
+        let model = LanguageModel::open(&policy, Storage::AsStored, &Placement::cpu())?;
         directory::save(&model, out, weights)?;
         return finish(run, out, weights, json!({}));
     }
-    let base = open::model(&run.base(peft::base_model(&policy)?))?;
+    let base = open::model(&run.base(peft::base_model(&policy)?), &Placement::cpu())?;
     let adapter = peft::load(&policy, base.transformer.config())?.adapter;
     ensure_trained(&adapter, &policy)?;
     let merged = LanguageModel {
@@ -58,7 +58,7 @@ fn compare(
     out: &Path,
     weights: WeightType,
 ) -> Result<Value> {
-    let written = LanguageModel::open(out, Storage::AsStored)?;
+    let written = LanguageModel::open(out, Storage::AsStored, &Placement::cpu())?;
     let batch = probe(base)?;
     let again = probe(&written)?;
     ensure!(

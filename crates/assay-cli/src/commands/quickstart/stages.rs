@@ -11,8 +11,8 @@ use assay_irl::trainer::RunLock;
 use assay_irl::trainer::run::{RunMode, TrainInputs, Trained, TrainerKind, train};
 use assay_lm::transformer::Transformer;
 use assay_lm::{
-    Architecture, ChatTemplate, LanguageModel, ModelConfig, RopeScaling, RopeSettings, Storage,
-    Tokenizer,
+    Architecture, ChatTemplate, LanguageModel, ModelConfig, Placement, RopeScaling, RopeSettings,
+    Storage, Tokenizer,
 };
 use assay_tasks::arithmetic::{ArithmeticSettings, Split, alphabet, generate, vocabulary};
 use assay_tasks::problem::{Problem, assert_disjoint};
@@ -94,7 +94,11 @@ impl<'s> Stages<'s> {
             ..fresh
         };
         base.save(&dir)?;
-        Ok(LanguageModel::open(&dir, Storage::Expanded)?)
+        Ok(LanguageModel::open(
+            &dir,
+            Storage::Expanded,
+            &Placement::cpu(),
+        )?)
     }
 
     /// The three continuations of the base model.

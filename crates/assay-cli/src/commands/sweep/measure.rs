@@ -131,7 +131,7 @@ fn sample(
         true => settings.model.path.clone(),
         false => own.clone(),
     };
-    let model = open::model(&base)?;
+    let model = open::model(&base, &open::placement(settings.compute)?)?;
     let policy = open::policy(&model, is_adapter.then_some(own.as_path()))?;
     let limits = TokenLimits {
         prompt: settings.sampling.max_prompt_tokens,
@@ -166,8 +166,12 @@ fn score(
     if !dir.exists() {
         return Ok(Summary::default());
     }
-    let (model, reward) = open::reward(&dir, Some(settings.reward_model_path()))
-        .with_context(|| format!("opening the reward of {}", checkpoint.display()))?;
+    let (model, reward) = open::reward(
+        &dir,
+        Some(settings.reward_model_path()),
+        &open::placement(settings.compute)?,
+    )
+    .with_context(|| format!("opening the reward of {}", checkpoint.display()))?;
     let critic = Critic::new(&reward, &model, settings.run.token_budget);
     let beside = Beside {
         transformer: &model.transformer,

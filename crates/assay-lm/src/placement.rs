@@ -1,0 +1,215 @@
+//! Where a model's tensors are and in which type: the processor, or a GPU that this program has kernels for.
+
+use std::fmt;
+use std::str::FromStr;
+
+use candle_core::{DType, Device};
+use serde::{Deserialize, Serialize};
+
+use crate::LmError;
+
+/// Where to compute, as settings and options name it: `auto`, `cpu`, `cuda`, `cuda:1`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum DeviceName {
+    /// The first GPU where this program has kernels for one and it answers, else the processor.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+    /// The GPU of that number.
+    Cuda(usize),
+}
+
+/// The type of matrices and activations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// bf16 on a GPU, f32 on the processor.
+    #[default]
+    Auto,
+    /// f32.
+    F32,
+    /// bf16, on a GPU only; sums, adapters and log-probabilities stay f32.
+    Bf16,
+}
+
+/// Where a run computes and in which type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PlacementSettings {
+    /// The device.
+    pub device: DeviceName,
+    /// The type of matrices and activations.
+    pub dtype: Precision,
+}
+
+/// A device that answered, and the type of matrices and activations on it.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    /// The device.
+    pub device: Device,
+    /// F32 or BF16.
+    pub dtype: DType,
+}
+
+impl Placement {
+    /// f32 on the processor.
+    pub fn cpu() -> Self {
+        Self {
+            device: Device::Cpu,
+            dtype: DType::F32,
+        }
+    }
+}
+
+impl fmt::Display for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dtype = self.dtype.as_str();
+        match self.device.location() {
+            candle_core::DeviceLocation::Cpu => write!(f, "cpu, {dtype}"),
+            candle_core::DeviceLocation::Cuda { gpu_id } => write!(f, "cuda:{gpu_id}, {dtype}"),
+            candle_core::DeviceLocation::Metal { .. } => f.write_str("metal"),
+        }
+    }
+}
+
+impl PlacementSettings {
+    /// Asks for the device.
+    ///
+    /// # Errors
+    /// [`LmError::Device`] when a GPU is named that this program has no kernels for or that does not answer, and for bf16 on
+    /// the processor.
+    pub fn resolve(self) -> Result<Placement, LmError> {
+        let device = match self.device {
+            DeviceName::Cpu => Device::Cpu,
+            DeviceName::Cuda(index) => gpu(index)?,
+            DeviceName::Auto => gpu(0).unwrap_or(Device::Cpu),
+        };
+        let dtype = match (self.dtype, device.is_cpu()) {
+            (Precision::Auto | Precision::F32, true) | (Precision::F32, false) => DType::F32,
+            (Precision::Auto | Precision::Bf16, false) => DType::BF16,
+            (Precision::Bf16, true) => {
+                return Err(LmError::Device {
+                    name: DeviceName::Cpu,
+                    reason: "bf16 is for GPUs; use dtype f32 or auto".to_owned(),
+                });
+            }
+        };
+        Ok(Placement { device, dtype })
+    }
+}
+
+fn gpu(index: usize) -> Result<Device, LmError> {
+    let failed = |reason: String| LmError::Device {
+        name: DeviceName::Cuda(index),
+        reason,
+    };
+    if cfg!(not(feature = "cuda")) {
+        let reason = "this program was built without kernels for it; build it with `cargo build --release --features \
+                      cuda`, or use --device cpu";
+        return Err(failed(reason.to_owned()));
+    }
+    Device::new_cuda(index)
+        .map_err(|source| failed(format!("it does not answer ({source}); use --device cpu")))
+}
+
+impl FromStr for DeviceName {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let number = |digits: &str| digits.parse().ok().map(Self::Cuda);
+        let found = match name {
+            "auto" => Some(Self::Auto),
+            "cpu" => Some(Self::Cpu),
+            "cuda" => Some(Self::Cuda(0)),
+            other => other.strip_prefix("cuda:").and_then(number),
+        };
+        found.ok_or_else(|| format!("{name:?} is no device; use auto, cpu, cuda or cuda:N"))
+    }
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(0) => f.write_str("cuda"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+impl TryFrom<String> for DeviceName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        name.parse()
+    }
+}
+
+impl From<DeviceName> for String {
+    fn from(name: DeviceName) -> Self {
+        name.to_string()
+    }
+}
+
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            _ => Err(format!("{name:?} is no type; use auto, f32 or bf16")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_by_name() {
+        for (name, device) in [
+            ("auto", DeviceName::Auto),
+            ("cpu", DeviceName::Cpu),
+            ("cuda", DeviceName::Cuda(0)),
+            ("cuda:3", DeviceName::Cuda(3)),
+        ] {
+            assert_eq!(name.parse(), Ok(device));
+            assert_eq!(device.to_string(), name);
+        }
+        for name in ["", "gpu", "cuda:", "cuda:-1", "cuda:x"] {
+            let refused = name.parse::<DeviceName>().unwrap_err();
+            assert!(refused.contains("cuda:N"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_refused_with_a_way_out() {
+        let settings = |device, dtype| PlacementSettings { device, dtype };
+        let cpu = settings(DeviceName::Cpu, Precision::Auto)
+            .resolve()
+            .unwrap();
+        assert_eq!((cpu.device.is_cpu(), cpu.dtype), (true, DType::F32));
+        let refused = settings(DeviceName::Cpu, Precision::Bf16)
+            .resolve()
+            .unwrap_err();
+        assert!(refused.to_string().contains("dtype f32"), "{refused}");
+        if cfg!(not(feature = "cuda")) {
+            let auto = PlacementSettings::default().resolve().unwrap();
+            assert_eq!(auto.to_string(), "cpu, f32");
+            let refused = settings(DeviceName::Cuda(1), Precision::Auto)
+                .resolve()
+                .unwrap_err();
+            let said = refused.to_string();
+            assert!(
+                said.contains("cuda:1") && said.contains("--features cuda"),
+                "{said}"
+            );
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Operations on an accelerator: which kernels run over which buffers, in which order.
+//!
+//! Decided here: how an operation is put together from kernels (`device/kernels/*.cu`) and matrix products, forward and
+//! backward. Left out: how a kernel is started. That is `executor`'s, with two implementations: CUDA, and in tests an emulator
+//! that runs the same kernel sources on the CPU, so that everything in this folder is tested on a machine without a GPU.
+//!
+//! Activations and matrices are f32 or bf16; vectors, adapters, logits, log-probabilities and optimiser state are f32. Every
+//! sum is made in f32 or wider, in an order that does not depend on timing: results repeat to the bit on one device.
+
+pub(crate) mod attach;
+pub(crate) mod attention;
+pub(crate) mod decoding;
+mod executor;
+pub(crate) mod launch;
+pub(crate) mod linear;
+pub(crate) mod logprobs;
+pub(crate) mod memo;
+pub(crate) mod optimiser;
+pub(crate) mod product;
+pub(crate) mod quantised;
+pub(crate) mod rows;
+pub(crate) mod seed;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use candle_core::{Device, Result as CandleResult, Tensor};
+
+/// Whether operations on this tensor run as kernels of this folder.
+pub(crate) fn takes(tensor: &Tensor) -> bool {
+    has_kernels(tensor.device())
+}
+
+/// Whether operations on this device are kernels of an accelerator, not the CPU's.
+pub fn has_kernels(device: &Device) -> bool {
+    !device.is_cpu() || cfg!(feature = "emulator")
+}
+
+/// A list of indices on the device.
+pub(crate) fn upload(values: &Arc<[u32]>, device: &Device) -> CandleResult<Tensor> {
+    Tensor::from_slice(values, values.len(), device)
+}

@@ -1,0 +1,127 @@
+//! Token log-probabilities: logits of some rows at a time, in f32, folded by a kernel and made again in the backward pass.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::{DType, Result as CandleResult, Tensor};
+
+use super::attach::{Pulled, attach1, attach2};
+use super::launch::{Fresh, Launch, ROW_THREADS};
+use super::product::{Operand, product, product_into};
+use super::quantised::dense;
+use super::upload;
+use crate::{Matrix, TokenLogprobs};
+
+const NAME: &str = "token_logprobs";
+/// Logits that exist at one time: 256 MiB of f32.
+const LOGITS: usize = 1 << 26;
+
+/// What the backward pass needs beside the inputs.
+#[derive(Clone)]
+struct Saved {
+    output: Matrix,
+    /// u32 `[N]`.
+    targets: Tensor,
+    /// f32 `[N]`.
+    normalisers: Tensor,
+}
+
+/// [`crate::token_logprobs`] for hidden states and output matrix f32 or bf16; results are f32.
+pub(crate) fn token_logprobs(
+    hidden: &Tensor,
+    output: &Matrix,
+    targets: &Arc<[u32]>,
+) -> CandleResult<TokenLogprobs> {
+    let (rows, device) = (targets.len(), hidden.device());
+    let weight = dense(output, hidden.dtype())?;
+    let targets = upload(targets, device)?;
+    let fresh = || Fresh::new(device, DType::F32, rows);
+    let (logprobs, normalisers, entropies) = (fresh()?, fresh()?.tensor(), fresh()?.tensor());
+    for chunk in chunks(rows, weight.dims()[0]) {
+        let logits = logits(hidden, &weight, &chunk)?;
+        let part = |tensor: &Tensor| tensor.narrow(0, chunk.start, chunk.len());
+        Launch::new(NAME, DType::F32, [chunk.len(), 1, 1], ROW_THREADS)?
+            .tensor(&logits, DType::F32)?
+            .tensor(&part(&targets)?, DType::U32)?
+            .fills_from(&logprobs, chunk.start)?
+            .tensor(&part(&normalisers)?, DType::F32)?
+            .tensor(&part(&entropies)?, DType::F32)?
+            .number(weight.dims()[0])?
+            .run(device)?;
+    }
+    let saved = Saved {
+        output: output.clone(),
+        targets,
+        normalisers,
+    };
+    let logprobs = match output {
+        Matrix::Dense(table) if table.track_op() => attach2(
+            NAME,
+            [hidden, table],
+            logprobs,
+            move |[hidden, table], _, grad| saved.pull(hidden, table.track_op(), grad),
+        )?,
+        _ => attach1(NAME, hidden, logprobs, move |[hidden], _, grad| {
+            let [dhidden, _] = saved.pull(hidden, false, grad)?;
+            Ok([dhidden])
+        })?,
+    };
+    Ok(TokenLogprobs {
+        logprobs,
+        entropies,
+    })
+}
+
+impl Saved {
+    /// With G = grad (onehot - softmax): dhidden = G W, dW = G^T hidden.
+    fn pull(&self, hidden: &Tensor, weight_tracked: bool, grad: &Tensor) -> Pulled<2> {
+        let (device, dtype) = (hidden.device(), hidden.dtype());
+        let weight = dense(&self.output, dtype)?;
+        let (rows, words) = (hidden.dims2()?.0, weight.dims2()?.0);
+        let dhidden = Fresh::like(hidden)?.tensor();
+        let dweight = match weight_tracked {
+            true => Some(weight.zeros_like()?),
+            false => None,
+        };
+        for chunk in chunks(rows, words) {
+            let logits = logits(hidden, &weight, &chunk)?;
+            let dlogits = Fresh::new(device, dtype, (chunk.len(), words))?;
+            let part = |tensor: &Tensor| tensor.narrow(0, chunk.start, chunk.len());
+            Launch::rows("token_logprobs_grad", dtype, chunk.len())?
+                .tensor(&logits, DType::F32)?
+                .tensor(&part(&self.targets)?, DType::U32)?
+                .tensor(&part(&self.normalisers)?, DType::F32)?
+                .tensor(&part(grad)?, DType::F32)?
+                .fills(&dlogits)?
+                .number(words)?
+                .run(device)?;
+            let dlogits = dlogits.tensor();
+            let (g, here) = (
+                Operand::of(&dlogits)?,
+                Operand::of(&dhidden)?.rows(chunk.clone()),
+            );
+            product_into(device, (g, Operand::of(&weight)?), here, 0.0)?;
+            if let Some(dweight) = &dweight {
+                let factors = (g.t(), Operand::of(hidden)?.rows(chunk.clone()));
+                product_into(device, factors, Operand::of(dweight)?, 1.0)?;
+            }
+        }
+        Ok([Some(dhidden), dweight])
+    }
+}
+
+/// f32 logits of some rows.
+fn logits(hidden: &Tensor, weight: &Tensor, rows: &Range<usize>) -> CandleResult<Tensor> {
+    let factors = (
+        Operand::of(hidden)?.rows(rows.clone()),
+        Operand::of(weight)?.t(),
+    );
+    Ok(product(hidden.device(), factors, 1.0, DType::F32)?.tensor())
+}
+
+pub(super) fn chunks(rows: usize, words: usize) -> impl Iterator<Item = Range<usize>> {
+    let size = (LOGITS / words.max(1)).max(1);
+    (0..rows)
+        .step_by(size)
+        .map(move |start| start..rows.min(start + size))
+}

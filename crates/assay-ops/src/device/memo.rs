@@ -1,0 +1,52 @@
+//! Remembers what was made from a value, so that it is made once and not in every layer.
+
+use std::sync::{Mutex, PoisonError};
+
+/// Values remembered at one time: enough for two players that take turns.
+const ENTRIES: usize = 4;
+
+/// A few results by what they were made from; the oldest is forgotten. A clone starts empty.
+pub(crate) struct Memo<K, V>(Mutex<Vec<(K, V)>>);
+
+impl<K: PartialEq, V: Clone> Memo<K, V> {
+    /// The value of `key`, made if it is not remembered.
+    pub(crate) fn get<E>(&self, key: K, make: impl FnOnce() -> Result<V, E>) -> Result<V, E> {
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, value)) = entries.iter().find(|(known, _)| *known == key) {
+            return Ok(value.clone());
+        }
+        let value = make()?;
+        if entries.len() == ENTRIES {
+            entries.remove(0);
+        }
+        entries.push((key, value.clone()));
+        Ok(value)
+    }
+}
+
+impl<K, V> Default for Memo<K, V> {
+    fn default() -> Self {
+        Self(Mutex::new(Vec::new()))
+    }
+}
+
+impl<K, V> Clone for Memo<K, V> {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+/// What is remembered is no part of what a value is.
+impl<K, V> PartialEq for Memo<K, V> {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl<K, V> Eq for Memo<K, V> {}
+
+impl<K, V> std::fmt::Debug for Memo<K, V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Memo")
+    }
+}

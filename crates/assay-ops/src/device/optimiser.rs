@@ -1,0 +1,45 @@
+//! AdamW on the device: parameters, gradients and moments stay there; norms and findings come back.
+
+use candle_core::{DType, Result as CandleResult, Tensor};
+
+use super::launch::{Fresh, Launch};
+use crate::adamw::Constants;
+
+/// Values of which one block makes one sum, as in the kernel `squares`.
+const PART: usize = 4096;
+
+/// Partial sums of squares of an f32 tensor, f64; not finite where a value is not.
+pub(crate) fn squares(values: &Tensor) -> CandleResult<Tensor> {
+    let (count, device) = (values.elem_count(), values.device());
+    let parts = Fresh::new(device, DType::F64, count.div_ceil(PART))?;
+    Launch::rows("squares", DType::F32, count.div_ceil(PART))?
+        .tensor(values, DType::F32)?
+        .fills(&parts)?
+        .number(count)?
+        .run(device)?;
+    Ok(parts.tensor())
+}
+
+/// One step in place; `finite` (u32 `[1]`) becomes zero when a new value is not finite.
+pub(crate) fn adamw(
+    [param, grad, first, second]: [&Tensor; 4],
+    finite: &Tensor,
+    c: Constants,
+) -> CandleResult<()> {
+    let count = param.elem_count();
+    let mut launch = Launch::values("adamw", DType::F32, count)?;
+    for tensor in [param, grad, first, second] {
+        launch.tensor(tensor, DType::F32)?;
+    }
+    launch.tensor(finite, DType::U32)?.number(count)?;
+    launch
+        .float(c.clip_scale)
+        .float(c.decay)
+        .float(c.one_minus_beta1)
+        .float(c.beta2)
+        .float(c.one_minus_beta2)
+        .float(c.root_correction2)
+        .float(c.eps)
+        .float(c.step_size)
+        .run(param.device())
+}

@@ -1,0 +1,81 @@
+//! Logits of the next token, and drawing from them where they are.
+
+use candle_core::Tensor;
+
+use crate::device::{self, decoding};
+use crate::values::{expect_f32, matrix_dims};
+use crate::{Matrix, OpsError, linear};
+
+/// How [`draw_on_device`] draws: temperature, then the top k, then the smallest set of likeliest tokens that reaches top p.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DrawSettings {
+    /// Divides the logits; 0 takes the likeliest token.
+    pub temperature: f64,
+    /// Mass of the likeliest tokens kept; 1 keeps all.
+    pub top_p: f64,
+    /// Number of likeliest tokens kept; 0 keeps all.
+    pub top_k: usize,
+}
+
+/// Tokens drawn from rows of logits, one entry a row.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DrawnTokens {
+    /// Ids; `u32::MAX` for a row without a finite maximum.
+    pub tokens: Vec<u32>,
+    /// log-probability under the sampling distribution.
+    pub sampling_logprobs: Vec<f32>,
+    /// log-probability under softmax(logits).
+    pub policy_logprobs: Vec<f32>,
+}
+
+/// Logits hidden W^T, always f32: differences of a bf16 logit would show in every log-probability.
+///
+/// # Shapes
+/// hidden `[S, d]`, output `[V, d]`, f32, on a GPU also bf16; result `[S, V]` f32. No gradients.
+///
+/// # Errors
+/// Shapes or element types that do not fit.
+pub fn output_logits(hidden: &Tensor, output: &Matrix) -> Result<Tensor, OpsError> {
+    let hidden = hidden.detach();
+    if !device::takes(&hidden) {
+        return linear(&hidden, output, None, None);
+    }
+    let (_, width) = matrix_dims("output_logits", "hidden", &hidden)?;
+    let (_, input) = output.dims()?;
+    if width != input {
+        return Err(OpsError::Shape {
+            operation: "output_logits",
+            argument: "hidden",
+            expected: format!("[rows, {input}]"),
+            found: hidden.dims().to_vec(),
+        });
+    }
+    Ok(device::linear::output_logits(
+        &hidden.contiguous()?,
+        output,
+    )?)
+}
+
+/// Draws a token from each row of logits on their device, by inversion over the token ids with a uniform number in [0, 1) a row.
+///
+/// # Shapes
+/// logits `[S, V]` f32 on a device, uniforms `[S]`.
+///
+/// # Errors
+/// Shapes that do not fit, logits of the CPU.
+pub fn draw_on_device(
+    logits: &Tensor,
+    uniforms: &[f64],
+    settings: DrawSettings,
+) -> Result<DrawnTokens, OpsError> {
+    const NAME: &str = "draw";
+    let (_, words) = matrix_dims(NAME, "logits", logits)?;
+    expect_f32(NAME, "logits", logits, &[uniforms.len(), words])?;
+    let [tokens, sampling, policy] =
+        decoding::draw_tokens(&logits.contiguous()?, uniforms, settings)?;
+    Ok(DrawnTokens {
+        tokens: tokens.to_vec1()?,
+        sampling_logprobs: sampling.to_vec1()?,
+        policy_logprobs: policy.to_vec1()?,
+    })
+}
