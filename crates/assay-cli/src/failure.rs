@@ -32,7 +32,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(status(error))
 }
 
-fn status(error: &anyhow::Error) -> u8 {
+pub(crate) fn status(error: &anyhow::Error) -> u8 {
     let ours = error.chain().any(|cause| {
         let training = cause.downcast_ref::<IrlError>().is_some_and(|error| {
             matches!(
@@ -42,6 +42,8 @@ fn status(error: &anyhow::Error) -> u8 {
                     | IrlError::NotFinite { .. }
                     | IrlError::MissingGradient { .. }
                     | IrlError::FailedUpdate { .. }
+                    | IrlError::Collective { .. }
+                    | IrlError::OtherRank { .. }
                     | IrlError::Operation(_)
                     | IrlError::Tensor(_)
             )

@@ -8,6 +8,7 @@ mod failure;
 mod open;
 mod output;
 mod progress;
+mod ranks;
 mod signals;
 
 use std::process::ExitCode;

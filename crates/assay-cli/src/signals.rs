@@ -14,16 +14,16 @@ use crate::progress::Progress;
 /// Exit status after a second signal: 128 and the number of SIGINT.
 const INTERRUPTED: i32 = 130;
 
-/// Progress of a run that a signal stops.
+/// Progress of a run that a signal stops; none for a rank that stays silent.
 pub(crate) struct Stoppable {
-    progress: Progress,
+    progress: Option<Progress>,
     asked: Arc<AtomicBool>,
     told: bool,
 }
 
 impl Stoppable {
     /// Listens from now on.
-    pub(crate) fn new(progress: Progress) -> io::Result<Self> {
+    pub(crate) fn new(progress: Option<Progress>) -> io::Result<Self> {
         let asked = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
             // In this order: the second signal finds the flag that the first one set.
@@ -39,31 +39,38 @@ impl Stoppable {
 
     /// Ends the bar.
     pub(crate) fn finish(&self) {
-        self.progress.finish();
+        if let Some(progress) = &self.progress {
+            progress.finish();
+        }
     }
 
     fn tell(&mut self) {
         if self.wants_stop() && !self.told {
             self.told = true;
-            self.progress
-                .note("stopping after this iteration; a second signal stops at once");
+            self.note("stopping after this iteration; a second signal stops at once");
         }
     }
 }
 
 impl Observer for Stoppable {
     fn iteration(&mut self, metrics: &IterationMetrics, total: usize) {
-        self.progress.iteration(metrics, total);
+        if let Some(progress) = &mut self.progress {
+            progress.iteration(metrics, total);
+        }
         self.tell();
     }
 
     fn tokens(&mut self, count: usize) {
-        self.progress.tokens(count);
+        if let Some(progress) = &mut self.progress {
+            progress.tokens(count);
+        }
         self.tell();
     }
 
     fn note(&mut self, text: &str) {
-        self.progress.note(text);
+        if let Some(progress) = &mut self.progress {
+            progress.note(text);
+        }
     }
 
     fn wants_stop(&self) -> bool {

@@ -16,7 +16,7 @@ use assay_irl::adam::AdamW;
 use assay_irl::encode::{Demonstration, Encoder, TokenLimits};
 use assay_irl::metrics::IterationMetrics;
 use assay_irl::optimiser::OptimiserSettings;
-use assay_irl::player::{Player, update};
+use assay_irl::player::{Passes, Player, update};
 use assay_irl::policy::advantage::{AdvantageKind, ExpertInGroup};
 use assay_irl::policy_model::{PolicyModel, Trainable};
 use assay_irl::reward::TraceRole;
@@ -186,7 +186,7 @@ impl Game {
             .max();
         let positions: Vec<usize> = (0..longest.unwrap_or(0)).collect();
         let settings = DiscriminatorLossSettings::default();
-        let (loss, gradients) = update(&self.reward, &groups, TOKENS, |logits| {
+        let (loss, gradients) = update(&self.reward, &groups, Passes::alone(TOKENS), |logits| {
             let traces = labels
                 .iter()
                 .zip(logits)
@@ -231,7 +231,12 @@ impl Game {
     /// One update of the policy: token rewards, advantages within a prompt, the clipped objective. Gives the mean reward.
     fn teach_policy(&mut self, samples: &[RolloutGroup]) -> Result<f64, IrlError> {
         let groups = policy_groups(samples, &[], ExpertInGroup::Off);
-        let rewards = token_rewards(&self.reward, &groups, &RewardSettings::default(), TOKENS)?;
+        let rewards = token_rewards(
+            &self.reward,
+            &groups,
+            &RewardSettings::default(),
+            Passes::alone(TOKENS),
+        )?;
         let mut settings = PolicySettings::default();
         settings.advantage.estimator = AdvantageKind::SoftMin { temperature: 0.5 };
         settings.optimiser = OptimiserSettings {
@@ -249,7 +254,7 @@ impl Game {
             &self.policy,
             optimiser,
             on,
-            (&settings, TOKENS),
+            (&settings, Passes::alone(TOKENS)),
             &mut metrics,
         )?;
         let tokens = rewards.iter().flatten();
@@ -283,7 +288,7 @@ fn fine_tuned(
                 completions: vec![demonstrations[i].completion.ids.clone()],
             })
             .collect();
-        let (_, gradients) = update(&policy, &groups, TOKENS, |logprobs| {
+        let (_, gradients) = update(&policy, &groups, Passes::alone(TOKENS), |logprobs| {
             let output = token_mean_nll(logprobs);
             Ok((output.loss, output.grads))
         })?;

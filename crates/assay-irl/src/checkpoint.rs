@@ -45,9 +45,10 @@ pub fn write(
     iteration: usize,
     fill: impl FnOnce(&Path) -> Result<(), IrlError>,
 ) -> Result<PathBuf, IrlError> {
-    let parent = run.join(DIRECTORY);
-    let partial = parent.join(format!(".{PREFIX}{iteration}.partial"));
-    let filled = fill_and_rename(&parent, &partial, iteration, fill);
+    let partial = run
+        .join(DIRECTORY)
+        .join(format!(".{PREFIX}{iteration}.partial"));
+    let filled = fill_and_rename(&path(run, iteration), &partial, fill);
     if filled.is_err() {
         // The first error is the one to report; what this leaves is removed when the run resumes.
         let _ = fs::remove_dir_all(&partial);
@@ -56,12 +57,10 @@ pub fn write(
 }
 
 fn fill_and_rename(
-    parent: &Path,
+    target: &Path,
     partial: &Path,
-    iteration: usize,
     fill: impl FnOnce(&Path) -> Result<(), IrlError>,
 ) -> Result<PathBuf, IrlError> {
-    let target = parent.join(format!("{PREFIX}{iteration}"));
     if partial.exists() {
         fs::remove_dir_all(partial).map_err(|source| IrlError::io("removing", partial, source))?;
     }
@@ -70,11 +69,18 @@ fn fill_and_rename(
     manifest::write(partial)?;
     sync_tree(partial)?;
     if target.exists() {
-        remove(&target)?;
+        remove(target)?;
     }
-    fs::rename(partial, &target).map_err(|source| IrlError::io("renaming", partial, source))?;
-    sync(parent)?;
-    Ok(target)
+    fs::rename(partial, target).map_err(|source| IrlError::io("renaming", partial, source))?;
+    if let Some(parent) = target.parent() {
+        sync(parent)?;
+    }
+    Ok(target.to_owned())
+}
+
+/// The directory of the checkpoint after `iteration` iterations, whether it is there or not.
+pub fn path(run: &Path, iteration: usize) -> PathBuf {
+    run.join(DIRECTORY).join(format!("{PREFIX}{iteration}"))
 }
 
 /// Checkpoints of a run by their names, oldest first.

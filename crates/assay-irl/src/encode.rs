@@ -10,6 +10,7 @@ use assay_lm::LanguageModel;
 use assay_tasks::problem::Problem;
 use assay_tasks::prompts::PromptSettings;
 use assay_tasks::segments::{StepUnit, steps};
+use serde::{Deserialize, Serialize};
 
 use crate::IrlError;
 
@@ -26,7 +27,7 @@ pub struct TokenLimits {
 ///
 /// # Shapes
 /// `offsets` has one byte range of `text` a token; the end-of-turn token has an empty one at the end.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EncodedCompletion {
     /// The text.
     pub text: String,

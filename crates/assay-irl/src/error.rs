@@ -216,6 +216,33 @@ pub enum IrlError {
         /// Number of checkpoints, all damaged.
         count: usize,
     },
+    /// The ranks of a run cannot talk to each other.
+    #[error("ranks: {doing}: {reason}")]
+    Collective {
+        /// What was being done.
+        doing: &'static str,
+        /// Why it failed.
+        reason: String,
+    },
+    /// Another rank of the run failed.
+    #[error("rank {rank}: {reason}")]
+    OtherRank {
+        /// Which one.
+        rank: usize,
+        /// Its error.
+        reason: String,
+    },
+    /// The ranks of a run do not do the same work.
+    #[error(
+        "rank {rank} has other {what} than rank 0; start all ranks with the same command, files and build, on \
+         processors of one kind"
+    )]
+    RanksDiffer {
+        /// The first rank that differs.
+        rank: usize,
+        /// What differs, in the plural.
+        what: &'static str,
+    },
     /// Problems, prompts or traces could not be read.
     #[error(transparent)]
     Tasks(#[from] assay_tasks::TasksError),

@@ -12,6 +12,7 @@ pub mod masked_mean;
 pub mod memory;
 pub mod metrics;
 pub mod optimiser;
+pub mod parallel;
 pub mod player;
 pub mod policy;
 pub mod policy_model;

@@ -13,6 +13,7 @@ use assay_ops::seed_gradient;
 use candle_core::{Device, Tensor, Var};
 
 use crate::IrlError;
+use crate::parallel::{self, Alone, Collective};
 
 /// One scalar a completion token, one list a completion, in the order of the groups.
 pub type TokenScalars = Vec<Vec<f32>>;
@@ -119,6 +120,25 @@ pub trait Player {
     }
 }
 
+/// How the passes over an update are done: it changes time and memory, not the result.
+#[derive(Clone, Copy)]
+pub struct Passes<'c> {
+    /// Most packed tokens a micro-batch.
+    pub token_budget: usize,
+    /// Who shares the micro-batches.
+    pub ranks: &'c dyn Collective,
+}
+
+impl Passes<'static> {
+    /// All passes in this process.
+    pub fn alone(token_budget: usize) -> Self {
+        Self {
+            token_budget,
+            ranks: &Alone,
+        }
+    }
+}
+
 /// Scalars of every completion of an update, in order, within a token budget.
 ///
 /// # Errors
@@ -126,27 +146,27 @@ pub trait Player {
 pub fn infer_all(
     player: &dyn Player,
     groups: &[Group],
-    token_budget: usize,
+    passes: Passes<'_>,
 ) -> Result<TokenScalars, IrlError> {
-    let mut all = Vec::new();
-    for part in micro_batches(groups, token_budget) {
-        all.extend(player.infer(&PackedBatch::new(&part.groups)?)?);
-    }
-    Ok(all)
+    let parts = micro_batches(groups, passes.token_budget);
+    parallel::scalars(passes.ranks, &parts, |part| {
+        player.infer(&PackedBatch::new(&part.groups)?)
+    })
 }
 
 /// One forward and backward pass over an update: `loss` gets the scalars of all completions and returns what it
 /// reports and the gradient of each scalar.
 ///
-/// When the update exceeds the token budget it is cut into micro-batches: a first pass gathers all scalars, so that
-/// the loss always sees the whole update and the result does not depend on the budget.
+/// When the update exceeds the token budget it is cut into micro-batches, which the ranks share: a first pass gathers
+/// all scalars, so that the loss always sees the whole update and the result depends on neither. A rank with a single
+/// micro-batch keeps its recording for the backward pass; with more, each is computed again.
 ///
 /// # Errors
 /// Whatever `loss` returns; [`IrlError::EmptyUpdate`] without a completion token; [`IrlError::MissingGradient`] names a trainable parameter that received none.
 pub fn update<R>(
     player: &dyn Player,
     groups: &[Group],
-    token_budget: usize,
+    passes: Passes<'_>,
     loss: impl FnOnce(&[Vec<f32>]) -> Result<(R, TokenScalars), IrlError>,
 ) -> Result<(R, Gradients), IrlError> {
     if groups
@@ -156,38 +176,113 @@ pub fn update<R>(
     {
         return Err(IrlError::EmptyUpdate);
     }
-    let parts = micro_batches(groups, token_budget);
-    let mut gradients = Gradients::default();
-    let report = if let [part] = parts.as_slice() {
+    let ranks = passes.ranks;
+    let parts = micro_batches(groups, passes.token_budget);
+    let mut kept = None;
+    let scalars = parallel::scalars(ranks, &parts, |part| {
         let batch = PackedBatch::new(&part.groups)?;
+        if parts.len() > ranks.size() {
+            return player.infer(&batch);
+        }
         let (scalars, recording) = player.forward(&batch)?;
-        let (report, grads) = loss(&scalars)?;
-        player.backward(&batch, recording, &grads, &mut gradients)?;
-        report
-    } else {
-        let (report, grads) = loss(&infer_all(player, groups, token_budget)?)?;
-        backward_parts(player, &parts, &grads, &mut gradients)?;
-        report
-    };
+        kept = Some(recording);
+        Ok(scalars)
+    })?;
+    let (report, grads) = loss(&scalars)?;
+    let gradients = backward_parts((player, ranks), &parts, &grads, kept)?;
     check_coverage(player, &gradients)?;
     Ok((report, gradients))
 }
 
+/// Gradients summed micro-batch after micro-batch, `size` at a time; `kept` is what the forward pass recorded of this
+/// rank's only one.
 fn backward_parts(
-    player: &dyn Player,
+    (player, ranks): (&dyn Player, &dyn Collective),
     parts: &[MicroBatch],
     grads: &[Vec<f32>],
-    gradients: &mut Gradients,
-) -> Result<(), IrlError> {
+    mut kept: Option<Recording>,
+) -> Result<Gradients, IrlError> {
+    let mut gradients = Gradients::default();
+    let mut total = GradientSum::default();
     let mut rest = grads;
-    for part in parts {
-        let (own, later) = rest.split_at(part.origin.len());
-        rest = later;
-        let batch = PackedBatch::new(&part.groups)?;
-        let recording = player.record(&batch)?;
-        player.backward(&batch, recording, own, gradients)?;
+    for round in parts.chunks(ranks.size()) {
+        let mut own = None;
+        for (rank, part) in round.iter().enumerate() {
+            let (of_part, later) = rest.split_at(part.origin.len());
+            rest = later;
+            if rank == ranks.rank() {
+                own = Some((part, of_part));
+            }
+        }
+        let passed = own.map_or(Ok(()), |(part, grads)| {
+            let batch = PackedBatch::new(&part.groups)?;
+            let recording = match kept.take() {
+                Some(recording) => recording,
+                None => player.record(&batch)?,
+            };
+            player.backward(&batch, recording, grads, &mut gradients)
+        });
+        if ranks.size() == 1 {
+            passed?;
+        } else {
+            let own = std::mem::take(&mut gradients);
+            total.add(player, ranks, passed.map(|()| own))?;
+        }
     }
-    Ok(())
+    match ranks.size() {
+        1 => Ok(gradients),
+        _ => total.gradients(player),
+    }
+}
+
+/// Gradients of all ranks as one list: those of every parameter in order, then how many micro-batches reached each.
+#[derive(Default)]
+struct GradientSum {
+    values: Vec<f32>,
+}
+
+impl GradientSum {
+    /// Adds what each rank's micro-batch gave, in rank order.
+    fn add(
+        &mut self,
+        player: &dyn Player,
+        ranks: &dyn Collective,
+        own: Result<Gradients, IrlError>,
+    ) -> Result<(), IrlError> {
+        let flat = own.and_then(|own| {
+            let (mut values, mut reached) = (Vec::new(), Vec::new());
+            for (_, var) in player.parameters() {
+                let gradient = own.get(&var);
+                reached.push(f32::from(u8::from(gradient.is_some())));
+                match gradient {
+                    Some(gradient) => values.extend(gradient.flatten_all()?.to_vec1::<f32>()?),
+                    None => values.resize(values.len() + var.elem_count(), 0.0),
+                }
+            }
+            values.append(&mut reached);
+            Ok(values)
+        });
+        let flat = parallel::agree(ranks, flat)?;
+        self.values.resize(flat.len(), 0.0);
+        ranks.accumulate(&mut self.values, &flat)
+    }
+
+    /// By parameter again; none for one that no micro-batch reached.
+    fn gradients(&self, player: &dyn Player) -> Result<Gradients, IrlError> {
+        let parameters = player.parameters();
+        let count = self.values.len().saturating_sub(parameters.len());
+        let (mut rest, reached) = self.values.split_at(count);
+        let mut gradients = Gradients::default();
+        for ((_, var), &reached) in parameters.iter().zip(reached) {
+            let (own, later) = rest.split_at(var.elem_count());
+            rest = later;
+            if reached > 0.0 {
+                let gradient = Tensor::from_slice(own, var.shape(), var.device())?;
+                gradients.add(var.as_tensor().id(), gradient)?;
+            }
+        }
+        Ok(gradients)
+    }
 }
 
 fn check_coverage(player: &dyn Player, gradients: &Gradients) -> Result<(), IrlError> {

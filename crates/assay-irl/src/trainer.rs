@@ -17,6 +17,7 @@ mod saving;
 mod start;
 mod state;
 mod step;
+mod together;
 
 pub use lock::RunLock;
 

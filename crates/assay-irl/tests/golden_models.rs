@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use assay_irl::adam::AdamW;
-use assay_irl::player::{Player, TokenScalars, update};
+use assay_irl::player::{Passes, Player, TokenScalars, update};
 use assay_irl::policy_model::{PolicyModel, Trainable, logprobs_and_entropies};
 use assay_irl::reward_model::RewardModel;
 use assay_irl::settings::HeadSettings;
@@ -260,7 +260,13 @@ fn every_gradient_of_every_loss_equals_peft() {
         let case = case(name);
         let golden = &case.golden;
         let policy = case.policy();
-        let (loss, gradients) = update(&policy, &case.groups, 100_000, sft(case.tokens())).unwrap();
+        let (loss, gradients) = update(
+            &policy,
+            &case.groups,
+            Passes::alone(100_000),
+            sft(case.tokens()),
+        )
+        .unwrap();
         close(loss, golden.sft_loss, 1e-5, name);
         close_gradients(
             &policy,
@@ -269,7 +275,8 @@ fn every_gradient_of_every_loss_equals_peft() {
             &format!("{name} sft"),
         );
 
-        let (loss, gradients) = update(&policy, &case.groups, 100_000, grpo(golden)).unwrap();
+        let (loss, gradients) =
+            update(&policy, &case.groups, Passes::alone(100_000), grpo(golden)).unwrap();
         close(loss, golden.grpo_loss, 1e-5, name);
         close_gradients(
             &policy,
@@ -281,7 +288,8 @@ fn every_gradient_of_every_loss_equals_peft() {
         let reward = RewardModel::load(&case.dir.join("reward"), case.base.clone()).unwrap();
         let batch = PackedBatch::new(&case.groups).unwrap();
         close_lists(&reward.infer(&batch).unwrap(), &golden.reward_logits, name);
-        let (loss, gradients) = update(&reward, &case.groups, 100_000, bce(golden)).unwrap();
+        let (loss, gradients) =
+            update(&reward, &case.groups, Passes::alone(100_000), bce(golden)).unwrap();
         close(loss, golden.reward_loss, 1e-5, name);
         close_gradients(
             &reward,
@@ -311,7 +319,13 @@ fn the_implicit_head_equals_its_formula_in_torch() {
             &case.golden.implicit_logits,
             name,
         );
-        let (loss, gradients) = update(&reward, &case.groups, 100_000, bce(&case.golden)).unwrap();
+        let (loss, gradients) = update(
+            &reward,
+            &case.groups,
+            Passes::alone(100_000),
+            bce(&case.golden),
+        )
+        .unwrap();
         close(loss, case.golden.implicit_loss, 1e-5, name);
         let mut expected = case.reference("grad_implicit.safetensors");
         let bias = expected.remove("head.bias").unwrap();
@@ -332,7 +346,13 @@ fn training_the_whole_model_gives_every_weight_torchs_gradient() {
             transformer: Arc::new(model),
             trainable: Trainable::Whole(parameters),
         };
-        let (loss, gradients) = update(&model, &case.groups, 100_000, sft(case.tokens())).unwrap();
+        let (loss, gradients) = update(
+            &model,
+            &case.groups,
+            Passes::alone(100_000),
+            sft(case.tokens()),
+        )
+        .unwrap();
         close(loss, case.golden.full_sft_loss, 1e-5, name);
         close_gradients(
             &model,
@@ -351,8 +371,13 @@ fn ten_adamw_steps_follow_torch() {
         let parameters = policy.parameters();
         let mut optimiser = AdamW::new(&parameters).unwrap();
         for (index, expected) in case.golden.trajectory.iter().enumerate() {
-            let (loss, gradients) =
-                update(&policy, &case.groups, 100_000, sft(case.tokens())).unwrap();
+            let (loss, gradients) = update(
+                &policy,
+                &case.groups,
+                Passes::alone(100_000),
+                sft(case.tokens()),
+            )
+            .unwrap();
             let settings = AdamWSettings {
                 lr: expected.lr,
                 beta1: 0.9,
@@ -387,9 +412,21 @@ fn ten_adamw_steps_follow_torch() {
 fn any_token_budget_gives_the_same_update() {
     let case = case("llama");
     let policy = case.policy();
-    let (whole_loss, whole) = update(&policy, &case.groups, 100_000, sft(case.tokens())).unwrap();
+    let (whole_loss, whole) = update(
+        &policy,
+        &case.groups,
+        Passes::alone(100_000),
+        sft(case.tokens()),
+    )
+    .unwrap();
     for budget in [1, 20, 30, 60] {
-        let (loss, parts) = update(&policy, &case.groups, budget, sft(case.tokens())).unwrap();
+        let (loss, parts) = update(
+            &policy,
+            &case.groups,
+            Passes::alone(budget),
+            sft(case.tokens()),
+        )
+        .unwrap();
         close(loss, whole_loss, 1e-6, "loss");
         for (name, var) in policy.parameters() {
             close_tensors(

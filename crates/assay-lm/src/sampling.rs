@@ -12,6 +12,7 @@ use assay_ops::{
 };
 use assay_tasks::random::Stream;
 use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
 
 use crate::LmError;
 use crate::adapter::Adapter;
@@ -32,7 +33,7 @@ pub struct SampleRequest {
 ///
 /// # Shapes
 /// All three lists have one entry a token, the end-of-turn token included.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Completion {
     /// Token ids.
     pub token_ids: Vec<u32>,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use assay_irl::memory::{BaseShape, MemoryPlan};
+use assay_irl::parallel::{Alone, Collective, is_first};
 use assay_irl::settings::{ModelSettings, Settings};
 use assay_irl::trainer::run::{RunMode, TrainInputs, Trained, TrainerKind, train};
 use assay_lm::{LanguageModel, ModelConfig, Placement, Storage};
@@ -16,6 +17,7 @@ use assay_tasks::problem::{Problem, assert_disjoint};
 use crate::args::{TrainArgs, Trainer};
 use crate::open;
 use crate::progress::{Progress, message};
+use crate::ranks;
 use crate::signals::Stoppable;
 
 /// How a run ended.
@@ -37,47 +39,73 @@ pub(crate) fn run(args: &TrainArgs) -> Result<Ending> {
     let Some(out) = &args.out else {
         bail!("--out is missing: the run directory")
     };
-    let train_problems = problems(&settings.data.train, "data.train")?;
-    let validation = problems(&settings.data.validation, "data.validation")?;
-    let test = problems(&settings.data.test, "data.test")?;
+    let ranks = ranks::join()?;
+    let ran = train_together(args, (&settings, out), ranks.as_ref());
+    if let Err(error) = &ran {
+        ranks::give_up(ranks.as_ref(), error);
+    }
+    ran
+}
+
+fn train_together(
+    args: &TrainArgs,
+    (settings, out): (&Settings, &Path),
+    ranks: &dyn Collective,
+) -> Result<Ending> {
+    let train_problems = problems(ranks, &settings.data.train, "data.train")?;
+    let validation = problems(ranks, &settings.data.validation, "data.validation")?;
+    let test = problems(ranks, &settings.data.test, "data.test")?;
     assert_disjoint(&train_problems, &validation, &test)?;
     if train_problems.is_empty() {
         bail!("data.train.path names no problems: there is nothing to learn from");
     }
-    let memory = memory_plan(&settings)?;
-    message(&format!("memory: {memory}"))?;
+    let memory = memory_plan(settings)?;
+    say(ranks, &format!("memory: {memory}"))?;
     let placement = open::placement(settings.compute)?;
     // The plan is compared with the memory of the machine; that of a GPU is not known here.
     if placement.device.is_cpu() {
         memory.check()?;
     }
-    let models = Models::open(&settings, &placement)?;
+    let models = Models::open(settings, &placement)?;
     let data = (train_problems.as_slice(), validation.as_slice());
-    let inputs = models.inputs(kind(args.trainer), &settings, data);
+    let mut inputs = models.inputs(kind(args.trainer), settings, data);
+    inputs.ranks = ranks;
     let mode = if args.resume {
         RunMode::Resume
     } else {
         RunMode::Fresh
     };
-    let mut progress = Stoppable::new(Progress::new("train", 0))?;
+    let progress = is_first(ranks).then(|| Progress::new("train", 0));
+    let mut progress = Stoppable::new(progress)?;
     let trained = train(&inputs, out, mode, &mut progress)?;
     progress.finish();
-    if args.json {
+    if args.json && is_first(ranks) {
         let metrics = serde_json::to_string(&trained.metrics)?;
         writeln!(std::io::stdout(), "{metrics}")?;
     }
-    say_ending(&trained, out)
+    say_ending(ranks, &trained, out)
 }
 
-fn say_ending(trained: &Trained, out: &Path) -> Result<Ending> {
+/// A line of the rank that speaks for all.
+fn say(ranks: &dyn Collective, text: &str) -> Result<()> {
+    if is_first(ranks) {
+        message(text)?;
+    }
+    Ok(())
+}
+
+fn say_ending(ranks: &dyn Collective, trained: &Trained, out: &Path) -> Result<Ending> {
     let (done, total, out) = (trained.iterations, trained.total, out.display());
     if done < total {
-        message(&format!(
-            "stopped after iteration {done} of {total}: continue with the same command and --resume ({out})"
-        ))?;
+        say(
+            ranks,
+            &format!(
+                "stopped after iteration {done} of {total}: continue with the same command and --resume ({out})"
+            ),
+        )?;
         return Ok(Ending::Stopped);
     }
-    message(&format!("done: {out}"))?;
+    say(ranks, &format!("done: {out}"))?;
     Ok(Ending::Done)
 }
 
@@ -99,7 +127,7 @@ impl Models {
         })
     }
 
-    /// A trainer's inputs with problems to learn from and to measure on.
+    /// The inputs of a trainer in this process alone, with problems to learn from and to measure on.
     pub(crate) fn inputs<'i>(
         &'i self,
         kind: TrainerKind,
@@ -114,6 +142,7 @@ impl Models {
             reward_backbone: Arc::clone(&reward.transformer),
             train,
             validation,
+            ranks: &Alone,
         }
     }
 }
@@ -168,13 +197,13 @@ fn base(model: &ModelSettings, key: &str, placement: &Placement) -> Result<Langu
 }
 
 /// The problems of a data set; none for an empty path. What is left out is said.
-fn problems(settings: &DatasetSettings, key: &str) -> Result<Vec<Problem>> {
+fn problems(ranks: &dyn Collective, settings: &DatasetSettings, key: &str) -> Result<Vec<Problem>> {
     if settings.path.as_os_str().is_empty() {
         return Ok(Vec::new());
     }
     let (problems, report) = load_problems(settings).with_context(|| format!("reading {key}"))?;
     for (reason, count) in &report.skipped {
-        message(&format!("{key}: left out {count}: {reason}"))?;
+        say(ranks, &format!("{key}: left out {count}: {reason}"))?;
     }
     Ok(problems)
 }

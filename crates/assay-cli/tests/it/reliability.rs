@@ -5,6 +5,7 @@
 mod faults;
 mod kills;
 mod numbers;
+mod ranks;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -17,7 +17,7 @@ use crate::adam::AdamW;
 use crate::encode::{Demonstration, EncodedCompletion, Encoder};
 use crate::metrics::IterationMetrics;
 use crate::optimiser::LrSchedule;
-use crate::player::Player;
+use crate::player::{Passes, Player};
 use crate::reward::TraceRole;
 use crate::reward::loss::{LabelledTrace, LossOutput, discriminator_loss};
 use crate::reward::schedule::{ReplayBuffer, StyleAdvantage};
@@ -61,8 +61,8 @@ pub struct DiscriminatorBatch<'b> {
     pub iteration: usize,
     /// Seed of the run.
     pub seed: u64,
-    /// Most packed tokens a micro-batch.
-    pub token_budget: usize,
+    /// How the passes over it are done.
+    pub passes: Passes<'b>,
 }
 
 /// One completion of an update with what the loss needs to know of it.
@@ -139,7 +139,7 @@ impl Discriminator {
                 groups: &data.groups,
                 origins: &data.origins,
             },
-            token_budget: batch.token_budget,
+            passes: batch.passes,
             optimiser: &settings.optimiser,
             schedule,
         };

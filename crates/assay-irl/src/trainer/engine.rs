@@ -24,7 +24,7 @@ use self::client::Client;
 use super::rollout::{RolloutPlan, stream};
 use super::start::save_policy;
 use crate::IrlError;
-use crate::player::infer_all;
+use crate::player::{Passes, infer_all};
 use crate::policy_model::PolicyModel;
 use crate::settings::{EngineSettings, Handover, PromptForm};
 
@@ -88,7 +88,7 @@ impl RolloutServer {
         &self,
         (policy, model): (&PolicyModel, &LanguageModel),
         problems: &[(usize, Vec<u32>)],
-        (plan, token_budget): (&RolloutPlan<'_>, usize),
+        (plan, passes): (&RolloutPlan<'_>, Passes<'_>),
         mut on_token: impl FnMut(usize),
     ) -> Result<Vec<Vec<Completion>>, IrlError> {
         let name = self.hand_over(policy, model, plan.stream_path.last().copied().unwrap_or(0))?;
@@ -116,7 +116,7 @@ impl RolloutServer {
                 completions: own.iter().map(|one| one.ids.clone()).collect(),
             })
             .collect();
-        let own = infer_all(policy, &groups, token_budget)?;
+        let own = infer_all(policy, &groups, passes)?;
         let mut completions = sampled.into_iter().zip(own);
         let group = |_| {
             let group = completions.by_ref().take(plan.samples);

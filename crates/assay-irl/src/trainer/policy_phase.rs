@@ -10,7 +10,8 @@ use crate::adam::AdamW;
 use crate::encode::Demonstration;
 use crate::metrics::IterationMetrics;
 use crate::optimiser::LrSchedule;
-use crate::player::{TokenScalars, infer_all};
+use crate::parallel;
+use crate::player::{Passes, TokenScalars, infer_all};
 use crate::policy::advantage::{AdvantageSettings, ExpertInGroup, RewardedTrace, advantages};
 use crate::policy::objective::{Ending, ObjectiveStatistics, PolicyTrace, objective};
 use crate::policy_model::{PolicyModel, logprobs_and_entropies};
@@ -81,10 +82,10 @@ pub fn token_rewards(
     model: &RewardModel,
     groups: &[PolicyGroup<'_>],
     settings: &RewardSettings,
-    token_budget: usize,
+    passes: Passes<'_>,
 ) -> Result<TokenScalars, IrlError> {
     let packed: Vec<Group> = groups.iter().map(PolicyGroup::group).collect();
-    let logits = infer_all(model, &packed, token_budget)?;
+    let logits = infer_all(model, &packed, passes)?;
     let completions = groups.iter().flat_map(|group| {
         let samples = group
             .rollout
@@ -146,14 +147,14 @@ pub fn update_policy(
     policy: &PolicyModel,
     optimiser: PolicyOptimiser<'_>,
     (groups, rewards): (&[PolicyGroup<'_>], &TokenScalars),
-    (settings, token_budget): (&PolicySettings, usize),
+    (settings, passes): (&PolicySettings, Passes<'_>),
     metrics: &mut IterationMetrics,
 ) -> Result<(), IrlError> {
     let (advantages, multiplicities) =
         group_advantages(groups, rewards, &settings.advantage, metrics)?;
     let packed: Vec<Group> = groups.iter().map(PolicyGroup::group).collect();
     let reference = match settings.objective.kl_weight > 0.0 {
-        true => Some(reference_logprobs(policy, &packed, token_budget)?),
+        true => Some(reference_logprobs(policy, &packed, passes)?),
         false => None,
     };
     let origins: Vec<Origin> = groups.iter().flat_map(PolicyGroup::origins).collect();
@@ -167,7 +168,7 @@ pub fn update_policy(
                 groups: &packed,
                 origins: &origins,
             },
-            token_budget,
+            passes,
             optimiser: &settings.optimiser,
             schedule: &optimiser.schedule,
         };
@@ -259,14 +260,13 @@ fn group_advantages(
 fn reference_logprobs(
     policy: &PolicyModel,
     groups: &[Group],
-    budget: usize,
+    passes: Passes<'_>,
 ) -> Result<TokenScalars, IrlError> {
-    let mut all = Vec::new();
-    for part in micro_batches(groups, budget) {
+    let parts = micro_batches(groups, passes.token_budget);
+    parallel::scalars(passes.ranks, &parts, |part| {
         let batch = PackedBatch::new(&part.groups)?;
-        all.extend(logprobs_and_entropies(&policy.transformer, None, &batch)?.0);
-    }
-    Ok(all)
+        Ok(logprobs_and_entropies(&policy.transformer, None, &batch)?.0)
+    })
 }
 
 fn report_objective(

@@ -9,6 +9,7 @@ use assay_lm::sampling::{Completion, SampleRequest, SamplingLimits, sample};
 use assay_tasks::answers;
 use assay_tasks::problem::Problem;
 use assay_tasks::random::Stream;
+use serde::{Deserialize, Serialize};
 
 use crate::IrlError;
 use crate::encode::{EncodedCompletion, Encoder};
@@ -18,7 +19,7 @@ use crate::policy_model::PolicyModel;
 pub const ROLLOUT: u64 = 0x5a;
 
 /// One sampled completion with what is known of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Sample {
     /// Text, tokens, offsets.
     pub completion: EncodedCompletion,
@@ -31,7 +32,7 @@ pub struct Sample {
 }
 
 /// The samples of one problem.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RolloutGroup {
     /// Index of the problem in its data set.
     pub problem: usize,

@@ -27,11 +27,13 @@ use super::policy_phase::{
 use super::rollout::{ROLLOUT, RolloutGroup, RolloutPlan, judged, rollout};
 use super::start::{corrupt_share, start_discriminator, start_policy};
 use super::step::Step;
+use super::together::gather_rollouts;
 use super::{Observer, order};
 use crate::adam::AdamW;
 use crate::encode::{Demonstration, Encoder, TokenLimits};
 use crate::metrics::{IterationMetrics, MetricsFile};
-use crate::player::Player;
+use crate::parallel::{self, Collective};
+use crate::player::{Passes, Player};
 use crate::policy_model::PolicyModel;
 use crate::reward::TraceRole;
 use crate::reward_model::RewardModel;
@@ -77,6 +79,8 @@ pub struct TrainInputs<'i> {
     pub train: &'i [Problem],
     /// Problems for measurements during the run; may be empty.
     pub validation: &'i [Problem],
+    /// The processes that train together; [`Alone`](crate::parallel::Alone) for one.
+    pub ranks: &'i dyn Collective,
 }
 
 /// What a run leaves in memory.
@@ -120,32 +124,38 @@ pub fn train(
     mode: RunMode,
     observer: &mut dyn Observer,
 ) -> Result<Trained, IrlError> {
+    let ranks = inputs.ranks;
     inputs.settings.validate()?;
-    let directory = RunDirectory::open(dir, inputs.settings, mode, observer)?;
+    let directory = parallel::on_first(ranks, || {
+        RunDirectory::open(dir, inputs.settings, mode, observer)
+    })?;
     let mut run = Run::new(inputs, observer)?;
     run.server = RolloutServer::new(&inputs.settings.sampling.engine, dir)?;
+    run.compare_inputs()?;
     let total = run.total();
-    let first = run.resume(&directory, observer)?;
-    directory.record(inputs.settings)?;
-    let mut file = MetricsFile::open(&dir.join("metrics.jsonl"), first)?;
-    let mut metrics = file.last().cloned().unwrap_or_default();
+    let first = run.resume(dir, directory.as_ref(), observer)?;
+    let record = directory.map(|directory| Record::open(directory, inputs.settings, first));
+    let mut record = record.transpose()?;
+    let last = record.as_ref().and_then(|record| record.file.last());
+    let mut metrics = last.cloned().unwrap_or_default();
     let (mut done, mut saved) = (first, first);
-    while done < total && !observer.wants_stop() {
+    while done < total && !parallel::any(ranks, observer.wants_stop())? {
         metrics = run
             .iterate(done, observer)
-            .map_err(|error| recorded(error, dir, done))?;
-        file.append(&metrics)?;
+            .map_err(|error| recorded(error, dir, (ranks, done)))?;
+        run.compare_weights()?;
+        if let Some(record) = &mut record {
+            record.file.append(&metrics)?;
+        }
         observer.iteration(&metrics, total);
         done += 1;
         if run.is_due(&metrics) {
-            file.sync()?;
-            run.keep(&directory, done)?;
+            keep(&run, record.as_ref(), done)?;
             saved = done;
         }
     }
     if done > saved {
-        file.sync()?;
-        run.keep(&directory, done)?;
+        keep(&run, record.as_ref(), done)?;
     }
     Ok(Trained {
         policy: run.policy,
@@ -156,9 +166,39 @@ pub fn train(
     })
 }
 
-/// Writes the batch of a failed update; where that fails too, the failure itself is still what is reported.
-fn recorded(mut error: IrlError, dir: &Path, iteration: usize) -> IrlError {
-    if let IrlError::FailedUpdate { failure, .. } = &mut error {
+/// The files of a run, which one rank writes.
+struct Record {
+    directory: RunDirectory,
+    file: MetricsFile,
+}
+
+impl Record {
+    fn open(directory: RunDirectory, settings: &Settings, first: usize) -> Result<Self, IrlError> {
+        directory.record(settings)?;
+        let file = MetricsFile::open(&directory.path().join("metrics.jsonl"), first)?;
+        Ok(Self { directory, file })
+    }
+}
+
+/// Writes a checkpoint where this is the rank that writes.
+fn keep(run: &Run<'_>, record: Option<&Record>, done: usize) -> Result<(), IrlError> {
+    let Some(record) = record else {
+        return Ok(());
+    };
+    record.file.sync()?;
+    run.keep(&record.directory, done)
+}
+
+/// Writes the batch of a failed update; where that fails too, the failure itself is still what is reported. Rollouts
+/// alone can fail on a single rank.
+fn recorded(
+    mut error: IrlError,
+    dir: &Path,
+    (ranks, iteration): (&dyn Collective, usize),
+) -> IrlError {
+    if let IrlError::FailedUpdate { failure, .. } = &mut error
+        && (parallel::is_first(ranks) || failure.part == FailedPart::Rollout)
+    {
         let _ = failure.write(dir, iteration);
     }
     error
@@ -260,6 +300,14 @@ impl<'i> Run<'i> {
         self.sft_iterations + game
     }
 
+    /// How passes over an update are done.
+    fn passes(&self) -> Passes<'i> {
+        Passes {
+            token_budget: self.inputs.settings.run.token_budget,
+            ranks: self.inputs.ranks,
+        }
+    }
+
     fn iterate(
         &mut self,
         iteration: usize,
@@ -313,7 +361,7 @@ impl<'i> Run<'i> {
                 groups: &groups,
                 origins: &origins,
             },
-            token_budget: settings.run.token_budget,
+            passes: self.passes(),
             optimiser: &sft.optimiser,
             schedule: &sft.optimiser.schedule(self.sft_iterations),
         };
@@ -365,13 +413,14 @@ impl<'i> Run<'i> {
         let all = Arc::clone(&self.demonstrations);
         let demonstrations: Vec<(usize, &Demonstration)> =
             picked.iter().map(|&index| (index, &all[index])).collect();
+        let passes = self.passes();
         if let Some(discriminator) = &mut self.discriminator {
             let batch = DiscriminatorBatch {
                 demonstrations: &demonstrations,
                 rollouts: &rollouts,
                 iteration: game,
                 seed: settings.seed,
-                token_budget: settings.run.token_budget,
+                passes,
             };
             metrics.set("reward/policy_weight", weight)?;
             let total = settings
@@ -397,6 +446,17 @@ impl<'i> Run<'i> {
         game: usize,
         observer: &mut dyn Observer,
     ) -> Result<Vec<RolloutGroup>, IrlError> {
+        let ranks = self.inputs.ranks;
+        let own = match &self.server {
+            None => parallel::share((ranks.rank(), ranks.size()), picked.len()),
+            // A server has batches of its own, and one to hand the adapter over.
+            Some(_) if parallel::is_first(ranks) => 0..picked.len(),
+            Some(_) => 0..0,
+        };
+        let picked = &picked[own];
+        if picked.is_empty() {
+            return gather_rollouts(ranks, Ok(Vec::new()));
+        }
         let problems: Vec<_> = picked
             .iter()
             .map(|&index| {
@@ -420,13 +480,13 @@ impl<'i> Run<'i> {
             None => rollout(&self.policy, &self.encoder, &problems, &plan, on_token),
             Some(server) => {
                 let prompts: Vec<_> = problems.iter().map(|(i, _, p)| (*i, p.clone())).collect();
-                let budget = self.inputs.settings.run.token_budget;
+                let passes = Passes::alone(self.inputs.settings.run.token_budget);
                 let players = (&self.policy, self.inputs.model);
-                let drawn = server.sample(players, &prompts, (&plan, budget), on_token);
+                let drawn = server.sample(players, &prompts, (&plan, passes), on_token);
                 drawn.map(|drawn| judged(&self.encoder, &problems, drawn))
             }
         };
-        drawn.map_err(|error| {
+        let drawn = drawn.map_err(|error| {
             let (groups, origins) = self.demonstrated(picked);
             let batch = Batch {
                 part: FailedPart::Rollout,
@@ -435,7 +495,8 @@ impl<'i> Run<'i> {
                 origins: &origins,
             };
             batch.explain(error, &Seen::default())
-        })
+        });
+        gather_rollouts(ranks, drawn)
     }
 
     /// Scores the samples and updates the policy.
@@ -446,7 +507,7 @@ impl<'i> Run<'i> {
         metrics: &mut IterationMetrics,
     ) -> Result<(), IrlError> {
         let settings = self.inputs.settings;
-        let budget = settings.run.token_budget;
+        let passes = self.passes();
         let mut policy_settings = settings.policy.clone();
         let groups = policy_groups(
             rollouts,
@@ -456,7 +517,7 @@ impl<'i> Run<'i> {
         let rewards = match &self.discriminator {
             Some(discriminator) => {
                 let rewards =
-                    token_rewards(&discriminator.model, &groups, &settings.reward, budget)?;
+                    token_rewards(&discriminator.model, &groups, &settings.reward, passes)?;
                 describe_rewards(&rewards, rollouts, metrics)?;
                 rewards
             }
@@ -480,7 +541,7 @@ impl<'i> Run<'i> {
             &self.policy,
             optimiser,
             (&groups, &rewards),
-            (&policy_settings, budget),
+            (&policy_settings, passes),
             metrics,
         )
     }
@@ -496,25 +557,33 @@ impl<'i> Run<'i> {
         if problems.is_empty() {
             return Ok(());
         }
+        let ranks = self.inputs.ranks;
+        let own = parallel::share((ranks.rank(), ranks.size()), problems.len());
         let plan = EvaluationPlan {
             draw: &self.draw,
             limits: &self.limits,
             samples: run.eval_samples,
             seed: self.inputs.settings.seed,
-            first_problem: 0,
+            first_problem: own.start,
             generator: "policy",
         };
-        let traces = sample_problems(&self.policy, &self.encoder, problems, &plan, |count| {
-            observer.tokens(count)
-        })?;
-        let right = traces
-            .iter()
-            .filter(|trace| trace.correct == Some(true))
-            .count();
+        let traces = sample_problems(
+            &self.policy,
+            &self.encoder,
+            &problems[own],
+            &plan,
+            |count| observer.tokens(count),
+        );
+        let verdicts = traces.map(|traces| {
+            let right = traces.iter().map(|trace| trace.correct == Some(true));
+            right.map(u8::from).collect()
+        });
+        let verdicts = parallel::exchange(ranks, verdicts)?.concat();
+        let right = verdicts.iter().filter(|&&right| right == 1).count();
         metrics.set(
             "validation/accuracy",
-            right as f64 / traces.len().max(1) as f64,
+            right as f64 / verdicts.len().max(1) as f64,
         )?;
-        metrics.set("validation/traces", traces.len() as f64)
+        metrics.set("validation/traces", verdicts.len() as f64)
     }
 }

@@ -16,33 +16,31 @@ use super::start::save_policy;
 use super::state::{BaseWeights, POLICY, POLICY_OPTIMISER, REWARD, REWARD_OPTIMISER, RunState};
 use crate::adam::AdamW;
 use crate::encode::Demonstration;
+use crate::parallel;
 use crate::player::Player;
 use crate::policy_model::{PolicyModel, Trainable};
 use crate::reward_model::RewardModel;
 use crate::{IrlError, checkpoint};
 
 impl Run<'_> {
-    /// Continues from the newest whole checkpoint; returns the iterations done.
+    /// Continues from the newest whole checkpoint, which the rank that holds the run directory `dir` chooses and all
+    /// read; returns the iterations done.
     pub(super) fn resume(
         &mut self,
-        directory: &RunDirectory,
+        dir: &Path,
+        directory: Option<&RunDirectory>,
         observer: &mut dyn Observer,
     ) -> Result<usize, IrlError> {
-        checkpoint::remove_leftovers(directory.path())?;
-        let newest = checkpoint::newest_whole(directory.path())?;
-        for damage in newest.damaged {
-            let aside = checkpoint::set_aside(&damage.path)?;
-            observer.note(&format!(
-                "a damaged checkpoint is passed over, now {}: {}",
-                aside.display(),
-                damage.reason
-            ));
-        }
-        let Some((_, path)) = newest.whole else {
+        let ranks = self.inputs.ranks;
+        let chosen = directory.map_or(Ok(None), |own| choose(own, observer));
+        let Some(number) = parallel::from_first(ranks, chosen)? else {
             return Ok(0);
         };
-        let done = self.restore(&path)?;
-        self.tidy(directory)?;
+        let restored = self.restore(&checkpoint::path(dir, number));
+        let done = parallel::agree(ranks, restored)?;
+        if let Some(directory) = directory {
+            self.tidy(directory)?;
+        }
         observer.note(&format!(
             "resuming after iteration {done} of {}",
             self.total()
@@ -168,6 +166,24 @@ impl Run<'_> {
     }
 }
 
+/// Sets damaged checkpoints aside; the iterations done by the newest whole one.
+fn choose(
+    directory: &RunDirectory,
+    observer: &mut dyn Observer,
+) -> Result<Option<usize>, IrlError> {
+    checkpoint::remove_leftovers(directory.path())?;
+    let newest = checkpoint::newest_whole(directory.path())?;
+    for damage in newest.damaged {
+        let aside = checkpoint::set_aside(&damage.path)?;
+        observer.note(&format!(
+            "a damaged checkpoint is passed over, now {}: {}",
+            aside.display(),
+            damage.reason
+        ));
+    }
+    Ok(newest.whole.map(|(number, _)| number))
+}
+
 /// Takes a policy's weights from a checkpoint's policy directory.
 pub(super) fn restore_policy(policy: &mut PolicyModel, dir: &Path) -> Result<(), IrlError> {
     match &mut policy.trainable {
@@ -195,7 +211,7 @@ pub(super) fn restore_policy(policy: &mut PolicyModel, dir: &Path) -> Result<(),
 }
 
 /// SHA-256 over problem, prompt tokens and completion tokens of every demonstration, each with its length before it.
-fn fingerprint(demonstrations: &[Demonstration]) -> String {
+pub(super) fn fingerprint(demonstrations: &[Demonstration]) -> String {
     let mut hasher = Sha256::new();
     for demonstration in demonstrations {
         hasher.update((demonstration.problem.id.len() as u64).to_le_bytes());

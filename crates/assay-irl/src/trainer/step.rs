@@ -4,13 +4,13 @@ use super::failure::{Batch, Seen, check_finite};
 use crate::IrlError;
 use crate::adam::{AdamW, StepReport};
 use crate::optimiser::{LrSchedule, OptimiserSettings};
-use crate::player::{Player, TokenScalars, update};
+use crate::player::{Passes, Player, TokenScalars, update};
 
 /// A player, the batch it learns from, and how.
 pub(super) struct Step<'s> {
     pub(super) player: &'s dyn Player,
     pub(super) batch: Batch<'s>,
-    pub(super) token_budget: usize,
+    pub(super) passes: Passes<'s>,
     pub(super) optimiser: &'s OptimiserSettings,
     pub(super) schedule: &'s LrSchedule,
 }
@@ -59,7 +59,7 @@ impl Step<'_> {
             Ok(((value, report), gradients))
         };
         let groups = self.batch.groups;
-        let ((loss, report), gradients) = update(self.player, groups, self.token_budget, checked)?;
+        let ((loss, report), gradients) = update(self.player, groups, self.passes, checked)?;
         let learning_rate = self.schedule.learning_rate(adamw.iterations() as usize);
         let StepReport { gradient_norm, .. } = adamw.step(
             &self.player.parameters(),

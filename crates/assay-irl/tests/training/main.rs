@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use assay_irl::encode::{Encoder, TokenLimits};
 use assay_irl::metrics::{IterationMetrics, read};
-use assay_irl::player::update;
+use assay_irl::parallel::Alone;
+use assay_irl::player::{Passes, update};
 use assay_irl::policy_model::{PolicyModel, Trainable, logprobs_and_entropies};
 use assay_irl::reward::loss::{DiscriminatorLossSettings, LabelledTrace, discriminator_loss};
 use assay_irl::reward::schedule::PolicyNegatives;
@@ -142,6 +143,7 @@ fn run(settings: &Settings, kind: TrainerKind, dir: &Path, mode: RunMode) -> Res
         reward_backbone: model.transformer.clone(),
         train: &train_problems,
         validation: &train_problems[..2],
+        ranks: &Alone,
     };
     train(&inputs, dir, mode, &mut Silent).map(|_| ())
 }
@@ -464,15 +466,17 @@ fn updates_of_tiny_and_empty_completions() {
     };
     for lengths in [&[1][..], &[1, 1], &[0, 1], &[1, 0, 3]] {
         let groups = [group(lengths), group(lengths)];
-        let (whole, _) = update(&reward, &groups, 1000, sum).unwrap();
-        let (cut, _) = update(&reward, &groups, 1, sum).unwrap();
+        let (whole, _) = update(&reward, &groups, Passes::alone(1000), sum).unwrap();
+        let (cut, _) = update(&reward, &groups, Passes::alone(1), sum).unwrap();
         assert_eq!(whole, cut, "{lengths:?}");
         let found: Vec<usize> = whole[..lengths.len()].iter().map(Vec::len).collect();
         assert_eq!(found, lengths);
         assert!(whole.iter().flatten().all(|z| z.is_finite()));
     }
     for groups in [vec![], vec![group(&[])], vec![group(&[0, 0])]] {
-        let error = update(&reward, &groups, 1000, sum).err().unwrap();
+        let error = update(&reward, &groups, Passes::alone(1000), sum)
+            .err()
+            .unwrap();
         assert!(matches!(error, IrlError::EmptyUpdate), "{error}");
     }
 }

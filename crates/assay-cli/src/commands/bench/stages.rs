@@ -7,7 +7,7 @@ use anyhow::Result;
 use assay_irl::IrlError;
 use assay_irl::adam::AdamW;
 use assay_irl::optimiser::OptimiserSettings;
-use assay_irl::player::{Player, TokenScalars, infer_all, update};
+use assay_irl::player::{Passes, Player, TokenScalars, infer_all, update};
 use assay_irl::policy_model::{PolicyModel, Trainable};
 use assay_irl::reward_model::RewardModel;
 use assay_irl::settings::HeadSettings;
@@ -220,7 +220,7 @@ impl Workbench {
     /// Runs a stage and gives its seconds.
     pub(crate) fn run(&mut self, stage: Stage) -> Result<f64> {
         let started = Instant::now();
-        let work = (self.groups.as_slice(), self.token_budget);
+        let work = (self.groups.as_slice(), Passes::alone(self.token_budget));
         match stage {
             Stage::Sample => self.sample()?,
             Stage::UpdateReward => train(&self.reward, &mut self.reward_optimiser, work)?,
@@ -261,7 +261,7 @@ impl Workbench {
 fn train(
     player: &dyn Player,
     optimiser: &mut AdamW,
-    (groups, token_budget): (&[Group], usize),
+    (groups, passes): (&[Group], Passes<'_>),
 ) -> Result<()> {
     let loss = |scalars: &[Vec<f32>]| -> Result<((), TokenScalars), IrlError> {
         let tokens: usize = scalars.iter().map(Vec::len).sum();
@@ -270,7 +270,7 @@ fn train(
         let gradients = rows.map(|(row, own)| vec![sign(row) / tokens as f32; own.len()]);
         Ok(((), gradients.collect()))
     };
-    let ((), gradients) = update(player, groups, token_budget, loss)?;
+    let ((), gradients) = update(player, groups, passes, loss)?;
     let settings = OptimiserSettings::default();
     let adamw = settings.adamw(1e-6);
     optimiser.step(&player.parameters(), &gradients, &adamw, settings.clip_norm)?;

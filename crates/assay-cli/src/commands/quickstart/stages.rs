@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
+use assay_irl::parallel::Alone;
 use assay_irl::policy_model::PolicyModel;
 use assay_irl::reward_model::RewardModel;
 use assay_irl::settings::{PolicyStart, Settings, TrainedParameters};
@@ -153,6 +154,7 @@ impl<'s> Stages<'s> {
             reward_backbone: Arc::clone(&model.transformer),
             train: problems,
             validation: &self.validation,
+            ranks: &Alone,
         };
         let mut progress = Progress::new(name, 0);
         let trained = train(&inputs, &dir, RunMode::Fresh, &mut progress)?;

@@ -1,0 +1,52 @@
+//! The processes that train one run together: how they find each other, and how they end when one fails.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use assay_irl::parallel::Collective;
+
+use crate::failure;
+
+/// How long a rank that failed waits for the first one to tell the error of all and to end them.
+const FIRST_SPEAKS: Duration = Duration::from_secs(5);
+
+/// All processes that `mpirun` started.
+#[cfg(feature = "mpi")]
+pub(crate) fn join() -> Result<Box<dyn Collective>> {
+    Ok(Box::new(assay_irl::parallel::Mpi::start()?))
+}
+
+/// This process.
+///
+/// # Errors
+/// It was started as one of several.
+#[cfg(not(feature = "mpi"))]
+pub(crate) fn join() -> Result<Box<dyn Collective>> {
+    // Set by Open MPI, and by MPICH and its relatives.
+    for name in ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"] {
+        let size = std::env::var(name).ok().and_then(|size| size.parse().ok());
+        if size.unwrap_or(1) > 1 {
+            anyhow::bail!(
+                "one of {} processes, but this assay was built without MPI; build it with `--features mpi`",
+                size.unwrap_or(1)
+            );
+        }
+    }
+    Ok(Box::new(assay_irl::parallel::Alone))
+}
+
+/// Tells the error and ends all ranks, where there are others: they may wait for this one.
+///
+/// An error that all ranks met is told once, by the first.
+pub(crate) fn give_up(ranks: &dyn Collective, error: &anyhow::Error) {
+    if ranks.size() == 1 {
+        return;
+    }
+    if ranks.rank() > 0 {
+        std::thread::sleep(FIRST_SPEAKS);
+    }
+    let (rank, size) = (ranks.rank(), ranks.size());
+    let _ = crate::progress::message(&format!("rank {rank} of {size} failed and ends all:"));
+    let _ = failure::report(error);
+    ranks.abort(failure::status(error));
+}
