@@ -278,7 +278,7 @@ fn with(mut honest: Value, change: impl FnOnce(&mut Value)) -> Reply {
 
 #[test]
 fn answers_that_cannot_be_used_are_refused_by_name() {
-    let cases: [(Manner, &str); 12] = [
+    let cases: [(Manner, &str); 14] = [
         (|_, _| Reply::Raw(b"<html>".to_vec()), "not JSON"),
         (|_, _| Reply::Raw(vec![0xff, 0xfe]), "not JSON"),
         (|_, _| Reply::Json(json!({ "choices": [] })), "no choice"),
@@ -299,6 +299,14 @@ fn answers_that_cannot_be_used_are_refused_by_name() {
         (
             |_, a| with(a, |c| c["logprobs"]["token_logprobs"][0] = json!("NaN")),
             "is no log-probability",
+        ),
+        (
+            |_, a| with(a, |c| c["logprobs"]["token_logprobs"][0] = Value::Null),
+            "null is no log-probability",
+        ),
+        (
+            |_, a| with(a, |c| c["token_ids"] = Value::Null),
+            "neither token_ids nor tokens",
         ),
         (
             |_, a| with(a, |c| c["finish_reason"] = json!("abort")),
@@ -347,24 +355,33 @@ fn demonstration() -> String {
 }
 
 /// As llama.cpp answers: text alone, and no log-probability of the end-of-turn token. The nth log-probability is -n.
-fn text_only(text: &str, surplus: usize) -> Value {
-    let (ids, _) = model().tokenizer.encode_with_offsets(text).unwrap();
-    let logprobs: Vec<f64> = (0..ids.len() + surplus).map(|n| -(n as f64)).collect();
+fn text_only(text: &str, joined: usize) -> Value {
+    let (_, spans) = model().tokenizer.encode_with_offsets(text).unwrap();
+    let mut tokens: Vec<&str> = spans
+        .iter()
+        .map(|&(start, end)| &text[start..end])
+        .collect();
+    if joined > 0 {
+        // As many tokens, cut at other places.
+        let (first, second) = (spans[0], spans[1]);
+        (tokens[0], tokens[1]) = (&text[first.0..second.1], "");
+    }
+    let logprobs: Vec<f64> = (0..tokens.len()).map(|n| -(n as f64)).collect();
     json!({ "choices": [{
         "text": text,
-        "logprobs": { "token_logprobs": logprobs },
+        "logprobs": { "token_logprobs": logprobs, "tokens": tokens },
         "finish_reason": "stop",
     }] })
 }
 
 #[test]
-fn text_alone_is_encoded_again_and_must_have_as_many_tokens() {
+fn text_alone_is_encoded_again_and_must_have_the_same_tokens() {
     let server = Server::start(|n, _| Reply::Json(text_only(&demonstration(), n % 2)));
     let mut settings = server.settings();
     settings.run.iterations = 1;
     let dir = tempfile::tempdir().unwrap();
     train(&settings, dir.path(), RunMode::Fresh).unwrap();
-    // Every second answer has a log-probability too many, so six completions take between six and twelve answers.
+    // Every second answer is cut into other tokens, so six completions take between six and twelve answers.
     let asked = server.seen.lock().unwrap().completions;
     assert!((7..=12).contains(&asked), "{asked}");
     let metrics = read(&dir.path().join("metrics.jsonl")).unwrap();

@@ -1,13 +1,11 @@
 //! What a completions server answered, as tokens with log-probabilities.
 //!
 //! Ids come from `token_ids` (vLLM with `return_token_ids`), from tokens named `token_id:N` (vLLM and SGLang when asked), or, where
-//! there is only text, by encoding it again: then the number of tokens must be the server's, and they must spell the text.
+//! there is only text, by encoding it again: then every token must be spelled as the server's is.
 
 use assay_lm::LanguageModel;
 use assay_lm::sampling::Completion;
 use serde_json::Value;
-
-use crate::IrlError;
 
 /// Highest log-probability that rounding may produce.
 const ROUNDING: f64 = 1e-3;
@@ -92,7 +90,6 @@ fn token_logprobs(choice: &Value) -> Result<Vec<Option<f32>>, String> {
         Some(number) if number.is_finite() && number <= ROUNDING => {
             Ok(Some(number.min(0.0) as f32))
         }
-        None if value.is_null() => Ok(None),
         _ => Err(format!("{value} is no log-probability")),
     };
     values.iter().map(read).collect()
@@ -103,7 +100,7 @@ fn token_ids(choice: &Value, model: &LanguageModel, count: usize) -> Result<Vec<
         Some(ids) => serde_json::from_value(ids.clone()).map_err(|_| "token_ids are no ids")?,
         None => match named_ids(choice) {
             Some(ids) => ids,
-            None => encoded(choice, model).map_err(|error| error.to_string())?,
+            None => encoded(choice, model)?,
         },
     };
     if ids.len() != count {
@@ -120,8 +117,20 @@ fn named_ids(choice: &Value) -> Option<Vec<u32>> {
     tokens.iter().map(id).collect()
 }
 
-fn encoded(choice: &Value, model: &LanguageModel) -> Result<Vec<u32>, IrlError> {
+/// The text's tokens; refused where one is spelled otherwise than the server's at its place.
+fn encoded(choice: &Value, model: &LanguageModel) -> Result<Vec<u32>, String> {
     let text = choice.get("text").and_then(Value::as_str).unwrap_or("");
-    let (ids, _) = model.tokenizer.encode_with_offsets(text)?;
+    let encoding = model.tokenizer.encode_with_offsets(text);
+    let (ids, spans) = encoding.map_err(|error| error.to_string())?;
+    let tokens = choice.pointer("/logprobs/tokens").and_then(Value::as_array);
+    let tokens = tokens.ok_or("the answer has neither token_ids nor tokens")?;
+    // A token that is a part of a character is spelled with U+FFFD by servers.
+    let differs = |(token, &(start, end)): (&Value, &(usize, usize))| {
+        let spelled = token.as_str().unwrap_or("");
+        !spelled.contains(char::REPLACEMENT_CHARACTER) && text.get(start..end) != Some(spelled)
+    };
+    if tokens.len() != ids.len() || tokens.iter().zip(&spans).any(differs) {
+        return Err("the server's tokens are not those of the model's tokenizer".to_owned());
+    }
     Ok(ids)
 }
