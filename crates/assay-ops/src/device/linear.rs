@@ -10,7 +10,7 @@ use crate::{Lora, Matrix};
 
 const NAME: &str = "linear";
 
-/// [`crate::linear`]: x and weight f32 or bf16, bias and adapter f32.
+/// [`crate::linear()`]: x and weight f32 or bf16, bias and adapter f32.
 pub(crate) fn linear(
     x: &Tensor,
     weight: &Matrix,

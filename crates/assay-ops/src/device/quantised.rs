@@ -35,7 +35,7 @@ pub(crate) fn dense(matrix: &Matrix, dtype: DType) -> CandleResult<Tensor> {
     }
 }
 
-/// [`crate::embedding`] of a table of blocks.
+/// [`crate::embedding()`] of a table of blocks.
 pub(crate) fn embedding(
     blocks: &DeviceBlocks,
     ids: &Arc<[u32]>,

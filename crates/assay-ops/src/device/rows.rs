@@ -66,7 +66,7 @@ impl Angles {
     }
 }
 
-/// [`crate::rope`] for x f32 or bf16.
+/// [`crate::rope()`] for x f32 or bf16.
 pub(crate) fn rope(
     x: &Tensor,
     positions: &Arc<[u32]>,
@@ -99,7 +99,7 @@ fn rotated(x: &Tensor, positions: &Tensor, angles: &Angles, sign: f32) -> Candle
     Ok(y)
 }
 
-/// [`crate::swiglu`] for f32 or bf16.
+/// [`crate::swiglu()`] for f32 or bf16.
 pub(crate) fn swiglu(gate: &Tensor, up: &Tensor) -> CandleResult<Tensor> {
     let (dtype, count) = (gate.dtype(), gate.elem_count());
     let y = Fresh::like(gate)?;
@@ -143,7 +143,7 @@ pub(crate) fn add_bias(x: &Tensor, bias: &Tensor) -> CandleResult<Tensor> {
     })
 }
 
-/// [`crate::embedding`] of a dense table, f32 or bf16.
+/// [`crate::embedding()`] of a dense table, f32 or bf16.
 pub(crate) fn embedding(table: &Tensor, ids: &Arc<[u32]>) -> CandleResult<Tensor> {
     let (_, width) = table.dims2()?;
     let (dtype, device) = (table.dtype(), table.device());
@@ -188,7 +188,7 @@ fn scattered(table: &Tensor, ids: &Arc<[u32]>, grad: &Tensor) -> CandleResult<Te
     Ok(sums)
 }
 
-/// [`crate::reward_head`] for hidden states f32 or bf16; weight, bias and logits are f32.
+/// [`crate::reward_head()`] for hidden states f32 or bf16; weight, bias and logits are f32.
 pub(crate) fn reward_head(hidden: &Tensor, weight: &Tensor, bias: &Tensor) -> CandleResult<Tensor> {
     let (rows, width) = hidden.dims2()?;
     let logits = Fresh::new(hidden.device(), DType::F32, rows)?;
