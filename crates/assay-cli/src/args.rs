@@ -415,6 +415,9 @@ pub(crate) struct BenchArgs {
     /// Rows of a packed batch.
     #[arg(long, default_value_t = 16384)]
     pub(crate) token_budget: usize,
+    /// MiB of activations that a pass in training keeps.
+    #[arg(long, default_value_t = 2048)]
+    pub(crate) activation_mib: u64,
     /// Timed repetitions of a stage.
     #[arg(long, default_value_t = 5)]
     pub(crate) repeats: usize,

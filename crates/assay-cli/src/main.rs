@@ -2,6 +2,7 @@
 //!
 //! Data goes to stdout, messages to stderr. Exit 0 is done, 1 the user's mistake, 2 ours.
 
+mod allocator;
 mod args;
 mod commands;
 mod failure;
@@ -18,12 +19,8 @@ use clap::error::ErrorKind;
 
 use crate::args::{Cli, Command};
 
-/// Training allocates and frees large tensors all the time; the system's allocator returns their pages and faults
-/// them in again.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
+    allocator::keep_pages();
     assay_ops::use_one_thread_pool();
     leave_caught_panics_untold();
     let cli = match Cli::try_parse() {

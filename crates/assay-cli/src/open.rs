@@ -59,7 +59,15 @@ pub(crate) fn stored(
 pub(crate) fn policy(model: &LanguageModel, adapter: Option<&Path>) -> Result<PolicyModel> {
     let trainable = match adapter {
         Some(dir) => {
-            let adapter = peft::load(&locate(dir)?, model.transformer.config())?.adapter;
+            let loaded = peft::load(&locate(dir)?, model.transformer.config())?;
+            if loaded.is_on_other_weights(&model.transformer) {
+                message(&format!(
+                    "warning: {} was trained on other weights than those that {} holds now",
+                    dir.display(),
+                    model.name
+                ))?;
+            }
+            let adapter = loaded.adapter;
             let device = model.transformer.placement().device;
             Trainable::Adapter(adapter.to_device(&device)?)
         }

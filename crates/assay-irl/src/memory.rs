@@ -31,6 +31,8 @@ pub struct Workload {
     pub prompt_rows: usize,
     /// Rows of one packed batch in training.
     pub training_rows: usize,
+    /// Most bytes of activations that a pass in training keeps.
+    pub kept_bytes: u64,
 }
 
 /// A base model, as far as its memory goes.
@@ -62,7 +64,7 @@ pub struct MemoryPlan {
     pub optimiser: u64,
     /// Keys and values of prompts and completions while sampling.
     pub cache: u64,
-    /// Inputs of all layers and the working set of one, for one packed batch.
+    /// Inputs of all layers, what is kept of them, and the working set of one, for one packed batch.
     pub activations: u64,
 }
 
@@ -82,6 +84,7 @@ impl MemoryPlan {
         let (policy, reward) = (adapter(ranks.0), adapter(ranks.1));
         let cached_rows = (workload.sequences * workload.new_tokens + workload.prompt_rows) as u64;
         let rows = workload.training_rows as u64;
+        let every_layer = F32 * rows * layers * config.layer_activations();
         Self {
             weights: F32 * (layers * projections + tables * config.vocab_size as u64 * hidden),
             adapters: F32 * (policy + reward),
@@ -89,7 +92,8 @@ impl MemoryPlan {
             cache: F32 * 2 * layers * key * cached_rows,
             activations: F32
                 * rows
-                * ((layers + 1 + HIDDEN_TENSORS) * hidden + INNER_TENSORS * inner),
+                * ((layers + 1 + HIDDEN_TENSORS) * hidden + INNER_TENSORS * inner)
+                + workload.kept_bytes.min(every_layer),
         }
     }
 
@@ -103,6 +107,7 @@ impl MemoryPlan {
             new_tokens: sampling.max_completion_tokens,
             prompt_rows: prompts * sampling.max_prompt_tokens,
             training_rows: settings.run.token_budget,
+            kept_bytes: settings.run.kept_bytes(),
         };
         let whole = settings.policy.trained == TrainedParameters::Whole;
         let policy = if whole { 0 } else { settings.lora.policy.rank };
@@ -143,7 +148,7 @@ impl MemoryPlan {
         if fixed > self.cache.max(self.activations) {
             "a smaller model, a .gguf file with `model.storage = \"as_stored\"`, or smaller `lora` ranks"
         } else if self.activations >= self.cache {
-            "a smaller `run.token_budget`: the result stays the same"
+            "a smaller `run.token_budget` or `run.activation_mib`: the result stays the same"
         } else {
             "a smaller `sampling.max_sequences`: the result stays the same"
         }
@@ -235,6 +240,7 @@ mod tests {
             new_tokens: 150,
             prompt_rows: 8 * 150,
             training_rows: 4096,
+            kept_bytes: 1 << 30,
         };
         let plan = MemoryPlan::new(&smol(), (16, 8), &workload);
         // SmolLM2-135M has 134,515,008 parameters, 35,136 of them in norms, which the plan leaves out.
@@ -243,7 +249,18 @@ mod tests {
         assert_eq!(plan.adapters, 4 * 30 * 10_176 * 24);
         assert_eq!(plan.optimiser, 4 * 30 * 10_176 * (2 * 24 + 16));
         assert_eq!(plan.cache, 4 * 2 * 30 * 192 * (64 * 150 + 1200));
-        assert_eq!(plan.activations, 4 * 4096 * (43 * 576 + 7 * 1536));
+        let working = 4 * 4096 * (43 * 576 + 7 * 1536);
+        assert_eq!(plan.activations, working + (1 << 30));
+        // A row of a layer, whole: 7 x 576 residual values, 3 x (576 + 192) of attention, 3 x 1536 of the feed-forward part.
+        let boundless = Workload {
+            kept_bytes: u64::MAX,
+            ..workload
+        };
+        let whole = MemoryPlan::new(&smol(), (16, 8), &boundless).activations;
+        assert_eq!(
+            whole,
+            working + 4 * 4096 * 30 * (7 * 576 + 3 * 768 + 3 * 1536)
+        );
         assert_eq!(
             plan.total(),
             plan.weights + plan.adapters + plan.optimiser + plan.activations

@@ -20,7 +20,7 @@ pub type TokenScalars = Vec<Vec<f32>>;
 
 /// What a forward pass in training keeps for the backward pass.
 pub struct Recording {
-    /// Inputs of the layers.
+    /// Inputs of the layers, or all they computed.
     pub tape: Tape,
     /// Hidden states after the final norm, `[T, hidden]`.
     pub hidden: Tensor,
@@ -65,22 +65,26 @@ pub trait Player {
         self.read(&hidden, batch)
     }
 
-    /// Scalars and what [`Player::backward`] needs.
+    /// Scalars and what [`Player::backward`] needs, as [`Player::record`].
     ///
     /// # Errors
     /// As [`Player::head`].
-    fn forward(&self, batch: &PackedBatch) -> Result<(TokenScalars, Recording), IrlError> {
-        let recording = self.record(batch)?;
+    fn forward(
+        &self,
+        batch: &PackedBatch,
+        kept_bytes: u64,
+    ) -> Result<(TokenScalars, Recording), IrlError> {
+        let recording = self.record(batch, kept_bytes)?;
         Ok((self.read(&recording.hidden, batch)?, recording))
     }
 
-    /// What [`Player::backward`] needs, without the scalars.
+    /// What [`Player::backward`] needs, without the scalars; activations as far as they fit `kept_bytes`.
     ///
     /// # Errors
     /// As [`Player::head`].
-    fn record(&self, batch: &PackedBatch) -> Result<Recording, IrlError> {
+    fn record(&self, batch: &PackedBatch, kept_bytes: u64) -> Result<Recording, IrlError> {
         let (body, adapter) = self.body();
-        let (hidden, tape) = body.forward_recorded(batch, adapter)?;
+        let (hidden, tape) = body.forward_recorded(batch, adapter, kept_bytes)?;
         Ok(Recording { tape, hidden })
     }
 
@@ -125,15 +129,18 @@ pub trait Player {
 pub struct Passes<'c> {
     /// Most packed tokens a micro-batch.
     pub token_budget: usize,
+    /// Bytes of activations that are kept for the backward pass instead of being computed again.
+    pub kept_bytes: u64,
     /// Who shares the micro-batches.
     pub ranks: &'c dyn Collective,
 }
 
 impl Passes<'static> {
-    /// All passes in this process.
+    /// All passes in this process, layers computed again in the backward pass.
     pub fn alone(token_budget: usize) -> Self {
         Self {
             token_budget,
+            kept_bytes: 0,
             ranks: &Alone,
         }
     }
@@ -176,7 +183,7 @@ pub fn update<R>(
     {
         return Err(IrlError::EmptyUpdate);
     }
-    let ranks = passes.ranks;
+    let (ranks, kept_bytes) = (passes.ranks, passes.kept_bytes);
     let parts = micro_batches(groups, passes.token_budget);
     let mut kept = None;
     let scalars = parallel::scalars(ranks, &parts, |part| {
@@ -184,12 +191,12 @@ pub fn update<R>(
         if parts.len() > ranks.size() {
             return player.infer(&batch);
         }
-        let (scalars, recording) = player.forward(&batch)?;
+        let (scalars, recording) = player.forward(&batch, kept_bytes)?;
         kept = Some(recording);
         Ok(scalars)
     })?;
     let (report, grads) = loss(&scalars)?;
-    let gradients = backward_parts((player, ranks), &parts, &grads, kept)?;
+    let gradients = backward_parts((player, passes), &parts, &grads, kept)?;
     check_coverage(player, &gradients)?;
     Ok((report, gradients))
 }
@@ -197,11 +204,12 @@ pub fn update<R>(
 /// Gradients summed micro-batch after micro-batch, `size` at a time; `kept` is what the forward pass recorded of this
 /// rank's only one.
 fn backward_parts(
-    (player, ranks): (&dyn Player, &dyn Collective),
+    (player, passes): (&dyn Player, Passes<'_>),
     parts: &[MicroBatch],
     grads: &[Vec<f32>],
     mut kept: Option<Recording>,
 ) -> Result<Gradients, IrlError> {
+    let ranks = passes.ranks;
     let mut gradients = Gradients::default();
     let mut total = GradientSum::default();
     let mut rest = grads;
@@ -218,7 +226,7 @@ fn backward_parts(
             let batch = PackedBatch::new(&part.groups)?;
             let recording = match kept.take() {
                 Some(recording) => recording,
-                None => player.record(&batch)?,
+                None => player.record(&batch, passes.kept_bytes)?,
             };
             player.backward(&batch, recording, grads, &mut gradients)
         });

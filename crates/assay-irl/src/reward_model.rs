@@ -56,8 +56,8 @@ pub struct RewardModel {
     /// How its logits become rewards of traces.
     pub scoring: ScoringSettings,
     backbone: Arc<Transformer>,
-    /// Fingerprint of the weights that it was trained on, where it comes from a file that says so.
-    trained_on: Option<String>,
+    /// Whether it comes from a file that says it was trained on other weights.
+    on_other_weights: bool,
     adapter: Adapter,
     head: HeadSettings,
     /// `[hidden]`; used by linear and hybrid heads.
@@ -70,9 +70,6 @@ pub struct RewardModel {
 #[derive(Serialize, Deserialize)]
 struct HeadFile {
     formula: String,
-    /// Fingerprint of the frozen weights that the adapter was trained on.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    base: Option<String>,
     head: HeadSettings,
     #[serde(default)]
     scoring: ScoringSettings,
@@ -127,7 +124,7 @@ impl RewardModel {
         let bias = Var::zeros(1, DType::F32, &device)?;
         Ok(Self {
             scoring: ScoringSettings::default(),
-            trained_on: None,
+            on_other_weights: false,
             backbone,
             adapter,
             head,
@@ -144,20 +141,21 @@ impl RewardModel {
     /// Names the file and the thing that is missing or does not match the backbone.
     pub fn load(dir: &Path, backbone: Arc<Transformer>) -> Result<Self, IrlError> {
         let mut loaded = peft::load(dir, backbone.config())?;
+        let on_other_weights = loaded.is_on_other_weights(&backbone);
         let weights = dir.join(HEAD_WEIGHTS_FILE);
         if weights.exists() {
             loaded.extra.extend(read_head(&weights)?);
         }
         let path = dir.join(HEAD_FILE);
-        let (head, scoring, trained_on) = if path.exists() {
+        let (head, scoring) = if path.exists() {
             let file = HeadFile::read(&path)?;
-            (file.head, file.scoring, file.base)
+            (file.head, file.scoring)
         } else {
-            (HeadSettings::Linear, ScoringSettings::default(), None)
+            (HeadSettings::Linear, ScoringSettings::default())
         };
         let mut model = Self {
             scoring,
-            trained_on,
+            on_other_weights,
             ..Self::new(backbone, loaded.adapter, head)?
         };
         let hidden = model.backbone.config().hidden_size;
@@ -212,13 +210,14 @@ impl RewardModel {
             } else {
                 Vec::new()
             },
+            trained_on: self.backbone.fingerprint().map(str::to_owned),
         };
         if linear {
             self.adapter.save(dir, &card, &extra)?;
         } else {
             self.adapter.save(dir, &card, &[])?;
             let named = extra.into_iter().collect();
-            assay_lm::save_tensors(&named, &dir.join(HEAD_WEIGHTS_FILE))?;
+            assay_lm::save_tensors(&named, None, &dir.join(HEAD_WEIGHTS_FILE))?;
         }
         self.save_head(dir)
     }
@@ -236,14 +235,9 @@ impl RewardModel {
         }
     }
 
-    /// Whether the adapter was trained on other weights than those it now stands on, as far as both are known.
-    ///
-    /// The same model in another format or precision counts as another.
+    /// [`peft::LoadedAdapter::is_on_other_weights`] of its adapter and its backbone.
     pub fn is_on_other_weights(&self) -> bool {
-        match (&self.trained_on, self.backbone.fingerprint()) {
-            (Some(before), Some(now)) => before != now,
-            _ => false,
-        }
+        self.on_other_weights
     }
 
     fn save_head(&self, dir: &Path) -> Result<(), IrlError> {
@@ -251,7 +245,6 @@ impl RewardModel {
             head: self.head,
             scoring: self.scoring.clone(),
             formula: self.formula().to_owned(),
-            base: self.backbone.fingerprint().map(str::to_owned),
         };
         let path = dir.join(HEAD_FILE);
         let unwritable = |source: toml::ser::Error| IrlError::Malformed {

@@ -405,6 +405,8 @@ pub struct RunSettings {
     pub prompts_per_iteration: usize,
     /// Most packed tokens a micro-batch; results depend on it by rounding only.
     pub token_budget: usize,
+    /// MiB of activations that a pass keeps for its backward pass; layers that do not fit are computed again. Changes no result.
+    pub activation_mib: u64,
     /// Saves every n-th iteration and the last; 0 saves the last only.
     pub checkpoint_every: usize,
     /// Newest checkpoints kept; 0 keeps all.
@@ -419,12 +421,20 @@ pub struct RunSettings {
     pub eval_samples: usize,
 }
 
+impl RunSettings {
+    /// [`RunSettings::activation_mib`] in bytes.
+    pub fn kept_bytes(&self) -> u64 {
+        self.activation_mib.saturating_mul(1 << 20)
+    }
+}
+
 impl Default for RunSettings {
     fn default() -> Self {
         Self {
             iterations: 500,
             prompts_per_iteration: 2,
             token_budget: 16_384,
+            activation_mib: 2048,
             checkpoint_every: 50,
             keep_last: 3,
             keep_best: true,

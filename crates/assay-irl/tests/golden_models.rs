@@ -440,6 +440,40 @@ fn any_token_budget_gives_the_same_update() {
 }
 
 #[test]
+fn kept_activations_give_the_bits_of_recomputed_ones() {
+    for name in ["llama", "qwen2"] {
+        let case = case(name);
+        let policy = case.policy();
+        let rows = case.groups.iter().map(Group::rows).sum();
+        let layer = policy.transformer.layer_bytes(rows);
+        let passes = |kept_bytes| Passes {
+            kept_bytes,
+            ..Passes::alone(100_000)
+        };
+        let bits = |kept_bytes| {
+            let updated = update(
+                &policy,
+                &case.groups,
+                passes(kept_bytes),
+                sft(case.tokens()),
+            );
+            let (loss, gradients) = updated.unwrap();
+            let of = |var| gradients.get(var).unwrap().flatten_all().unwrap();
+            let parameters = policy.parameters();
+            let values: Vec<Vec<f32>> = parameters
+                .iter()
+                .map(|(_, var)| of(var).to_vec1().unwrap())
+                .collect();
+            (loss, values)
+        };
+        let recomputed = bits(0);
+        for kept_bytes in [layer, 2 * layer, u64::MAX] {
+            assert!(bits(kept_bytes) == recomputed, "{name}, {kept_bytes} bytes");
+        }
+    }
+}
+
+#[test]
 fn packed_and_one_at_a_time_agree() {
     let case = case("qwen2");
     let batch = PackedBatch::new(&case.groups).unwrap();

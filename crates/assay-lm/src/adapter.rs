@@ -301,6 +301,8 @@ pub struct AdapterCard {
     pub task_type: &'static str,
     /// Modules saved whole beside the pairs, e.g. `score`.
     pub modules_to_save: Vec<String>,
+    /// [`crate::Transformer::fingerprint`] of the frozen weights that the adapter was trained on.
+    pub trained_on: Option<String>,
 }
 
 /// PEFT's name of one half of a pair: `half` is `A` or `B`.

@@ -109,6 +109,12 @@ impl ModelConfig {
         self.heads * self.head_dim
     }
 
+    /// Values a row of all that a layer computes on its way from its input to its output, both included.
+    pub fn layer_activations(&self) -> u64 {
+        let (hidden, inner) = (self.hidden_size, self.intermediate_size);
+        (7 * hidden + 3 * (self.query_size() + self.kv_size() + inner)) as u64
+    }
+
     /// Width of all key (or value) heads together.
     pub fn kv_size(&self) -> usize {
         self.kv_heads * self.head_dim

@@ -8,12 +8,28 @@ use candle_core::{Tensor, TensorId, Var};
 
 use crate::LmError;
 
-/// Inputs of every layer, kept by a forward pass in training so that the backward pass can recompute the rest.
+/// What a forward pass in training keeps for the backward pass.
 ///
 /// # Shapes
-/// One `[T, hidden]` f32 tensor a layer, and the input of the final norm.
+/// `[T, hidden]` in the type of the model: the input of each layer, and of the final norm.
 pub struct Tape {
-    pub(crate) inputs: Vec<Tensor>,
+    pub(crate) layers: Vec<Step>,
+    /// Input of the final norm.
+    pub(crate) last: Tensor,
+}
+
+/// What is kept of one layer.
+pub(crate) enum Step {
+    /// Its input: the rest is computed again.
+    Input(Tensor),
+    /// Everything.
+    Whole(Graph),
+}
+
+/// A piece of the computation with all it needs for its backward pass.
+pub(crate) struct Graph {
+    input: Var,
+    output: Tensor,
 }
 
 /// Gradients by tensor, summed over micro-batches.
@@ -59,22 +75,85 @@ impl Gradients {
     }
 }
 
-/// Gradient at `input` of `forward(input) . grad_output`; gradients of `tensors` are added on the way.
-pub(crate) fn pull_back<'t>(
-    input: &Tensor,
-    grad_output: &Tensor,
-    forward: impl FnOnce(&Tensor) -> Result<Tensor, LmError>,
-    tensors: impl Iterator<Item = &'t Tensor>,
-    gradients: &mut Gradients,
-) -> Result<Tensor, LmError> {
-    let x = Var::from_tensor(input)?;
-    let y = forward(x.as_tensor())?;
-    let mut store = seed_gradient(&y, grad_output)?.backward()?;
-    gradients.absorb(&mut store, tensors)?;
-    match store.remove(x.as_tensor()) {
-        Some(gradient) => Ok(gradient.detach()),
-        None => Err(LmError::NoGradient {
-            what: "a layer's input".to_owned(),
-        }),
+impl Graph {
+    /// Computes `forward` of a copy of `input` and keeps what led there.
+    pub(crate) fn new(
+        input: &Tensor,
+        forward: impl FnOnce(&Tensor) -> Result<Tensor, LmError>,
+    ) -> Result<Self, LmError> {
+        let input = Var::from_tensor(input)?;
+        let output = forward(input.as_tensor())?;
+        Ok(Self { input, output })
+    }
+
+    /// What was computed.
+    pub(crate) fn output(&self) -> &Tensor {
+        &self.output
+    }
+
+    /// Gradient at the input of `output . grad_output`; gradients of `tensors` are added on the way.
+    pub(crate) fn pull_back<'t>(
+        self,
+        grad_output: &Tensor,
+        tensors: impl Iterator<Item = &'t Tensor>,
+        gradients: &mut Gradients,
+    ) -> Result<Tensor, LmError> {
+        let mut store = seed_gradient(&self.output, grad_output)?.backward()?;
+        gradients.absorb(&mut store, tensors)?;
+        match store.remove(self.input.as_tensor()) {
+            Some(gradient) => Ok(gradient.detach()),
+            None => Err(LmError::NoGradient {
+                what: "a layer's input".to_owned(),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packed::{Group, PackedBatch};
+    use crate::transformer::Transformer;
+    use crate::{Architecture, ModelConfig, RopeScaling, RopeSettings};
+
+    #[test]
+    fn a_tape_keeps_the_last_layers_that_fit() {
+        let config = ModelConfig {
+            architecture: Architecture::Qwen2,
+            vocab_size: 11,
+            hidden_size: 8,
+            intermediate_size: 12,
+            layers: 4,
+            heads: 2,
+            kv_heads: 1,
+            head_dim: 4,
+            rms_norm_eps: 1e-6,
+            rope: RopeSettings {
+                theta: 1e4,
+                scaling: RopeScaling::None,
+            },
+            max_positions: 16,
+            qkv_bias: true,
+            tie_word_embeddings: true,
+            bos_token_id: None,
+            eos_token_ids: vec![1],
+        };
+        let (model, _) = Transformer::random(&config, 3).unwrap();
+        let group = Group {
+            prompt: vec![1, 2],
+            completions: vec![vec![3, 4, 5]],
+        };
+        let batch = PackedBatch::new(&[group]).unwrap();
+        let layer = model.layer_bytes(5);
+        assert_eq!(layer, 4 * 5 * (7 * 8 + 3 * (8 + 4 + 12)));
+        let kept = |bytes| {
+            let (_, tape) = model.forward_recorded(&batch, None, bytes).unwrap();
+            let whole = |step: &Step| matches!(step, Step::Whole(_));
+            tape.layers.iter().map(whole).collect::<Vec<_>>()
+        };
+        assert_eq!(kept(0), [false; 4]);
+        assert_eq!(kept(2 * layer - 1), [false, false, false, true]);
+        assert_eq!(kept(2 * layer), [false, false, true, true]);
+        assert_eq!(kept(u64::MAX), [true; 4]);
     }
 }

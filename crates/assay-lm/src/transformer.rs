@@ -16,7 +16,7 @@ use assay_ops::{
 use candle_core::Tensor;
 
 use crate::adapter::{Adapter, LayerAdapter, Projection};
-use crate::gradients::{Gradients, Tape, pull_back};
+use crate::gradients::{Gradients, Graph, Step, Tape};
 use crate::{LmError, ModelConfig, PackedBatch, Placement};
 
 /// A projection's weight `[out, in]` and optional bias `[out]`.
@@ -194,28 +194,45 @@ impl Transformer {
 
     /// Forward pass of training: hidden states after the final norm (no graph) and the tape for [`Self::backward`].
     ///
+    /// Of as many of the last layers as fit `kept_bytes` the tape keeps all activations ([`Transformer::layer_bytes`] each); of the
+    /// others it keeps the input, and the backward pass computes the layer again. Results are the same bits either way.
+    ///
     /// # Errors
     /// As [`Transformer::hidden`].
     pub fn forward_recorded(
         &self,
         batch: &PackedBatch,
         adapter: Option<&Adapter>,
+        kept_bytes: u64,
     ) -> Result<(Tensor, Tape), LmError> {
-        let (model, adapter) = (self.detached(), adapter.map(Adapter::detached));
-        let mut inputs = Vec::with_capacity(model.layers.len() + 1);
+        let (model, detached) = (self.detached(), adapter.map(Adapter::detached));
+        let kept = kept_bytes / self.layer_bytes(batch.len()).max(1);
+        let first_kept = (self.layers.len() as u64).saturating_sub(kept) as usize;
+        let mut layers = Vec::with_capacity(model.layers.len());
         let mut x = embedding(&model.embedding, &batch.tokens)?;
-        for (index, layer) in model.layers.iter().enumerate() {
-            let y =
-                model.layer_forward(layer, adapter.as_ref().map(|a| a.layer(index)), &x, batch)?;
-            inputs.push(std::mem::replace(&mut x, y));
+        for (index, layer) in self.layers.iter().enumerate() {
+            let step = if index < first_kept {
+                let (layer, lora) = (&model.layers[index], detached.as_ref());
+                let y = model.layer_forward(layer, lora.map(|a| a.layer(index)), &x, batch)?;
+                Step::Input(std::mem::replace(&mut x, y))
+            } else {
+                let lora = adapter.map(|a| a.layer(index));
+                let whole = Graph::new(&x, |x| self.layer_forward(layer, lora, x, batch))?;
+                x = whole.output().detach();
+                Step::Whole(whole)
+            };
+            layers.push(step);
         }
         let hidden = rms_norm(&x, &model.final_norm, model.config.rms_norm_eps)?;
-        inputs.push(x);
-        Ok((hidden, Tape { inputs }))
+        Ok((hidden, Tape { layers, last: x }))
     }
 
-    /// Backward pass from the gradient at the hidden states: recomputes one layer at a time and adds to `gradients`
-    /// whatever reaches a variable of the model or the adapter. Gradients of frozen weights are never computed.
+    /// Bytes of one layer's activations, kept whole, for a batch of `rows` rows.
+    pub fn layer_bytes(&self, rows: usize) -> u64 {
+        self.config.layer_activations() * (rows * self.placement().dtype.size_in_bytes()) as u64
+    }
+
+    /// Backward pass from the gradient at the hidden states, layer after layer: adds to `gradients` whatever reaches a variable of the model or the adapter. Gradients of frozen weights are never computed.
     ///
     /// # Errors
     /// Fails when an operation fails.
@@ -227,29 +244,21 @@ impl Transformer {
         grad_hidden: Tensor,
         gradients: &mut Gradients,
     ) -> Result<(), LmError> {
-        let mut inputs = tape.inputs;
-        let mut grad = grad_hidden;
-        if let Some(input) = inputs.pop() {
-            let norm = |x: &Tensor| Ok(rms_norm(x, &self.final_norm, self.config.rms_norm_eps)?);
-            grad = pull_back(
-                &input,
-                &grad,
-                norm,
-                std::iter::once(&self.final_norm),
-                gradients,
-            )?;
-        }
+        let Tape { mut layers, last } = tape;
+        let norm = |x: &Tensor| Ok(rms_norm(x, &self.final_norm, self.config.rms_norm_eps)?);
+        let norm = Graph::new(&last, norm)?;
+        let mut grad =
+            norm.pull_back(&grad_hidden, std::iter::once(&self.final_norm), gradients)?;
         for (index, layer) in self.layers.iter().enumerate().rev() {
-            let Some(input) = inputs.pop() else { break };
             let lora = adapter.map(|a| a.layer(index));
-            let forward = |x: &Tensor| self.layer_forward(layer, lora, x, batch);
-            grad = pull_back(
-                &input,
-                &grad,
-                forward,
-                layer_tensors(layer, lora),
-                gradients,
-            )?;
+            let graph = match layers.pop() {
+                Some(Step::Whole(graph)) => graph,
+                Some(Step::Input(input)) => {
+                    Graph::new(&input, |x| self.layer_forward(layer, lora, x, batch))?
+                }
+                None => break,
+            };
+            grad = graph.pull_back(&grad, layer_tensors(layer, lora), gradients)?;
         }
         if let Matrix::Dense(table) = &self.embedding
             && table.is_variable()

@@ -75,6 +75,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         new_tokens: args.new_tokens,
         prompt_rows: args.prompts * args.prompt_tokens,
         training_rows: args.token_budget.min(rows(args)),
+        kept_bytes: args.activation_mib.saturating_mul(1 << 20),
     };
     let memory = MemoryPlan::new(&config, (args.rank, args.rank), &workload);
     let mut report = BenchReport {

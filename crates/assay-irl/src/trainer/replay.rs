@@ -132,7 +132,7 @@ fn alone(
     if trace.token_ids.is_empty() {
         return Ok(replayed);
     }
-    let (scalars, recording) = player.forward(&batch)?;
+    let (scalars, recording) = player.forward(&batch, 0)?;
     let scalars = &scalars[0];
     replayed.token = scalars.iter().position(|scalar| !scalar.is_finite());
     let weights = loss_gradients(trace);

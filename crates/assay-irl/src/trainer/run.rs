@@ -304,6 +304,7 @@ impl<'i> Run<'i> {
     fn passes(&self) -> Passes<'i> {
         Passes {
             token_budget: self.inputs.settings.run.token_budget,
+            kept_bytes: self.inputs.settings.run.kept_bytes(),
             ranks: self.inputs.ranks,
         }
     }

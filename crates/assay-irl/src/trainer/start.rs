@@ -36,6 +36,7 @@ pub(super) fn save_policy(
                 base_model: model.name.clone(),
                 task_type: "CAUSAL_LM",
                 modules_to_save: Vec::new(),
+                trained_on: model.transformer.fingerprint().map(str::to_owned),
             };
             Ok(adapter.save(dir, &card, &[])?)
         }

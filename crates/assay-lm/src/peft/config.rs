@@ -376,6 +376,7 @@ mod tests {
             base_model: "org/name@v1".to_owned(),
             task_type: "CAUSAL_LM",
             modules_to_save: Vec::new(),
+            trained_on: None,
         };
         let json = json_of(&adapter, &card);
         assert_eq!(json["base_model_name_or_path"], "org/name");

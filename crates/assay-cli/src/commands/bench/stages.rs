@@ -158,7 +158,7 @@ pub(crate) struct Workbench {
     groups: Vec<Group>,
     new_tokens: usize,
     samples: usize,
-    token_budget: usize,
+    passes: Passes<'static>,
 }
 
 impl Workbench {
@@ -200,7 +200,10 @@ impl Workbench {
             groups,
             new_tokens: args.new_tokens,
             samples: args.samples,
-            token_budget: args.token_budget,
+            passes: Passes {
+                kept_bytes: args.activation_mib.saturating_mul(1 << 20),
+                ..Passes::alone(args.token_budget)
+            },
         })
     }
 
@@ -220,7 +223,7 @@ impl Workbench {
     /// Runs a stage and gives its seconds.
     pub(crate) fn run(&mut self, stage: Stage) -> Result<f64> {
         let started = Instant::now();
-        let work = (self.groups.as_slice(), Passes::alone(self.token_budget));
+        let work = (self.groups.as_slice(), self.passes);
         match stage {
             Stage::Sample => self.sample()?,
             Stage::UpdateReward => train(&self.reward, &mut self.reward_optimiser, work)?,

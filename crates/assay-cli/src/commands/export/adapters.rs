@@ -59,6 +59,7 @@ fn save(loaded: LoadedAdapter, to: &Path, base_model: &str) -> Result<()> {
         base_model: base_model.to_owned(),
         task_type: if classifier { "TOKEN_CLS" } else { "CAUSAL_LM" },
         modules_to_save: classifier.then(|| "score".to_owned()).into_iter().collect(),
+        trained_on: loaded.trained_on,
     };
     let head: Vec<_> = loaded.extra.into_iter().collect();
     Ok(loaded.adapter.save(to, &card, &head)?)

@@ -151,11 +151,25 @@ fn weights_that_changed_under_their_path_are_noticed() {
         said.contains("iter-4 was trained on other weights than those that model holds"),
         "{said}"
     );
+    let sampled = Command::new(env!("CARGO_BIN_EXE_assay"))
+        .current_dir(lab.path("."))
+        .args(["sample", "--model", "model", "--adapter"])
+        .arg("run/checkpoints/iter-4/policy")
+        .args(["--problems", "train.jsonl", "--out", "sampled.jsonl"])
+        .args(["--limit", "1", "--max-tokens", "2"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(sampled.stderr).unwrap();
+    assert_eq!(sampled.status.code(), Some(0), "{said}");
+    assert!(
+        said.contains("policy was trained on other weights than those that model holds now"),
+        "{said}"
+    );
     flip(&lab.path("model/model.safetensors"));
     lab.finish("run", &length);
     row(
-        "weights changed under their path: resuming and scoring refuse, `--model` scores with a warning",
-        4,
+        "weights changed under their path: resuming and scoring refuse, sampling warns, `--model` scores with a warning",
+        5,
     );
 }
 
