@@ -211,32 +211,82 @@ pub fn choose_threshold(cases: &[StepCase]) -> Option<f64> {
     Some(best.1)
 }
 
-/// The entries `processbench.{f1, accuracy_wrong, accuracy_correct}` of test cases at a threshold from validation,
-/// intervals by bootstrap over traces.
-pub fn summary(test: &[StepCase], threshold: f64, settings: &BootstrapSettings) -> Summary {
-    summary_of(&judged(test, threshold), settings)
-}
-
-/// The same by cross-fitting: each of two halves (even and odd positions after sorting by identifier) is judged at the
-/// threshold chosen on the other. Falls back to no prediction quality (empty) if a half has one class only.
-pub fn cross_fitted_summary(cases: &[StepCase], settings: &BootstrapSettings) -> Summary {
-    let mut order: Vec<&StepCase> = cases.iter().collect();
-    order.sort_by(|a, b| a.id.cmp(&b.id));
-    let half = |parity: usize| {
-        order
-            .iter()
-            .skip(parity)
-            .step_by(2)
-            .map(|case| (*case).clone())
-            .collect::<Vec<_>>()
+/// Traces under one step score each list, the same traces in every list: what a threshold is chosen among.
+///
+/// `PREFIX.{f1, accuracy_wrong, accuracy_correct}` by cross-fitting: each of two halves (even and odd positions after sorting
+/// by identifier) is judged with the step score and the threshold of the highest F1 on the other. Left out where a half has
+/// one class only. `PREFIX.accuracy_lowest` needs no threshold: the share of wrong traces whose step of the lowest score, the
+/// first of equals, is the first wrong one, under the first list. Intervals by bootstrap over traces.
+pub fn cross_fitted_summary(
+    prefix: &str,
+    by_score: &[Vec<StepCase>],
+    settings: &BootstrapSettings,
+) -> Summary {
+    let mut summary = Summary::default();
+    let Some(first) = by_score.first() else {
+        return summary;
+    };
+    let named = first.iter().filter_map(lowest_is_first_wrong);
+    let named: Vec<f64> = named.map(|right| f64::from(u8::from(right))).collect();
+    summary.insert_some(
+        &format!("{prefix}.accuracy_lowest"),
+        bootstrap_mean(&named, settings),
+    );
+    let half = |parity: usize| -> Vec<Vec<StepCase>> {
+        let of = |cases: &Vec<StepCase>| {
+            let mut order: Vec<&StepCase> = cases.iter().collect();
+            order.sort_by(|a, b| a.id.cmp(&b.id));
+            let own = order.into_iter().skip(parity).step_by(2);
+            own.cloned().collect()
+        };
+        by_score.iter().map(of).collect()
     };
     let (even, odd) = (half(0), half(1));
-    let (Some(for_odd), Some(for_even)) = (choose_threshold(&even), choose_threshold(&odd)) else {
-        return Summary::default();
+    let (Some(for_odd), Some(for_even)) = (choose(&even), choose(&odd)) else {
+        return summary;
     };
-    let mut all = judged(&even, for_even);
-    all.extend(judged(&odd, for_odd));
-    summary_of(&all, settings)
+    let mut all = judged(&even[for_even.0], for_even.1);
+    all.extend(judged(&odd[for_odd.0], for_odd.1));
+    summarise(&mut summary, prefix, &all, settings);
+    summary
+}
+
+/// `PREFIX.accuracy_lowest` of a step named at random: the mean over wrong traces of 1 / steps.
+pub fn chance_summary(prefix: &str, cases: &[StepCase], settings: &BootstrapSettings) -> Summary {
+    let wrong = cases.iter().filter(|case| case.label.is_some());
+    let chances: Vec<f64> = wrong
+        .map(|case| 1.0 / case.step_scores.len().max(1) as f64)
+        .collect();
+    let mut summary = Summary::default();
+    summary.insert_some(
+        &format!("{prefix}.accuracy_lowest"),
+        bootstrap_mean(&chances, settings),
+    );
+    summary
+}
+
+/// The list and the threshold of the highest F1, the first among equals.
+fn choose(by_score: &[Vec<StepCase>]) -> Option<(usize, f64)> {
+    let mut best: Option<(f64, (usize, f64))> = None;
+    for (index, cases) in by_score.iter().enumerate() {
+        let Some(threshold) = choose_threshold(cases) else {
+            continue;
+        };
+        let f1 = quality(cases, threshold).f1().unwrap_or(0.0);
+        if best.is_none_or(|(highest, _)| f1 > highest) {
+            best = Some((f1, (index, threshold)));
+        }
+    }
+    best.map(|(_, choice)| choice)
+}
+
+/// Whether the step of the lowest score is the first wrong one; `None` for a correct trace, false without scores.
+fn lowest_is_first_wrong(case: &StepCase) -> Option<bool> {
+    let label = case.label?;
+    let scores = case.step_scores.iter().enumerate();
+    let scored = scores.filter_map(|(step, score)| Some((step, (*score)?)));
+    let lowest = scored.min_by(|a, b| a.1.total_cmp(&b.1));
+    Some(lowest.is_some_and(|(step, _)| step == label))
 }
 
 /// Whether each case is a wrong trace, and whether it was judged right.
@@ -247,8 +297,12 @@ fn judged(cases: &[StepCase], threshold: f64) -> Vec<(bool, bool)> {
         .collect()
 }
 
-fn summary_of(judged: &[(bool, bool)], settings: &BootstrapSettings) -> Summary {
-    let mut summary = Summary::default();
+fn summarise(
+    summary: &mut Summary,
+    prefix: &str,
+    judged: &[(bool, bool)],
+    settings: &BootstrapSettings,
+) {
     let f1 = bootstrap(judged.len(), settings, |weights| {
         quality_weighted(
             judged
@@ -258,18 +312,17 @@ fn summary_of(judged: &[(bool, bool)], settings: &BootstrapSettings) -> Summary 
         )
         .f1()
     });
-    summary.insert_some("processbench.f1", f1);
+    summary.insert_some(&format!("{prefix}.f1"), f1);
     for (name, class) in [("accuracy_wrong", true), ("accuracy_correct", false)] {
         let of_class = judged.iter().filter(|(wrong, _)| *wrong == class);
         let values: Vec<f64> = of_class
             .map(|(_, right)| f64::from(u8::from(*right)))
             .collect();
         summary.insert_some(
-            &format!("processbench.{name}"),
+            &format!("{prefix}.{name}"),
             bootstrap_mean(&values, settings),
         );
     }
-    summary
 }
 
 fn is_right(case: &StepCase, threshold: f64) -> bool {
@@ -352,29 +405,46 @@ mod tests {
     }
 
     #[test]
-    fn summary_has_the_three_entries() {
-        let cases = [case(&[1.0, -1.0], Some(1)), case(&[2.0, 3.0], None)];
-        let summary = summary(&cases, 0.0, &BootstrapSettings::default());
+    fn the_step_score_and_the_threshold_come_from_the_other_half() {
+        let settings = BootstrapSettings::default();
+        let useful = vec![
+            case(&[1.0, -1.0], Some(1)),
+            case(&[1.5, -1.0], Some(1)),
+            case(&[2.0, 3.0], None),
+            case(&[2.5, 3.0], None),
+        ];
+        let mut useless = useful.clone();
+        useless
+            .iter_mut()
+            .for_each(|case| case.step_scores = vec![Some(0.0), Some(0.0)]);
+        let both = [useless.clone(), useful.clone()];
+        let found = cross_fitted_summary("processbench", &both, &settings);
         for name in ["f1", "accuracy_wrong", "accuracy_correct"] {
-            assert_eq!(
-                summary.get(&format!("processbench.{name}")).unwrap().value,
-                1.0
-            );
+            let estimate = found.get(&format!("processbench.{name}")).unwrap();
+            assert_eq!(estimate.value, 1.0, "{name}");
         }
-        assert_eq!(summary.get("processbench.f1").unwrap().n, 2);
-        assert!(cross_fitted_summary(&cases, &BootstrapSettings::default()).is_empty());
-        let four = [
-            &cases[..],
-            &[case(&[1.5, -1.0], Some(1)), case(&[2.5, 3.0], None)],
-        ]
-        .concat();
-        assert_eq!(
-            cross_fitted_summary(&four, &BootstrapSettings::default())
-                .get("processbench.f1")
-                .unwrap()
-                .value,
-            1.0
-        );
+        assert_eq!(found.get("processbench.f1").unwrap().n, 4);
+        let alone = cross_fitted_summary("processbench", &[useless], &settings);
+        assert!(alone.get("processbench.f1").unwrap().value < 1.0);
+    }
+
+    #[test]
+    fn wrong_traces_alone_are_judged_without_a_threshold() {
+        let settings = BootstrapSettings::default();
+        let wrong = vec![
+            case(&[1.0, -1.0, 4.0], Some(1)),
+            case(&[0.0, 0.0], Some(1)),
+            case(&[0.5, 0.0, 1.0, 2.0], Some(1)),
+        ];
+        let found = cross_fitted_summary("p", std::slice::from_ref(&wrong), &settings);
+        // The second trace ties: its first step is taken, which is not the wrong one.
+        assert_eq!(found.get("p.accuracy_lowest").unwrap().value, 2.0 / 3.0);
+        assert!(found.get("p.f1").is_none());
+        let chance = chance_summary("c", &wrong, &settings);
+        let expected = (1.0 / 3.0 + 1.0 / 2.0 + 1.0 / 4.0) / 3.0;
+        let value = chance.get("c.accuracy_lowest").unwrap().value;
+        assert!((value - expected).abs() < 1e-15);
+        assert!(cross_fitted_summary("p", &[], &settings).is_empty());
     }
 
     proptest! {

@@ -116,7 +116,7 @@ impl AdamW {
             "iterations".to_owned(),
             Tensor::new(&[self.iterations as i64], &Device::Cpu)?,
         );
-        Ok(assay_lm::save_tensors(&tensors, None, path)?)
+        Ok(assay_lm::save_tensors(&tensors, path)?)
     }
 
     /// Restores what [`AdamW::save`] wrote.

@@ -204,6 +204,7 @@ impl<'m> Critic<'m> {
     pub fn score_steps(
         &self,
         traces: &[StepTrace],
+        beside: Option<Beside<'_>>,
         on_scored: impl FnMut(usize),
     ) -> Result<Vec<ScoredSteps>, IrlError> {
         let (mut records, mut ranges) = (Vec::new(), Vec::new());
@@ -224,7 +225,7 @@ impl<'m> Critic<'m> {
             records.push(record);
             ranges.push(steps);
         }
-        self.score_encoded(&mut records, None, on_scored)?;
+        self.score_encoded(&mut records, beside, on_scored)?;
         Ok(records.into_iter().zip(ranges).collect())
     }
 

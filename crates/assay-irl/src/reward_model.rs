@@ -217,7 +217,7 @@ impl RewardModel {
         } else {
             self.adapter.save(dir, &card, &[])?;
             let named = extra.into_iter().collect();
-            assay_lm::save_tensors(&named, None, &dir.join(HEAD_WEIGHTS_FILE))?;
+            assay_lm::save_tensors(&named, &dir.join(HEAD_WEIGHTS_FILE))?;
         }
         self.save_head(dir)
     }

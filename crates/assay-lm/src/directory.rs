@@ -126,7 +126,7 @@ fn write_weights(
             converted.insert(name.clone(), tensor.to_dtype(weights.dtype())?);
             index.insert(name.clone(), file.clone());
         }
-        crate::save_tensors(&converted, None, &dir.join(file))?;
+        crate::save_tensors(&converted, &dir.join(file))?;
     }
     if count > 1 {
         let index = json!({ "metadata": { "total_size": total }, "weight_map": index });

@@ -1,5 +1,6 @@
 //! Adapter files in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`.
 
+mod base;
 mod config;
 
 use std::collections::HashMap;
@@ -7,7 +8,6 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use safetensors::SafeTensors;
 
 use self::config::{ConfigFile, json_of};
 use crate::adapter::{Adapter, AdapterCard};
@@ -18,8 +18,6 @@ use crate::{LmError, ModelConfig};
 pub const CONFIG_FILE: &str = "adapter_config.json";
 /// File with the tensors.
 pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
-/// Key of the base weights' fingerprint in the metadata of the tensors' file.
-const TRAINED_ON: &str = "assay_trained_on";
 /// How names of a token classifier's head begin.
 const HEAD_PREFIX: &str = "base_model.model.score.";
 
@@ -32,7 +30,7 @@ pub struct LoadedAdapter {
     pub base_model: String,
     /// `task_type`, if given.
     pub task_type: Option<String>,
-    /// Fingerprint of the frozen weights that it was trained on, where the file says so.
+    /// Fingerprint of the frozen weights that it was trained on, where the directory says so.
     pub trained_on: Option<String>,
     /// Remaining tensors by their name in the file, f32.
     pub extra: HashMap<String, Tensor>,
@@ -66,7 +64,7 @@ pub fn base_model(dir: &Path) -> Result<String, LmError> {
 pub fn load(dir: &Path, config: &ModelConfig) -> Result<LoadedAdapter, LmError> {
     let file = ConfigFile::read(dir)?;
     let path = dir.join(WEIGHTS_FILE);
-    let (mut tensors, trained_on) = read_tensors(&path)?;
+    let mut tensors = read_tensors(&path)?;
     let settings = file.settings(dir, tensors.keys())?;
     let adapter = Adapter::build(config, &settings, |name, (rows, columns)| {
         let tensor = tensors.remove(name).ok_or_else(|| LmError::MissingTensor {
@@ -88,7 +86,7 @@ pub fn load(dir: &Path, config: &ModelConfig) -> Result<LoadedAdapter, LmError> 
         adapter,
         base_model: file.base_model(),
         task_type: file.task_type,
-        trained_on,
+        trained_on: base::read(dir)?,
         extra,
     })
 }
@@ -106,9 +104,10 @@ pub(crate) fn save(
         .collect();
     tensors.extend(extra.iter().cloned());
     let weights = dir.join(WEIGHTS_FILE);
-    let trained_on = card.trained_on.iter();
-    let notes = trained_on.map(|digest| (TRAINED_ON.to_owned(), digest.clone()));
-    crate::save_tensors(&tensors, notes, &weights)?;
+    crate::save_tensors(&tensors, &weights)?;
+    if let Some(trained_on) = &card.trained_on {
+        base::write(dir, trained_on)?;
+    }
     let path = dir.join(CONFIG_FILE);
     let text = serde_json::to_string_pretty(&json_of(adapter, card)).unwrap_or_default() + "\n";
     fs::write(&path, text).map_err(|source| LmError::Io {
@@ -135,25 +134,16 @@ fn head(tensors: HashMap<String, Tensor>, path: &Path) -> Result<HashMap<String,
     Ok(head)
 }
 
-/// The tensors of a file and what its metadata says they were trained on.
-fn read_tensors(path: &Path) -> Result<(HashMap<String, Tensor>, Option<String>), LmError> {
-    let unreadable = |source| LmError::Io {
-        action: "reading",
-        path: path.to_owned(),
-        source,
-    };
+fn read_tensors(path: &Path) -> Result<HashMap<String, Tensor>, LmError> {
     if !path.is_file() {
-        return Err(unreadable(std::io::ErrorKind::NotFound.into()));
+        let source = std::io::Error::from(std::io::ErrorKind::NotFound);
+        return Err(LmError::Io {
+            action: "reading",
+            path: path.to_owned(),
+            source,
+        });
     }
-    let bytes = fs::read(path).map_err(unreadable)?;
-    let invalid = |source: candle_core::Error| LmError::InvalidAdapter {
+    candle_core::safetensors::load(path, &Device::Cpu).map_err(|source| LmError::InvalidAdapter {
         reason: format!("{}: {source}", path.display()),
-    };
-    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(invalid)?;
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| invalid(e.into()))?;
-    let notes = header.metadata().as_ref();
-    Ok((
-        tensors,
-        notes.and_then(|notes| notes.get(TRAINED_ON).cloned()),
-    ))
+    })
 }

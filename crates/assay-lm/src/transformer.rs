@@ -1,6 +1,6 @@
 //! The decoder-only transformer of the Llama 3 and Qwen2 families over packed batches.
 //!
-//! Decided here: the order of operations of a layer, per-layer recomputation in training, and which tensors are
+//! Decided here: the order of operations of a layer, what a layer keeps in training, and which tensors are
 //! trainable. Left out: reading weights (`weights`), heads (output matrix rows go to `token_logprobs`),
 //! sampling ([`crate::sampling`]).
 

@@ -4,20 +4,28 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use assay_evals::localisation::{Predictor, localise};
-use assay_evals::processbench::{StepCase, StepScore, cross_fitted_summary};
+use assay_evals::processbench::{StepCase, StepScore, chance_summary, cross_fitted_summary};
 use assay_evals::statistics::BootstrapSettings;
 use assay_evals::summary::Summary;
-use assay_irl::critic::{Beside, Critic};
+use assay_irl::critic::{Beside, Critic, ScoredSteps};
 use assay_irl::settings::Settings;
 use assay_tasks::datasets::Required;
 use assay_tasks::perturbations::{Perturbation, Registry};
-use assay_tasks::trace_io::read_step_traces;
+use assay_tasks::trace::ScoredTrace;
+use assay_tasks::trace_io::{StepTrace, read_step_traces};
 
 use crate::args::LocaliseArgs;
 use crate::open;
 use crate::output::print_summary;
 use crate::progress::{Progress, message};
 
+/// Scores of a step, the one first that names the lowest step of a trace.
+const STEP_SCORES: [StepScore; 4] = [
+    StepScore::Min,
+    StepScore::Mean,
+    StepScore::Last,
+    StepScore::Drop,
+];
 /// The kind of a run that names none: one number of the reasoning, as in the published comparisons.
 const DEFAULT_KIND: &str = "corrupt_numbers";
 
@@ -30,7 +38,7 @@ pub(crate) fn run(args: &LocaliseArgs) -> Result<()> {
     };
     ensure!(
         !summary.is_empty(),
-        "{} holds too little to judge: it takes demonstrations with a number to change, or step traces of both kinds",
+        "{} holds too little to judge: it takes demonstrations with a number to change, or step traces with labels",
         args.demonstrations.display()
     );
     print_summary(&summary, args.json)
@@ -108,20 +116,43 @@ fn steps(args: &LocaliseArgs) -> Result<Summary> {
     let critic = Critic::new(&reward, &model, args.token_budget);
     let limit = args.limit.unwrap_or(traces.len()).min(traces.len());
     let mut progress = Progress::new("localise", limit);
-    let scored = critic.score_steps(&traces[..limit], |done| progress.set(done, limit, ""))?;
+    let beside = Beside {
+        transformer: &model.transformer,
+        adapter: None,
+    };
+    let scored = critic.score_steps(&traces[..limit], Some(beside), |done| {
+        progress.set(done, limit, "")
+    })?;
     progress.finish();
-    let cases: Vec<StepCase> = traces
-        .iter()
-        .zip(&scored)
-        .map(|(trace, (scored, steps))| StepCase {
+    let settings = BootstrapSettings::default();
+    let rewards = step_cases(&traces, &scored, |trace| trace.token_rewards.clone());
+    let logprobs = step_cases(&traces, &scored, |trace| {
+        let logprobs = trace.policy_logprobs.iter().flatten();
+        logprobs.map(|&value| Some(value)).collect()
+    });
+    let mut summary = cross_fitted_summary("processbench", &rewards, &settings);
+    let baseline = |name: &str| format!("processbench.baselines.{name}");
+    summary.extend(cross_fitted_summary(
+        &baseline("logprob"),
+        &logprobs,
+        &settings,
+    ));
+    summary.extend(chance_summary(&baseline("chance"), &rewards[0], &settings));
+    Ok(summary)
+}
+
+/// The traces under every step score, made of one value a token.
+fn step_cases(
+    traces: &[StepTrace],
+    scored: &[ScoredSteps],
+    values: impl Fn(&ScoredTrace) -> Vec<Option<f32>>,
+) -> [Vec<StepCase>; 4] {
+    STEP_SCORES.map(|score| {
+        let case = |(trace, (scored, steps)): (&StepTrace, &ScoredSteps)| StepCase {
             id: trace.id.clone(),
-            step_scores: StepScore::Min.of_steps(
-                &scored.token_offsets,
-                &scored.token_rewards,
-                steps,
-            ),
+            step_scores: score.of_steps(&scored.token_offsets, &values(scored), steps),
             label: trace.label,
-        })
-        .collect();
-    Ok(cross_fitted_summary(&cases, &BootstrapSettings::default()))
+        };
+        traces.iter().zip(scored).map(case).collect()
+    })
 }

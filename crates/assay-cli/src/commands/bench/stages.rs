@@ -72,8 +72,8 @@ impl Stage {
         }
     }
 
-    /// Operations: 2 a weight and row forward; training adds as much for the gradient of the input and, with per-layer
-    /// recomputation, for the second forward; an adapter's matrices also receive gradients. Attention is left out.
+    /// Operations: 2 a weight and row forward; training adds as much for the gradient of the input and, in layers that are computed
+    /// again, for the second forward; an adapter's matrices also receive gradients. Attention is left out.
     pub(crate) fn cost(self, args: &BenchArgs) -> Cost {
         let config = config(args);
         let layers = layer_weights(&config) as f64;
@@ -83,7 +83,8 @@ impl Stage {
         let rows = (args.prompts * args.prompt_tokens) as f64 + generated;
         let weights = 4.0 * (layers + adapter);
         let forward = 2.0 * (layers + adapter) * rows;
-        let backward = 2.0 * (2.0 * layers + 4.0 * adapter) * rows;
+        let again = forward * share_recomputed(args);
+        let backward = again + 2.0 * (layers + 2.0 * adapter) * rows;
         // Logits: once for their values, once more and twice for their gradient.
         let logits = 2.0 * output * generated;
         let cost = |operations, weight_bytes| Cost {
@@ -112,6 +113,15 @@ impl Stage {
             }
         }
     }
+}
+
+/// Share of the layers that an update's backward pass computes again.
+fn share_recomputed(args: &BenchArgs) -> f64 {
+    let config = config(args);
+    let batch = (super::rows(args).min(args.token_budget) * size_of::<f32>()) as u64;
+    let layer = (config.layer_activations() * batch).max(1);
+    let kept = (args.activation_mib.saturating_mul(1 << 20) / layer).min(config.layers as u64);
+    1.0 - kept as f64 / config.layers as f64
 }
 
 /// The shape's configuration with the vocabulary asked for.
