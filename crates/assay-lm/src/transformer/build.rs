@@ -29,23 +29,22 @@ impl Transformer {
         Ok(model)
     }
 
-    /// The same weights at another place: matrices in its type, vectors f32.
+    /// The same weights at another place: matrices in its type, vectors f32. What only `self` held is given back on the way.
     ///
     /// # Errors
     /// The device has no memory for them.
-    pub fn placed(&self, placement: &Placement) -> Result<Self, LmError> {
+    pub fn placed(mut self, placement: &Placement) -> Result<Self, LmError> {
         if !has_kernels(&placement.device) {
-            return Ok(self.clone());
+            return Ok(self);
         }
         let (device, dtype) = (&placement.device, placement.dtype);
-        let mut copy = self.clone();
-        copy.embedding = self.embedding.to_device(device, dtype)?;
-        if let Some(output) = &self.output {
-            copy.output = Some(output.to_device(device, dtype)?);
+        self.embedding = self.embedding.to_device(device, dtype)?;
+        if let Some(output) = &mut self.output {
+            *output = output.to_device(device, dtype)?;
         }
-        copy.final_norm = self.final_norm.to_device(device)?;
-        copy.rope = rope_table(&self.config, device)?;
-        for layer in &mut copy.layers {
+        self.final_norm = self.final_norm.to_device(device)?;
+        self.rope = rope_table(&self.config, device)?;
+        for layer in &mut self.layers {
             layer.input_norm = layer.input_norm.to_device(device)?;
             layer.attention_norm = layer.attention_norm.to_device(device)?;
             for dense in layer.projections.values_mut() {
@@ -55,7 +54,7 @@ impl Transformer {
                 }
             }
         }
-        Ok(copy)
+        Ok(self)
     }
 
     /// A randomly initialised, fully trainable model and its parameters by Hugging Face name.

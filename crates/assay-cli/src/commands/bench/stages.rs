@@ -159,12 +159,18 @@ fn adapter_weights(config: &ModelConfig, rank: usize) -> usize {
     config.layers * a_layer
 }
 
-/// Two players and the completions they work on.
+/// A player, with an optimiser once a stage trains it.
+struct Trainee<P> {
+    player: P,
+    optimiser: Option<AdamW>,
+}
+
+/// Two players and the completions they work on. What no stage has asked for is not there: the process's peak is the stages' own.
 pub(crate) struct Workbench {
-    policy: PolicyModel,
-    policy_optimiser: AdamW,
-    reward: RewardModel,
-    reward_optimiser: AdamW,
+    transformer: Arc<Transformer>,
+    lora: LoraSettings,
+    policy: Option<Trainee<PolicyModel>>,
+    reward: Option<Trainee<RewardModel>>,
     groups: Vec<Group>,
     new_tokens: usize,
     samples: usize,
@@ -182,17 +188,6 @@ impl Workbench {
             alpha: 2.0 * args.rank as f64,
             targets: Projection::ALL.to_vec(),
         };
-        let policy = PolicyModel {
-            transformer: Arc::clone(&transformer),
-            trainable: Trainable::Adapter(
-                Adapter::new(&config, &lora, 1)?.to_device(&placement.device)?,
-            ),
-        };
-        let reward = RewardModel::new(
-            transformer,
-            Adapter::new(&config, &lora, 2)?,
-            HeadSettings::Linear,
-        )?;
         let mut stream = Stream::new(SEED, &[0]);
         let ids = IDS.min(config.vocab_size);
         let mut text = |tokens: usize| (0..tokens).map(|_| stream.below(ids) as u32).collect();
@@ -203,10 +198,10 @@ impl Workbench {
             })
             .collect();
         Ok(Self {
-            policy_optimiser: AdamW::new(&policy.parameters())?,
-            reward_optimiser: AdamW::new(&reward.parameters())?,
-            policy,
-            reward,
+            transformer,
+            lora,
+            policy: None,
+            reward: None,
             groups,
             new_tokens: args.new_tokens,
             samples: args.samples,
@@ -215,6 +210,41 @@ impl Workbench {
                 ..Passes::alone(args.token_budget)
             },
         })
+    }
+
+    /// An adapter on all projections, where the model is.
+    fn adapter(&self, seed: u64) -> Result<Adapter> {
+        let adapter = Adapter::new(self.transformer.config(), &self.lora, seed)?;
+        Ok(adapter.to_device(&self.transformer.placement().device)?)
+    }
+
+    fn policy(&mut self) -> Result<&mut Trainee<PolicyModel>> {
+        let policy = match self.policy.take() {
+            Some(policy) => policy,
+            None => Trainee {
+                player: PolicyModel {
+                    transformer: Arc::clone(&self.transformer),
+                    trainable: Trainable::Adapter(self.adapter(1)?),
+                },
+                optimiser: None,
+            },
+        };
+        Ok(self.policy.insert(policy))
+    }
+
+    fn reward(&mut self) -> Result<&mut Trainee<RewardModel>> {
+        let reward = match self.reward.take() {
+            Some(reward) => reward,
+            None => Trainee {
+                player: RewardModel::new(
+                    Arc::clone(&self.transformer),
+                    self.adapter(2)?,
+                    HeadSettings::Linear,
+                )?,
+                optimiser: None,
+            },
+        };
+        Ok(self.reward.insert(reward))
     }
 
     /// Runs a stage on two short completions, so that pages and kernels are warm.
@@ -233,49 +263,63 @@ impl Workbench {
     /// Runs a stage and gives its seconds.
     pub(crate) fn run(&mut self, stage: Stage) -> Result<f64> {
         let started = Instant::now();
-        let work = (self.groups.as_slice(), self.passes);
-        match stage {
-            Stage::Sample => self.sample()?,
-            Stage::UpdateReward => train(&self.reward, &mut self.reward_optimiser, work)?,
-            Stage::Score => {
-                infer_all(&self.reward, work.0, work.1)?;
-            }
-            Stage::UpdatePolicy => train(&self.policy, &mut self.policy_optimiser, work)?,
-            Stage::Iteration => {
-                for part in &Stage::ALL[..4] {
-                    self.run(*part)?;
-                }
-            }
-        }
+        let groups = std::mem::take(&mut self.groups);
+        let done = self.work(stage, &groups);
+        self.groups = groups;
+        done?;
         Ok(started.elapsed().as_secs_f64())
     }
 
-    fn sample(&self) -> Result<()> {
+    fn work(&mut self, stage: Stage, groups: &[Group]) -> Result<()> {
+        let passes = self.passes;
+        match stage {
+            Stage::Sample => self.sample(groups),
+            Stage::UpdateReward => train(self.reward()?, groups, passes),
+            Stage::Score => {
+                infer_all(&self.reward()?.player, groups, passes)?;
+                Ok(())
+            }
+            Stage::UpdatePolicy => train(self.policy()?, groups, passes),
+            Stage::Iteration => {
+                let mut parts = Stage::ALL[..4].iter();
+                parts.try_for_each(|part| self.work(*part, groups))
+            }
+        }
+    }
+
+    fn sample(&mut self, groups: &[Group]) -> Result<()> {
+        let (samples, new_tokens) = (self.samples, self.new_tokens);
         let request = |(index, group): (usize, &Group)| SampleRequest {
             prompt: group.prompt.clone(),
-            streams: (0..self.samples)
+            streams: (0..samples)
                 .map(|sample| Stream::new(SEED, &[1, index as u64, sample as u64]))
                 .collect(),
         };
-        let requests: Vec<_> = self.groups.iter().enumerate().map(request).collect();
+        let requests: Vec<_> = groups.iter().enumerate().map(request).collect();
         let limits = SamplingLimits {
-            max_new_tokens: self.new_tokens,
+            max_new_tokens: new_tokens,
             stop_tokens: Vec::new(),
-            max_sequences: self.groups.len() * self.samples,
+            max_sequences: groups.len() * samples,
         };
         let draw = SamplingSettings::default();
-        let (model, adapter) = (&self.policy.transformer, self.policy.adapter());
+        let policy = &self.policy()?.player;
+        let (model, adapter) = (&policy.transformer, policy.adapter());
         sample(model, adapter, &requests, (&draw, &limits), |_| ())?;
         Ok(())
     }
 }
 
 /// One pass forward and backward with gradients of alternating sign, and one step of AdamW.
-fn train(
-    player: &dyn Player,
-    optimiser: &mut AdamW,
-    (groups, passes): (&[Group], Passes<'_>),
+fn train<P: Player>(
+    Trainee { player, optimiser }: &mut Trainee<P>,
+    groups: &[Group],
+    passes: Passes<'_>,
 ) -> Result<()> {
+    let parameters = player.parameters();
+    let mut adamw = match optimiser.take() {
+        Some(adamw) => adamw,
+        None => AdamW::new(&parameters)?,
+    };
     let loss = |scalars: &[Vec<f32>]| -> Result<((), TokenScalars), IrlError> {
         let tokens: usize = scalars.iter().map(Vec::len).sum();
         let sign = |row: usize| if row.is_multiple_of(2) { 1.0 } else { -1.0 };
@@ -283,9 +327,14 @@ fn train(
         let gradients = rows.map(|(row, own)| vec![sign(row) / tokens as f32; own.len()]);
         Ok(((), gradients.collect()))
     };
-    let ((), gradients) = update(player, groups, passes, loss)?;
+    let ((), gradients) = update(&*player, groups, passes, loss)?;
     let settings = OptimiserSettings::default();
-    let adamw = settings.adamw(1e-6);
-    optimiser.step(&player.parameters(), &gradients, &adamw, settings.clip_norm)?;
+    adamw.step(
+        &parameters,
+        &gradients,
+        &settings.adamw(1e-6),
+        settings.clip_norm,
+    )?;
+    *optimiser = Some(adamw);
     Ok(())
 }
