@@ -154,6 +154,10 @@ pub struct ObjectiveStatistics {
     pub sampling_gap_mean: f64,
     /// The largest.
     pub sampling_gap_max: f64,
+    /// Mean importance weight min(cap, pi_old / pi_sampling) of the tokens that have both; 1 where there is none.
+    pub importance_mean: f64,
+    /// Share of them whose weight is cut at the cap.
+    pub importance_capped: f64,
     /// Share of tokens that are the expert's: off-policy.
     pub expert_share: f64,
     /// Traces left out because they were cut at the limit.
@@ -273,6 +277,8 @@ struct TokenTerm {
     log_ratio: f64,
     reference_kl: Option<f64>,
     sampling_gap: Option<f64>,
+    /// pi_old / pi_sampling where it is corrected for, before the cap.
+    importance: Option<f64>,
 }
 
 impl TokenTerm {
@@ -283,12 +289,10 @@ impl TokenTerm {
         let ratio = log_ratio.exp();
         let (surrogate, slope) = surrogate(ratio, advantage, settings);
         let sampling = trace.sampling.map(at);
-        let weight = match sampling {
-            Some(sampling) if settings.importance_cap > 0.0 => {
-                (old - sampling).exp().min(settings.importance_cap)
-            }
-            _ => 1.0,
-        };
+        let importance = sampling
+            .filter(|_| settings.importance_cap > 0.0)
+            .map(|sampling| (old - sampling).exp());
+        let weight = importance.map_or(1.0, |weight| weight.min(settings.importance_cap));
         let (mut loss, mut slope) = (-weight * surrogate, -weight * slope);
         let reference_kl = trace.reference.map(|reference| {
             let difference = at(reference) - logprob;
@@ -306,6 +310,7 @@ impl TokenTerm {
             log_ratio,
             reference_kl,
             sampling_gap,
+            importance,
         }
     }
 }
@@ -391,6 +396,8 @@ struct Sums {
     reference: (f64, f64),
     gap: (f64, f64),
     gap_max: f64,
+    /// Weights, how many were cut at the cap, how many there are.
+    importance: (f64, f64, f64),
     expert: f64,
     masked_traces: usize,
 }
@@ -418,11 +425,18 @@ impl Sums {
             self.gap = (self.gap.0 + gap, self.gap.1 + 1.0);
             self.gap_max = self.gap_max.max(gap);
         }
+        if let Some(importance) = term.importance {
+            let cap = settings.importance_cap;
+            self.importance.0 += importance.min(cap);
+            self.importance.1 += indicator(importance > cap);
+            self.importance.2 += 1.0;
+        }
         self.expert += indicator(trace.role == TraceRole::Expert);
     }
 
     fn statistics(&self) -> ObjectiveStatistics {
         let tokens = self.tokens.max(1) as f64;
+        let (importance, capped, weighted) = self.importance;
         ObjectiveStatistics {
             tokens: self.tokens,
             clip_fraction_low: self.low / tokens,
@@ -433,6 +447,8 @@ impl Sums {
             ratio_max: self.ratio_max,
             sampling_gap_mean: self.gap.0 / self.gap.1.max(1.0),
             sampling_gap_max: self.gap_max,
+            importance_mean: if weighted > 0.0 { importance / weighted } else { 1.0 },
+            importance_capped: capped / weighted.max(1.0),
             expert_share: self.expert / tokens,
             masked_traces: self.masked_traces,
         }

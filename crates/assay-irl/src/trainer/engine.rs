@@ -24,6 +24,7 @@ use self::client::Client;
 use super::rollout::{RolloutPlan, stream};
 use super::start::save_policy;
 use crate::IrlError;
+use crate::metrics::IterationMetrics;
 use crate::player::{Passes, infer_all};
 use crate::policy_model::PolicyModel;
 use crate::settings::{EngineSettings, Handover, PromptForm};
@@ -42,6 +43,8 @@ pub struct RolloutServer {
     concurrency: usize,
     /// Where adapters are written for the server.
     adapters: PathBuf,
+    /// Answers that could not be used since [`RolloutServer::describe`] last told.
+    discarded: AtomicUsize,
 }
 
 /// One prompt and the streams of the completions wanted from it.
@@ -77,7 +80,17 @@ impl RolloutServer {
             handover: *handover,
             concurrency: *concurrency,
             adapters: run.join("handover"),
+            discarded: AtomicUsize::new(0),
         }))
+    }
+
+    /// Writes what the server's answers of an iteration were like into its metrics.
+    ///
+    /// # Errors
+    /// As [`IterationMetrics::set`].
+    pub(super) fn describe(&self, metrics: &mut IterationMetrics) -> Result<(), IrlError> {
+        let discarded = self.discarded.swap(0, Ordering::Relaxed);
+        metrics.set("rollout/discarded_answers", discarded as f64)
     }
 
     /// Completions of every prompt, in order, sampled by the server from `policy`.
@@ -149,6 +162,7 @@ impl RolloutServer {
                 Ok(sampled) => return Ok(sampled),
                 Err(why) => reason = why,
             }
+            self.discarded.fetch_add(1, Ordering::Relaxed);
         }
         let reason = format!("{USELESS} answers that cannot be used, the last: {reason}");
         Err(self.client.error("completions", reason))
@@ -161,26 +175,19 @@ impl RolloutServer {
         seed: u64,
         (model, plan): (&LanguageModel, &RolloutPlan<'_>),
     ) -> Value {
-        let DrawSettings {
-            temperature,
-            top_p,
-            top_k,
-        } = *plan.sampling;
         let mut body = json!({
             "model": name,
             "prompt": prompt,
             "max_tokens": plan.limits.max_new_tokens,
-            "temperature": temperature,
-            "top_p": top_p,
             "seed": seed,
             "logprobs": 1,
             "return_token_ids": true,
             "return_tokens_as_token_ids": true,
             "stop_token_ids": [model.end_of_turn()],
         });
-        // Servers disagree on what no limit is called: 0 in some, -1 in others.
-        if top_k > 0 {
-            body["top_k"] = json!(top_k);
+        let distribution = distribution(plan.sampling, model.transformer.config().vocab_size);
+        for (field, value) in distribution {
+            body[field] = value;
         }
         body
     }
@@ -223,6 +230,35 @@ impl RolloutServer {
         let dir = self.adapters.join(&name);
         (name, dir)
     }
+}
+
+/// The distribution that completions are drawn from, field by field.
+///
+/// A server fills a field that is not there with a default of its own or of the model's (top-k 40, min-p 0.05 and a repetition
+/// penalty of 1.1 in llama-cpp-python, `generation_config.json` in vLLM), and then draws from another distribution than the one it gives
+/// log-probabilities of. So everything that is off is said to be off, under the names of all servers. Servers disagree on what no
+/// top-k is called, 0 or -1; the whole vocabulary is understood by all.
+fn distribution(
+    draw: &DrawSettings,
+    vocabulary: usize,
+) -> impl Iterator<Item = (&'static str, Value)> + use<> {
+    let top_k = match draw.top_k {
+        0 => vocabulary,
+        limit => limit,
+    };
+    [
+        ("temperature", json!(draw.temperature)),
+        ("top_p", json!(draw.top_p)),
+        ("top_k", json!(top_k)),
+        ("min_p", json!(0.0)),
+        ("presence_penalty", json!(0.0)),
+        ("frequency_penalty", json!(0.0)),
+        // vLLM and SGLang.
+        ("repetition_penalty", json!(1.0)),
+        // llama.cpp.
+        ("repeat_penalty", json!(1.0)),
+    ]
+    .into_iter()
 }
 
 /// Runs `work` on every job, `concurrency` at a time; `done` hears of each in the order they end, the result has the jobs' order.

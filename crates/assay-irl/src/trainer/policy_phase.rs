@@ -282,5 +282,7 @@ fn report_objective(
     metrics.set("policy/ratio_max", s.ratio_max)?;
     metrics.set("policy/sampling_gap_mean", s.sampling_gap_mean)?;
     metrics.set("policy/sampling_gap_max", s.sampling_gap_max)?;
+    metrics.set("policy/importance_mean", s.importance_mean)?;
+    metrics.set("policy/importance_capped", s.importance_capped)?;
     metrics.set("policy/expert_share", s.expert_share)
 }

@@ -411,6 +411,9 @@ impl<'i> Run<'i> {
             self.sample(&picked, game, observer)?
         };
         describe_rollouts(&rollouts, metrics)?;
+        if let Some(server) = &self.server {
+            server.describe(metrics)?;
+        }
         let all = Arc::clone(&self.demonstrations);
         let demonstrations: Vec<(usize, &Demonstration)> =
             picked.iter().map(|&index| (index, &all[index])).collect();

@@ -27,6 +27,8 @@ enum Reply {
     Json(Value),
     Status(u16, &'static str),
     Raw(Vec<u8>),
+    /// Takes the request and never answers.
+    Stalled,
     /// Closes the connection, and every later one.
     Gone,
 }
@@ -36,6 +38,10 @@ struct Seen {
     /// Adapters loaded and unloaded, in order.
     adapters: Vec<String>,
     completions: usize,
+    /// The last completion request.
+    asked: Value,
+    /// Connections that wait for an answer.
+    stalled: Vec<TcpStream>,
     gone: bool,
 }
 
@@ -121,19 +127,24 @@ fn answer(
         }
         "/v1/completions" => {
             seen.completions += 1;
+            seen.asked = body.clone();
             let prefix = format!("{}=", body["model"].as_str().unwrap());
             let adapter = seen.adapters.iter().find_map(|a| a.strip_prefix(&prefix));
             manner(seen.completions - 1, complete(model, adapter, &body))
         }
         _ => Reply::Status(404, "no such path"),
     };
+    if matches!(reply, Reply::Stalled) {
+        seen.stalled.push(stream);
+        return Ok(());
+    }
     seen.gone |= matches!(reply, Reply::Gone);
     drop(seen);
     let (status, bytes) = match reply {
         Reply::Json(value) => (200, value.to_string().into_bytes()),
         Reply::Status(status, text) => (status, text.as_bytes().to_vec()),
         Reply::Raw(bytes) => (200, bytes),
-        Reply::Gone => return Ok(()),
+        Reply::Stalled | Reply::Gone => return Ok(()),
     };
     let mut stream = stream;
     write!(
@@ -229,30 +240,70 @@ fn without_handover_the_base_samples_and_the_gap_is_seen() {
     assert!(server.seen.lock().unwrap().adapters.is_empty());
 }
 
-#[test]
-fn a_server_that_dies_costs_nothing_but_time() {
-    let dying = Server::start(|n, honest| match n {
-        0..9 => Reply::Json(honest),
-        _ => Reply::Gone,
-    });
+/// A run whose server fails in its second iteration, and goes on with another; gives what was said.
+fn fails_and_goes_on(manner: Manner) -> String {
+    let failing = Server::start(manner);
+    let mut settings = failing.settings();
+    let EngineSettings::Openai {
+        timeout_seconds, ..
+    } = &mut settings.sampling.engine
+    else {
+        unreachable!("the settings of a server");
+    };
+    *timeout_seconds = 2;
     let dir = tempfile::tempdir().unwrap();
-    let error = train(&dying.settings(), dir.path(), RunMode::Fresh).unwrap_err();
+    let error = train(&settings, dir.path(), RunMode::Fresh).unwrap_err();
     let said = error.to_string();
     assert!(
-        said.contains(&dying.url) && said.contains("--resume"),
+        said.contains(&failing.url) && said.contains("--resume"),
         "{said}"
     );
-    assert!(said.contains("tried 2 times"), "{said}");
-    // The second iteration died; the first is saved. Another server, at another address, goes on.
+    // The second iteration failed; the first is saved. Another server, at another address, goes on.
     let next = Server::start(|_, honest| Reply::Json(honest));
     train(&next.settings(), dir.path(), RunMode::Resume).unwrap();
     assert_eq!(next.seen.lock().unwrap().completions, 2 * 2 * 3);
     assert_eq!(read(&dir.path().join("metrics.jsonl")).unwrap().len(), 3);
-    // Nothing was lost: the run is the one that a living server would have given.
+    // Nothing was lost: the run is the one that a good server would have given.
     let whole = tempfile::tempdir().unwrap();
     let server = Server::start(|_, honest| Reply::Json(honest));
     train(&server.settings(), whole.path(), RunMode::Fresh).unwrap();
     assert_eq!(super::result(dir.path()).0, super::result(whole.path()).0);
+    said
+}
+
+/// A row of the table in docs/reliability.md, for `tools/reliability`.
+#[allow(clippy::print_stdout)] // tools/reliability reads it
+fn row(what: &str, times: usize) {
+    println!("\nROW | {what} | {times} | {times} |");
+}
+
+#[test]
+fn a_server_that_dies_costs_nothing_but_time() {
+    let said = fails_and_goes_on(|n, honest| match n {
+        0..9 => Reply::Json(honest),
+        _ => Reply::Gone,
+    });
+    assert!(said.contains("tried 2 times"), "{said}");
+    row(
+        "a rollout server that dies: named, resumed with another one, as if nothing had happened",
+        1,
+    );
+}
+
+#[test]
+fn a_server_that_stalls_costs_nothing_but_time() {
+    let said = fails_and_goes_on(|n, honest| match n {
+        0..9 => Reply::Json(honest),
+        _ => Reply::Stalled,
+    });
+    assert!(
+        said.contains("timeout") && said.contains("tried 2 times"),
+        "{said}"
+    );
+    row(
+        "a rollout server that never answers: given up after the time-out, named, resumed with another one",
+        1,
+    );
 }
 
 #[test]
@@ -268,6 +319,29 @@ fn passing_failures_are_tried_again_and_useless_answers_asked_for_again() {
     let dir = tempfile::tempdir().unwrap();
     train(&settings, dir.path(), RunMode::Fresh).unwrap();
     assert_eq!(server.seen.lock().unwrap().completions, 2 * 3 + 3);
+    let metrics = read(&dir.path().join("metrics.jsonl")).unwrap();
+    assert_eq!(metrics[0].values["rollout/discarded_answers"], 1.0);
+}
+
+#[test]
+fn servers_are_told_the_whole_distribution() {
+    let server = Server::start(|_, honest| Reply::Json(honest));
+    let mut settings = server.settings();
+    settings.run.iterations = 1;
+    let vocabulary = model().transformer.config().vocab_size;
+    for (top_k, told) in [(0, vocabulary), (5, 5)] {
+        settings.sampling.top_k = top_k;
+        let dir = tempfile::tempdir().unwrap();
+        train(&settings, dir.path(), RunMode::Fresh).unwrap();
+        let asked = server.seen.lock().unwrap().asked.clone();
+        let expected = json!({
+            "temperature": 1.0, "top_p": 1.0, "top_k": told, "min_p": 0.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
+            "repetition_penalty": 1.0, "repeat_penalty": 1.0,
+        });
+        for (field, value) in expected.as_object().unwrap() {
+            assert_eq!(&asked[field], value, "{field}");
+        }
+    }
 }
 
 /// Changes the only choice of an honest answer.
@@ -321,6 +395,7 @@ fn answers_that_cannot_be_used_are_refused_by_name() {
             "beyond the vocabulary",
         ),
     ];
+    let count = cases.len();
     for (manner, expected) in cases {
         let server = Server::start(manner);
         let dir = tempfile::tempdir().unwrap();
@@ -331,6 +406,10 @@ fn answers_that_cannot_be_used_are_refused_by_name() {
             "{said}"
         );
     }
+    row(
+        "a rollout server that lies, refuses or floods: refused by name",
+        count,
+    );
 }
 
 #[test]

@@ -224,6 +224,12 @@ fn the_sampler_gap_is_measured_and_corrected() {
         ),
         (0.5, 0.5)
     );
+    // The first token's weight is e^0.5, cut at 1.25; the second's e^-0.5.
+    close(
+        output.statistics.importance_mean,
+        (1.25 + (-0.5f64).exp()) / 2.0,
+    );
+    assert_eq!(output.statistics.importance_capped, 0.5);
     let measured = run(
         &[trace],
         &ObjectiveSettings {
@@ -234,6 +240,11 @@ fn the_sampler_gap_is_measured_and_corrected() {
     assert_eq!(
         (measured.loss, measured.statistics.sampling_gap_max),
         (-1.0, 0.5)
+    );
+    let statistics = measured.statistics;
+    assert_eq!(
+        (statistics.importance_mean, statistics.importance_capped),
+        (1.0, 0.0)
     );
 }
 
