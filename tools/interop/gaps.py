@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
-"""What a run says of its rollouts from a server: tokens, gap of log-probabilities, seconds; one line an iteration."""
+"""What a run says of its rollouts from a server: tokens, gap of log-probabilities, importance weights, seconds; one line an iteration."""
 import json
 import sys
 
-KEYS = ("iteration", "rollout/tokens", "policy/sampling_gap_mean", "policy/sampling_gap_max", "seconds")
+KEYS = (
+    "iteration", "rollout/tokens", "rollout/discarded_answers", "policy/sampling_gap_mean", "policy/sampling_gap_max",
+    "policy/importance_mean", "policy/importance_capped", "seconds",
+)
 with open(sys.argv[1], encoding="utf-8") as lines:
     for row in map(json.loads, lines):
         if "rollout/tokens" in row:

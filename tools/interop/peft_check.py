@@ -126,6 +126,12 @@ def score(reward, policy, name):
     return read_traces(name)
 
 
+@torch.no_grad()
+def classified(model, trace):
+    ids = torch.tensor([trace["prompt_token_ids"] + trace["token_ids"]])
+    return model(ids).logits[0, len(trace["prompt_token_ids"]) :, 0]
+
+
 def exported(kind, head):
     """What assay trained and exported, computed here."""
     run, out = f"run-{head}", f"export-{head}"
@@ -139,6 +145,11 @@ def exported(kind, head):
     ids = lambda trace: (trace["prompt_token_ids"], trace["token_ids"])
     pairs = [(trace["token_rewards"], token_rewards(*reward, *ids(trace))) for trace in traces]
     report(f"{kind}: assay's {head} reward in peft, token rewards", pairs)
+    if head == "linear":
+        assay("export", "--run", run, "--format", "merged-reward", "--out", "classifier")
+        classifier = AutoModelForTokenClassification.from_pretrained("classifier", dtype=torch.float32).eval()
+        report(f"{kind}: assay's merged linear reward in transformers, token rewards",
+               [(trace["token_rewards"], classified(classifier, trace)) for trace in traces])
     policy = PeftModel.from_pretrained(causal("base"), f"{out}/policy").eval()
     pairs = [(trace["policy_logprobs"], logprobs(policy, trace)) for trace in traces]
     report(f"{kind}: assay's policy adapter in peft, log-probabilities", pairs)
@@ -176,13 +187,8 @@ def imported(kind):
     pairs = [(trace["policy_logprobs"], logprobs(policy, trace)) for trace in traces]
     report(f"{kind}: peft's rsLoRA policy in assay, log-probabilities", pairs)
 
-    @torch.no_grad()
-    def rewards(trace):
-        ids = torch.tensor([trace["prompt_token_ids"] + trace["token_ids"]])
-        return reward(ids).logits[0, len(trace["prompt_token_ids"]) :, 0]
-
     report(f"{kind}: peft's token classifier in assay, token rewards",
-           [(trace["token_rewards"], rewards(trace)) for trace in traces])
+           [(trace["token_rewards"], classified(reward, trace)) for trace in traces])
 
 
 def from_gguf(gguf):

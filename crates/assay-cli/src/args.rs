@@ -482,6 +482,8 @@ pub(crate) enum ExportFormat {
     Peft,
     /// The policy as one Hugging Face model directory.
     Merged,
+    /// The reward, where its head is linear, as one Hugging Face token classifier.
+    MergedReward,
     /// metrics.jsonl as an event file.
     Tensorboard,
 }

@@ -11,6 +11,10 @@ use crate::{LanguageModel, LmError};
 
 /// Bytes of weights a file holds at most, as transformers has long cut them.
 const SHARD_BYTES: usize = 5_000_000_000;
+/// The head of a token classifier, `[labels, hidden]`.
+pub const SCORE_WEIGHT: &str = "score.weight";
+/// Its bias, `[labels]`.
+pub const SCORE_BIAS: &str = "score.bias";
 const TOKENIZER_FILE: &str = "tokenizer.json";
 /// Files beside `tokenizer.json` that make up a published tokenizer.
 const TOKENIZER_FILES: [&str; 7] = [
@@ -60,6 +64,36 @@ impl WeightType {
 /// Names the file that could not be written; a matrix cannot be expanded.
 pub fn save(model: &LanguageModel, dir: &Path, weights: WeightType) -> Result<(), LmError> {
     save_sharded(model, dir, weights, SHARD_BYTES)
+}
+
+/// Writes a model and a head of one label as the directory of a token classifier: what [`save`] writes, without output matrix and
+/// generation settings, and with `score.weight` and `score.bias`.
+///
+/// # Shapes
+/// `weight` `[hidden]`, `bias` `[1]`.
+///
+/// # Errors
+/// As [`save`].
+pub fn save_token_classifier(
+    model: &LanguageModel,
+    (weight, bias): (&Tensor, &Tensor),
+    dir: &Path,
+    weights: WeightType,
+) -> Result<(), LmError> {
+    let config = model.transformer.config();
+    let mut json = config.to_hf_json(weights.name());
+    json["architectures"] = json!([config.architecture.token_classification_class()]);
+    json["id2label"] = json!({ "0": "reward" });
+    json["label2id"] = json!({ "reward": 0 });
+    // There is no output matrix to be tied or not.
+    json["tie_word_embeddings"] = json!(true);
+    write_json(&dir.join("config.json"), &json)?;
+    let mut tensors = model.transformer.named_tensors()?;
+    tensors.retain(|(name, _)| name != "lm_head.weight");
+    tensors.push((SCORE_WEIGHT.to_owned(), weight.reshape((1, ()))?));
+    tensors.push((SCORE_BIAS.to_owned(), bias.clone()));
+    write_weights(&tensors, dir, weights, SHARD_BYTES)?;
+    write_tokenizer(model, dir)
 }
 
 fn save_sharded(

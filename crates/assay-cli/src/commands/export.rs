@@ -1,10 +1,11 @@
 //! `assay export`: what a run learned, in the formats that others read.
 //!
 //! `peft`: `OUT/policy` and, after `airl`, `OUT/reward`, adapters that peft loads. `merged`: `OUT` is a whole Hugging Face
-//! directory of the policy. `tensorboard`: an event file of `metrics.jsonl` in `OUT`. Every model gets a card.
+//! directory of the policy, `merged-reward` one of the reward. `tensorboard`: an event file of `metrics.jsonl` in `OUT`. Every model gets a card.
 
 mod adapters;
 mod card;
+mod classifier;
 mod merged;
 
 use std::fs;
@@ -26,6 +27,9 @@ pub(crate) fn run(args: &ExportArgs) -> Result<()> {
         ExportFormat::Tensorboard => events(args)?,
         ExportFormat::Peft => whole(args, adapters::write)?,
         ExportFormat::Merged => whole(args, |run, dir| merged::write(run, dir, args.dtype.into()))?,
+        ExportFormat::MergedReward => {
+            whole(args, |run, dir| classifier::write(run, dir, args.dtype.into()))?
+        }
     };
     let mut out = std::io::stdout();
     match args.json {

@@ -92,10 +92,11 @@ fn rewards(args: &ServeArgs, bases: &mut Bases) -> Result<Vec<ServedReward>> {
     let mut rewards = Vec::with_capacity(args.rewards.len());
     for (index, given) in args.rewards.iter().enumerate() {
         let (name, dir) = match given.split_once('=') {
-            Some((name, dir)) if is_name(name) => (name.to_owned(), Path::new(dir)),
-            _ if index == 0 => ("reward".to_owned(), Path::new(given)),
-            _ => (format!("reward-{}", index + 1), Path::new(given)),
+            Some((name, dir)) if is_name(name) => (name.to_owned(), dir),
+            _ if index == 0 => ("reward".to_owned(), given.as_str()),
+            _ => (format!("reward-{}", index + 1), given.as_str()),
         };
+        let dir = &open::locate(Path::new(dir))?;
         let path = match &args.model {
             Some(path) => path.clone(),
             None => PathBuf::from(peft::base_model(dir)?),

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use assay_irl::player::{Passes, infer_all};
 use assay_irl::policy_model::logprobs_and_entropies;
 use assay_irl::reward_model::RewardModel;
 use assay_lm::packed::{Group, PackedBatch};
@@ -67,15 +68,34 @@ fn read_json(path: PathBuf) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
+fn fixed() -> Group {
+    Group {
+        prompt: vec![3, 1, 4],
+        completions: vec![vec![1, 5, 9, 2, 6]],
+    }
+}
+
+/// What a token classifier gives each token of the fixed completion, by hand from its files.
+fn classifier_logits(dir: &Path) -> Vec<f32> {
+    let model = LanguageModel::open(dir, Storage::AsStored, &Placement::cpu()).unwrap();
+    let tensors =
+        candle_core::safetensors::load(dir.join("model.safetensors"), &candle_core::Device::Cpu);
+    let tensors = tensors.unwrap();
+    assert!(!tensors.contains_key("lm_head.weight"));
+    let batch = PackedBatch::new(&[fixed()]).unwrap();
+    let hidden = model.transformer.hidden(&batch, None).unwrap();
+    let score: Vec<f32> = tensors["score.weight"].to_vec2().unwrap().remove(0);
+    let bias: Vec<f32> = tensors["score.bias"].to_vec1().unwrap();
+    let rows: Vec<Vec<f32>> = hidden.to_vec2().unwrap();
+    let dot = |row: &Vec<f32>| row.iter().zip(&score).map(|(h, w)| h * w).sum::<f32>();
+    rows[3..].iter().map(|row| dot(row) + bias[0]).collect()
+}
+
 /// Log-probabilities of a fixed completion.
 fn logprobs(model: &LanguageModel, adapter: Option<&Path>) -> Vec<f32> {
     let config = model.transformer.config();
     let adapter = adapter.map(|dir| peft::load(dir, config).unwrap().adapter);
-    let batch = PackedBatch::new(&[Group {
-        prompt: vec![3, 1, 4],
-        completions: vec![vec![1, 5, 9, 2, 6]],
-    }])
-    .unwrap();
+    let batch = PackedBatch::new(&[fixed()]).unwrap();
     let scalars = logprobs_and_entropies(&model.transformer, adapter.as_ref(), &batch);
     scalars.unwrap().0.concat()
 }
@@ -134,6 +154,22 @@ fn a_run_goes_out_as_adapters_as_one_model_and_as_events() {
     assert!(far(&trained, &logprobs(&model, None)) > 1e-4);
     let generation = read_json(dir.join("merged/generation_config.json"));
     assert_eq!(generation["eos_token_id"][0], model.end_of_turn());
+
+    let said = done(
+        dir,
+        "export --run run --format merged-reward --out classifier --json",
+    );
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert!(
+        said["probe"]["adapter_moves_logits"].as_f64().unwrap() > 1e-4,
+        "{said}"
+    );
+    let classified = classifier_logits(&dir.join("classifier"));
+    let expected = infer_all(&kept, &[fixed()], Passes::alone(100)).unwrap();
+    assert!(far(&classified, &expected.concat()) < 1e-5);
+    let config = read_json(dir.join("classifier/config.json"));
+    assert_eq!(config["architectures"][0], "LlamaForTokenClassification");
+    assert_eq!(config["id2label"].as_object().unwrap().len(), 1);
 
     done(dir, "export --run run --format tensorboard --out events");
     let events = fs::read(dir.join("events/events.out.tfevents.0000000000.assay")).unwrap();

@@ -9,7 +9,7 @@ use assay_irl::reward_model::HEAD_FILE;
 
 use super::Run;
 
-/// In which form the policy's weights are exported.
+/// In which form weights are exported.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Weights {
     Adapter,
@@ -76,7 +76,7 @@ pub(super) fn of_policy(run: &Run, base: &str, weights: Weights) -> Result<Strin
 }
 
 /// The card of a reward.
-pub(super) fn of_reward(run: &Run, base: &str) -> Result<String> {
+pub(super) fn of_reward(run: &Run, base: &str, weights: Weights) -> Result<String> {
     let path = run.checkpoint.join("reward").join(HEAD_FILE);
     let head = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let classifier = run.settings.reward.head == assay_irl::settings::HeadSettings::Linear;
@@ -85,10 +85,18 @@ pub(super) fn of_reward(run: &Run, base: &str) -> Result<String> {
     } else {
         "text-generation"
     };
-    let mut card = metadata(base, "peft", "adapter", task);
+    let (library, relation, what) = match weights {
+        Weights::Adapter => ("peft", "adapter", "A LoRA adapter and a head that give"),
+        Weights::Merged => (
+            "transformers",
+            "finetune",
+            "A token classifier, base, adapter and head in one, that gives",
+        ),
+    };
+    let mut card = metadata(base, library, relation, task);
     write!(
         card,
-        "# Token reward of {}\n\nA LoRA adapter and a head that give every token of a reasoning trace a reward: high \
+        "# Token reward of {}\n\n{what} every token of a reasoning trace a reward: high \
          where it reads like the expert's, low where it goes wrong. {METHOD}\n\n## Formula\n\n\
          With h_t the hidden state after token t (final norm applied), pi_D the adapted model and pi_ref the base \
          model, and in the terms of `{HEAD_FILE}`:\n\n```toml\n{}```\n\n\
@@ -99,28 +107,40 @@ pub(super) fn of_reward(run: &Run, base: &str) -> Result<String> {
         head
     )?;
     card.push_str("## Use\n\n```python\n");
-    if classifier {
-        write!(
-            card,
-            "from peft import PeftModel\nfrom transformers import AutoModelForTokenClassification\n\n\
-             base = AutoModelForTokenClassification.from_pretrained({base:?}, num_labels=1)\n\
-             model = PeftModel.from_pretrained(base, \"PATH_OF_THIS_DIRECTORY\").eval()\n\
-             logits = model(input_ids).logits[0, :, 0]  # z_t, one a token of prompt and completion\n"
-        )?;
-    } else {
-        card.push_str(
-            "# examples/token_rewards.py of assay computes the formula from this directory\n",
-        );
+    card.push_str(&reward_use(base, classifier, weights));
+    card.push_str("```\n\n");
+    if weights == Weights::Adapter {
+        card.push_str("or `assay score --reward PATH_OF_THIS_DIRECTORY --traces FILE`.\n\n");
     }
     card.push_str(
-        "```\n\nor `assay score --reward PATH_OF_THIS_DIRECTORY --traces FILE`.\n\n\
-         ## Intended use and limits\n\nTo rank answers to one question, to show where a trace goes wrong, to train a \
+        "## Intended use and limits\n\nTo rank answers to one question, to show where a trace goes wrong, to train a \
          policy. Rewards of different questions are not comparable by construction. It knows the errors that it was \
          trained on and may overlook others; a policy trained against it for long enough will find what it \
          overlooks. It is no proof that an answer is right.\n\n",
     );
     training(&mut card, run)?;
     Ok(card)
+}
+
+/// The Python that computes a reward's logits.
+fn reward_use(base: &str, classifier: bool, weights: Weights) -> String {
+    let load = match (weights, classifier) {
+        (Weights::Merged, _) => {
+            "from transformers import AutoModelForTokenClassification\n\n\
+             model = AutoModelForTokenClassification.from_pretrained(\"PATH_OF_THIS_DIRECTORY\").eval()\n"
+                .to_owned()
+        }
+        (Weights::Adapter, true) => format!(
+            "from peft import PeftModel\nfrom transformers import AutoModelForTokenClassification\n\n\
+             base = AutoModelForTokenClassification.from_pretrained({base:?}, num_labels=1)\n\
+             model = PeftModel.from_pretrained(base, \"PATH_OF_THIS_DIRECTORY\").eval()\n"
+        ),
+        (Weights::Adapter, false) => {
+            return "# examples/token_rewards.py of assay computes the formula from this directory\n"
+                .to_owned();
+        }
+    };
+    load + "logits = model(input_ids).logits[0, :, 0]  # z_t, one a token of prompt and completion\n"
 }
 
 /// The YAML block. Strings are quoted as JSON, which is YAML.

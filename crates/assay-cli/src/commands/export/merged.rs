@@ -20,7 +20,7 @@ use crate::open;
 const QUESTION: &str = "A box holds 12 eggs. How many eggs are in 7 boxes?";
 const ANSWER: &str = "Each box holds 12 eggs, so 7 boxes hold 7 * 12 = 84 eggs.\n#### 84";
 
-/// Mean absolute difference of log-probabilities (nats) that writing may make.
+/// Mean absolute difference of log-probabilities (nats) or token rewards (logits) that writing may make.
 fn tolerance(weights: WeightType) -> f64 {
     match weights {
         WeightType::F32 => 1e-4,
@@ -73,22 +73,33 @@ fn compare(
     let expected = logprobs(base, Some(adapter))?;
     let moved = distance(&expected, &logprobs(base, None)?);
     let lost = distance(&expected, &logprobs(&written, None)?);
+    ensure_kept((lost, moved), weights, "nats")
+}
+
+/// Refuses a directory whose outputs differ from the adapter's by more than rounding, or by more than half of what the adapter itself
+/// changes; both are mean absolute differences on the probe.
+pub(super) fn ensure_kept(
+    (lost, moved): (f64, f64),
+    weights: WeightType,
+    unit: &str,
+) -> Result<Value> {
     let limit = tolerance(weights);
     ensure!(
         lost <= limit,
-        "the merged model's log-probabilities of the probe differ from the adapter's by {lost:.2e} nats on average, \
-         allowed are {limit:.0e}"
+        "the merged model's outputs on the probe differ from the adapter's by {lost:.2e} {unit} on average, allowed are {limit:.0e}"
     );
     ensure!(
         lost < moved / 2.0,
-        "the adapter moves the probe by {moved:.2e} nats on average and writing as {} by {lost:.2e}: rounding would \
+        "the adapter moves the probe by {moved:.2e} {unit} on average and writing as {} by {lost:.2e}: rounding would \
          drown it; use --dtype float32",
         weights.name()
     );
-    Ok(json!({ "adapter_moves_nats": moved, "writing_moves_nats": lost, "tolerance_nats": limit }))
+    let named = |what: &str| format!("{what}_{unit}");
+    Ok(json!({ named("adapter_moves"): moved, named("writing_moves"): lost, named("tolerance"): limit }))
 }
 
-fn probe(model: &LanguageModel) -> Result<PackedBatch> {
+/// A question and an answer as the model's template and tokenizer cut them.
+pub(super) fn probe(model: &LanguageModel) -> Result<PackedBatch> {
     let most = model.transformer.config().max_positions / 2;
     let mut prompt = model.prompt_ids(&[Message::user(QUESTION)])?;
     prompt.drain(..prompt.len().saturating_sub(most));
@@ -100,7 +111,8 @@ fn probe(model: &LanguageModel) -> Result<PackedBatch> {
     }])?)
 }
 
-fn distance(left: &[f32], right: &[f32]) -> f64 {
+/// The mean absolute difference.
+pub(super) fn distance(left: &[f32], right: &[f32]) -> f64 {
     let pairs = left.iter().zip(right);
     let sum: f64 = pairs.map(|(l, r)| f64::from((l - r).abs())).sum();
     sum / left.len().max(1) as f64
