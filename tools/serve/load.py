@@ -3,16 +3,23 @@
 
     python tools/serve/load.py http://127.0.0.1:8000 --clients 64 --seconds 60
     python tools/serve/load.py http://127.0.0.1:8000 --flood --pid PID
+    python tools/serve/load.py http://127.0.0.1:8000 --reward DIR --assay target/release/assay
 
 Standard library only. Prints one JSON object: answers by status, p50 and p99 of answered requests (s), answers and
-scored texts a second, and with --pid the server's peak resident memory (MB, Linux).
+scored texts a second, and with --pid the server's peak resident memory (MB, Linux). With --reward, the directory that is served,
+every scored text is scored again by `assay score` afterwards: `unequal` counts those with a score that differs in any bit.
+Requests under way at the end of the time are awaited.
 """
 
 import argparse
 import collections
 import http.client
 import json
+import pathlib
 import random
+import struct
+import subprocess
+import tempfile
 import threading
 import time
 import urllib.parse
@@ -38,6 +45,8 @@ class Client(threading.Thread):
         super().__init__(daemon=True)
         self.address, self.end, self.make, self.stream = address, end, make, random.Random(seed)
         self.statuses, self.times, self.texts = collections.Counter(), [], 0
+        self.scored = {}
+        self.contradictions = 0
 
     def run(self):
         connection = None
@@ -48,7 +57,7 @@ class Client(threading.Thread):
             try:
                 connection.request("POST", "/v1/score", text, {"Content-Type": "application/json"})
                 answer = connection.getresponse()
-                answer.read()
+                read = answer.read()
             except OSError as error:
                 self.statuses[type(error).__name__] += 1
                 connection = None
@@ -58,8 +67,33 @@ class Client(threading.Thread):
             if answer.status == 200:
                 self.times.append(time.monotonic() - started)
                 self.texts += count
+                self.remember(json.loads(text), json.loads(read))
             elif answer.status == 429:
                 time.sleep(min(float(answer.headers.get("Retry-After", 1)), max(0, self.end - time.monotonic())))
+
+    def remember(self, asked, answered):
+        """The scores of each text; one that is asked for again must have them again."""
+        for text, item in zip(asked["text"], answered["data"], strict=True):
+            scores = bits(item["scores"])
+            self.contradictions += self.scored.setdefault((asked["question"], text), scores) != scores
+
+
+def bits(scores):
+    """Scores by name as the 32 bits that they are, however many digits they were written with."""
+    return {name: struct.pack("<f", score) for name, score in scores.items()}
+
+
+def offline(command, scored):
+    """How many texts `command`, an `assay score`, gives other scores."""
+    keys = list(scored)
+    with tempfile.TemporaryDirectory() as place:
+        traces, out = pathlib.Path(place, "traces.jsonl"), pathlib.Path(place, "scored.jsonl")
+        rows = [{"id": number, "question": question, "text": text} for number, (question, text) in enumerate(keys)]
+        traces.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        subprocess.run([*command, "--traces", traces, "--out", out], check=True, stdout=subprocess.DEVNULL)
+        again = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(again) == len(keys), (len(again), len(keys))
+    return sum(scored[key] != bits(trace["scores"]) for key, trace in zip(keys, again))
 
 
 def memory(pid):
@@ -75,6 +109,9 @@ def main():
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--flood", action="store_true")
     parser.add_argument("--pid", type=int)
+    parser.add_argument("--reward")
+    parser.add_argument("--model", help="base model of the reward, where not the one that it names")
+    parser.add_argument("--assay", default="target/release/assay")
     arguments = parser.parse_args()
     address = urllib.parse.urlparse(arguments.server).netloc
     before = memory(arguments.pid) if arguments.pid else None
@@ -96,6 +133,14 @@ def main():
     }
     if arguments.pid:
         result["memory"] = {"before": before, "after": memory(arguments.pid)}
+    if arguments.reward:
+        scored, contradictions = {}, sum(client.contradictions for client in clients)
+        for client in clients:
+            contradictions += sum(scored.get(key, scores) != scores for key, scores in client.scored.items())
+            scored.update(client.scored)
+        result["texts"], result["contradictions"] = len(scored), contradictions
+        base = ["--model", arguments.model] if arguments.model else []
+        result["unequal"] = offline([arguments.assay, "score", "--reward", arguments.reward, *base], scored)
     print(json.dumps(result))
 
 

@@ -265,6 +265,13 @@ impl RewardModel {
         self.head
     }
 
+    /// Weight `[hidden]` and bias `[1]` of a linear head; `None` where the logit has other terms.
+    pub fn linear_head(&self) -> Option<(&Tensor, &Tensor)> {
+        let weight = self.weight.as_ref()?;
+        let linear = matches!(self.head, HeadSettings::Linear);
+        linear.then(|| (weight.as_tensor(), self.bias.as_tensor()))
+    }
+
     /// The adapter.
     pub fn adapter(&self) -> &Adapter {
         &self.adapter
@@ -294,6 +301,23 @@ impl RewardModel {
             } => Some((beta, reference_weight)),
         }
     }
+}
+
+/// z_t = weight . h_t + bias of every completion token of a batch, completion after completion, by a model without an adapter.
+///
+/// # Shapes
+/// `weight` holds `hidden` values, `bias` one.
+///
+/// # Errors
+/// The batch does not fit the model.
+pub fn linear_logits(
+    model: &Transformer,
+    (weight, bias): (&Tensor, &Tensor),
+    batch: &PackedBatch,
+) -> Result<Vec<f32>, IrlError> {
+    let hidden = model.hidden(batch, None)?;
+    let rows = hidden.index_select(&Tensor::new(batch.completion_rows(), hidden.device())?, 0)?;
+    Ok(reward_head(&rows, &weight.flatten_all()?, bias)?.to_vec1()?)
 }
 
 fn read_head(path: &Path) -> Result<HashMap<String, Tensor>, IrlError> {

@@ -83,8 +83,8 @@ pub fn save_token_classifier(
     let config = model.transformer.config();
     let mut json = config.to_hf_json(weights.name());
     json["architectures"] = json!([config.architecture.token_classification_class()]);
-    json["id2label"] = json!({ "0": "reward" });
-    json["label2id"] = json!({ "reward": 0 });
+    json["id2label"] = json!({ "0": "LABEL_0" });
+    json["label2id"] = json!({ "LABEL_0": 0 });
     // There is no output matrix to be tied or not.
     json["tie_word_embeddings"] = json!(true);
     write_json(&dir.join("config.json"), &json)?;

@@ -27,9 +27,9 @@ pub(crate) fn run(args: &ExportArgs) -> Result<()> {
         ExportFormat::Tensorboard => events(args)?,
         ExportFormat::Peft => whole(args, adapters::write)?,
         ExportFormat::Merged => whole(args, |run, dir| merged::write(run, dir, args.dtype.into()))?,
-        ExportFormat::MergedReward => {
-            whole(args, |run, dir| classifier::write(run, dir, args.dtype.into()))?
-        }
+        ExportFormat::MergedReward => whole(args, |run, dir| {
+            classifier::write(run, dir, args.dtype.into())
+        })?,
     };
     let mut out = std::io::stdout();
     match args.json {

@@ -1,8 +1,9 @@
 //! What other programs read: exported adapters and models, event files, completions, manual pages.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use assay_irl::player::{Passes, infer_all};
 use assay_irl::policy_model::logprobs_and_entropies;
@@ -161,12 +162,12 @@ fn a_run_goes_out_as_adapters_as_one_model_and_as_events() {
     );
     let said: Value = serde_json::from_str(&said).unwrap();
     assert!(
-        said["probe"]["adapter_moves_logits"].as_f64().unwrap() > 1e-4,
+        said["probe"]["adapter_moves_logits"].as_f64().unwrap() > 1e-5,
         "{said}"
     );
     let classified = classifier_logits(&dir.join("classifier"));
     let expected = infer_all(&kept, &[fixed()], Passes::alone(100)).unwrap();
-    assert!(far(&classified, &expected.concat()) < 1e-5);
+    assert!(far(&classified, &expected.concat()) < 1e-6);
     let config = read_json(dir.join("classifier/config.json"));
     assert_eq!(config["architectures"][0], "LlamaForTokenClassification");
     assert_eq!(config["id2label"].as_object().unwrap().len(), 1);
@@ -188,6 +189,60 @@ fn a_run_goes_out_as_adapters_as_one_model_and_as_events() {
     let said = String::from_utf8_lossy(&missing.stderr).into_owned();
     assert!(said.contains("has no checkpoint 99, only ["), "{said}");
     assert!(!dir.join("other").exists() && !dir.join(".other.partial").exists());
+}
+
+/// Lays a directory into a hub cache as Python's client would have left it.
+fn cached(cache: &Path, name: &str, dir: &Path) {
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let root = cache.join(format!("models--org--{name}"));
+    let snapshot = root.join("snapshots").join(commit);
+    fs::create_dir_all(root.join("refs")).unwrap();
+    fs::create_dir_all(&snapshot).unwrap();
+    fs::write(root.join("refs/main"), commit).unwrap();
+    for entry in fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), snapshot.join(entry.file_name())).unwrap();
+    }
+}
+
+/// The critic by its hub name, on the base model that it names itself and on one named with `--model`.
+#[test]
+fn a_reward_is_served_by_its_hub_name() {
+    let world = world();
+    let dir = world.path();
+    done(
+        dir,
+        "train airl --config settings.toml --out run --set sft.epochs=1",
+    );
+    done(
+        dir,
+        "export --run run --format peft --out peft --base-name org/tiny",
+    );
+    let cache = dir.join("cache");
+    cached(&cache, "tiny", &dir.join("model"));
+    cached(&cache, "critic", &dir.join("peft/reward"));
+    for model in ["", "--model org/tiny"] {
+        let arguments = format!("serve --reward ours=org/critic --addr 127.0.0.1:0 {model}");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_assay"))
+            .current_dir(dir)
+            .args(arguments.split_whitespace())
+            .env("HF_HUB_CACHE", &cache)
+            .env("HF_HUB_OFFLINE", "1")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let said: Vec<String> = lines
+            .by_ref()
+            .map_while(Result::ok)
+            .take_while(|line| !line.contains("serving ours on http://"))
+            .collect();
+        // A server that is up is still running: the line came, and not the end of what it says.
+        let running = child.try_wait().unwrap().is_none();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(running && said.is_empty(), "{arguments}: {said:?}");
+    }
 }
 
 /// Zeroes every B of the policy: the export must notice that there is nothing to export.

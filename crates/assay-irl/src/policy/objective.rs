@@ -447,7 +447,11 @@ impl Sums {
             ratio_max: self.ratio_max,
             sampling_gap_mean: self.gap.0 / self.gap.1.max(1.0),
             sampling_gap_max: self.gap_max,
-            importance_mean: if weighted > 0.0 { importance / weighted } else { 1.0 },
+            importance_mean: if weighted > 0.0 {
+                importance / weighted
+            } else {
+                1.0
+            },
             importance_capped: capped / weighted.max(1.0),
             expert_share: self.expert / tokens,
             masked_traces: self.masked_traces,

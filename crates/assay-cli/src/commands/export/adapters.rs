@@ -35,7 +35,10 @@ pub(super) fn write(run: &Run, out: &Path) -> Result<Value> {
                     .with_context(|| format!("copying {file}"))?;
             }
         }
-        card::write(&target, &card::of_reward(run, &name, card::Weights::Adapter)?)?;
+        card::write(
+            &target,
+            &card::of_reward(run, &name, card::Weights::Adapter)?,
+        )?;
         written["reward"] = json!({ "base_model": name });
     }
     Ok(written)

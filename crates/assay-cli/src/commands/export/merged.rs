@@ -95,7 +95,9 @@ pub(super) fn ensure_kept(
         weights.name()
     );
     let named = |what: &str| format!("{what}_{unit}");
-    Ok(json!({ named("adapter_moves"): moved, named("writing_moves"): lost, named("tolerance"): limit }))
+    Ok(
+        json!({ named("adapter_moves"): moved, named("writing_moves"): lost, named("tolerance"): limit }),
+    )
 }
 
 /// A question and an answer as the model's template and tokenizer cut them.
