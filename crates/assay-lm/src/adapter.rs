@@ -301,7 +301,7 @@ pub struct AdapterCard {
     pub task_type: &'static str,
     /// Modules saved whole beside the pairs, e.g. `score`.
     pub modules_to_save: Vec<String>,
-    /// [`crate::Transformer::fingerprint`] of the frozen weights that the adapter was trained on.
+    /// [`crate::transformer::Transformer::fingerprint`] of the frozen weights that the adapter was trained on.
     pub trained_on: Option<String>,
 }
 
