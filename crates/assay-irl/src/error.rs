@@ -165,6 +165,17 @@ pub enum IrlError {
         /// Which setting to change.
         way_out: &'static str,
     },
+    /// Memory ran out although a run did half as much at a time already.
+    #[error(
+        "memory ran out with {halved}, which is half of what was tried first; the last checkpoint is intact; the way out: \
+         more memory or a smaller `run.activation_mib` and --resume, or a smaller model"
+    )]
+    OutOfMemoryAgain {
+        /// How much was done at a time: `400 tokens at a time`.
+        halved: String,
+        /// What was refused.
+        source: Box<IrlError>,
+    },
     /// A run was begun by another trainer.
     #[error("{} is a run of `{before}`, not of `{now}`; continue it with `train {before}` or choose another --out", .path.display())]
     OtherTrainer {
@@ -264,6 +275,16 @@ impl IrlError {
             doing,
             path: path.to_owned(),
             source,
+        }
+    }
+
+    /// Whether memory was refused, on the CPU or on a device.
+    pub fn is_out_of_memory(&self) -> bool {
+        match self {
+            Self::Model(error) => error.is_out_of_memory(),
+            Self::Operation(error) => error.is_out_of_memory(),
+            Self::Tensor(error) => assay_ops::is_out_of_memory(error),
+            _ => false,
         }
     }
 

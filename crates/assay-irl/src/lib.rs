@@ -16,6 +16,7 @@ pub mod parallel;
 pub mod player;
 pub mod policy;
 pub mod policy_model;
+pub mod relief;
 pub mod reward;
 pub mod reward_model;
 pub mod search;

@@ -14,6 +14,7 @@ use candle_core::{Device, Tensor, Var};
 
 use crate::IrlError;
 use crate::parallel::{self, Alone, Collective};
+use crate::relief::{Relief, Work};
 
 /// One scalar a completion token, one list a completion, in the order of the groups.
 pub type TokenScalars = Vec<Vec<f32>>;
@@ -133,6 +134,38 @@ pub struct Passes<'c> {
     pub kept_bytes: u64,
     /// Who shares the micro-batches.
     pub ranks: &'c dyn Collective,
+    /// What happens where memory is refused: an error where there is none.
+    pub relief: Option<&'c Relief>,
+}
+
+impl Passes<'_> {
+    /// Does `passes` over groups within the memory there is, see [`Relief::attempt`]; half the tokens keep half the activations.
+    ///
+    /// # Errors
+    /// As [`Relief::attempt`].
+    pub(crate) fn attempt<T>(
+        self,
+        groups: &[Group],
+        mut passes: impl FnMut(Self) -> Result<T, IrlError>,
+    ) -> Result<T, IrlError> {
+        let Some(relief) = self.relief else {
+            return passes(self);
+        };
+        let rows: usize = groups.iter().map(Group::rows).sum();
+        let most = self.token_budget.min(rows).max(1);
+        relief.attempt(Work::Tokens, most, |token_budget| {
+            let halved = relief.limit(Work::Tokens).is_some();
+            passes(Self {
+                token_budget,
+                kept_bytes: if halved {
+                    self.kept_bytes / 2
+                } else {
+                    self.kept_bytes
+                },
+                ..self
+            })
+        })
+    }
 }
 
 impl Passes<'static> {
@@ -142,6 +175,7 @@ impl Passes<'static> {
             token_budget,
             kept_bytes: 0,
             ranks: &Alone,
+            relief: None,
         }
     }
 }
@@ -155,9 +189,11 @@ pub fn infer_all(
     groups: &[Group],
     passes: Passes<'_>,
 ) -> Result<TokenScalars, IrlError> {
-    let parts = micro_batches(groups, passes.token_budget);
-    parallel::scalars(passes.ranks, &parts, |part| {
-        player.infer(&PackedBatch::new(&part.groups)?)
+    passes.attempt(groups, |passes| {
+        let parts = micro_batches(groups, passes.token_budget);
+        parallel::scalars(passes.ranks, &parts, |part| {
+            player.infer(&PackedBatch::new(&part.groups)?)
+        })
     })
 }
 
@@ -166,7 +202,8 @@ pub fn infer_all(
 ///
 /// When the update exceeds the token budget it is cut into micro-batches, which the ranks share: a first pass gathers
 /// all scalars, so that the loss always sees the whole update and the result depends on neither. A rank with a single
-/// micro-batch keeps its recording for the backward pass; with more, each is computed again.
+/// micro-batch keeps its recording for the backward pass; with more, each is computed again. Where memory is refused, all
+/// of it is done again as [`Passes::relief`] says, `loss` included.
 ///
 /// # Errors
 /// Whatever `loss` returns; [`IrlError::EmptyUpdate`] without a completion token; [`IrlError::MissingGradient`] names a trainable parameter that received none.
@@ -174,7 +211,7 @@ pub fn update<R>(
     player: &dyn Player,
     groups: &[Group],
     passes: Passes<'_>,
-    loss: impl FnOnce(&[Vec<f32>]) -> Result<(R, TokenScalars), IrlError>,
+    mut loss: impl FnMut(&[Vec<f32>]) -> Result<(R, TokenScalars), IrlError>,
 ) -> Result<(R, Gradients), IrlError> {
     if groups
         .iter()
@@ -183,6 +220,20 @@ pub fn update<R>(
     {
         return Err(IrlError::EmptyUpdate);
     }
+    let (report, gradients) = passes.attempt(groups, |passes| {
+        pass_and_pull(player, groups, passes, &mut loss)
+    })?;
+    check_coverage(player, &gradients)?;
+    Ok((report, gradients))
+}
+
+/// The passes of [`update`]: what `loss` reports and the gradients.
+fn pass_and_pull<R>(
+    player: &dyn Player,
+    groups: &[Group],
+    passes: Passes<'_>,
+    loss: &mut impl FnMut(&[Vec<f32>]) -> Result<(R, TokenScalars), IrlError>,
+) -> Result<(R, Gradients), IrlError> {
     let (ranks, kept_bytes) = (passes.ranks, passes.kept_bytes);
     let parts = micro_batches(groups, passes.token_budget);
     let mut kept = None;
@@ -197,7 +248,6 @@ pub fn update<R>(
     })?;
     let (report, grads) = loss(&scalars)?;
     let gradients = backward_parts((player, passes), &parts, &grads, kept)?;
-    check_coverage(player, &gradients)?;
     Ok((report, gradients))
 }
 

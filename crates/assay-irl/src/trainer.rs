@@ -10,6 +10,7 @@ pub mod failure;
 mod lock;
 pub mod order;
 pub mod policy_phase;
+mod record;
 pub mod replay;
 pub mod rollout;
 pub mod run;

@@ -199,6 +199,17 @@ pub enum LmError {
     Tensor(#[from] candle_core::Error),
 }
 
+impl LmError {
+    /// Whether memory was refused, on the CPU or on a device.
+    pub fn is_out_of_memory(&self) -> bool {
+        match self {
+            Self::Operation(error) => error.is_out_of_memory(),
+            Self::Tensor(error) => assay_ops::is_out_of_memory(error),
+            _ => false,
+        }
+    }
+}
+
 /// The template engine's kind and detail in one line, without a source listing.
 fn template_reason(error: &minijinja::Error) -> String {
     let line = error

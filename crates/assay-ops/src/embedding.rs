@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result as CandleResult, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::values::{Values, slice};
+use crate::values::{Values, slice, zeros};
 use crate::{Matrix, OpsError, device};
 
 const NAME: &str = "embedding";
@@ -39,7 +39,7 @@ pub fn embedding(weight: &Matrix, ids: &Arc<[u32]>) -> Result<Tensor, OpsError> 
             .contiguous()?
             .apply_op1(Embedding { ids: ids.clone() })?),
         frozen => {
-            let mut rows = vec![0f32; ids.len() * width];
+            let mut rows = zeros(ids.len() * width)?;
             for (row, &id) in rows.chunks_exact_mut(width.max(1)).zip(ids.iter()) {
                 frozen.read_row(id as usize, row)?;
             }
@@ -60,7 +60,7 @@ impl CustomOp1 for Embedding {
     fn cpu_fwd(&self, table: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
         let table = slice(table, layout)?;
         let (_, width) = layout.shape().dims2()?;
-        let mut rows = vec![0f32; self.ids.len() * width];
+        let mut rows = zeros(self.ids.len() * width)?;
         rows.par_chunks_mut(width.max(1))
             .zip(self.ids.par_iter())
             .for_each(|(row, &id)| {
@@ -73,7 +73,7 @@ impl CustomOp1 for Embedding {
         let grad = grad.contiguous()?;
         let g = Values::of(&grad)?;
         let (rows, width) = table.dims2()?;
-        let mut sum = vec![0f32; rows * width];
+        let mut sum = zeros(rows * width)?;
         for (&id, g) in self.ids.iter().zip(g.chunks_exact(width.max(1))) {
             let row = &mut sum[id as usize * width..(id as usize + 1) * width];
             row.iter_mut().zip(g).for_each(|(sum, &g)| *sum += g);

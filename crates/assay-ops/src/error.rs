@@ -1,5 +1,6 @@
 //! The one error type of the crate.
 
+use std::io::{self, ErrorKind};
 use std::ops::Range;
 
 use candle_core::DType;
@@ -134,16 +135,80 @@ pub enum OpsError {
         /// Name of the argument.
         argument: &'static str,
     },
+    /// The system has no memory for a tensor.
+    #[error("out of memory: {bytes} bytes were refused")]
+    OutOfMemory {
+        /// What was asked for.
+        bytes: usize,
+    },
     /// The tensor library failed.
     #[error("tensor operation")]
     Tensor(#[from] candle_core::Error),
+}
+
+impl OpsError {
+    /// Whether memory was refused, on the CPU or on a device.
+    pub fn is_out_of_memory(&self) -> bool {
+        match self {
+            Self::OutOfMemory { .. } => true,
+            Self::Tensor(error) => is_out_of_memory(error),
+            _ => false,
+        }
+    }
+}
+
+/// [`OpsError::is_out_of_memory`] of an error of the tensor library.
+pub fn is_out_of_memory(error: &candle_core::Error) -> bool {
+    use candle_core::Error;
+    match error {
+        Error::Io(inner) => inner.kind() == ErrorKind::OutOfMemory,
+        // The driver's and cuBLAS's codes come as text only.
+        Error::Cuda(inner) => {
+            let told = format!("{inner} {inner:?}");
+            told.contains("CUDA_ERROR_OUT_OF_MEMORY") || told.contains("CUBLAS_STATUS_ALLOC_FAILED")
+        }
+        Error::Context { inner, .. }
+        | Error::WithPath { inner, .. }
+        | Error::WithBacktrace { inner, .. } => is_out_of_memory(inner),
+        _ => false,
+    }
 }
 
 impl From<OpsError> for candle_core::Error {
     fn from(error: OpsError) -> Self {
         match error {
             OpsError::Tensor(inner) => inner,
+            // Found again by `is_out_of_memory` after the tensor library has carried it.
+            OpsError::OutOfMemory { .. } => io::Error::new(ErrorKind::OutOfMemory, error).into(),
             other => Self::wrap(other),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_was_refused_is_known_wherever_the_error_has_been() {
+        let refused = |bytes| OpsError::OutOfMemory { bytes };
+        let carried = candle_core::Error::from(refused(12)).context("in a graph");
+        assert!(is_out_of_memory(&carried));
+        assert!(OpsError::from(carried).is_out_of_memory());
+        assert!(refused(12).is_out_of_memory());
+        let driver = |code: &str| {
+            let told = format!("DriverError({code}, \"...\")");
+            candle_core::Error::Cuda(Box::new(io::Error::other(told)))
+        };
+        assert!(is_out_of_memory(&driver("CUDA_ERROR_OUT_OF_MEMORY")));
+        assert!(!is_out_of_memory(&driver("CUDA_ERROR_ILLEGAL_ADDRESS")));
+        assert!(!is_out_of_memory(&io::Error::other("full").into()));
+    }
+
+    #[test]
+    fn more_than_there_is_is_refused() {
+        let error = crate::values::zeros(usize::MAX / 8).unwrap_err();
+        let bytes = usize::MAX / 8 * 4;
+        assert!(matches!(error, OpsError::OutOfMemory { bytes: asked } if asked == bytes));
     }
 }

@@ -37,7 +37,7 @@ pub use ceilings::Ceilings;
 pub use device::has_kernels;
 pub use draw::{DrawSettings, DrawnTokens, draw_on_device, output_logits};
 pub use embedding::embedding;
-pub use error::OpsError;
+pub use error::{OpsError, is_out_of_memory};
 pub use linear::{Lora, linear};
 pub use logprobs::{TokenLogprobs, token_logprobs};
 pub use matrix::Matrix;

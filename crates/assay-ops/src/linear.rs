@@ -5,7 +5,7 @@ use candle_core::{
 };
 
 use crate::kernels::product::{Output, Right, Term, View, Write, multiply, multiply_terms};
-use crate::values::{Values, expect_f32, matrix_dims, slice};
+use crate::values::{Values, expect_f32, matrix_dims, slice, zeros};
 use crate::{Matrix, OpsError, device};
 
 const NAME: &str = "linear";
@@ -121,7 +121,7 @@ impl CustomOp1 for FrozenLinear {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
         let (rows, input) = layout.shape().dims2()?;
         let (out, _) = self.weight.dims()?;
-        let mut y = vec![0f32; rows * out];
+        let mut y = zeros(rows * out)?;
         base_forward(
             &self.weight,
             Factor {
@@ -137,7 +137,7 @@ impl CustomOp1 for FrozenLinear {
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> CandleResult<Option<Tensor>> {
         let grad = grad.contiguous()?;
-        let mut dx = vec![0f32; x.elem_count()];
+        let mut dx = zeros(x.elem_count())?;
         let (rows, width) = grad.dims2()?;
         base_backward(
             &self.weight,
@@ -171,7 +171,7 @@ impl CustomOp2 for TrackedLinear {
         let (rows, input) = x_layout.shape().dims2()?;
         let (out, _) = weight_layout.shape().dims2()?;
         let (x, weight) = (slice(x, x_layout)?, slice(weight, weight_layout)?);
-        let mut y = vec![0f32; rows * out];
+        let mut y = zeros(rows * out)?;
         multiply(
             [rows, input, out],
             View::rows(x, input),
@@ -194,7 +194,7 @@ impl CustomOp2 for TrackedLinear {
         let out = weight.dims()[0];
         let (x_values, w, g) = (Values::of(x)?, Values::of(weight)?, Values::of(&grad)?);
         let dx = if x.track_op() {
-            let mut dx = vec![0f32; rows * input];
+            let mut dx = zeros(rows * input)?;
             multiply(
                 [rows, out, input],
                 View::rows(&g, out),
@@ -206,7 +206,7 @@ impl CustomOp2 for TrackedLinear {
         } else {
             None
         };
-        let mut dw = vec![0f32; out * input];
+        let mut dw = zeros(out * input)?;
         multiply(
             [out, rows, input],
             View::rows(&g, out).transposed(),
@@ -248,13 +248,13 @@ impl CustomOp3 for AdaptedLinear {
             slice(a, a_layout)?,
             slice(b, b_layout)?,
         );
-        let mut y = vec![0f32; rows * out];
+        let mut y = zeros(rows * out)?;
         let down = scaled_product(
             [rows, input, rank],
             View::rows(x, input),
             View::rows(a, input).transposed(),
             self.scale,
-        );
+        )?;
         let (x, down) = (
             Factor {
                 values: x,
@@ -302,9 +302,9 @@ impl CustomOp3 for AdaptedLinear {
             View::rows(&g, out),
             View::rows(&b_values, rank),
             self.scale,
-        );
+        )?;
         let dx = if x.track_op() {
-            let mut dx = vec![0f32; rows * input];
+            let mut dx = zeros(rows * input)?;
             let (g, ddown) = (
                 Factor {
                     values: &g,
@@ -332,7 +332,7 @@ impl CustomOp3 for AdaptedLinear {
             None
         };
         let da = if a.track_op() {
-            let mut da = vec![0f32; rank * input];
+            let mut da = zeros(rank * input)?;
             multiply(
                 [rank, rows, input],
                 View::rows(&ddown, rank).transposed(),
@@ -350,8 +350,8 @@ impl CustomOp3 for AdaptedLinear {
                 View::rows(&x_values, input),
                 View::rows(&a_values, input).transposed(),
                 self.scale,
-            );
-            let mut db = vec![0f32; out * rank];
+            )?;
+            let mut db = zeros(out * rank)?;
             multiply(
                 [out, rows, rank],
                 View::rows(&g, out).transposed(),
@@ -368,11 +368,16 @@ impl CustomOp3 for AdaptedLinear {
 }
 
 /// scale * a b as new values.
-fn scaled_product(dims: [usize; 3], a: View<'_>, b: View<'_>, scale: f32) -> Vec<f32> {
-    let mut c = vec![0f32; dims[0] * dims[2]];
+fn scaled_product(
+    dims: [usize; 3],
+    a: View<'_>,
+    b: View<'_>,
+    scale: f32,
+) -> Result<Vec<f32>, OpsError> {
+    let mut c = zeros(dims[0] * dims[2])?;
     multiply(dims, a, b, &mut c, Write::Set);
     c.iter_mut().for_each(|value| *value *= scale);
-    c
+    Ok(c)
 }
 
 /// y `[rows, out]` = x W^T + the adapter's term; the sum is made while a block of y is in the cache.

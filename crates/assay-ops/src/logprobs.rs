@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::kernels::product::{Output, Panels, Part, Right, Term, View, Write, multiply_terms};
 use crate::kernels::{dispatched, exponential::exp, reduce};
-use crate::values::{Values, matrix_dims, slice};
+use crate::values::{Values, matrix_dims, slice, zeros};
 use crate::{Matrix, OpsError, device};
 
 const NAME: &str = "token_logprobs";
@@ -138,7 +138,7 @@ impl Logprobs {
             candle_core::bail!("{NAME}: backward before forward")
         };
         let (_, width) = self.output.dims()?;
-        let mut dh = vec![0f32; hidden.len()];
+        let mut dh = zeros(hidden.len())?;
         let pull = Pull {
             hidden,
             grad,
@@ -205,7 +205,7 @@ impl CustomOp2 for Logprobs {
         grad: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        let mut dw = vec![0f32; output.elem_count()];
+        let mut dw = zeros(output.elem_count())?;
         let dh = self.backward(&Values::of(hidden)?, &Values::of(&grad)?, &mut dw)?;
         let dh = Tensor::from_vec(dh, hidden.shape(), hidden.device())?;
         Ok((

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-use crate::values::Values;
+use crate::values::{Values, zeros};
 use crate::{OpsError, PanelMatrix, QuantisedMatrix, has_kernels};
 
 /// Rows of a quantised matrix that are expanded at one time.
@@ -105,7 +105,7 @@ impl Matrix {
                 visit(0, &Values::of(&tensor)?);
             }
             _ => {
-                let mut values = vec![0f32; ROWS.min(out) * input];
+                let mut values = zeros(ROWS.min(out) * input)?;
                 for first in (0..out).step_by(ROWS) {
                     let count = ROWS.min(out - first);
                     let values = &mut values[..count * input];

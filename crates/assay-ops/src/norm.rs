@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result as CandleResult, Shape, 
 use rayon::prelude::*;
 
 use crate::kernels::{dispatched, reduce};
-use crate::values::{Values, expect_f32, matrix_dims, slice};
+use crate::values::{Values, expect_f32, matrix_dims, slice, zeros};
 use crate::{OpsError, device};
 
 const NAME: &str = "rms_norm";
@@ -49,7 +49,7 @@ impl CustomOp2 for RmsNorm {
         weight_layout: &Layout,
     ) -> CandleResult<(CpuStorage, Shape)> {
         let (x, weight) = (slice(x, x_layout)?, slice(weight, weight_layout)?);
-        let mut y = vec![0f32; x.len()];
+        let mut y = zeros(x.len())?;
         let width = weight.len();
         if width > 0 {
             let tasks = y
@@ -70,7 +70,7 @@ impl CustomOp2 for RmsNorm {
         let grad = grad.contiguous()?;
         let (x_values, w, g) = (Values::of(x)?, Values::of(weight)?, Values::of(&grad)?);
         let (w, width, weight_tracked): (&[f32], _, _) = (&w, w.len(), weight.track_op());
-        let mut dx = vec![0f32; x_values.len()];
+        let mut dx = zeros(x_values.len())?;
         let tasks = dx
             .par_chunks_mut(ROWS * width.max(1))
             .zip(x_values.par_chunks(ROWS * width.max(1)));

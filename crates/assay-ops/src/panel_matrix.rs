@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::OpsError;
 use crate::kernels::product::{Panels, Part, View};
-use crate::values::{Values, matrix_dims};
+use crate::values::{Values, matrix_dims, zeros};
 
 /// A frozen matrix `[out, in]` of f32 values, stored as the panels of its transpose.
 ///
@@ -33,7 +33,7 @@ impl PanelMatrix {
         let (out, input) = matrix_dims("panels", "matrix", matrix)?;
         let matrix = matrix.contiguous()?;
         let values = Values::of(&matrix)?;
-        let turned = Panels::of(View::rows(&values, input).transposed(), [input, out]);
+        let turned = Panels::of(View::rows(&values, input).transposed(), [input, out])?;
         Ok(Self { turned, out, input })
     }
 
@@ -57,7 +57,7 @@ impl PanelMatrix {
     /// # Errors
     /// The memory cannot be had.
     pub fn to_dense(&self) -> Result<Tensor, OpsError> {
-        let mut values = vec![0f32; self.out * self.input];
+        let mut values = zeros(self.out * self.input)?;
         let rows = values.par_chunks_mut(self.input.max(1)).enumerate();
         rows.for_each(|(row, values)| self.read_row(row, values));
         let shape = (self.out, self.input);

@@ -13,6 +13,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use crate::device::quantised::DeviceBlocks;
+use crate::values::zeros;
 use crate::{OpsError, device};
 
 /// A frozen matrix `[out, in]` in a GGUF block format.
@@ -181,7 +182,7 @@ impl QuantisedMatrix {
         if let Some((blocks, dtype)) = &self.placed {
             return Ok(device::quantised::expanded(blocks, None, *dtype)?);
         }
-        let mut values = vec![0f32; self.out * self.input];
+        let mut values = zeros(self.out * self.input)?;
         if !values.is_empty() {
             let rows = values
                 .par_chunks_mut(self.input)

@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result as CandleResult, Shape, 
 use rayon::prelude::*;
 
 use crate::kernels::{dispatched, reduce};
-use crate::values::{Values, expect_f32, matrix_dims, slice};
+use crate::values::{Values, expect_f32, matrix_dims, slice, zeros};
 use crate::{OpsError, device};
 
 const NAME: &str = "reward_head";
@@ -76,7 +76,7 @@ impl CustomOp3 for RewardHead {
         let (h, w, g) = (Values::of(hidden)?, Values::of(weight)?, Values::of(&grad)?);
         let (h, w, g): (&[f32], &[f32], &[f32]) = (&h, &w, &g);
         let dhidden = if hidden.track_op() {
-            let mut dh = vec![0f32; h.len()];
+            let mut dh = zeros(h.len())?;
             let rows = dh.par_chunks_mut(w.len().max(1)).zip(g.par_iter());
             rows.for_each(|(dh, &g)| dh.iter_mut().zip(w.iter()).for_each(|(dh, &w)| *dh = g * w));
             Some(Tensor::from_vec(dh, hidden.shape(), hidden.device())?)

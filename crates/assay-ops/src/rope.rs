@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result as CandleResult,
 use rayon::prelude::*;
 
 use crate::kernels::dispatched;
-use crate::values::{Values, matrix_dims, slice};
+use crate::values::{Values, matrix_dims, slice, zeros};
 use crate::{OpsError, device, has_kernels};
 
 const NAME: &str = "rope";
@@ -151,10 +151,10 @@ struct Rope {
 
 impl Rope {
     /// Rotates every row by `sign` times its angle.
-    fn rotate(&self, x: &[f32], sign: f32) -> Vec<f32> {
-        let mut y = vec![0f32; x.len()];
+    fn rotate(&self, x: &[f32], sign: f32) -> Result<Vec<f32>, OpsError> {
+        let mut y = zeros(x.len())?;
         if self.positions.is_empty() || x.is_empty() {
-            return y;
+            return Ok(y);
         }
         let width = x.len() / self.positions.len();
         let tasks = y
@@ -177,7 +177,7 @@ impl Rope {
                 );
             }
         });
-        y
+        Ok(y)
     }
 }
 
@@ -188,14 +188,14 @@ impl CustomOp1 for Rope {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
         Ok((
-            CpuStorage::F32(self.rotate(slice(x, layout)?, 1.0)),
+            CpuStorage::F32(self.rotate(slice(x, layout)?, 1.0)?),
             layout.shape().clone(),
         ))
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> CandleResult<Option<Tensor>> {
         let grad = grad.contiguous()?;
-        let dx = self.rotate(&Values::of(&grad)?, -1.0);
+        let dx = self.rotate(&Values::of(&grad)?, -1.0)?;
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
     }
 }

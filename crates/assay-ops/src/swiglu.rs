@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::kernels::dispatched;
 use crate::kernels::exponential::sigmoid;
-use crate::values::{Values, expect, matrix_dims, slice};
+use crate::values::{Values, expect, matrix_dims, slice, zeros};
 use crate::{OpsError, device};
 
 const NAME: &str = "swiglu";
@@ -48,7 +48,7 @@ impl CustomOp2 for SwiGlu {
         up_layout: &Layout,
     ) -> CandleResult<(CpuStorage, Shape)> {
         let (gate, up) = (slice(gate, gate_layout)?, slice(up, up_layout)?);
-        let mut y = vec![0f32; gate.len()];
+        let mut y = zeros(gate.len())?;
         let tasks = y
             .par_chunks_mut(VALUES)
             .zip(gate.par_chunks(VALUES))
@@ -66,8 +66,8 @@ impl CustomOp2 for SwiGlu {
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
         let (gate_values, up_values, g) = (Values::of(gate)?, Values::of(up)?, Values::of(&grad)?);
-        let mut dgate = vec![0f32; g.len()];
-        let mut dup = vec![0f32; g.len()];
+        let mut dgate = zeros(g.len())?;
+        let mut dup = zeros(g.len())?;
         let outputs = dgate.par_chunks_mut(VALUES).zip(dup.par_chunks_mut(VALUES));
         let inputs = gate_values
             .par_chunks(VALUES)

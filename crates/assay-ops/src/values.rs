@@ -6,6 +6,18 @@ use candle_core::{CpuStorage, DType, Layout, Storage, Tensor};
 
 use crate::OpsError;
 
+/// `count` zeros; where the system has no memory for them that is an error, not the end of the process.
+pub(crate) fn zeros(count: usize) -> Result<Vec<f32>, OpsError> {
+    let mut values = Vec::new();
+    values
+        .try_reserve_exact(count)
+        .map_err(|_| OpsError::OutOfMemory {
+            bytes: count.saturating_mul(size_of::<f32>()),
+        })?;
+    values.resize(count, 0.0);
+    Ok(values)
+}
+
 /// The values of a contiguous f32 tensor on the CPU, row-major, borrowed for as long as this lives.
 pub(crate) struct Values<'t> {
     guard: Box<dyn Deref<Target = Storage> + 't>,

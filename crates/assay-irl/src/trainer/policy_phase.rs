@@ -262,10 +262,12 @@ fn reference_logprobs(
     groups: &[Group],
     passes: Passes<'_>,
 ) -> Result<TokenScalars, IrlError> {
-    let parts = micro_batches(groups, passes.token_budget);
-    parallel::scalars(passes.ranks, &parts, |part| {
-        let batch = PackedBatch::new(&part.groups)?;
-        Ok(logprobs_and_entropies(&policy.transformer, None, &batch)?.0)
+    passes.attempt(groups, |passes| {
+        let parts = micro_batches(groups, passes.token_budget);
+        parallel::scalars(passes.ranks, &parts, |part| {
+            let batch = PackedBatch::new(&part.groups)?;
+            Ok(logprobs_and_entropies(&policy.transformer, None, &batch)?.0)
+        })
     })
 }
 

@@ -58,6 +58,7 @@ impl RolloutGroup {
 }
 
 /// What a rollout needs beside the problems.
+#[derive(Clone, Copy)]
 pub struct RolloutPlan<'p> {
     /// Temperature, top-p, top-k.
     pub sampling: &'p SamplingSettings,

@@ -24,6 +24,7 @@ use super::failure::{Batch, FailedPart, Origin, Seen};
 use super::policy_phase::{
     PolicyOptimiser, no_rewards, policy_groups, token_rewards, update_policy,
 };
+use super::record::{Record, keep, recorded};
 use super::rollout::{ROLLOUT, RolloutGroup, RolloutPlan, judged, rollout};
 use super::start::{corrupt_share, start_discriminator, start_policy};
 use super::step::Step;
@@ -31,10 +32,11 @@ use super::together::gather_rollouts;
 use super::{Observer, order};
 use crate::adam::AdamW;
 use crate::encode::{Demonstration, Encoder, TokenLimits};
-use crate::metrics::{IterationMetrics, MetricsFile};
+use crate::metrics::IterationMetrics;
 use crate::parallel::{self, Collective};
 use crate::player::{Passes, Player};
 use crate::policy_model::PolicyModel;
+use crate::relief::{Relief, Work};
 use crate::reward::TraceRole;
 use crate::reward_model::RewardModel;
 use crate::settings::{PolicyStart, Settings};
@@ -109,6 +111,8 @@ pub(super) struct Run<'i> {
     pub(super) discriminator: Option<Discriminator>,
     /// Who samples; this process where there is none.
     server: Option<RolloutServer>,
+    /// What is done where memory is refused.
+    relief: &'i Relief,
     /// The best checkpoint so far.
     pub(super) best: Option<Best>,
 }
@@ -129,7 +133,8 @@ pub fn train(
     let directory = parallel::on_first(ranks, || {
         RunDirectory::open(dir, inputs.settings, mode, observer)
     })?;
-    let mut run = Run::new(inputs, observer)?;
+    let relief = Relief::default();
+    let mut run = Run::new((inputs, &relief), observer)?;
     run.server = RolloutServer::new(&inputs.settings.sampling.engine, dir)?;
     run.compare_inputs()?;
     let total = run.total();
@@ -138,6 +143,7 @@ pub fn train(
     let mut record = record.transpose()?;
     let last = record.as_ref().and_then(|record| record.file.last());
     let mut metrics = last.cloned().unwrap_or_default();
+    relief.resume(&metrics);
     let (mut done, mut saved) = (first, first);
     while done < total && !parallel::any(ranks, observer.wants_stop())? {
         metrics = run
@@ -166,44 +172,6 @@ pub fn train(
     })
 }
 
-/// The files of a run, which one rank writes.
-struct Record {
-    directory: RunDirectory,
-    file: MetricsFile,
-}
-
-impl Record {
-    fn open(directory: RunDirectory, settings: &Settings, first: usize) -> Result<Self, IrlError> {
-        directory.record(settings)?;
-        let file = MetricsFile::open(&directory.path().join("metrics.jsonl"), first)?;
-        Ok(Self { directory, file })
-    }
-}
-
-/// Writes a checkpoint where this is the rank that writes.
-fn keep(run: &Run<'_>, record: Option<&Record>, done: usize) -> Result<(), IrlError> {
-    let Some(record) = record else {
-        return Ok(());
-    };
-    record.file.sync()?;
-    run.keep(&record.directory, done)
-}
-
-/// Writes the batch of a failed update; where that fails too, the failure itself is still what is reported. Rollouts
-/// alone can fail on a single rank.
-fn recorded(
-    mut error: IrlError,
-    dir: &Path,
-    (ranks, iteration): (&dyn Collective, usize),
-) -> IrlError {
-    if let IrlError::FailedUpdate { failure, .. } = &mut error
-        && (parallel::is_first(ranks) || failure.part == FailedPart::Rollout)
-    {
-        let _ = failure.write(dir, iteration);
-    }
-    error
-}
-
 /// The directory of the newest checkpoint's policy and reward.
 ///
 /// # Errors
@@ -219,7 +187,10 @@ pub fn newest_checkpoint(dir: &Path) -> Result<PathBuf, IrlError> {
 }
 
 impl<'i> Run<'i> {
-    fn new(inputs: &'i TrainInputs<'i>, observer: &mut dyn Observer) -> Result<Self, IrlError> {
+    fn new(
+        (inputs, relief): (&'i TrainInputs<'i>, &'i Relief),
+        observer: &mut dyn Observer,
+    ) -> Result<Self, IrlError> {
         let settings = inputs.settings;
         let sampling = &settings.sampling;
         let limits = TokenLimits {
@@ -276,6 +247,7 @@ impl<'i> Run<'i> {
             policy_optimiser,
             discriminator,
             server: None,
+            relief,
             best: None,
         })
     }
@@ -306,7 +278,25 @@ impl<'i> Run<'i> {
             token_budget: self.inputs.settings.run.token_budget,
             kept_bytes: self.inputs.settings.run.kept_bytes(),
             ranks: self.inputs.ranks,
+            // Ranks that cut an update in other places would not do the same work.
+            relief: (self.inputs.ranks.size() == 1).then_some(self.relief),
         }
+    }
+
+    /// Samples with as many sequences at a time as memory is given for, `total` in all.
+    fn sampled<T>(
+        &self,
+        total: usize,
+        mut sample: impl FnMut(&SamplingLimits) -> Result<T, IrlError>,
+    ) -> Result<T, IrlError> {
+        let most = self.limits.max_sequences.min(total).max(1);
+        self.relief.attempt(Work::Sequences, most, |max_sequences| {
+            let limits = self.limits.clone();
+            sample(&SamplingLimits {
+                max_sequences,
+                ..limits
+            })
+        })
     }
 
     fn iterate(
@@ -315,6 +305,7 @@ impl<'i> Run<'i> {
         observer: &mut dyn Observer,
     ) -> Result<IterationMetrics, IrlError> {
         let started = std::time::Instant::now();
+        let relieved = self.relief.used();
         let mut metrics = IterationMetrics {
             iteration,
             ..IterationMetrics::default()
@@ -335,6 +326,9 @@ impl<'i> Run<'i> {
         let last = iteration + 1 == self.total();
         if run.eval_every > 0 && (last || (iteration + 1).is_multiple_of(run.eval_every)) {
             self.measure(&mut metrics, observer)?;
+        }
+        for text in self.relief.describe(relieved, &mut metrics)? {
+            observer.note(&text);
         }
         metrics.set("seconds", started.elapsed().as_secs_f64())?;
         Ok(metrics)
@@ -472,16 +466,20 @@ impl<'i> Run<'i> {
             })
             .collect();
         let stream_path = [ROLLOUT, game as u64];
+        let samples = self.inputs.settings.sampling.samples;
         let plan = RolloutPlan {
             sampling: &self.draw,
             limits: &self.limits,
-            samples: self.inputs.settings.sampling.samples,
+            samples,
             stream_path: &stream_path,
             seed: self.inputs.settings.seed,
         };
-        let on_token = |count| observer.tokens(count);
+        let mut on_token = |count| observer.tokens(count);
         let drawn = match &self.server {
-            None => rollout(&self.policy, &self.encoder, &problems, &plan, on_token),
+            None => self.sampled(picked.len() * samples, |limits| {
+                let plan = RolloutPlan { limits, ..plan };
+                rollout(&self.policy, &self.encoder, &problems, &plan, &mut on_token)
+            }),
             Some(server) => {
                 let prompts: Vec<_> = problems.iter().map(|(i, _, p)| (*i, p.clone())).collect();
                 let passes = Passes::alone(self.inputs.settings.run.token_budget);
@@ -563,21 +561,20 @@ impl<'i> Run<'i> {
         }
         let ranks = self.inputs.ranks;
         let own = parallel::share((ranks.rank(), ranks.size()), problems.len());
-        let plan = EvaluationPlan {
-            draw: &self.draw,
-            limits: &self.limits,
-            samples: run.eval_samples,
-            seed: self.inputs.settings.seed,
-            first_problem: own.start,
-            generator: "policy",
-        };
-        let traces = sample_problems(
-            &self.policy,
-            &self.encoder,
-            &problems[own],
-            &plan,
-            |count| observer.tokens(count),
-        );
+        let traces = self.sampled(own.len() * run.eval_samples, |limits| {
+            let plan = EvaluationPlan {
+                draw: &self.draw,
+                limits,
+                samples: run.eval_samples,
+                seed: self.inputs.settings.seed,
+                first_problem: own.start,
+                generator: "policy",
+            };
+            let problems = &problems[own.clone()];
+            sample_problems(&self.policy, &self.encoder, problems, &plan, |count| {
+                observer.tokens(count);
+            })
+        });
         let verdicts = traces.map(|traces| {
             let right = traces.iter().map(|trace| trace.correct == Some(true));
             right.map(u8::from).collect()

@@ -33,7 +33,7 @@ impl Step<'_> {
     pub(super) fn take<R>(
         &self,
         adamw: &mut AdamW,
-        loss: impl FnOnce(&[Vec<f32>]) -> Result<Loss<R>, IrlError>,
+        loss: impl FnMut(&[Vec<f32>]) -> Result<Loss<R>, IrlError>,
     ) -> Result<Stepped<R>, IrlError> {
         let mut seen = Seen::default();
         self.try_take(adamw, loss, &mut seen)
@@ -43,7 +43,7 @@ impl Step<'_> {
     fn try_take<R>(
         &self,
         adamw: &mut AdamW,
-        loss: impl FnOnce(&[Vec<f32>]) -> Result<Loss<R>, IrlError>,
+        mut loss: impl FnMut(&[Vec<f32>]) -> Result<Loss<R>, IrlError>,
         seen: &mut Seen,
     ) -> Result<Stepped<R>, IrlError> {
         let checked = |scalars: &[Vec<f32>]| {

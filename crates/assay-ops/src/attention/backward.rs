@@ -10,11 +10,13 @@ use rayon::prelude::*;
 
 use super::blocks::{KEYS, QUERIES, key_blocks, stack_heads};
 use super::{AttentionLayout, HeadShape};
+use crate::OpsError;
 use crate::kernels::disjoint::Disjoint;
 use crate::kernels::dispatched;
 use crate::kernels::exponential::exp;
 use crate::kernels::product::{Panels, View, Write};
 use crate::kernels::reduce;
+use crate::values::zeros;
 
 /// Parts into which a group's completions are cut; fixed, because each part sums its own share of the prompt's gradients.
 const PARTS: usize = 8;
@@ -46,11 +48,14 @@ struct PromptShare {
 
 /// Gradients at q, k and v.
 #[allow(unsafe_code)]
-pub(super) fn gradients(inputs: &Inputs<'_>, layout: &AttentionLayout) -> [Vec<f32>; 3] {
+pub(super) fn gradients(
+    inputs: &Inputs<'_>,
+    layout: &AttentionLayout,
+) -> Result<[Vec<f32>; 3], OpsError> {
     let shape = inputs.shape;
-    let mut dq = vec![0f32; inputs.q.len()];
-    let mut dk = vec![0f32; inputs.k.len()];
-    let mut dv = vec![0f32; inputs.v.len()];
+    let mut dq = zeros(inputs.q.len())?;
+    let mut dk = zeros(inputs.k.len())?;
+    let mut dv = zeros(inputs.v.len())?;
     let tasks = tasks(layout, shape);
     let outputs = [
         Disjoint::new(&mut dq),
@@ -75,7 +80,7 @@ pub(super) fn gradients(inputs: &Inputs<'_>, layout: &AttentionLayout) -> [Vec<f
             }
         }
     }
-    [dq, dk, dv]
+    Ok([dq, dk, dv])
 }
 
 fn tasks(layout: &AttentionLayout, shape: HeadShape) -> Vec<Task> {

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::blocks::{KeyValues, Softmax, key_blocks};
 use super::{HeadShape, check_inputs};
 use crate::device::memo::Memo;
-use crate::values::{Values, expect};
+use crate::values::{Values, expect, zeros};
 use crate::{OpsError, device, has_kernels};
 
 const NAME: &str = "cached_attention";
@@ -77,8 +77,8 @@ impl KvCache {
         let size = slots * capacity * kv_width;
         let store = if !has_kernels(device) {
             Store::Host {
-                keys: vec![0.0; size],
-                values: vec![0.0; size],
+                keys: zeros(size)?,
+                values: zeros(size)?,
             }
         } else {
             let zeros = || Tensor::zeros((slots, capacity, kv_width), dtype, device);
@@ -233,7 +233,7 @@ fn attend(
     let (q, k, v) = (Values::of(q)?, Values::of(k)?, Values::of(v)?);
     let (q, k, v): (&[f32], &[f32], &[f32]) = (&q, &k, &v);
     let head_values = shape.sharing() * shape.head_dim;
-    let mut out = vec![0f32; q.len()];
+    let mut out = zeros(q.len())?;
     let tasks = out
         .par_chunks_exact_mut(head_values)
         .zip(q.par_chunks_exact(head_values))

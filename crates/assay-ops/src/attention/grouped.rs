@@ -10,7 +10,7 @@ use super::backward::{Inputs, gradients};
 use super::blocks::{KeyValues, QUERIES, Softmax, key_blocks, stack_heads};
 use super::{AttentionLayout, HeadShape, check_inputs};
 use crate::kernels::disjoint::Disjoint;
-use crate::values::{Values, slice};
+use crate::values::{Values, slice, zeros};
 use crate::{OpsError, device};
 
 const NAME: &str = "grouped_attention";
@@ -79,7 +79,7 @@ impl CustomOp3 for GroupedAttention {
             slice(k, k_layout)?,
             slice(v, v_layout)?,
         );
-        let (out, normalisers) = forward([q, k, v], &self.layout, self.shape);
+        let (out, normalisers) = forward([q, k, v], &self.layout, self.shape)?;
         let _ = self.log_normalisers.set(normalisers);
         Ok((CpuStorage::F32(out), q_layout.shape().clone()))
     }
@@ -107,7 +107,7 @@ impl CustomOp3 for GroupedAttention {
             log_normalisers,
             shape: self.shape,
         };
-        let [dq, dk, dv] = gradients(&inputs, &self.layout);
+        let [dq, dk, dv] = gradients(&inputs, &self.layout)?;
         let of =
             |values: Vec<f32>, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device());
         Ok((Some(of(dq, q)?), Some(of(dk, k)?), Some(of(dv, v)?)))
@@ -148,10 +148,10 @@ fn forward(
     [q, k, v]: [&[f32]; 3],
     layout: &AttentionLayout,
     shape: HeadShape,
-) -> (Vec<f32>, Vec<f32>) {
+) -> Result<(Vec<f32>, Vec<f32>), OpsError> {
     let (rows, dim, sharing) = (layout.rows(), shape.head_dim, shape.sharing());
-    let mut out = vec![0f32; q.len()];
-    let mut normalisers = vec![0f32; rows * shape.heads];
+    let mut out = zeros(q.len())?;
+    let mut normalisers = zeros(rows * shape.heads)?;
     let blocks = query_blocks(layout);
     let (out_parts, normaliser_parts) = (Disjoint::new(&mut out), Disjoint::new(&mut normalisers));
     let tasks = (0..blocks.len() * shape.kv_heads)
@@ -189,7 +189,7 @@ fn forward(
             }
         },
     );
-    (out, normalisers)
+    Ok((out, normalisers))
 }
 
 /// Takes every block of keys that the query block sees.

@@ -1,6 +1,8 @@
 //! The packed right factor of a product, and products with it.
 #![allow(unsafe_code)]
 
+use crate::OpsError;
+use crate::values::zeros;
 use std::cell::RefCell;
 
 use super::lanes::{Addresses, Lanes, Portable, ROWS, tile};
@@ -76,12 +78,15 @@ impl Panels {
     }
 
     /// b `[depth, columns]` packed once and for all, in parallel.
-    pub(crate) fn of(b: View<'_>, dims: [usize; 2]) -> Self {
+    ///
+    /// # Errors
+    /// [`OpsError::OutOfMemory`].
+    pub(crate) fn of(b: View<'_>, dims: [usize; 2]) -> Result<Self, OpsError> {
         use rayon::prelude::*;
         let [depth, columns] = dims;
         b.check(depth, columns);
         let padded = columns.next_multiple_of(PANEL);
-        let mut values = vec![0f32; depth * padded];
+        let mut values = zeros(depth * padded)?;
         let blocks = values.par_chunks_mut((DEPTH * padded).max(1)).enumerate();
         blocks.for_each(|(block, values)| {
             let rows = DEPTH.min(depth - block * DEPTH);
@@ -91,11 +96,11 @@ impl Panels {
                 pack_panel(b.from(block * DEPTH, panel * PANEL), dims, to);
             });
         });
-        Self {
+        Ok(Self {
             values,
             depth,
             columns,
-        }
+        })
     }
 
     /// All columns.
