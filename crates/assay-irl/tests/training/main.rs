@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // tests stop where something is not as expected
 
+mod memory;
 mod rollout_server;
 
 use std::collections::BTreeMap;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use assay_irl::encode::{Encoder, TokenLimits};
 use assay_irl::metrics::{IterationMetrics, read};
 use assay_irl::parallel::Alone;
-use assay_irl::player::{Passes, update};
+use assay_irl::player::{Passes, Player, update};
 use assay_irl::policy_model::{PolicyModel, Trainable, logprobs_and_entropies};
 use assay_irl::reward::loss::{DiscriminatorLossSettings, LabelledTrace, discriminator_loss};
 use assay_irl::reward::schedule::PolicyNegatives;
