@@ -10,6 +10,7 @@ use std::io::Write;
 
 use anyhow::{Result, ensure};
 use assay_irl::memory::{MemoryPlan, Workload, bytes, peak_bytes};
+use assay_lm::ModelConfig;
 use assay_ops::Ceilings;
 use serde::Serialize;
 
@@ -70,14 +71,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         ensure!(value > 0, "{name} must be at least 1");
     }
     let config = stages::config(args);
-    let workload = Workload {
-        sequences: args.prompts * args.samples,
-        new_tokens: args.new_tokens,
-        prompt_rows: args.prompts * args.prompt_tokens,
-        training_rows: args.token_budget.min(rows(args)),
-        kept_bytes: args.activation_mib.saturating_mul(1 << 20),
-    };
-    let memory = MemoryPlan::new(&config, (args.rank, args.rank), &workload);
+    let memory = plan(args, &config);
     let mut report = BenchReport {
         shape: args.shape.name(),
         prompts: args.prompts,
@@ -97,6 +91,35 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         measure(args, &mut report)?;
     }
     print(&report, args)
+}
+
+/// What the stages asked for will hold.
+fn plan(args: &BenchArgs, config: &ModelConfig) -> MemoryPlan {
+    let asked = |stages: &[Stage]| {
+        let asked = |stage| *stage == Stage::Iteration || stages.contains(stage);
+        args.stages.is_empty() || args.stages.iter().any(asked)
+    };
+    let samples = usize::from(asked(&[Stage::Sample]));
+    let trains = asked(&[Stage::UpdateReward, Stage::UpdatePolicy]);
+    let passes = usize::from(trains || asked(&[Stage::Score]));
+    let rank = |stages: &[Stage]| args.rank * usize::from(asked(stages));
+    let ranks = (
+        rank(&[Stage::Sample, Stage::UpdatePolicy]),
+        rank(&[Stage::Score, Stage::UpdateReward]),
+    );
+    let kept_bytes = args.activation_mib.saturating_mul(1 << 20);
+    let workload = Workload {
+        sequences: samples * args.prompts * args.samples,
+        new_tokens: args.new_tokens,
+        prompt_rows: samples * args.prompts * args.prompt_tokens,
+        training_rows: passes * args.token_budget.min(rows(args)),
+        kept_bytes: if trains { kept_bytes } else { 0 },
+    };
+    let mut plan = MemoryPlan::new(config, ranks, &workload);
+    if !trains {
+        plan.optimiser = 0;
+    }
+    plan
 }
 
 /// Packed rows of the workload.

@@ -179,3 +179,26 @@ fn scores_are_the_same_bits_and_a_second_refusal_is_an_error_with_the_way_out() 
     let alone = infer_all(&tight, &groups(), Passes::alone(1000)).unwrap_err();
     assert!(alone.is_out_of_memory(), "{alone}");
 }
+
+#[test]
+fn a_resumed_run_goes_on_with_what_was_halved() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = settings();
+    settings.run.iterations = 2;
+    run(&settings, TrainerKind::Grpo, dir.path(), RunMode::Fresh).unwrap();
+    let path = dir.path().join("metrics.jsonl");
+    let mut metrics = read(&path).unwrap();
+    let last = metrics.len() - 1;
+    assert!(!metrics[last].values.contains_key("memory/token_budget"));
+    metrics[last - 1].set("memory/token_budget", 90.0).unwrap();
+    let lines = metrics
+        .iter()
+        .map(|line| serde_json::to_string(line).unwrap() + "\n");
+    std::fs::write(&path, lines.collect::<String>()).unwrap();
+    let (_, newest) = checkpoint::list(dir.path()).unwrap().pop().unwrap();
+    std::fs::remove_dir_all(newest).unwrap();
+    run(&settings, TrainerKind::Grpo, dir.path(), RunMode::Resume).unwrap();
+    let metrics = read(&path).unwrap();
+    assert_eq!(metrics.len(), last + 1);
+    assert_eq!(metrics[last].values["memory/token_budget"], 90.0);
+}
