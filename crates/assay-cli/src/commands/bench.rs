@@ -96,7 +96,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
 /// What the stages asked for will hold.
 fn plan(args: &BenchArgs, config: &ModelConfig) -> MemoryPlan {
     let asked = |stages: &[Stage]| {
-        let asked = |stage| *stage == Stage::Iteration || stages.contains(stage);
+        let asked = |stage: &Stage| *stage == Stage::Iteration || stages.contains(stage);
         args.stages.is_empty() || args.stages.iter().any(asked)
     };
     let samples = usize::from(asked(&[Stage::Sample]));
