@@ -1,13 +1,14 @@
 //! What a run will hold in memory, before it starts.
 //!
 //! A plan is arithmetic on shapes: weights, adapters with gradients and optimiser state, the sampling cache and the
-//! activations of one packed batch. It says whether that fits into what the machine has free, and what to change when it
+//! activations of one packed batch, where they lie: on the CPU or on a device. It says whether that fits into what the machine has free, and what to change when it
 //! does not. It bounds the large tensors, not every byte: text, tokenizer and thread stacks are left out.
 
 use std::fmt;
 use std::fs;
 
-use assay_lm::ModelConfig;
+use assay_lm::{ModelConfig, Placement};
+use candle_core::Device;
 use serde::Serialize;
 
 use crate::IrlError;
@@ -19,6 +20,41 @@ const F32: u64 = 4;
 const HIDDEN_TENSORS: u64 = 12;
 /// `[rows, intermediate]` tensors alive at that peak.
 const INNER_TENSORS: u64 = 7;
+
+/// Values of logits that a device holds at a time, f32.
+const DEVICE_LOGITS: u64 = 1 << 26;
+
+/// Where a run's tensors lie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Residence {
+    /// The computer's memory, everything f32.
+    #[default]
+    Host,
+    /// A device's. Weights, caches and activations take so many bytes a value; adapters, optimiser and logits are f32, and
+    /// sampling merges the adapter into a copy of the projections.
+    Device {
+        /// 4 for f32, 2 for bf16.
+        value: u64,
+    },
+}
+
+impl Residence {
+    /// Where tensors of a placement lie.
+    pub fn of(placement: &Placement) -> Self {
+        let value = placement.dtype.size_in_bytes() as u64;
+        match placement.device.is_cpu() {
+            true => Self::Host,
+            false => Self::Device { value },
+        }
+    }
+
+    fn value(self) -> u64 {
+        match self {
+            Self::Host => F32,
+            Self::Device { value } => value,
+        }
+    }
+}
 
 /// The sizes that a run's tensors depend on beside the model's shape.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +69,8 @@ pub struct Workload {
     pub training_rows: usize,
     /// Most bytes of activations that a pass in training keeps.
     pub kept_bytes: u64,
+    /// Where all of it lies.
+    pub residence: Residence,
 }
 
 /// A base model, as far as its memory goes.
@@ -44,8 +82,12 @@ pub struct BaseShape {
 }
 
 impl BaseShape {
-    fn weights(&self) -> u64 {
-        let expanded = MemoryPlan::new(&self.config, (0, 0), &Workload::default()).weights;
+    fn weights(&self, residence: Residence) -> u64 {
+        let workload = Workload {
+            residence,
+            ..Workload::default()
+        };
+        let expanded = MemoryPlan::new(&self.config, (0, 0), &workload).weights;
         self.stored_bytes.unwrap_or(expanded)
     }
 }
@@ -53,16 +95,16 @@ impl BaseShape {
 /// Bytes by purpose.
 ///
 /// # Units
-/// Bytes, f32 on the CPU.
+/// Bytes of values as [`Residence`] says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MemoryPlan {
-    /// Frozen weights: 4 a parameter, or the file's size where they are kept as stored.
+    /// Frozen weights: 4 a parameter, 2 in bf16, or the file's size where they are kept as stored.
     pub weights: u64,
     /// Both players' adapters.
     pub adapters: u64,
     /// Gradients of one adapter at a time, and two moments of both.
     pub optimiser: u64,
-    /// Keys and values of prompts and completions while sampling.
+    /// Keys and values of prompts and completions while sampling, one step's logits; on a device the merged projections.
     pub cache: u64,
     /// Inputs of all layers, what is kept of them, and the working set of one, for one packed batch.
     pub activations: u64,
@@ -84,21 +126,37 @@ impl MemoryPlan {
         let (policy, reward) = (adapter(ranks.0), adapter(ranks.1));
         let cached_rows = (workload.sequences * workload.new_tokens + workload.prompt_rows) as u64;
         let rows = workload.training_rows as u64;
-        let every_layer = F32 * rows * layers * config.layer_activations();
+        let value = workload.residence.value();
+        let every_layer = value * rows * layers * config.layer_activations();
+        let sampling_logits = F32 * workload.sequences as u64 * config.vocab_size as u64;
+        let samples = workload.sequences > 0 && policy > 0;
+        let (merged, logits) = match workload.residence {
+            Residence::Host => (0, 0),
+            Residence::Device { .. } => (
+                value * layers * projections * u64::from(samples),
+                F32 * DEVICE_LOGITS.min(rows * config.vocab_size as u64),
+            ),
+        };
         Self {
-            weights: F32 * (layers * projections + tables * config.vocab_size as u64 * hidden),
+            weights: value * (layers * projections + tables * config.vocab_size as u64 * hidden),
             adapters: F32 * (policy + reward),
             optimiser: F32 * (2 * (policy + reward) + policy.max(reward)),
-            cache: F32 * 2 * layers * key * cached_rows,
-            activations: F32
+            cache: value * 2 * layers * key * cached_rows + sampling_logits + merged,
+            activations: value
                 * rows
                 * ((layers + 1 + HIDDEN_TENSORS) * hidden + INNER_TENSORS * inner)
-                + workload.kept_bytes.min(every_layer),
+                + workload.kept_bytes.min(every_layer)
+                + logits,
         }
     }
 
     /// The plan of a run with these settings; `reward` is the discriminator's base where it is another model.
-    pub fn of_run(base: &BaseShape, reward: Option<&BaseShape>, settings: &Settings) -> Self {
+    pub fn of_run(
+        base: &BaseShape,
+        reward: Option<&BaseShape>,
+        settings: &Settings,
+        residence: Residence,
+    ) -> Self {
         let sampling = &settings.sampling;
         let prompts = settings.run.prompts_per_iteration;
         let sequences = sampling.max_sequences.min(prompts * sampling.samples);
@@ -108,6 +166,7 @@ impl MemoryPlan {
             prompt_rows: prompts * sampling.max_prompt_tokens,
             training_rows: settings.run.token_budget,
             kept_bytes: settings.run.kept_bytes(),
+            residence,
         };
         let whole = settings.policy.trained == TrainedParameters::Whole;
         let policy = if whole { 0 } else { settings.lora.policy.rank };
@@ -115,7 +174,8 @@ impl MemoryPlan {
         if whole {
             plan.optimiser += 3 * plan.weights;
         }
-        plan.weights = base.weights() + reward.map_or(0, BaseShape::weights);
+        plan.weights =
+            base.weights(residence) + reward.map_or(0, |reward| reward.weights(residence));
         plan
     }
 
@@ -124,12 +184,15 @@ impl MemoryPlan {
         self.weights + self.adapters + self.optimiser + self.cache.max(self.activations)
     }
 
-    /// Refuses a plan that exceeds the memory that is free; a machine that does not tell is trusted.
+    /// Refuses a plan that exceeds the memory that is free where `device` computes; one that does not tell is trusted.
     ///
     /// # Errors
     /// [`IrlError::OutOfMemory`] with both numbers and the part that is largest.
-    pub fn check(&self) -> Result<(), IrlError> {
-        self.check_against(available_bytes())
+    pub fn check(&self, device: &Device) -> Result<(), IrlError> {
+        self.check_against(match device.is_cpu() {
+            true => available_bytes(),
+            false => assay_ops::free_bytes(device),
+        })
     }
 
     fn check_against(&self, available: Option<u64>) -> Result<(), IrlError> {
@@ -241,6 +304,7 @@ mod tests {
             prompt_rows: 8 * 150,
             training_rows: 4096,
             kept_bytes: 1 << 30,
+            residence: Residence::Host,
         };
         let plan = MemoryPlan::new(&smol(), (16, 8), &workload);
         // SmolLM2-135M has 134,515,008 parameters, 35,136 of them in norms, which the plan leaves out.
@@ -248,7 +312,8 @@ mod tests {
         // A rank adds 576+576 (q, o twice), 576+192 (k, v) and 576+1536 (gate, up, down) a layer: 10,176.
         assert_eq!(plan.adapters, 4 * 30 * 10_176 * 24);
         assert_eq!(plan.optimiser, 4 * 30 * 10_176 * (2 * 24 + 16));
-        assert_eq!(plan.cache, 4 * 2 * 30 * 192 * (64 * 150 + 1200));
+        let cached = 2 * 30 * 192 * (64 * 150 + 1200);
+        assert_eq!(plan.cache, 4 * cached + 4 * 64 * 49_152);
         let working = 4 * 4096 * (43 * 576 + 7 * 1536);
         assert_eq!(plan.activations, working + (1 << 30));
         // A row of a layer, whole: 7 x 576 residual values, 3 x (576 + 192) of attention, 3 x 1536 of the feed-forward part.
@@ -265,6 +330,20 @@ mod tests {
             plan.total(),
             plan.weights + plan.adapters + plan.optimiser + plan.activations
         );
+        let on_device = Workload {
+            residence: Residence::Device { value: 2 },
+            ..workload
+        };
+        let half = MemoryPlan::new(&smol(), (16, 8), &on_device);
+        assert_eq!(
+            (half.adapters, half.optimiser),
+            (plan.adapters, plan.optimiser)
+        );
+        assert_eq!(half.weights, plan.weights / 2);
+        // A layer's projections: q and o 576 x 576, k and v 576 x 192, gate, up and down 576 x 1536.
+        let projections = 30 * 576 * (2 * 576 + 2 * 192 + 3 * 1536);
+        assert_eq!(half.cache, 2 * cached + 4 * 64 * 49_152 + 2 * projections);
+        assert_eq!(half.activations, working / 2 + (1 << 30) + 4 * (1 << 26));
     }
 
     #[test]

@@ -37,6 +37,11 @@ pub fn has_kernels(device: &Device) -> bool {
     !device.is_cpu() || cfg!(feature = "emulator")
 }
 
+/// Bytes that are free on an accelerator; `None` for the CPU and where the driver does not tell.
+pub fn free_bytes(device: &Device) -> Option<u64> {
+    executor::free_bytes(device)
+}
+
 /// A list of indices on the device.
 pub(crate) fn upload(values: &Arc<[u32]>, device: &Device) -> CandleResult<Tensor> {
     Tensor::from_slice(values, values.len(), device)

@@ -34,7 +34,7 @@ pub use attention::{
     grouped_attention,
 };
 pub use ceilings::Ceilings;
-pub use device::has_kernels;
+pub use device::{free_bytes, has_kernels};
 pub use draw::{DrawSettings, DrawnTokens, draw_on_device, output_logits};
 pub use embedding::embedding;
 pub use error::{OpsError, is_out_of_memory};

@@ -9,8 +9,8 @@ mod stages;
 use std::io::Write;
 
 use anyhow::{Result, ensure};
-use assay_irl::memory::{MemoryPlan, Workload, bytes, peak_bytes};
-use assay_lm::ModelConfig;
+use assay_irl::memory::{MemoryPlan, Residence, Workload, bytes, peak_bytes};
+use assay_lm::{ModelConfig, Placement};
 use assay_ops::Ceilings;
 use serde::Serialize;
 
@@ -71,7 +71,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         ensure!(value > 0, "{name} must be at least 1");
     }
     let config = stages::config(args);
-    let memory = plan(args, &config);
+    let placement = args.compute.placement()?;
+    let memory = plan(args, &config, Residence::of(&placement));
     let mut report = BenchReport {
         shape: args.shape.name(),
         prompts: args.prompts,
@@ -88,13 +89,13 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         stages: Vec::new(),
     };
     if !args.dry_run {
-        measure(args, &mut report)?;
+        measure((args, &placement), &mut report)?;
     }
     print(&report, args)
 }
 
 /// What the stages asked for will hold.
-fn plan(args: &BenchArgs, config: &ModelConfig) -> MemoryPlan {
+fn plan(args: &BenchArgs, config: &ModelConfig, residence: Residence) -> MemoryPlan {
     let asked = |stages: &[Stage]| {
         let asked = |stage: &Stage| *stage == Stage::Iteration || stages.contains(stage);
         args.stages.is_empty() || args.stages.iter().any(asked)
@@ -114,6 +115,7 @@ fn plan(args: &BenchArgs, config: &ModelConfig) -> MemoryPlan {
         prompt_rows: samples * args.prompts * args.prompt_tokens,
         training_rows: passes * args.token_budget.min(rows(args)),
         kept_bytes: if trains { kept_bytes } else { 0 },
+        residence,
     };
     let mut plan = MemoryPlan::new(config, ranks, &workload);
     if !trains {
@@ -127,14 +129,11 @@ fn rows(args: &BenchArgs) -> usize {
     args.prompts * (args.prompt_tokens + args.samples * args.new_tokens)
 }
 
-fn measure(args: &BenchArgs, report: &mut BenchReport) -> Result<()> {
-    let placement = args.compute.placement()?;
-    if placement.device.is_cpu() {
-        report.memory.check()?;
-    }
+fn measure((args, placement): (&BenchArgs, &Placement), report: &mut BenchReport) -> Result<()> {
+    report.memory.check(&placement.device)?;
     report.device = placement.to_string();
     let ceilings = Ceilings::measure(&placement.device, placement.dtype)?;
-    let mut workbench = Workbench::new(args, &placement)?;
+    let mut workbench = Workbench::new(args, placement)?;
     let stages = if args.stages.is_empty() {
         Stage::ALL.to_vec()
     } else {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use assay_irl::memory::{BaseShape, MemoryPlan};
+use assay_irl::memory::{BaseShape, MemoryPlan, Residence};
 use assay_irl::parallel::{Alone, Collective, is_first};
 use assay_irl::settings::{ModelSettings, Settings};
 use assay_irl::trainer::run::{RunMode, TrainInputs, Trained, TrainerKind, train};
@@ -59,13 +59,10 @@ fn train_together(
     if train_problems.is_empty() {
         bail!("data.train.path names no problems: there is nothing to learn from");
     }
-    let memory = memory_plan(settings)?;
-    say(ranks, &format!("memory: {memory}"))?;
     let placement = open::placement(settings.compute)?;
-    // The plan is compared with the memory of the machine; that of a GPU is not known here.
-    if placement.device.is_cpu() {
-        memory.check()?;
-    }
+    let memory = memory_plan(settings, Residence::of(&placement))?;
+    say(ranks, &format!("memory: {memory}"))?;
+    memory.check(&placement.device)?;
     let models = Models::open(settings, &placement)?;
     let data = (train_problems.as_slice(), validation.as_slice());
     let mut inputs = models.inputs(kind(args.trainer), settings, data);
@@ -162,7 +159,7 @@ fn is_shared(settings: &Settings) -> bool {
 }
 
 /// What the run will hold, from the shapes of its models and the sizes of their files alone.
-fn memory_plan(settings: &Settings) -> Result<MemoryPlan> {
+fn memory_plan(settings: &Settings, residence: Residence) -> Result<MemoryPlan> {
     let shape = |model: &ModelSettings, key: &str| -> Result<BaseShape> {
         ensure_named(&model.path, key)?;
         let path = open::locate(&model.path)?;
@@ -180,7 +177,12 @@ fn memory_plan(settings: &Settings) -> Result<MemoryPlan> {
         true => None,
         false => Some(shape(&settings.reward_model, "reward_model.path")?),
     };
-    Ok(MemoryPlan::of_run(&policy, reward.as_ref(), settings))
+    Ok(MemoryPlan::of_run(
+        &policy,
+        reward.as_ref(),
+        settings,
+        residence,
+    ))
 }
 
 fn ensure_named(path: &Path, key: &str) -> Result<()> {

@@ -21,6 +21,15 @@ pub(super) fn allocate(device: &Device, dtype: DType, count: usize) -> CandleRes
     }
 }
 
+/// Bytes that are free on a device; `None` where it does not tell.
+pub(super) fn free_bytes(device: &Device) -> Option<u64> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => cuda::free_bytes(device),
+        _ => None,
+    }
+}
+
 /// The device address of a storage's first value.
 pub(super) fn address(storage: &Storage) -> CandleResult<u64> {
     match storage {

@@ -31,6 +31,12 @@ pub(super) fn allocate(device: &CudaDevice, dtype: DType, count: usize) -> Candl
     Ok(Storage::Cuda(CudaStorage { slice, device }))
 }
 
+/// What the driver has not handed out on this device.
+pub(super) fn free_bytes(device: &CudaDevice) -> Option<u64> {
+    let (free, _) = device.cuda_stream().context().mem_get_info().ok()?;
+    Some(free as u64)
+}
+
 /// The address outlives the guard that comes with it: there is one stream, and the caller keeps the storage.
 pub(super) fn address(storage: &CudaStorage) -> CandleResult<u64> {
     let stream = storage.device.cuda_stream();
