@@ -408,6 +408,7 @@ fn trace_of(
 
 /// Steps as one rendered completion, and where each step lies in it.
 ///
+/// A step reaches to where the next one begins: a token that ends a step and its line at once (`.\n`) belongs to the step that it ends.
 /// Rendering may rewrite a step that states the final answer; such a step reaches from the end of the one before to the
 /// end of the text if it is the last, and is empty otherwise.
 fn rendered_steps(prompt: &PromptSettings, steps: &[String]) -> (String, Vec<Range<usize>>) {
@@ -423,6 +424,9 @@ fn rendered_steps(prompt: &PromptSettings, steps: &[String]) -> (String, Vec<Ran
         };
         end = range.end;
         ranges.push(range);
+    }
+    for next in 1..ranges.len() {
+        ranges[next - 1].end = ranges[next].start;
     }
     (text, ranges)
 }
@@ -464,13 +468,17 @@ mod tests {
             text,
             "<think>\n2+2 = 4\n4*3 = 12\n</think>\n<answer>\n12\n</answer>"
         );
-        assert_eq!(&text[ranges[0].clone()], "2+2 = 4");
+        assert_eq!(&text[ranges[0].clone()], "2+2 = 4\n");
         assert_eq!(&text[ranges[1].clone()], "4*3 = 12");
         assert_eq!(ranges[2], ranges[1].end..text.len());
         let boxed = ["a = 1", "a = 1", "so \\boxed{1}"].map(str::to_owned);
         let (text, ranges) = rendered_steps(&prompt, &boxed);
         assert_eq!(&text[ranges[2].clone()], "so \\boxed{1}");
-        assert!(ranges[0].end <= ranges[1].start && ranges[1].len() == 5);
+        assert!(ranges[0].end <= ranges[1].start && ranges[1].len() == 6);
+        // A token that ends a step and its line at once belongs to the step.
+        let (text, ranges) = rendered_steps(&prompt, &["So.".to_owned(), "Yes".to_owned()]);
+        let at = text.find(".\n").unwrap();
+        assert!(ranges[0].contains(&(at + 1)) && !ranges[1].contains(&(at + 1)));
     }
 
     #[test]

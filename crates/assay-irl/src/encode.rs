@@ -49,6 +49,14 @@ impl EncodedCompletion {
             .unwrap_or(self.ids.len().saturating_sub(1))
     }
 
+    /// The first token that begins at byte `end` or later and comes after token `from`; the number of tokens when none does.
+    ///
+    /// A token that reaches past `end` (`4>>` of a span `4`) still holds a part of the span.
+    pub fn first_after(&self, end: usize, from: Option<usize>) -> usize {
+        let after = self.offsets.partition_point(|&(start, _)| start < end);
+        after.max(from.map_or(0, |from| from + 1))
+    }
+
     /// Index of the first token that differs from another completion's; `None` when they are equal.
     pub fn diverges_from(&self, other: &[u32]) -> Option<usize> {
         let shared = self
@@ -187,5 +195,28 @@ impl<'m> Encoder<'m> {
             });
         }
         Ok((demonstrations, report))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_reaches_past_a_span_is_a_part_of_it() {
+        // "=24>>x": the third token is "4>>".
+        let completion = EncodedCompletion {
+            text: "=24>>x".to_owned(),
+            ids: vec![0, 1, 2, 3],
+            offsets: vec![(0, 1), (1, 2), (2, 5), (5, 6)],
+        };
+        assert_eq!(completion.first_after(3, Some(2)), 3);
+        assert_eq!(completion.first_after(2, Some(1)), 2);
+        assert_eq!(
+            completion.first_after(1, Some(2)),
+            3,
+            "never before the error"
+        );
+        assert_eq!(completion.first_after(6, None), 4, "nothing follows");
     }
 }

@@ -179,6 +179,7 @@ impl<'s> Searcher<'s> {
         round: u64,
         outcome: &mut SearchOutcome,
     ) -> Result<Vec<Vec<Prefix>>, IrlError> {
+        let limit = plan.limits.max_new_tokens;
         let mut requests = Vec::new();
         let mut parents = Vec::new();
         for (slot, tree) in trees.iter().enumerate() {
@@ -193,13 +194,13 @@ impl<'s> Searcher<'s> {
                 requests.push(SampleRequest {
                     prompt: [tree.prompt.as_slice(), &prefix.drawn.token_ids].concat(),
                     streams: (0..children).map(stream).collect(),
+                    max_new_tokens: Some(limit - prefix.drawn.token_ids.len()),
                 });
                 parents.push((slot, prefix));
             }
         }
-        let longest = parents.iter().map(|(_, p)| p.drawn.token_ids.len()).max();
         let limits = SamplingLimits {
-            max_new_tokens: plan.limits.max_new_tokens - longest.unwrap_or(0),
+            max_new_tokens: limit,
             stop_tokens: [plan.limits.stop_tokens.as_slice(), &self.line_breaks].concat(),
             max_sequences: plan.limits.max_sequences,
         };

@@ -27,6 +27,8 @@ pub struct SampleRequest {
     pub prompt: Vec<u32>,
     /// One stream a sample.
     pub streams: Vec<Stream>,
+    /// Most tokens of each of these samples, where that is less than the limits say; at least 1.
+    pub max_new_tokens: Option<usize>,
 }
 
 /// A sampled completion.
@@ -196,6 +198,8 @@ struct Decoder<'m> {
     prompt_cache: PromptCache,
     first_logits: FirstLogits,
     caches: Vec<KvCache>,
+    /// Most tokens of a sample, a request.
+    most: Vec<usize>,
     waiting: VecDeque<(usize, usize)>,
     free_slots: Vec<u32>,
     active: Vec<Active>,
@@ -244,6 +248,11 @@ impl<'m> Decoder<'m> {
             .map(|r| vec![Completion::default(); r.streams.len()])
             .collect();
         let free_slots = (0..slots as u32).rev().collect();
+        let limit = limits.max_new_tokens;
+        let most = requests
+            .iter()
+            .map(|r| r.max_new_tokens.unwrap_or(limit).min(limit));
+        let most = most.collect();
         let active = Vec::with_capacity(slots);
         Ok(Self {
             model,
@@ -253,6 +262,7 @@ impl<'m> Decoder<'m> {
             prompt_cache,
             first_logits,
             caches,
+            most,
             waiting,
             free_slots,
             active,
@@ -302,7 +312,7 @@ impl<'m> Decoder<'m> {
         completion.sampling_logprobs.push(drawn.sampling_logprob);
         completion.policy_logprobs.push(drawn.policy_logprob);
         let stopped = self.limits.stop_tokens.contains(&drawn.token);
-        completion.truncated = !stopped && completion.token_ids.len() >= self.limits.max_new_tokens;
+        completion.truncated = !stopped && completion.token_ids.len() >= self.most[request];
         stopped || completion.truncated
     }
 

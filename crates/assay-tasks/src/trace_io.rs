@@ -284,7 +284,8 @@ impl ForeignLine {
 
 #[derive(Deserialize)]
 struct StepRecord {
-    id: TextOrNumber,
+    /// Its number in the file where it has none.
+    id: Option<TextOrNumber>,
     generator: Option<String>,
     problem: String,
     steps: Vec<String>,
@@ -312,7 +313,7 @@ impl StepRecord {
         };
         let generator = self.generator.unwrap_or_else(|| "unknown".into());
         Ok(StepTrace {
-            id: self.id.text(),
+            id: self.id.map_or_else(|| record.to_string(), |id| id.text()),
             generator,
             question: self.problem,
             steps: self.steps,

@@ -324,6 +324,10 @@ fn search_does_not_depend_on_the_batch() {
     world.json(&format!("{base} --batch 9 --out nine.jsonl --json"));
     let read = |name| fs::read(world.path(name)).unwrap();
     assert!(read("one.jsonl") == read("nine.jsonl"));
+    // Nor on which other problems are searched: a neighbour's long prefix must not cut this one's steps.
+    world.json(&format!("{base} --limit 1 --out alone.jsonl --json"));
+    let alone = read("alone.jsonl");
+    assert!(!alone.is_empty() && read("one.jsonl").starts_with(&alone));
 }
 
 /// Permuting the traces permutes the scored traces; alone, together and in any budget a trace has the same bits.

@@ -64,13 +64,9 @@ fn add_ranking(evaluator: &Evaluator, columns: &Columns, prefix: &str, result: &
     result
         .summary
         .insert_some(&format!("{prefix}.auroc"), pooled);
-    let within: Vec<f64> = auroc_by_group(&columns.scores, &columns.correct, &columns.groups)
-        .into_iter()
-        .map(|(_, value)| value)
-        .collect();
     result.summary.insert_some(
         &format!("{prefix}.auroc_within"),
-        evaluator.resampler.mean(&within),
+        within(evaluator, columns),
     );
     let generators: Vec<RankedTraces> = (0..evaluator.generators.len())
         .map(|generator| columns.ranked_of(generator))
@@ -92,6 +88,25 @@ fn add_ranking(evaluator: &Evaluator, columns: &Columns, prefix: &str, result: &
     result
         .summary
         .insert_some(&format!("{prefix}.auroc_within_generator"), of_generators);
+}
+
+/// Mean AUROC over groups of one problem and generator; the interval resamples problems, n counts those that hold both classes.
+fn within(evaluator: &Evaluator, columns: &Columns) -> Option<Estimate> {
+    let groups = auroc_by_group(&columns.scores, &columns.correct, &columns.groups);
+    let unit_of: BTreeMap<usize, usize> = columns
+        .groups
+        .iter()
+        .copied()
+        .zip(columns.units.iter().copied())
+        .collect();
+    let units: Vec<usize> = groups.iter().map(|(group, _)| unit_of[group]).collect();
+    let values = groups.iter().map(|&(_, value)| value);
+    let means = UnitMeans::new(values, &units, columns.unit_count());
+    let n = units.iter().collect::<BTreeSet<_>>().len();
+    let estimate = evaluator
+        .resampler
+        .estimate(columns.unit_count(), |weights| means.mean(weights))?;
+    Some(Estimate { n, ..estimate })
 }
 
 /// `critic.by_generator.NAME.auroc` where several generators wrote the traces.

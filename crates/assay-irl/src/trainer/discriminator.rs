@@ -197,9 +197,10 @@ impl Discriminator {
             .iter()
             .map(|rollout| rollout.samples.len())
             .sum();
-        let mut replayed = self
+        let replayed = self
             .replay
             .replayed(samples, settings.schedule.replay.share);
+        let mut seen = 0;
         let keys = [batch.iteration as u64, index as u64];
         for (place, (problem, demonstration)) in batch.demonstrations.iter().enumerate() {
             data.open_group(&demonstration.prompt, &demonstration.problem.id);
@@ -210,8 +211,10 @@ impl Discriminator {
                 continue;
             };
             for sample in &rollout.samples {
-                if replayed > 0 {
-                    replayed -= 1;
+                // Replayed samples take the places of new ones evenly, so that no prompt loses all of its own.
+                let left_out = |count: usize| count * replayed / samples;
+                seen += 1;
+                if left_out(seen) > left_out(seen - 1) {
                     continue;
                 }
                 let verified = settings.label_switch && sample.correct == Some(true);
@@ -228,11 +231,8 @@ impl Discriminator {
                 );
             }
         }
-        let count = self
-            .replay
-            .replayed(samples, settings.schedule.replay.share);
         let mut stream = Stream::new(batch.seed, &[REPLAY, keys[0], keys[1]]);
-        for past in self.replay.draw(count, &mut stream) {
+        for past in self.replay.draw(replayed, &mut stream) {
             data.open_group(&past.prompt, &past.problem);
             let completion = EncodedCompletion {
                 text: past.text.clone(),
@@ -317,7 +317,7 @@ impl LabelledGroups {
             if let Some(label) = self.labels.last_mut() {
                 label.corrupted_from = corrupted_from;
                 label.corrupted_until =
-                    Some(completion.token_at(&(perturbed.span.end..perturbed.span.end + 1)));
+                    Some(completion.first_after(perturbed.span.end, corrupted_from));
             }
         }
         Ok(())

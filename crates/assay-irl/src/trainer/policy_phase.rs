@@ -74,6 +74,20 @@ pub fn policy_groups<'g>(
     with.collect()
 }
 
+/// The rows of the groups that are the policy's samples, without the demonstrations among them.
+pub fn sample_rows<'r>(rows: &'r [Vec<f32>], groups: &[PolicyGroup<'_>]) -> Vec<&'r [f32]> {
+    let mut rest = rows.iter();
+    let mut samples = Vec::with_capacity(rows.len());
+    for group in groups {
+        let own = rest.by_ref().take(group.rollout.samples.len());
+        samples.extend(own.map(Vec::as_slice));
+        if group.demonstration.is_some() {
+            rest.next();
+        }
+    }
+    samples
+}
+
 /// Token rewards of every row of the groups, from a reward model: logits at labelled positions, backfilled, transformed.
 ///
 /// # Errors
@@ -287,4 +301,39 @@ fn report_objective(
     metrics.set("policy/importance_mean", s.importance_mean)?;
     metrics.set("policy/importance_capped", s.importance_capped)?;
     metrics.set("policy/expert_share", s.expert_share)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rollout::Sample;
+    use super::*;
+
+    #[test]
+    fn rows_of_demonstrations_are_left_out() {
+        let sample = || Sample {
+            completion: Default::default(),
+            drawn: Default::default(),
+            predicted_answer: None,
+            correct: None,
+        };
+        let rollout = |samples: usize| RolloutGroup {
+            problem: 0,
+            prompt: Vec::new(),
+            samples: vec![sample(); samples],
+        };
+        let (two, one) = (rollout(2), rollout(1));
+        let demonstration = Demonstration {
+            problem: Default::default(),
+            prompt: Vec::new(),
+            completion: Default::default(),
+        };
+        let group = |rollout, demonstration| PolicyGroup {
+            problem: "",
+            rollout,
+            demonstration,
+        };
+        let groups = [group(&two, Some(&demonstration)), group(&one, None)];
+        let rows = [vec![1.0], vec![2.0], vec![9.0], vec![3.0]];
+        assert_eq!(sample_rows(&rows, &groups), [[1.0], [2.0], [3.0]]);
+    }
 }

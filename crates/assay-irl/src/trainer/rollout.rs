@@ -91,6 +91,7 @@ pub fn rollout(
         .map(|(index, _, prompt)| SampleRequest {
             prompt: prompt.clone(),
             streams: (0..plan.samples).map(|i| stream(plan, *index, i)).collect(),
+            max_new_tokens: None,
         })
         .collect();
     let drawn = sample(

@@ -22,7 +22,7 @@ use super::engine::RolloutServer;
 use super::evaluate::{EvaluationPlan, sample_problems};
 use super::failure::{Batch, FailedPart, Origin, Seen};
 use super::policy_phase::{
-    PolicyOptimiser, no_rewards, policy_groups, token_rewards, update_policy,
+    PolicyOptimiser, no_rewards, policy_groups, sample_rows, token_rewards, update_policy,
 };
 use super::record::{Record, keep, recorded};
 use super::rollout::{ROLLOUT, RolloutGroup, RolloutPlan, judged, rollout};
@@ -520,7 +520,7 @@ impl<'i> Run<'i> {
             Some(discriminator) => {
                 let rewards =
                     token_rewards(&discriminator.model, &groups, &settings.reward, passes)?;
-                describe_rewards(&rewards, rollouts, metrics)?;
+                describe_rewards(&sample_rows(&rewards, &groups), rollouts, metrics)?;
                 rewards
             }
             None => {

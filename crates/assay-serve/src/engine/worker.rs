@@ -113,6 +113,7 @@ impl Worker {
             .map(|job| SampleRequest {
                 prompt: job.prompt.clone(),
                 streams: job.streams.clone(),
+                max_new_tokens: None,
             })
             .collect();
         let max_new_tokens = jobs[0].max_tokens;

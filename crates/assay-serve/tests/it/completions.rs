@@ -28,6 +28,7 @@ fn sampled(
     let request = SampleRequest {
         prompt: model.tokenizer.encode(question).unwrap(),
         streams: (0..n).map(|i| Stream::new(seed, &[SERVE, i])).collect(),
+        max_new_tokens: None,
     };
     let limits = SamplingLimits {
         max_new_tokens: max_tokens,

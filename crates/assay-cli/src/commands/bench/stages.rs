@@ -294,6 +294,7 @@ impl Workbench {
             streams: (0..samples)
                 .map(|sample| Stream::new(SEED, &[1, index as u64, sample as u64]))
                 .collect(),
+            max_new_tokens: None,
         };
         let requests: Vec<_> = groups.iter().enumerate().map(request).collect();
         let limits = SamplingLimits {

@@ -27,12 +27,11 @@ pub(super) fn summary(
     settings: &Settings,
     elapsed: Duration,
 ) -> Result<Summary> {
+    // Accuracies of every policy; all else is of the SFT model's traces alone.
     let mut summary = measured.critic.summary.clone();
-    summary.extend(measured.policies.summary.clone());
-    for (name, estimate) in measured.critic.summary.iter() {
-        if name.starts_with("critic") || name.starts_with("select") || name.starts_with("success") {
-            summary.insert(name, *estimate);
-        }
+    let policies = measured.policies.summary.iter();
+    for (name, estimate) in policies.filter(|(name, _)| name.starts_with("policy.")) {
+        summary.insert(name, *estimate);
     }
     let trained = &settings.reward.perturbations.kinds;
     let trained: Vec<&str> = trained.iter().map(|kind| kind.name()).collect();

@@ -103,6 +103,10 @@ pub(super) fn contrast_positions(
         return None;
     }
     let from = perturbed.corrupted_from?;
+    // A verified sample of the policy shares the demonstration's prefix only up to where it leaves it.
+    if expert.diverges_at.is_some_and(|at| at <= from) {
+        return None;
+    }
     let first = |trace: &LabelledTrace<'_>| trace.positions.iter().copied().find(|&p| p >= from);
     Some((first(expert)?, first(perturbed)?))
 }
