@@ -3,7 +3,7 @@
 //! Servers that answer with fewer choices than asked for are asked again, with the next seed. The request is passed on
 //! as it came, without what concerns assay and streaming.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
@@ -18,6 +18,8 @@ pub struct Upstream {
     agent: ureq::Agent,
     url: String,
     key: Option<String>,
+    /// For all rounds of one request together.
+    timeout: Duration,
 }
 
 /// One sampled answer.
@@ -56,10 +58,15 @@ impl Upstream {
             .max_redirects(0)
             .build()
             .into();
-        Ok(Self { agent, url, key })
+        Ok(Self {
+            agent,
+            url,
+            key,
+            timeout,
+        })
     }
 
-    /// `n` samples of a request; blocks.
+    /// `n` samples of a request; blocks, all rounds together no longer than the time-out.
     pub(crate) fn complete(
         &self,
         endpoint: &str,
@@ -68,14 +75,17 @@ impl Upstream {
     ) -> Result<Answer, Refusal> {
         let seed = body.get("seed").and_then(Value::as_u64);
         let mut all = Answer::default();
+        let end = Instant::now() + self.timeout;
         for round in 0..n as u64 {
             body.insert("n".to_owned(), Value::from(n - all.choices.len()));
             if let Some(seed) = seed {
                 body.insert("seed".to_owned(), Value::from(seed.wrapping_add(round)));
             }
-            let answer = parse(&self.post(endpoint, &body)?)?;
-            all.prompt_tokens += answer.prompt_tokens;
-            all.completion_tokens += answer.completion_tokens;
+            let answer = parse(&self.post(endpoint, &body, end)?)?;
+            all.prompt_tokens = all.prompt_tokens.saturating_add(answer.prompt_tokens);
+            all.completion_tokens = all
+                .completion_tokens
+                .saturating_add(answer.completion_tokens);
             all.choices.extend(answer.choices);
             if all.choices.len() >= n {
                 all.choices.truncate(n);
@@ -87,8 +97,18 @@ impl Upstream {
         ))
     }
 
-    fn post(&self, endpoint: &str, body: &Map<String, Value>) -> Result<Value, Refusal> {
-        let mut request = self.agent.post(format!("{}/{endpoint}", self.url));
+    fn post(
+        &self,
+        endpoint: &str,
+        body: &Map<String, Value>,
+        end: Instant,
+    ) -> Result<Value, Refusal> {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Refusal::upstream("the upstream server took too long"));
+        }
+        let request = self.agent.post(format!("{}/{endpoint}", self.url));
+        let mut request = request.config().timeout_global(Some(left)).build();
         if let Some(key) = &self.key {
             request = request.header("Authorization", format!("Bearer {key}"));
         }

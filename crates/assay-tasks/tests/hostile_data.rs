@@ -397,8 +397,8 @@ fn step_traces() {
             "missing field `label`",
         ),
         (
-            b"{\"problem\":\"p\",\"steps\":[],\"label\":0}".to_vec(),
-            "missing field `id`",
+            b"{\"steps\":[],\"label\":0}".to_vec(),
+            "missing field `problem`",
         ),
         (with("[\"a\"]", "-1"), "ok 1"),
         (with("[\"a\"]", "1"), "column `label` names no step"),

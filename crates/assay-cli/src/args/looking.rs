@@ -139,4 +139,7 @@ pub(crate) struct ReportArgs {
     /// Also write every figure as SVG and every table as CSV and LaTeX into this directory.
     #[arg(long)]
     pub(crate) figures: Option<PathBuf>,
+    /// Print what was written as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }

@@ -6,6 +6,7 @@
 
 mod measure;
 mod outcome;
+mod speed;
 mod stages;
 
 use std::io::Write;

@@ -13,6 +13,7 @@ use assay_evals::report::{
 use assay_evals::summary::Summary;
 use assay_irl::checkpoint::write_file;
 use assay_tasks::trace::ScoredTrace;
+use serde_json::json;
 
 use crate::args::ReportArgs;
 use crate::commands::eval::read;
@@ -71,7 +72,15 @@ pub(crate) fn run(args: &ReportArgs) -> Result<()> {
     if let Some(dir) = &args.figures {
         write_exhibits(dir, &Exhibits::of(&runs))?;
     }
-    writeln!(std::io::stdout(), "{}", args.out.display())?;
+    let mut out = std::io::stdout();
+    match args.json {
+        true => writeln!(
+            out,
+            "{}",
+            json!({ "out": args.out, "figures": args.figures })
+        )?,
+        false => writeln!(out, "{}", args.out.display())?,
+    }
     Ok(())
 }
 

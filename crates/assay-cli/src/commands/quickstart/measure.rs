@@ -9,6 +9,8 @@ use assay_evals::calibration::{Calibration, PROBABILITY};
 use assay_evals::evaluation::{EvalSettings, Evaluation, Evaluator, evaluate};
 use assay_evals::localisation::{Localisation, localise};
 use assay_evals::scores::TraceScore;
+use assay_evals::statistics::Estimate;
+use assay_evals::summary::Summary;
 use assay_irl::critic::{Beside, Critic, ErrorCase};
 use assay_irl::encode::{Encoder, TokenLimits};
 use assay_irl::policy_model::{PolicyModel, Trainable};
@@ -21,6 +23,7 @@ use assay_tasks::perturbations::{Perturbation, Registry};
 use assay_tasks::problem::Problem;
 use assay_tasks::trace::ScoredTrace;
 
+use super::speed::speeds;
 use super::stages::{Players, Stages};
 use crate::progress::Progress;
 
@@ -43,8 +46,8 @@ pub(super) struct Measured {
     pub(super) traces: Vec<ScoredTrace>,
     /// Demonstrations with an injected error, scored.
     pub(super) errors: Vec<ErrorCase>,
-    /// Tokens a second of sampling.
-    pub(super) sampling_speed: f64,
+    /// Tokens a second of every stage.
+    pub(super) speeds: Summary,
 }
 
 /// Samples, scores and evaluates.
@@ -120,7 +123,9 @@ pub(super) fn measure(
     let localisation = localise(errors.iter().map(ErrorCase::view));
     let critic = evaluate(traces.clone(), &eval)?;
     let policies = evaluate(all, &EvalSettings::default())?;
-    let sampling_speed = sampler.tokens as f64 / sampler.seconds.max(1e-9);
+    let mut speeds = speeds(players, &traces, settings)?;
+    let sampling = sampler.tokens as f64 / sampler.seconds.max(1e-9);
+    speeds.insert("tokens_per_second.sample", Estimate::exact(sampling));
     Ok(Measured {
         policies,
         critic,
@@ -129,7 +134,7 @@ pub(super) fn measure(
         localisation,
         traces,
         errors,
-        sampling_speed,
+        speeds,
     })
 }
 

@@ -42,10 +42,7 @@ pub(super) fn summary(
     ));
     summary.insert("seconds", Estimate::exact(elapsed.as_secs_f64()));
     summary.insert("seed", Estimate::exact(settings.seed as f64));
-    summary.insert(
-        "tokens_per_second.sample",
-        Estimate::exact(measured.sampling_speed),
-    );
+    summary.extend(measured.speeds.clone());
     if let Some(bytes) = peak_bytes() {
         summary.insert("peak_bytes", Estimate::exact(bytes as f64));
     }

@@ -26,7 +26,7 @@ impl OwnedTrace {
             positions,
             corrupted_from: None,
             corrupted_until: None,
-            diverges_at: Some(0),
+            diverges_at: (role == TraceRole::Policy).then_some(0),
             weight: 1.0,
         }
     }
