@@ -134,12 +134,17 @@ struct Row {
     correct: bool,
     answer: Option<u32>,
     truncated: bool,
+    /// Whether its answer stands in a form that was asked for.
+    marked: bool,
     /// By [`TraceScore::ALL`].
     scores: [Option<f64>; TraceScore::ALL.len()],
 }
 
 /// A number read off one trace.
 type Measure = &'static dyn Fn(&Row) -> f64;
+
+/// Whether one trace counts as right.
+type Verdict = &'static dyn Fn(&Row) -> bool;
 
 /// A problem and the distinct answers given to it.
 #[derive(Clone, Debug)]
@@ -229,6 +234,7 @@ impl Evaluator {
             correct,
             answer,
             truncated: measured.truncated,
+            marked: measured.marked,
             scores: measured.scores,
         });
     }
@@ -342,14 +348,18 @@ impl Evaluator {
             of_problem.entry(row.problem).or_default().push(row);
         }
         let prefix = format!("policy.{}", segment(&self.generators[generator]));
-        for &k in &self.settings.pass_ks {
-            let value = |rows: &[&Row]| {
-                pass_at_k(rows.len(), rows.iter().filter(|row| row.correct).count(), k)
-            };
-            let values = of_problem
-                .iter()
-                .filter_map(|(&problem, rows)| Some((problem, value(rows)?)));
-            self.add_mean(&format!("{prefix}.pass_at_k.{k}"), values.collect(), result);
+        let right: [(&str, Verdict); 2] = [
+            ("pass_at_k", &|row| row.correct),
+            ("pass_at_k_strict", &|row| row.correct && row.marked),
+        ];
+        for (name, right) in right {
+            for &k in &self.settings.pass_ks {
+                let count = |rows: &[&Row]| rows.iter().filter(|row| right(row)).count();
+                let values = of_problem.iter().filter_map(|(&problem, rows)| {
+                    Some((problem, pass_at_k(rows.len(), count(rows), k)?))
+                });
+                self.add_mean(&format!("{prefix}.{name}.{k}"), values.collect(), result);
+            }
         }
         let share = |rows: &[&Row], of: &dyn Fn(&Row) -> f64| {
             mean(&rows.iter().map(|row| of(row)).collect::<Vec<_>>()).unwrap_or(0.0)

@@ -48,7 +48,8 @@ pub struct ScoredTrace {
     /// Reward after each token; `None` where nothing was scored.
     #[serde(default)]
     pub token_rewards: Vec<Option<f32>>,
-    /// log pi(token | before) of the policy at temperature 1, recomputed, never the sampler's.
+    /// log pi(token | before) of the policy at temperature 1: as the sampler saw it in samples, recomputed by `score --policy`. Training
+    /// always recomputes its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy_logprobs: Option<Vec<f32>>,
     /// log-probability under the distribution that was sampled from (temperature, top-p and top-k applied).

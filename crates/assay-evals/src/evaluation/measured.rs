@@ -16,6 +16,8 @@ pub struct Measured {
     pub(super) correct: Option<bool>,
     pub(super) answer: Option<String>,
     pub(super) truncated: bool,
+    /// Whether an answer stands where one was asked for: in tags, in a box, after hashes.
+    pub(super) marked: bool,
     /// By [`TraceScore::ALL`].
     pub(super) scores: [Option<f64>; TraceScore::ALL.len()],
     pub(super) bag: TokenBag,
@@ -46,6 +48,8 @@ impl Measured {
             correct: correctness(trace),
             answer: trace.predicted_answer.clone(),
             truncated: trace.finish_reason == Some(FinishReason::Length),
+            marked: answers::extract_lenient(&trace.text)
+                .is_some_and(|found| found.source != answers::AnswerSource::LastNumber),
             scores,
             bag: TokenBag::of(trace),
         })

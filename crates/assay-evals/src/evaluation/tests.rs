@@ -316,3 +316,25 @@ fn duplicated_traces_change_no_value() {
         assert!(b.high - b.low < a.high - a.low + 1e-12, "{name}");
     }
 }
+
+#[test]
+fn a_last_number_counts_for_the_lenient_measure_alone() {
+    let trace = |text: &str, correct| ScoredTrace {
+        id: "p".to_owned(),
+        generator: "g".to_owned(),
+        text: text.to_owned(),
+        predicted_answer: Some("4".to_owned()),
+        correct: Some(correct),
+        ..ScoredTrace::default()
+    };
+    let traces = [
+        trace("2 + 2 is\n#### 4", true),
+        trace("so it is 4", true),
+        trace("<answer>4</answer>", false),
+        trace("\\boxed{4}", true),
+    ];
+    let result = evaluate(traces, &quick()).unwrap();
+    let value = |name: &str| result.summary.get(name).unwrap().value;
+    assert_eq!(value("policy.g.pass_at_k.1"), 0.75);
+    assert_eq!(value("policy.g.pass_at_k_strict.1"), 0.5);
+}

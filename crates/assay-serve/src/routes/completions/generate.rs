@@ -444,8 +444,14 @@ fn drawn(
     let completion_tokens = completions.iter().map(|c| c.token_ids.len()).sum();
     let sample = |completion: Completion| {
         let (whole, offsets) = served.model.decode(&completion.token_ids);
-        let logprobs = completion.policy_logprobs.iter().map(|&l| f64::from(l));
         let cut = stops.iter().filter_map(|stop| whole.find(stop)).min();
+        // Of the tokens that the client sees: what a stop string cut off does not count.
+        let seen = offsets
+            .iter()
+            .filter(|&&(_, end)| cut.is_none_or(|cut| end <= cut))
+            .count();
+        let logprobs = completion.policy_logprobs.iter().take(seen);
+        let logprob = logprobs.map(|&value| f64::from(value)).sum();
         let text = cut.map_or(whole.as_str(), |end| &whole[..end]);
         let mut trace = trace(&plan.question, text);
         if cut.is_none() {
@@ -458,7 +464,7 @@ fn drawn(
             } else {
                 "stop"
             },
-            logprob: Some(logprobs.sum()),
+            logprob: Some(logprob),
             text: text.to_owned(),
             trace,
         }
