@@ -44,13 +44,6 @@ def calibration(scores, y):
     return [w[0] / spread, w[1] - w[0] * centre / spread]
 
 
-def temperature(scores, y):
-    def slope(b):  # derivative of the likelihood in the inverse temperature
-        return float(np.mean((1 / (1 + np.exp(-b * scores)) - y) * scores))
-
-    return 1 / optimize.brentq(slope, 1e-3, 1e3, xtol=1e-15)
-
-
 def dataset(seed, n, ties):
     g = np.random.default_rng(seed)
     scores = g.normal(size=n) * 1.7 + 0.3
@@ -85,10 +78,8 @@ def dataset(seed, n, ties):
         "partial_spearman": partial(rank(scores), rank(y), [rank(lengths), answered]),
         "welch": [welch.statistic, welch.df, welch.pvalue],
         "population_std": scores.std(),
-        "unbiased_std": scores.std(ddof=1),
         "quantiles": np.quantile(scores, [0.025, 0.3, 0.5, 0.975]).tolist(),
         "calibration": calibration(scores, y),
-        "temperature": temperature(scores, y),
         "isotonic_at": at.tolist(),
         "isotonic": isotonic.predict(at).tolist(),
     }
@@ -132,10 +123,6 @@ def main():
     pass_at_k = []
     for n, m, k in [(16, 0, 4), (16, 3, 1), (16, 3, 5), (16, 12, 10), (64, 2, 32), (200, 7, 100), (10, 10, 3)]:
         pass_at_k.append([n, m, k, 1 - math.comb(n - m, k) / math.comb(n, k)])
-    wilson = []
-    for m, n in [(0, 7), (3, 7), (50, 100), (999, 1000), (12, 12)]:
-        interval = stats.binomtest(m, n).proportion_ci(0.95, method="wilson")
-        wilson.append([m, n, interval.low, interval.high])
     rewards = np.random.default_rng(5).normal(size=40) * 3
     soft_min = [[t, float(-t * np.log(np.mean(np.exp(-rewards / t))))] for t in (0.1, 1.0, 7.0)]
     weights = 0.95 ** np.arange(len(rewards))[::-1]
@@ -145,7 +132,6 @@ def main():
         "votes": votes,
         "datasets": [dataset(1, 400, False), dataset(2, 300, True), dataset(3, 40, True)],
         "pass_at_k": pass_at_k,
-        "wilson": wilson,
         "rewards": rewards.tolist(),
         "soft_min": soft_min,
         "product": float(np.sum(-np.logaddexp(0, -rewards))),

@@ -1,11 +1,12 @@
-//! The allocator of the process, and that it keeps the pages that it once had.
+//! The allocator of the process, and when it keeps the pages that it once had.
 //!
 //! Training and decoding allocate and free large tensors all the time. Pages that go back to the system are cleared and faulted in again:
-//! a third of the time of an update that keeps its activations.
+//! a third of the time of an update that keeps its activations. What a model is read from and laid out in leaves holes that later tensors
+//! fill in part only: these pages are given back.
 
 use std::ffi::{c_int, c_long};
 
-use libmimalloc_sys::{mi_option_get, mi_option_set_default};
+use libmimalloc_sys::{mi_collect, mi_option_get, mi_option_set_default};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -14,13 +15,32 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const PURGE_DELAY: c_int = 15;
 /// What that option is called for never.
 const NEVER: c_long = -1;
+/// And for as soon as a page is free.
+const AT_ONCE: c_long = 0;
 
 /// Keeps freed pages for the next tensor; the user's `MIMALLOC_PURGE_DELAY` stands. Gives the delay in use.
-#[allow(unsafe_code)]
 pub(crate) fn keep_pages() -> c_long {
+    purge_after(NEVER)
+}
+
+/// Runs `load` and gives its freed pages back.
+pub(crate) fn while_loading<T>(load: impl FnOnce() -> T) -> T {
+    purge_after(AT_ONCE);
+    let loaded = load();
+    // SAFETY: it may be called at any time, from any thread.
+    #[allow(unsafe_code)]
+    unsafe {
+        mi_collect(true);
+    }
+    keep_pages();
+    loaded
+}
+
+#[allow(unsafe_code)]
+fn purge_after(milliseconds: c_long) -> c_long {
     // SAFETY: both functions take any option below `_mi_option_last` and any value, from any thread.
     unsafe {
-        mi_option_set_default(PURGE_DELAY, NEVER);
+        mi_option_set_default(PURGE_DELAY, milliseconds);
         mi_option_get(PURGE_DELAY)
     }
 }
@@ -38,6 +58,8 @@ mod tests {
             assert_eq!(keep_pages(), 7);
             return;
         }
+        assert_eq!(keep_pages(), NEVER);
+        assert_eq!(while_loading(|| purge_after(AT_ONCE)), AT_ONCE);
         assert_eq!(keep_pages(), NEVER);
         let this = std::env::current_exe().unwrap();
         let child = std::process::Command::new(this)

@@ -15,6 +15,7 @@ use assay_tasks::problem::Problem;
 use assay_tasks::trace::ScoredTrace;
 use assay_tasks::trace_io::{StepTrace, read_foreign_traces, read_step_traces};
 
+use crate::allocator::while_loading;
 use crate::progress::{Downloads, message};
 
 /// Bytes of a file's first line that are looked at to tell what it holds.
@@ -50,7 +51,8 @@ pub(crate) fn stored(
     storage: Storage,
     placement: &Placement,
 ) -> Result<LanguageModel> {
-    let mut model = LanguageModel::open(&locate(name)?, storage, placement)?;
+    let path = locate(name)?;
+    let mut model = while_loading(|| LanguageModel::open(&path, storage, placement))?;
     model.name = name.display().to_string();
     Ok(model)
 }

@@ -129,15 +129,6 @@ impl Calibration {
         Some(self.probability_of(self.fitted.score.of(trace, &self.scores)?))
     }
 
-    /// Probability that a trace with these token rewards is correct, `None` entries being tokens without a reward.
-    ///
-    /// `None` where nothing was scored, or the score in use needs the text (`answer_window`): use
-    /// [`Calibration::probability`] then.
-    pub fn probability_of_rewards(&self, rewards: &[Option<f32>]) -> Option<f64> {
-        let scored: Vec<f64> = rewards.iter().flatten().map(|&r| f64::from(r)).collect();
-        Some(self.probability_of(self.fitted.score.of_rewards(&scored, &self.scores)?))
-    }
-
     /// Probability that a trace of this score is correct.
     pub fn probability_of(&self, score: f64) -> f64 {
         match self.method {
@@ -213,18 +204,17 @@ mod tests {
 
     #[test]
     fn the_chosen_map_gives_the_probability() {
-        let rewards = [None, Some(9.0), Some(1.0)];
-        let platt = example(CalibrationMethod::Platt);
-        let expected = 1.0 / (1.0 + (-1f64).exp());
-        assert!((platt.probability_of_rewards(&rewards).unwrap() - expected).abs() < 1e-15);
-        let isotonic = example(CalibrationMethod::Isotonic);
-        assert_eq!(isotonic.probability_of_rewards(&rewards), Some(0.5));
-        let trace = ScoredTrace {
-            token_rewards: rewards.to_vec(),
+        let trace = |token_rewards: &[Option<f32>]| ScoredTrace {
+            token_rewards: token_rewards.to_vec(),
             ..ScoredTrace::default()
         };
-        assert_eq!(isotonic.probability(&trace), Some(0.5));
-        assert_eq!(isotonic.probability_of_rewards(&[None]), None);
+        let scored = trace(&[None, Some(9.0), Some(1.0)]);
+        let platt = example(CalibrationMethod::Platt);
+        let expected = 1.0 / (1.0 + (-1f64).exp());
+        assert!((platt.probability(&scored).unwrap() - expected).abs() < 1e-15);
+        let isotonic = example(CalibrationMethod::Isotonic);
+        assert_eq!(isotonic.probability(&scored), Some(0.5));
+        assert_eq!(isotonic.probability(&trace(&[None])), None);
     }
 
     #[test]

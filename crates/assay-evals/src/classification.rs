@@ -7,7 +7,7 @@ mod calibration;
 
 pub use calibration::{
     ECE_BINS, Isotonic, PlattScaling, ReliabilityBin, brier, ece, ece_weighted, fit_isotonic,
-    fit_platt, fit_temperature, reliability,
+    fit_platt, reliability,
 };
 
 use crate::statistics::mean;

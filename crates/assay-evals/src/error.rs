@@ -75,8 +75,24 @@ pub enum EvalError {
     },
 }
 
+/// What is called `name` among `all`, whose names stand in the same order in `names`.
+pub(crate) fn find_named<T: Copy>(
+    what: &'static str,
+    name: &str,
+    (all, names): (&[T], &[&'static str]),
+) -> Result<T, EvalError> {
+    let place = names.iter().position(|known| *known == name);
+    place
+        .and_then(|place| all.get(place).copied())
+        .ok_or_else(|| EvalError::UnknownName {
+            what,
+            name: name.to_owned(),
+            nearest: nearest_name(name, names),
+        })
+}
+
 /// The known name closest to `name` in edit distance, if any is within half of its length.
-pub(crate) fn nearest_name(name: &str, known: &[&'static str]) -> Option<&'static str> {
+fn nearest_name(name: &str, known: &[&'static str]) -> Option<&'static str> {
     known
         .iter()
         .map(|&candidate| (strsim::damerau_levenshtein(name, candidate), candidate))

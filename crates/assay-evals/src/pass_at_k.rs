@@ -40,12 +40,6 @@ pub fn success_at_k(scores: &[Option<f64>], correct: &[bool], k: usize) -> Optio
     Some(1.0 - none_correct(tied, tied_correct, k - above))
 }
 
-/// 1 if any of the first `n` traces is correct, else 0; `None` with fewer than `n` traces or `n == 0`.
-pub fn oracle_at_n(correct: &[bool], n: usize) -> Option<f64> {
-    let first = correct.get(..n).filter(|first| !first.is_empty())?;
-    Some(f64::from(u8::from(first.contains(&true))))
-}
-
 fn none_correct(samples: usize, correct: usize, k: usize) -> f64 {
     if samples - correct < k {
         return 0.0;
@@ -89,14 +83,5 @@ mod tests {
             let success = success_at_k(&[Some(0.5); 6], &correct, k).unwrap();
             assert!((success - pass_at_k(6, 2, k).unwrap()).abs() < 1e-15);
         }
-    }
-
-    #[test]
-    fn oracle_looks_at_the_first_n_only() {
-        let correct = [false, false, true];
-        assert_eq!(oracle_at_n(&correct, 2), Some(0.0));
-        assert_eq!(oracle_at_n(&correct, 3), Some(1.0));
-        assert_eq!(oracle_at_n(&correct, 4), None);
-        assert_eq!(oracle_at_n(&correct, 0), None);
     }
 }

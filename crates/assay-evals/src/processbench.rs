@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{EvalError, nearest_name};
+use crate::error::{EvalError, find_named};
 use crate::statistics::{BootstrapSettings, bootstrap, bootstrap_mean};
 use crate::summary::Summary;
 
@@ -63,14 +63,7 @@ impl StepScore {
     /// # Errors
     /// [`EvalError::UnknownName`] with the nearest known name.
     pub fn parse(name: &str) -> Result<Self, EvalError> {
-        Self::ALL
-            .into_iter()
-            .find(|score| score.name() == name)
-            .ok_or_else(|| EvalError::UnknownName {
-                what: "step score",
-                name: name.to_owned(),
-                nearest: nearest_name(name, &Self::NAMES),
-            })
+        find_named("step score", name, (&Self::ALL, &Self::NAMES))
     }
 
     /// Score of each step from token rewards; `None` for steps in which no token was scored.

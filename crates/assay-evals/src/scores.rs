@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use assay_tasks::trace::ScoredTrace;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{EvalError, nearest_name};
+use crate::error::{EvalError, find_named};
 
 /// One number for a whole trace. Higher means preferred, except that a length is no preference.
 ///
@@ -115,14 +115,7 @@ impl TraceScore {
     /// # Errors
     /// [`EvalError::UnknownName`] with the nearest known name.
     pub fn parse(name: &str) -> Result<Self, EvalError> {
-        Self::ALL
-            .into_iter()
-            .find(|score| score.name() == name)
-            .ok_or_else(|| EvalError::UnknownName {
-                what: "trace score",
-                name: name.to_owned(),
-                nearest: nearest_name(name, &Self::NAMES),
-            })
+        find_named("trace score", name, (&Self::ALL, &Self::NAMES))
     }
 
     /// This score of one trace, or `None` where the trace lacks what it needs.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use budget::{StopRule, Stopped};
 
-use crate::error::{EvalError, nearest_name};
+use crate::error::{EvalError, find_named};
 use crate::statistics::{mean, population_std};
 
 /// What a selector may look at in one trace.
@@ -111,14 +111,7 @@ impl Selector {
     /// # Errors
     /// [`EvalError::UnknownName`] with the nearest known name.
     pub fn parse(name: &str) -> Result<Self, EvalError> {
-        Self::ALL
-            .into_iter()
-            .find(|selector| selector.name() == name)
-            .ok_or_else(|| EvalError::UnknownName {
-                what: "selector",
-                name: name.to_owned(),
-                nearest: nearest_name(name, &Self::NAMES),
-            })
+        find_named("selector", name, (&Self::ALL, &Self::NAMES))
     }
 
     /// Probability with which each trace is picked; sums to 1.

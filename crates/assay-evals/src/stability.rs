@@ -29,26 +29,6 @@ pub fn is_collapsed(start_accuracy: f64, accuracy: f64) -> bool {
     accuracy < COLLAPSE_SHARE * start_accuracy
 }
 
-/// Share of logits on the right side of 0: above for experts, below for negatives; a logit of exactly 0 counts half.
-///
-/// `None` without logits.
-pub fn discriminator_accuracy(expert_logits: &[f64], negative_logits: &[f64]) -> Option<f64> {
-    let right = |logit: f64| {
-        if logit == 0.0 {
-            0.5
-        } else {
-            f64::from(u8::from(logit > 0.0))
-        }
-    };
-    let total = expert_logits.len() + negative_logits.len();
-    let hits: f64 = expert_logits
-        .iter()
-        .map(|&z| right(z))
-        .chain(negative_logits.iter().map(|&z| right(-z)))
-        .sum();
-    (total > 0).then(|| hits / total as f64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,12 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn discriminator_accuracy_by_hand() {
-        assert_eq!(
-            discriminator_accuracy(&[1.0, -1.0], &[-2.0, 0.0]),
-            Some(2.5 / 4.0)
-        );
-        assert_eq!(discriminator_accuracy(&[], &[]), None);
+    fn a_reward_that_falls_with_length_correlates_negatively() {
         assert!((reward_length_correlation(&[1.0, 2.0], &[4.0, 3.0]).unwrap() + 1.0).abs() < 1e-12);
     }
 }

@@ -163,23 +163,6 @@ impl ChatTemplate {
         }
     }
 
-    /// The same template with another date for templates that print today's.
-    ///
-    /// # Errors
-    /// Never for a template that compiled before.
-    pub fn with_date(mut self, date: TemplateDate) -> Result<Self, LmError> {
-        if let Some(source) = &self.source {
-            let engine =
-                environment::compile(source, NAME, date).map_err(|source| LmError::Template {
-                    path: self.path.clone(),
-                    action: "parsing",
-                    source,
-                })?;
-            self.engine = Some(Arc::new(engine));
-        }
-        Ok(self)
-    }
-
     /// The text of a conversation.
     ///
     /// # Errors

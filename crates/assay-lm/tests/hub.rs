@@ -93,24 +93,30 @@ impl Hub {
     }
 }
 
-/// One connection, one request: the listing, a file's description (a redirect with headers) or its bytes.
-fn answer(stream: &TcpStream, world: &Mutex<World>) {
+/// Method and path of a request, and its headers.
+fn head_of(stream: &TcpStream) -> Option<([String; 2], HashMap<String, String>)> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).unwrap();
-    let mut parts = line.split_whitespace();
-    let (Some(method), Some(path)) = (parts.next(), parts.next()) else {
-        return;
-    };
+    let mut parts = line.split_whitespace().map(str::to_owned);
+    let first = [parts.next()?, parts.next()?];
     let mut headers = HashMap::new();
     loop {
         let mut header = String::new();
         reader.read_line(&mut header).unwrap();
         match header.trim_end().split_once(": ") {
             Some((name, value)) => headers.insert(name.to_lowercase(), value.to_owned()),
-            None => break,
+            None => return Some((first, headers)),
         };
     }
+}
+
+/// One connection, one request: the listing, a file's description (a redirect with headers) or its bytes.
+fn answer(stream: &TcpStream, world: &Mutex<World>) {
+    let Some((line, headers)) = head_of(stream) else {
+        return;
+    };
+    let (method, path) = (line[0].as_str(), line[1].as_str());
     let header = |name: &str| headers.get(name).cloned().unwrap_or_default();
     let mut world = world.lock().unwrap();
     let (range, token) = (header("range"), header("authorization"));

@@ -103,6 +103,14 @@ struct Factor<'a> {
 }
 
 impl<'a> Factor<'a> {
+    fn new(values: &'a [f32], [rows, width]: [usize; 2]) -> Self {
+        Self {
+            values,
+            rows,
+            width,
+        }
+    }
+
     fn view(self) -> View<'a> {
         View::rows(self.values, self.width)
     }
@@ -141,11 +149,7 @@ impl CustomOp1 for FrozenLinear {
         let (rows, width) = grad.dims2()?;
         base_backward(
             &self.weight,
-            Factor {
-                values: &Values::of(&grad)?,
-                rows,
-                width,
-            },
+            Factor::new(&Values::of(&grad)?, [rows, width]),
             None,
             &mut dx,
         )?;
@@ -256,16 +260,8 @@ impl CustomOp3 for AdaptedLinear {
             self.scale,
         )?;
         let (x, down) = (
-            Factor {
-                values: x,
-                rows,
-                width: input,
-            },
-            Factor {
-                values: &down,
-                rows,
-                width: rank,
-            },
+            Factor::new(x, [rows, input]),
+            Factor::new(&down, [rows, rank]),
         );
         match &self.weight {
             Some(weight) => base_forward(weight, x, Some((down, b)), &mut y)?,
@@ -303,68 +299,78 @@ impl CustomOp3 for AdaptedLinear {
             View::rows(&b_values, rank),
             self.scale,
         )?;
-        let dx = if x.track_op() {
-            let mut dx = zeros(rows * input)?;
-            let (g, ddown) = (
-                Factor {
-                    values: &g,
-                    rows,
-                    width: out,
-                },
-                Factor {
-                    values: &ddown,
-                    rows,
-                    width: rank,
-                },
-            );
-            match &self.weight {
-                Some(weight) => base_backward(weight, g, Some((ddown, &a_values)), &mut dx)?,
-                None => multiply(
-                    [rows, rank, input],
-                    ddown.view(),
-                    View::rows(&a_values, input),
-                    &mut dx,
-                    Write::Set,
-                ),
-            }
-            Some(Tensor::from_vec(dx, x.shape(), x.device())?)
-        } else {
-            None
+        let (x_rows, g, ddown) = (
+            Factor::new(&x_values, [rows, input]),
+            Factor::new(&g, [rows, out]),
+            Factor::new(&ddown, [rows, rank]),
+        );
+        let at = |of: &Tensor, gradient: Result<Vec<f32>, OpsError>| -> CandleResult<_> {
+            Ok(Some(Tensor::from_vec(gradient?, of.shape(), of.device())?))
         };
-        let da = if a.track_op() {
-            let mut da = zeros(rank * input)?;
-            multiply(
-                [rank, rows, input],
-                View::rows(&ddown, rank).transposed(),
-                View::rows(&x_values, input),
-                &mut da,
-                Write::Set,
-            );
-            Some(Tensor::from_vec(da, a.shape(), a.device())?)
-        } else {
-            None
+        let dx = match x.track_op() {
+            true => at(x, self.grad_input(g, ddown, &a_values))?,
+            false => None,
         };
-        let db = if b.track_op() {
-            let down = scaled_product(
-                [rows, input, rank],
-                View::rows(&x_values, input),
-                View::rows(&a_values, input).transposed(),
-                self.scale,
-            )?;
-            let mut db = zeros(out * rank)?;
-            multiply(
-                [out, rows, rank],
-                View::rows(&g, out).transposed(),
-                View::rows(&down, rank),
-                &mut db,
-                Write::Set,
-            );
-            Some(Tensor::from_vec(db, b.shape(), b.device())?)
-        } else {
-            None
+        let da = match a.track_op() {
+            true => at(a, outer(ddown, x_rows))?,
+            false => None,
+        };
+        let db = match b.track_op() {
+            true => at(b, self.grad_up(g, x_rows, &a_values))?,
+            false => None,
         };
         Ok((dx, da, db))
     }
+}
+
+impl AdaptedLinear {
+    /// g W + ddown A, `[rows, in]`.
+    fn grad_input(
+        &self,
+        g: Factor<'_>,
+        ddown: Factor<'_>,
+        a: &[f32],
+    ) -> Result<Vec<f32>, OpsError> {
+        let input = a.len() / ddown.width.max(1);
+        let mut dx = zeros(g.rows * input)?;
+        match &self.weight {
+            Some(weight) => base_backward(weight, g, Some((ddown, a)), &mut dx)?,
+            None => multiply(
+                [g.rows, ddown.width, input],
+                ddown.view(),
+                View::rows(a, input),
+                &mut dx,
+                Write::Set,
+            ),
+        }
+        Ok(dx)
+    }
+
+    /// g^T (scale x A^T), `[out, rank]`.
+    fn grad_up(&self, g: Factor<'_>, x: Factor<'_>, a: &[f32]) -> Result<Vec<f32>, OpsError> {
+        let rank = a.len() / x.width.max(1);
+        let down = scaled_product(
+            [x.rows, x.width, rank],
+            x.view(),
+            View::rows(a, x.width).transposed(),
+            self.scale,
+        )?;
+        let down = Factor::new(&down, [x.rows, rank]);
+        outer(g, down)
+    }
+}
+
+/// left^T right, `[left.width, right.width]`.
+fn outer(left: Factor<'_>, right: Factor<'_>) -> Result<Vec<f32>, OpsError> {
+    let mut product = zeros(left.width * right.width)?;
+    multiply(
+        [left.width, left.rows, right.width],
+        left.view().transposed(),
+        right.view(),
+        &mut product,
+        Write::Set,
+    );
+    Ok(product)
 }
 
 /// scale * a b as new values.

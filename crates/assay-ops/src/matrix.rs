@@ -44,14 +44,6 @@ impl Matrix {
         }
     }
 
-    /// Whether operations compute a gradient for this matrix.
-    pub fn is_tracked(&self) -> bool {
-        match self {
-            Self::Dense(tensor) => tensor.track_op(),
-            Self::Panels(_) | Self::Quantised(_) => false,
-        }
-    }
-
     /// The values as one tensor `[out, in]`; shares the storage of a dense matrix.
     ///
     /// # Errors

@@ -324,7 +324,7 @@ fn check(settings: &ArithmeticSettings) -> Result<(), TasksError> {
 mod tests {
     use super::*;
     use crate::answers::{AnswerForm, extract_strict};
-    use crate::perturbations::{Registry, group_demonstrations};
+    use crate::perturbations::{DemonstrationGroup, Registry};
     use crate::problem::assert_disjoint;
     use crate::prompts::{PromptSettings, PromptStyle};
 
@@ -415,8 +415,10 @@ mod tests {
         let alphabet = alphabet(&settings(1));
         assert!(alphabet.contains('6') && !alphabet.contains('7') && !alphabet.contains('/'));
         let registry = Registry::training().within(&alphabet);
-        let groups = group_demonstrations(&problems, &plain(), &registry, 3, 5);
-        for group in &groups {
+        for (index, problem) in problems.iter().enumerate() {
+            let text = plain().demonstration(problem).unwrap();
+            let mut stream = Stream::new(5, &[index as u64]);
+            let group = DemonstrationGroup::corrupt((problem, &text), &registry, 3, &mut stream);
             assert_eq!(group.perturbed().len(), 3);
             let texts = group
                 .perturbed()

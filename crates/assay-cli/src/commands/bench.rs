@@ -132,13 +132,13 @@ fn rows(args: &BenchArgs) -> usize {
 fn measure((args, placement): (&BenchArgs, &Placement), report: &mut BenchReport) -> Result<()> {
     report.memory.check(&placement.device)?;
     report.device = placement.to_string();
-    let ceilings = Ceilings::measure(&placement.device, placement.dtype)?;
     let mut workbench = Workbench::new(args, placement)?;
     let stages = if args.stages.is_empty() {
         Stage::ALL.to_vec()
     } else {
         args.stages.clone()
     };
+    let mut timed = Vec::with_capacity(stages.len());
     for stage in stages {
         let mut seconds = Vec::with_capacity(args.repeats);
         workbench.warm_up(stage)?;
@@ -147,13 +147,18 @@ fn measure((args, placement): (&BenchArgs, &Placement), report: &mut BenchReport
             message(&format!("{}: {taken:.3} s", stage.name()))?;
             seconds.push(taken);
         }
-        report
-            .stages
-            .push(measured(stage, seconds, args, &ceilings));
+        timed.push((stage, seconds));
     }
+    // The machine is measured last: the peak above is that of the stages alone.
+    report.peak_bytes = peak_bytes();
+    drop(workbench);
+    let ceilings = Ceilings::measure(&placement.device, placement.dtype)?;
+    let timed = timed.into_iter();
+    report.stages = timed
+        .map(|(stage, seconds)| measured(stage, seconds, args, &ceilings))
+        .collect();
     report.product_operations_per_second = Some(ceilings.product_operations_per_second);
     report.copy_bytes_per_second = Some(ceilings.copy_bytes_per_second);
-    report.peak_bytes = peak_bytes();
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 
 mod adapters;
 mod card;
+mod check;
 mod classifier;
 mod merged;
 

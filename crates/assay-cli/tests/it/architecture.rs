@@ -1,4 +1,4 @@
-//! The rules of ARCHITECTURE.md that a machine can check: who imports whom, and how large files may grow.
+//! The rules of ARCHITECTURE.md that a machine can check: who imports whom, how large files may grow and how long functions.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -56,6 +56,7 @@ const NEVER: [(&str, &[&str]); 6] = [
 ];
 
 const MAX_LINES_BEFORE_TESTS: usize = 600;
+const MAX_LINES_OF_A_FUNCTION: usize = 80;
 
 fn crates_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -212,4 +213,47 @@ fn files_stay_small() {
             );
         }
     }
+}
+
+/// Functions that are longer than allowed, as `name: lines`. rustfmt puts a function's last brace under its first letter.
+fn long_functions(lines: &[String], most: usize) -> Vec<String> {
+    let mut open: Vec<(usize, usize, String)> = Vec::new();
+    let mut long = Vec::new();
+    for (number, line) in lines.iter().enumerate() {
+        let bare = line.trim_start();
+        let indent = line.len() - bare.len();
+        let mut words = bare.split([' ', '(', '<']);
+        if bare.ends_with([',', '(', '{', '>']) && words.any(|word| word == "fn") {
+            let name = words.next().unwrap_or_default().to_owned();
+            open.push((number, indent, name));
+        }
+        if bare == "}" && open.last().is_some_and(|(_, own, _)| *own == indent) {
+            let (first, _, name) = open.pop().unwrap();
+            let length = number + 1 - first;
+            if length > most {
+                long.push(format!("{name}: {length}"));
+            }
+        }
+        // What is left open belongs to signatures without a body.
+        open.retain(|(_, own, _)| bare.is_empty() || *own <= indent);
+    }
+    long
+}
+
+#[test]
+fn functions_stay_short() {
+    for (name, _) in MAY_IMPORT {
+        for path in sources(&crates_dir().join(name).join("src")) {
+            let is_test = path.ends_with("tests.rs") || path.iter().any(|part| part == "tests");
+            if is_test {
+                continue;
+            }
+            let long = long_functions(&code(&path), MAX_LINES_OF_A_FUNCTION);
+            assert!(long.is_empty(), "{}: {long:?}", path.display());
+        }
+    }
+    let text = "impl A {\n    fn two(&self) {\n        1\n    }\n    fn four(\n        x: u8,\n    ) {\n    }\n}\n";
+    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    assert_eq!(long_functions(&lines, 3), ["four: 4"]);
+    assert!(long_functions(&lines, 4).is_empty());
 }

@@ -4,26 +4,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::Arc;
 
-use assay_irl::player::Player;
-use assay_irl::reward_model::{RewardModel, ScoringSettings};
-use assay_irl::settings::HeadSettings;
-use assay_lm::adapter::{Adapter, LoraSettings};
-use assay_lm::transformer::Transformer;
-use assay_lm::{
-    Architecture, ChatTemplate, LanguageModel, ModelConfig, RopeScaling, RopeSettings, Tokenizer,
-};
-use assay_tasks::arithmetic::{ArithmeticSettings, Split, generate, vocabulary};
+use assay_lm::LanguageModel;
+use assay_tasks::arithmetic::{ArithmeticSettings, Split, generate};
 use assay_tasks::problem::Problem;
-use assay_tasks::prompts::{PromptSettings, PromptStyle};
 use assay_tasks::trace::ScoredTrace;
 use assay_tasks::trace_io::{read_traces, write_traces};
+use assay_testkit::{tiny_model, wave_reward};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const TEMPLATE: &str = "{% for message in messages %}{{ message['content'] }}\
-{% if message['role'] == 'assistant' %}<|end|>{% endif %}{% endfor %}";
 const POSITIONS: usize = 160;
 
 /// A directory with `model`, `reward` and `problems.jsonl`.
@@ -32,67 +22,13 @@ pub(super) struct World {
     problems: Vec<Problem>,
 }
 
-pub(crate) fn tiny(extra: &[&'static str]) -> LanguageModel {
-    let entries: Vec<&str> = extra
-        .iter()
-        .copied()
-        .chain(["<|end|>"])
-        .chain(vocabulary().iter().copied())
-        .collect();
-    let tokenizer = Tokenizer::from_vocabulary(&entries).unwrap();
-    let template = ChatTemplate::new(TEMPLATE, &tokenizer, Path::new("test template")).unwrap();
-    let config = ModelConfig {
-        architecture: Architecture::Llama,
-        vocab_size: tokenizer.vocab_size(),
-        hidden_size: 16,
-        intermediate_size: 24,
-        layers: 2,
-        heads: 2,
-        kv_heads: 1,
-        head_dim: 8,
-        rms_norm_eps: 1e-5,
-        rope: RopeSettings {
-            theta: 10_000.0,
-            scaling: RopeScaling::None,
-        },
-        max_positions: POSITIONS,
-        qkv_bias: false,
-        tie_word_embeddings: false,
-        bos_token_id: None,
-        eos_token_ids: vec![template.end_of_turn()],
-    };
-    let (transformer, _) = Transformer::random(&config, 1).unwrap();
-    LanguageModel {
-        transformer: Arc::new(transformer.detached()),
-        tokenizer,
-        template,
-        name: "tiny".to_owned(),
-    }
+pub(crate) fn tiny(extra: &[&str]) -> LanguageModel {
+    tiny_model(extra, POSITIONS)
 }
 
-/// A linear reward whose weights are a fixed wave, so that every token has a reward of its own.
+/// A reward for every token.
 fn save_reward(model: &LanguageModel, base: &Path, dir: &Path) {
-    let lora = LoraSettings {
-        rank: 2,
-        alpha: 4.0,
-        targets: serde_json::from_value(json!(["q_proj", "down_proj"])).unwrap(),
-    };
-    let adapter = Adapter::new(model.transformer.config(), &lora, 3).unwrap();
-    let backbone = Arc::clone(&model.transformer);
-    let mut reward = RewardModel::new(backbone, adapter, HeadSettings::Linear).unwrap();
-    for (_, var) in reward.parameters() {
-        let ones = var.as_tensor().ones_like().unwrap();
-        let wave = ones.flatten_all().unwrap().cumsum(0).unwrap().sin();
-        var.set(&wave.unwrap().reshape(var.as_tensor().shape()).unwrap())
-            .unwrap();
-    }
-    reward.scoring = ScoringSettings {
-        prompt: PromptSettings {
-            style: PromptStyle::Plain,
-            ..PromptSettings::default()
-        },
-        ..ScoringSettings::default()
-    };
+    let reward = wave_reward(model, 1.0);
     fs::create_dir(dir).unwrap();
     reward.save(dir, &base.display().to_string()).unwrap();
 }

@@ -125,35 +125,6 @@ pub fn fit_platt(scores: &[f64], correct: &[bool]) -> Option<PlattScaling> {
     })
 }
 
-/// The temperature T in [1e-3, 1e3] with the least mean negative log-likelihood of `sigmoid(score / T)`.
-///
-/// Golden-section search over log T, 100 steps. `None` on no traces.
-pub fn fit_temperature(scores: &[f64], correct: &[bool]) -> Option<f64> {
-    if scores.is_empty() || correct.is_empty() {
-        return None;
-    }
-    let loss = |log_t: f64| mean_nll(scores, correct, ((-log_t).exp(), 0.0));
-    let inverse_golden = (5f64.sqrt() - 1.0) / 2.0;
-    let (mut low, mut high) = (1e-3f64.ln(), 1e3f64.ln());
-    let (mut left, mut right) = (
-        high - inverse_golden * (high - low),
-        low + inverse_golden * (high - low),
-    );
-    let (mut loss_left, mut loss_right) = (loss(left), loss(right));
-    for _ in 0..100 {
-        if loss_left <= loss_right {
-            (high, right, loss_right) = (right, left, loss_left);
-            left = high - inverse_golden * (high - low);
-            loss_left = loss(left);
-        } else {
-            (low, left, loss_left) = (left, right, loss_right);
-            right = low + inverse_golden * (high - low);
-            loss_right = loss(right);
-        }
-    }
-    Some(((low + high) / 2.0).exp())
-}
-
 /// Isotonic regression of correctness on score by pool-adjacent-violators; equal scores are pooled first.
 pub fn fit_isotonic(scores: &[f64], correct: &[bool]) -> Isotonic {
     let mut pairs: Vec<(f64, f64)> = scores
@@ -266,16 +237,13 @@ fn bin_of(probability: f64) -> usize {
 
 const RIDGE: f64 = 1e-6;
 
-fn penalised_nll(scores: &[f64], correct: &[bool], point: (f64, f64)) -> f64 {
-    mean_nll(scores, correct, point) + 0.5 * RIDGE * point.0 * point.0
-}
-
-fn mean_nll(scores: &[f64], correct: &[bool], (scale, bias): (f64, f64)) -> f64 {
+fn penalised_nll(scores: &[f64], correct: &[bool], (scale, bias): (f64, f64)) -> f64 {
     let of_trace = |(&score, &c): (&f64, &bool)| {
         let logit = scale * score + bias;
         softplus(if c { -logit } else { logit })
     };
-    scores.iter().zip(correct).map(of_trace).sum::<f64>() / scores.len() as f64
+    let nll = scores.iter().zip(correct).map(of_trace).sum::<f64>() / scores.len() as f64;
+    nll + 0.5 * RIDGE * scale * scale
 }
 
 /// Hessian^-1 gradient of the penalised loss in (scale, bias).
@@ -335,12 +303,6 @@ mod tests {
         );
         let probabilities: Vec<f64> = scores.iter().map(|&s| fitted.probability(s)).collect();
         assert!(ece(&probabilities, &correct).unwrap() < 0.002);
-        assert!(
-            (fit_temperature(&[1.0, 1.0, 1.0, 1.0], &[true, true, true, false]).unwrap()
-                - 1.0 / 3f64.ln())
-            .abs()
-                < 1e-6
-        );
     }
 
     #[test]

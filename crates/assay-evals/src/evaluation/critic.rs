@@ -22,7 +22,8 @@ pub(super) struct Columns {
     generators: Vec<usize>,
     lengths: Vec<f64>,
     /// 1 where an answer could be read.
-    answered: Vec<f64>,
+    /// 1 where the answer stands in a form that was asked for.
+    marked: Vec<f64>,
     /// Index into the evaluator's problems.
     pub(super) problems: Vec<usize>,
 }
@@ -179,7 +180,7 @@ fn add_calibration(
     result.reliability_raw = reliability(&raw, correct);
 }
 
-/// `pearson`, `spearman` and `partial_spearman` (given length and format) with correctness, `length_spearman` with
+/// `pearson`, `spearman` and `partial_spearman` (given length and whether the answer is marked) with correctness, `length_spearman` with
 /// length, `welch_t` and `welch_p` of correct against wrong traces.
 ///
 /// Ranks and residuals are those of the whole sample; the bootstrap reweights them.
@@ -193,7 +194,7 @@ fn add_correlations(evaluator: &Evaluator, columns: &Columns, result: &mut Evalu
         average_ranks(&columns.scores),
         average_ranks(&columns.lengths),
     );
-    let controls: [&[f64]; 2] = [&length_ranks, &columns.answered];
+    let controls: [&[f64]; 2] = [&length_ranks, &columns.marked];
     let empty = Vec::new;
     let partial = residuals(&ranks, &controls).zip(residuals(&right, &controls));
     let (ranks_left, right_left) = partial.unwrap_or_else(|| (empty(), empty()));
@@ -270,7 +271,7 @@ impl Columns {
             groups: Vec::new(),
             generators: Vec::new(),
             lengths: Vec::new(),
-            answered: Vec::new(),
+            marked: Vec::new(),
             problems: Vec::new(),
         };
         let mut unit_of_problem = BTreeMap::new();
@@ -292,8 +293,7 @@ impl Columns {
         self.generators.push(row.generator);
         self.lengths
             .push(row.score(TraceScore::Length).unwrap_or(0.0));
-        self.answered
-            .push(f64::from(u8::from(row.answer.is_some())));
+        self.marked.push(f64::from(u8::from(row.marked)));
         self.problems.push(row.problem);
     }
 

@@ -285,8 +285,11 @@ fn a_calibration_is_fitted_on_what_was_seen() {
         "{error:?}"
     );
     let trace = &traces(1, 0.0)[0];
-    let of_rewards = calibration.probability_of_rewards(&trace.token_rewards);
-    assert_eq!(calibration.probability(trace), of_rewards);
+    let score = calibration.score().of(trace, &calibration.scores);
+    assert_eq!(
+        calibration.probability(trace),
+        score.map(|score| calibration.probability_of(score))
+    );
     let empty = Evaluator::new(quick());
     assert_eq!(empty.calibrate("none"), None);
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Combination, Fitted, LocalisationCase};
-use crate::error::{EvalError, nearest_name};
+use crate::error::{EvalError, find_named};
 
 /// A rule that gives every token a suspicion; the predicted error token has the highest.
 ///
@@ -85,14 +85,7 @@ impl Predictor {
     /// # Errors
     /// [`EvalError::UnknownName`] with the nearest known name.
     pub fn parse(name: &str) -> Result<Self, EvalError> {
-        Self::ALL
-            .into_iter()
-            .find(|predictor| predictor.name() == name)
-            .ok_or_else(|| EvalError::UnknownName {
-                what: "predictor",
-                name: name.to_owned(),
-                nearest: nearest_name(name, &Self::NAMES),
-            })
+        find_named("predictor", name, (&Self::ALL, &Self::NAMES))
     }
 
     /// Whether it needs no reward.

@@ -27,16 +27,11 @@ use assay_lm::draw::SamplingSettings as DrawSettings;
 use assay_lm::packed::{Group, PackedBatch};
 use assay_lm::sampling::SamplingLimits;
 use assay_lm::transformer::Transformer;
-use assay_lm::{
-    Architecture, ChatTemplate, DeviceName, LanguageModel, ModelConfig, Placement,
-    PlacementSettings, Precision, RopeScaling, RopeSettings, Tokenizer,
-};
-use assay_tasks::arithmetic::{ArithmeticSettings, Split, alphabet, generate, vocabulary};
+use assay_lm::{DeviceName, LanguageModel, Placement, PlacementSettings, Precision};
+use assay_tasks::arithmetic::{ArithmeticSettings, Split, alphabet, generate};
 use assay_tasks::problem::Problem;
 use assay_tasks::prompts::{PromptSettings, PromptStyle};
-
-const TEMPLATE: &str = "{% for message in messages %}{{ message['content'] }}\
-{% if message['role'] == 'assistant' %}<|end|>{% endif %}{% endfor %}";
+use assay_testkit::tiny_model;
 
 /// f32 on the first GPU where the tests are built for one, else on the CPU.
 fn place() -> Placement {
@@ -49,37 +44,11 @@ fn place() -> Placement {
 }
 
 fn model() -> LanguageModel {
-    let entries: Vec<&str> = std::iter::once("<|end|>")
-        .chain(vocabulary().iter().copied())
-        .collect();
-    let tokenizer = Tokenizer::from_vocabulary(&entries).unwrap();
-    let template = ChatTemplate::new(TEMPLATE, &tokenizer, Path::new("test template")).unwrap();
-    let config = ModelConfig {
-        architecture: Architecture::Llama,
-        vocab_size: tokenizer.vocab_size(),
-        hidden_size: 16,
-        intermediate_size: 24,
-        layers: 2,
-        heads: 2,
-        kv_heads: 1,
-        head_dim: 8,
-        rms_norm_eps: 1e-5,
-        rope: RopeSettings {
-            theta: 10_000.0,
-            scaling: RopeScaling::None,
-        },
-        max_positions: 128,
-        qkv_bias: false,
-        tie_word_embeddings: false,
-        bos_token_id: None,
-        eos_token_ids: vec![template.end_of_turn()],
-    };
-    let (transformer, _) = Transformer::random(&config, 1).unwrap();
+    let tiny = tiny_model(&[], 128);
+    let transformer = Arc::unwrap_or_clone(tiny.transformer);
     LanguageModel {
-        transformer: Arc::new(transformer.detached().placed(&place()).unwrap()),
-        tokenizer,
-        template,
-        name: "tiny".to_owned(),
+        transformer: Arc::new(transformer.placed(&place()).unwrap()),
+        ..tiny
     }
 }
 

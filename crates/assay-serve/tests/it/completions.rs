@@ -9,10 +9,11 @@ use assay_lm::draw::SamplingSettings;
 use assay_lm::sampling::{Completion, SampleRequest, SamplingLimits, sample};
 use assay_tasks::random::Stream;
 use assay_tasks::trace::ScoredTrace;
+use assay_testkit::wave_reward;
 use serde_json::{Value, json};
 
 use crate::http::{answered, post, refused};
-use crate::world::{Running, models, offline, policy, questions, reward, tiny, upstream};
+use crate::world::{Running, models, offline, policy, questions, tiny, upstream};
 
 /// Key of the streams of served samples: the same seed gives the same samples in every version.
 const SERVE: u64 = 0x5e;
@@ -51,7 +52,7 @@ fn sampled(
             }
         })
         .collect();
-    let reward = reward(&model, 1.0);
+    let reward = wave_reward(&model, 1.0);
     Critic::new(&reward, &model, 4096)
         .score(&mut traces, None)
         .unwrap();

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use assay_evals::scores::sigmoid;
 use assay_serve::{Batching, ServeSettings};
 use assay_tasks::trace::ScoredTrace;
+use assay_testkit::wave_reward;
 use serde_json::{Value, json};
 
 use crate::http::{answered, get, post, refused};
 use crate::world::{
-    POSITIONS, Running, models, models_of, offline, offline_by, poisoned, questions, reward, tiny,
+    POSITIONS, Running, models, models_of, offline, offline_by, poisoned, questions, tiny,
 };
 
 fn as_f32(value: &Value) -> f32 {
@@ -122,7 +123,7 @@ fn token_rewards_are_the_offline_bits() {
         .collect();
     for (name, factor) in [("reward", 1.0), ("other", 2.0)] {
         let model = tiny();
-        let expected = offline_by(&model, &reward(&model, factor), &pairs);
+        let expected = offline_by(&model, &wave_reward(&model, factor), &pairs);
         let body = json!({ "traces": traces, "model": name });
         let answer = answered(&server, "/v1/rewards", &body);
         for (entry, trace) in answer["data"].as_array().unwrap().iter().zip(&expected) {
@@ -334,7 +335,7 @@ fn a_failing_request_does_not_harm_its_neighbours() {
         .collect();
     assert!(pairs.len() >= 2);
     let model = poisoned("6");
-    let expected = offline_by(&model, &reward(&model, 1.0), &pairs);
+    let expected = offline_by(&model, &wave_reward(&model, 1.0), &pairs);
     let server = Arc::new(Running::default_of(models_of(poisoned("6"), None)));
     for round in 0..50 {
         let clients: Vec<_> = (0..6)

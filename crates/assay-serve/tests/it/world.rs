@@ -1,68 +1,26 @@
 //! A tiny model with a linear reward, the offline critic over it, and a server of both.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use assay_evals::calibration::Calibration;
 use assay_irl::critic::Critic;
-use assay_irl::player::Player;
 use assay_irl::policy_model::{PolicyModel, Trainable};
-use assay_irl::reward_model::{RewardModel, ScoringSettings};
-use assay_irl::settings::HeadSettings;
-use assay_lm::adapter::{Adapter, LoraSettings};
-use assay_lm::transformer::Transformer;
-use assay_lm::{
-    Architecture, ChatTemplate, LanguageModel, ModelConfig, RopeScaling, RopeSettings, Storage,
-    Tokenizer,
-};
+use assay_irl::reward_model::RewardModel;
+use assay_lm::{LanguageModel, Storage};
 use assay_serve::{Generator, Models, ServeSettings, ServedPolicy, ServedReward, Server, Upstream};
-use assay_tasks::arithmetic::{ArithmeticSettings, Split, generate, vocabulary};
-use assay_tasks::prompts::{PromptSettings, PromptStyle};
+use assay_tasks::arithmetic::{ArithmeticSettings, Split, generate};
 use assay_tasks::trace::ScoredTrace;
+use assay_testkit::{tiny_model, wave_reward};
 use serde_json::json;
 use tokio::sync::oneshot;
 
 pub(crate) const POSITIONS: usize = 160;
-const TEMPLATE: &str = "{% for message in messages %}{{ message['content'] }}\
-{% if message['role'] == 'assistant' %}<|end|>{% endif %}{% endfor %}";
 
 /// The tiny model; always the same.
 pub(crate) fn tiny() -> LanguageModel {
-    let entries: Vec<&str> = ["<|end|>"]
-        .into_iter()
-        .chain(vocabulary().iter().copied())
-        .collect();
-    let tokenizer = Tokenizer::from_vocabulary(&entries).unwrap();
-    let template = ChatTemplate::new(TEMPLATE, &tokenizer, Path::new("test template")).unwrap();
-    let config = ModelConfig {
-        architecture: Architecture::Llama,
-        vocab_size: tokenizer.vocab_size(),
-        hidden_size: 16,
-        intermediate_size: 24,
-        layers: 2,
-        heads: 2,
-        kv_heads: 1,
-        head_dim: 8,
-        rms_norm_eps: 1e-5,
-        rope: RopeSettings {
-            theta: 10_000.0,
-            scaling: RopeScaling::None,
-        },
-        max_positions: POSITIONS,
-        qkv_bias: false,
-        tie_word_embeddings: false,
-        bos_token_id: None,
-        eos_token_ids: vec![template.end_of_turn()],
-    };
-    let (transformer, _) = Transformer::random(&config, 1).unwrap();
-    LanguageModel {
-        transformer: Arc::new(transformer.detached()),
-        tokenizer,
-        template,
-        name: "tiny".to_owned(),
-    }
+    tiny_model(&[], POSITIONS)
 }
 
 /// The same model with an embedding that is no number for one token: traces with that token have no finite reward.
@@ -86,32 +44,6 @@ pub(crate) fn poisoned(token: &str) -> LanguageModel {
     LanguageModel::open(dir.path(), Storage::Expanded, &assay_lm::Placement::cpu()).unwrap()
 }
 
-/// A linear reward whose weights are a fixed wave times a factor, so that every token has a reward of its own.
-pub(crate) fn reward(model: &LanguageModel, factor: f64) -> RewardModel {
-    let lora = LoraSettings {
-        rank: 2,
-        alpha: 4.0,
-        targets: serde_json::from_value(json!(["q_proj", "down_proj"])).unwrap(),
-    };
-    let adapter = Adapter::new(model.transformer.config(), &lora, 3).unwrap();
-    let backbone = Arc::clone(&model.transformer);
-    let mut reward = RewardModel::new(backbone, adapter, HeadSettings::Linear).unwrap();
-    for (_, var) in reward.parameters() {
-        let ones = (var.as_tensor().ones_like().unwrap() * factor).unwrap();
-        let wave = ones.flatten_all().unwrap().cumsum(0).unwrap().sin();
-        var.set(&wave.unwrap().reshape(var.as_tensor().shape()).unwrap())
-            .unwrap();
-    }
-    reward.scoring = ScoringSettings {
-        prompt: PromptSettings {
-            style: PromptStyle::Plain,
-            ..PromptSettings::default()
-        },
-        ..ScoringSettings::default()
-    };
-    reward
-}
-
 /// Questions with their demonstrations.
 pub(crate) fn questions() -> Vec<(String, String)> {
     let settings = ArithmeticSettings {
@@ -129,7 +61,7 @@ pub(crate) fn questions() -> Vec<(String, String)> {
 /// What `assay score` computes for these texts.
 pub(crate) fn offline(pairs: &[(String, String)]) -> Vec<ScoredTrace> {
     let model = tiny();
-    offline_by(&model, &reward(&model, 1.0), pairs)
+    offline_by(&model, &wave_reward(&model, 1.0), pairs)
 }
 
 pub(crate) fn offline_by(
@@ -173,7 +105,7 @@ pub(crate) fn models_of(model: LanguageModel, generator: Option<Generator>) -> M
     let model = Arc::new(model);
     let served = |name: &str, factor: f64| ServedReward {
         name: name.to_owned(),
-        reward: reward(&model, factor),
+        reward: wave_reward(&model, factor),
         model: Arc::clone(&model),
         calibration: (name == "other").then(calibration),
     };

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 
 use super::{PerturbOutcome, Perturbation, Perturbed, Registry};
 use crate::problem::Problem;
-use crate::prompts::PromptSettings;
-use crate::random::{Stream, text_key};
+use crate::random::Stream;
 
 /// A demonstration with its corruptions: the only way to hold them together, so they stay under their own question.
 ///
-/// The parts cannot be exchanged from outside; there is no constructor but [`group_demonstrations`].
+/// The parts cannot be exchanged from outside; there is no constructor but [`DemonstrationGroup::corrupt`].
 #[derive(Clone, Debug)]
 pub struct DemonstrationGroup<'a> {
     problem: &'a Problem,
@@ -52,30 +51,4 @@ impl<'a> DemonstrationGroup<'a> {
     pub fn skipped(&self) -> &BTreeMap<Perturbation, usize> {
         &self.outcome.skipped
     }
-}
-
-/// Names the streams of perturbations apart from all other randomness of a run.
-const STREAM: u64 = 0x7065_7274_7572_6264; // "perturbd"
-
-/// Renders each problem's demonstration and corrupts it `count` times; problems without a demonstration are left out.
-///
-/// A problem's corruptions depend on `seed`, its identifier and its text, not on its place in the list.
-pub fn group_demonstrations<'a>(
-    problems: &'a [Problem],
-    prompts: &PromptSettings,
-    registry: &Registry,
-    count: usize,
-    seed: u64,
-) -> Vec<DemonstrationGroup<'a>> {
-    let group = |problem: &'a Problem| {
-        let demonstration = prompts.demonstration(problem)?;
-        let mut stream = Stream::new(seed, &[STREAM, text_key(&problem.id)]);
-        let outcome = registry.perturb_all(&demonstration, count, &mut stream);
-        Some(DemonstrationGroup {
-            problem,
-            demonstration,
-            outcome,
-        })
-    };
-    problems.iter().filter_map(group).collect()
 }

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::TasksError;
 use crate::random::Stream;
 
-pub use group::{DemonstrationGroup, group_demonstrations};
+pub use group::DemonstrationGroup;
 
 /// A named way to corrupt a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -21,6 +21,7 @@ use assay_tasks::random::Stream;
 use clap::ValueEnum;
 use serde::Serialize;
 
+use crate::allocator::while_loading;
 use crate::args::BenchArgs;
 
 const SEED: u64 = 42;
@@ -181,8 +182,11 @@ impl Workbench {
     /// Random weights and random texts of the workload's size.
     pub(crate) fn new(args: &BenchArgs, placement: &Placement) -> Result<Self> {
         let config = config(args);
-        let (transformer, _) = Transformer::random(&config, SEED)?;
-        let transformer = Arc::new(transformer.placed(placement)?.in_panels()?);
+        let transformer = while_loading(|| {
+            let (transformer, _) = Transformer::random(&config, SEED)?;
+            transformer.placed(placement)?.in_panels()
+        })?;
+        let transformer = Arc::new(transformer);
         let lora = LoraSettings {
             rank: args.rank,
             alpha: 2.0 * args.rank as f64,

@@ -9,11 +9,11 @@ use assay_evals::calibration::CALIBRATION_FILE;
 use assay_irl::player::Player;
 use assay_irl::reward_model::{HEAD_FILE, RewardModel, linear_logits};
 use assay_lm::directory::{self, SCORE_BIAS, SCORE_WEIGHT, WeightType};
-use assay_lm::{LanguageModel, Placement, Storage, Weights, peft};
+use assay_lm::{LanguageModel, Placement, Weights, peft};
 use serde_json::{Value, json};
 
 use super::adapters::ensure_trained;
-use super::merged::{distance, ensure_kept, probe};
+use super::check::{distance, ensure_kept, reread};
 use super::{Run, card};
 use crate::open;
 
@@ -63,12 +63,7 @@ fn compare(
     out: &Path,
     weights: WeightType,
 ) -> Result<Value> {
-    let written = LanguageModel::open(out, Storage::AsStored, &Placement::cpu())?;
-    let batch = probe(base)?;
-    ensure!(
-        batch.tokens == probe(&written)?.tokens,
-        "the written tokenizer or chat template gives other tokens than the base model's on the probe text"
-    );
+    let (written, batch) = reread(base, out)?;
     let hidden = base.transformer.config().hidden_size;
     let read = Weights::open(out)?;
     let weight = read.matrix(SCORE_WEIGHT, [1, hidden])?.to_dense()?;

@@ -97,29 +97,8 @@ pub(super) fn measure(
     critic.score(&mut traces, Some(beside))?;
     critic.score(&mut validation, Some(beside))?;
     let calibration = calibrate(&validation)?;
-    let score = calibration
-        .as_ref()
-        .map_or(TraceScore::SoftMin, Calibration::score);
-    for trace in &mut traces {
-        let probability = calibration.as_ref().and_then(|c| c.probability(trace));
-        let named = probability.map(|p| (PROBABILITY.to_owned(), p as f32));
-        trace.scores.extend(named);
-    }
-    let eval = EvalSettings {
-        score,
-        fitted: calibration.as_ref().map(|c| c.fitted.clone()),
-        ..EvalSettings::default()
-    };
-    let perturbations = &settings.reward.perturbations;
-    let kinds: BTreeSet<Perturbation> = perturbations
-        .kinds
-        .iter()
-        .chain(&perturbations.held_out)
-        .copied()
-        .collect();
-    let kinds: Vec<Perturbation> = kinds.into_iter().collect();
-    let registry = Registry::of(&kinds).within(&perturbations.alphabet);
-    let errors = critic.inject(&stages.test, (&registry, settings.seed), beside, |_| ())?;
+    let eval = settings_of(calibration.as_ref(), &mut traces);
+    let errors = injected(&critic, stages, beside)?;
     let localisation = localise(errors.iter().map(ErrorCase::view));
     let critic = evaluate(traces.clone(), &eval)?;
     let policies = evaluate(all, &EvalSettings::default())?;
@@ -129,13 +108,46 @@ pub(super) fn measure(
     Ok(Measured {
         policies,
         critic,
-        score,
+        score: eval.score,
         calibration,
         localisation,
         traces,
         errors,
         speeds,
     })
+}
+
+/// How the traces are evaluated with what was fitted; P(correct) is noted in each.
+fn settings_of(calibration: Option<&Calibration>, traces: &mut [ScoredTrace]) -> EvalSettings {
+    for trace in traces {
+        let probability = calibration.and_then(|c| c.probability(trace));
+        let named = probability.map(|p| (PROBABILITY.to_owned(), p as f32));
+        trace.scores.extend(named);
+    }
+    EvalSettings {
+        score: calibration.map_or(TraceScore::SoftMin, Calibration::score),
+        fitted: calibration.map(|c| c.fitted.clone()),
+        ..EvalSettings::default()
+    }
+}
+
+/// Test demonstrations with one error each, of the kinds trained on and those held out, scored.
+fn injected(
+    critic: &Critic<'_>,
+    stages: &Stages<'_>,
+    beside: Beside<'_>,
+) -> Result<Vec<ErrorCase>> {
+    let perturbations = &stages.settings.reward.perturbations;
+    let kinds: BTreeSet<Perturbation> = perturbations
+        .kinds
+        .iter()
+        .chain(&perturbations.held_out)
+        .copied()
+        .collect();
+    let kinds: Vec<Perturbation> = kinds.into_iter().collect();
+    let registry = Registry::of(&kinds).within(&perturbations.alphabet);
+    let drawn = (&registry, stages.settings.seed);
+    Ok(critic.inject(&stages.test, drawn, beside, |_| ())?)
 }
 
 fn calibrate(validation: &[ScoredTrace]) -> Result<Option<Calibration>> {

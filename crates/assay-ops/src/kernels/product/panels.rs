@@ -1,16 +1,16 @@
 //! The packed right factor of a product, and products with it.
 #![allow(unsafe_code)]
 
-use crate::OpsError;
-use crate::values::zeros;
 use std::cell::RefCell;
 
 use super::lanes::{Addresses, Lanes, Portable, ROWS, tile};
 #[cfg(target_arch = "x86_64")]
 use super::lanes::{Avx2, Avx512};
 use super::{DEPTH, Right, View, Write};
+use crate::OpsError;
 use crate::kernels::disjoint::Tile;
 use crate::kernels::{Level, level};
+use crate::values::zeros;
 
 /// Columns of a panel at every level: two AVX-512 vectors, four AVX2 ones.
 const PANEL: usize = 32;
