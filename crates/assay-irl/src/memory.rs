@@ -104,7 +104,8 @@ pub struct MemoryPlan {
     pub adapters: u64,
     /// Gradients of one adapter at a time, and two moments of both.
     pub optimiser: u64,
-    /// Keys and values of prompts and completions while sampling, one step's logits; on a device the merged projections.
+    /// Keys and values of prompts and completions while sampling, one step's logits, a copy of the adapter in the layout of the product; on a
+    /// device the merged projections instead.
     pub cache: u64,
     /// Inputs of all layers, what is kept of them, and the working set of one, for one packed batch.
     pub activations: u64,
@@ -130,8 +131,9 @@ impl MemoryPlan {
         let every_layer = value * rows * layers * config.layer_activations();
         let sampling_logits = F32 * workload.sequences as u64 * config.vocab_size as u64;
         let samples = workload.sequences > 0 && policy > 0;
-        let (merged, logits) = match workload.residence {
-            Residence::Host => (0, 0),
+        let (for_decoding, logits) = match workload.residence {
+            // The adapter in the layout of the product.
+            Residence::Host => (F32 * policy * u64::from(samples), 0),
             Residence::Device { .. } => (
                 value * layers * projections * u64::from(samples),
                 F32 * DEVICE_LOGITS.min(rows * config.vocab_size as u64),
@@ -141,7 +143,7 @@ impl MemoryPlan {
             weights: value * (layers * projections + tables * config.vocab_size as u64 * hidden),
             adapters: F32 * (policy + reward),
             optimiser: F32 * (2 * (policy + reward) + policy.max(reward)),
-            cache: value * 2 * layers * key * cached_rows + sampling_logits + merged,
+            cache: value * 2 * layers * key * cached_rows + sampling_logits + for_decoding,
             activations: value
                 * rows
                 * ((layers + 1 + HIDDEN_TENSORS) * hidden + INNER_TENSORS * inner)
@@ -313,7 +315,8 @@ mod tests {
         assert_eq!(plan.adapters, 4 * 30 * 10_176 * 24);
         assert_eq!(plan.optimiser, 4 * 30 * 10_176 * (2 * 24 + 16));
         let cached = 2 * 30 * 192 * (64 * 150 + 1200);
-        assert_eq!(plan.cache, 4 * cached + 4 * 64 * 49_152);
+        let laid_out = 4 * 30 * 10_176 * 16;
+        assert_eq!(plan.cache, 4 * cached + 4 * 64 * 49_152 + laid_out);
         let working = 4 * 4096 * (43 * 576 + 7 * 1536);
         assert_eq!(plan.activations, working + (1 << 30));
         // A row of a layer, whole: 7 x 576 residual values, 3 x (576 + 192) of attention, 3 x 1536 of the feed-forward part.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use assay_ops::Lora;
+use assay_ops::{LaidOut, Lora, has_kernels};
 use assay_tasks::random::Stream;
 use candle_core::{Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
@@ -123,6 +123,7 @@ pub struct LoraPair {
     /// Up map, zero at the start.
     pub b: Tensor,
     scale: f64,
+    laid_out: Option<LaidOut>,
 }
 
 impl LoraPair {
@@ -132,6 +133,7 @@ impl LoraPair {
             a: &self.a,
             b: &self.b,
             scale: self.scale,
+            laid_out: self.laid_out.as_ref(),
         }
     }
 }
@@ -196,6 +198,7 @@ impl Adapter {
                     a: a.as_tensor().clone(),
                     b: b.as_tensor().clone(),
                     scale: settings.scale(),
+                    laid_out: None,
                 };
                 pairs.insert(projection, pair);
                 parameters.push((name("A"), a));
@@ -265,6 +268,7 @@ impl Adapter {
                 a: pair.a.detach(),
                 b: pair.b.detach(),
                 scale: pair.scale,
+                laid_out: pair.laid_out.clone(),
             };
             pairs
                 .iter()
@@ -276,6 +280,21 @@ impl Adapter {
             layers: layers.collect(),
             parameters: Vec::new(),
         }
+    }
+
+    /// The same weights without gradient tracking, and on the CPU a copy of them in the layout of the product: for decoding, where
+    /// packing them for a few rows at each step would take a tenth of the time.
+    ///
+    /// # Errors
+    /// There is no memory for the copy.
+    pub fn for_decoding(&self) -> Result<Self, LmError> {
+        let mut adapter = self.detached();
+        for pair in adapter.layers.iter_mut().flat_map(BTreeMap::values_mut) {
+            if !has_kernels(pair.a.device()) {
+                pair.laid_out = Some(LaidOut::new(&pair.a, &pair.b)?);
+            }
+        }
+        Ok(adapter)
     }
 
     /// Writes `adapter_model.safetensors` and `adapter_config.json` into an existing directory.

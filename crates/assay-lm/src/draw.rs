@@ -6,7 +6,7 @@
 
 use assay_ops::{DrawSettings, draw_on_device, has_kernels};
 use assay_tasks::random::Stream;
-use candle_core::Tensor;
+use candle_core::{Storage, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -93,9 +93,13 @@ pub fn draw_tensor<'s>(
     streams: impl Iterator<Item = &'s mut Stream>,
 ) -> Result<Vec<Drawn>, LmError> {
     if !has_kernels(logits.device()) {
-        let vocab = logits.dim(1)?;
-        let values = logits.flatten_all()?.to_vec1::<f32>()?;
-        return draw_rows(&values, vocab, settings, streams);
+        let (vocab, logits) = (logits.dim(1)?, logits.contiguous()?);
+        let (storage, layout) = logits.storage_and_layout();
+        if let (Storage::Cpu(storage), Some((from, to))) = (&*storage, layout.contiguous_offsets())
+        {
+            let values = &storage.as_slice::<f32>()?[from..to];
+            return draw_rows(values, vocab, settings, streams);
+        }
     }
     let uniforms: Vec<f64> = streams.map(Stream::uniform_f64).collect();
     let settings = DrawSettings {

@@ -20,6 +20,10 @@ use crate::draw::{Drawn, SamplingSettings, draw, draw_tensor};
 use crate::packed::{Group, PackedBatch};
 use crate::transformer::{Attend, PromptCache, Transformer};
 
+/// Rows of prompts that are read at one time on the CPU, and on a device. A longer prompt is read whole.
+const PREFILL_ROWS: usize = 512;
+const DEVICE_PREFILL_ROWS: usize = 1 << 14;
+
 /// One prompt and the streams of the samples wanted from it.
 #[derive(Clone, Debug)]
 pub struct SampleRequest {
@@ -132,9 +136,48 @@ fn for_decoding(
         }
         _ => Ok((
             model.detached().for_decoding()?,
-            adapter.map(Adapter::detached),
+            adapter.map(Adapter::for_decoding).transpose()?,
         )),
     }
+}
+
+/// The prompts packed, their keys and values, and the hidden state after each, `[prompts, hidden]`.
+///
+/// They are read a few at a time, which bounds what their layers hold; no value depends on it.
+fn prefill(
+    model: &Transformer,
+    adapter: Option<&Adapter>,
+    requests: &[SampleRequest],
+) -> Result<(PackedBatch, PromptCache, Tensor), LmError> {
+    let group = |request: &SampleRequest| Group {
+        prompt: request.prompt.clone(),
+        completions: Vec::new(),
+    };
+    let groups: Vec<Group> = requests.iter().map(group).collect();
+    let most = match has_kernels(&model.placement().device) {
+        true => DEVICE_PREFILL_ROWS,
+        false => PREFILL_ROWS,
+    };
+    let (mut caches, mut last) = (Vec::new(), Vec::new());
+    let mut rest = groups.as_slice();
+    while !rest.is_empty() {
+        let mut rows = 0;
+        let fits = |group: &&Group| {
+            rows += group.rows();
+            rows <= most
+        };
+        let count = rest.iter().take_while(fits).count().max(1);
+        let (now, later) = rest.split_at(count);
+        let batch = PackedBatch::new(now)?;
+        let (hidden, cache) = model.prefill(&batch, adapter)?;
+        let ends: Vec<u32> = batch.prompts.iter().map(|p| p.end as u32 - 1).collect();
+        let ends = Tensor::from_vec(ends, count, hidden.device())?;
+        last.push(hidden.index_select(&ends, 0)?);
+        caches.push(cache);
+        rest = later;
+    }
+    let cache = PromptCache::joined(caches)?;
+    Ok((PackedBatch::new(&groups)?, cache, Tensor::cat(&last, 0)?))
 }
 
 /// A sequence in the batch.
@@ -214,22 +257,7 @@ impl<'m> Decoder<'m> {
         requests: &[SampleRequest],
         limits: &'m SamplingLimits,
     ) -> Result<Self, LmError> {
-        let groups: Vec<Group> = requests
-            .iter()
-            .map(|r| Group {
-                prompt: r.prompt.clone(),
-                completions: Vec::new(),
-            })
-            .collect();
-        let prompts = PackedBatch::new(&groups)?;
-        let (hidden, prompt_cache) = model.prefill(&prompts, adapter)?;
-        let last: Vec<u32> = prompts
-            .prompts
-            .iter()
-            .map(|rows| rows.end as u32 - 1)
-            .collect();
-        let rows = last.len();
-        let last = hidden.index_select(&Tensor::from_vec(last, rows, hidden.device())?, 0)?;
+        let (prompts, prompt_cache, last) = prefill(model, adapter, requests)?;
         let first_logits = FirstLogits::new(output_logits(&last, model.output_matrix())?)?;
         let waiting: VecDeque<_> = requests
             .iter()

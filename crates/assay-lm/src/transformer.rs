@@ -50,6 +50,28 @@ pub struct PromptCache {
     pub(crate) layers: Vec<(Tensor, Tensor)>,
 }
 
+impl PromptCache {
+    /// The caches of several batches as that of all their prompts, in order.
+    pub(crate) fn joined(mut parts: Vec<Self>) -> Result<Self, LmError> {
+        if parts.len() == 1 {
+            return Ok(parts.remove(0));
+        }
+        let mut parts: Vec<_> = parts
+            .into_iter()
+            .map(|part| part.layers.into_iter())
+            .collect();
+        let mut layers = Vec::new();
+        loop {
+            let (keys, values): (Vec<_>, Vec<_>) =
+                parts.iter_mut().filter_map(Iterator::next).unzip();
+            if keys.is_empty() {
+                return Ok(Self { layers });
+            }
+            layers.push((Tensor::cat(&keys, 0)?, Tensor::cat(&values, 0)?));
+        }
+    }
+}
+
 /// How one decoding step attends: called for each layer with rotated queries, rotated keys and values.
 pub(crate) trait Attend {
     fn attend(

@@ -87,6 +87,7 @@ fn products(c: &mut Criterion) {
                         a: &a,
                         b: &b,
                         scale: 2.0,
+                        laid_out: None,
                     }),
                 )
                 .unwrap()
@@ -266,7 +267,18 @@ fn layer(c: &mut Criterion) {
         .collect();
     let project = |i: usize, x: &Tensor| {
         let (weight, a, b) = &weights[i];
-        linear(x, weight, None, Some(Lora { a, b, scale: 2.0 })).unwrap()
+        linear(
+            x,
+            weight,
+            None,
+            Some(Lora {
+                a,
+                b,
+                scale: 2.0,
+                laid_out: None,
+            }),
+        )
+        .unwrap()
     };
     let forward = || {
         let h = rms_norm(&x, &norm, 1e-5).unwrap();

@@ -38,7 +38,7 @@ pub use device::{free_bytes, has_kernels};
 pub use draw::{DrawSettings, DrawnTokens, draw_on_device, output_logits};
 pub use embedding::embedding;
 pub use error::{OpsError, is_out_of_memory};
-pub use linear::{Lora, linear};
+pub use linear::{LaidOut, Lora, linear};
 pub use logprobs::{TokenLogprobs, token_logprobs};
 pub use matrix::Matrix;
 pub use norm::rms_norm;

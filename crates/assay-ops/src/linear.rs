@@ -1,12 +1,15 @@
 //! Linear maps with a low-rank adapter.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result as CandleResult, Shape, Tensor,
 };
 
-use crate::kernels::product::{Output, Right, Term, View, Write, multiply, multiply_terms};
+use crate::kernels::product::{Output, Part, Right, Term, View, Write, multiply, multiply_terms};
 use crate::values::{Values, expect_f32, matrix_dims, slice, zeros};
-use crate::{Matrix, OpsError, device};
+use crate::{Matrix, OpsError, PanelMatrix, device};
 
 const NAME: &str = "linear";
 
@@ -19,6 +22,28 @@ pub struct Lora<'a> {
     pub b: &'a Tensor,
     /// alpha / r; multiplies the adapter's output only, never the base output.
     pub scale: f64,
+    /// A and B laid out for products, where they will not change for a while: the same bits, and nothing is packed. Read on the CPU only.
+    pub laid_out: Option<&'a LaidOut>,
+}
+
+/// A and B in the layout of the product.
+#[derive(Clone, Debug)]
+pub struct LaidOut {
+    a: Arc<PanelMatrix>,
+    b: Arc<PanelMatrix>,
+}
+
+impl LaidOut {
+    /// A copy of A `[r, in]` and B `[out, r]`, f32 on the CPU.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn new(a: &Tensor, b: &Tensor) -> Result<Self, OpsError> {
+        Ok(Self {
+            a: Arc::new(PanelMatrix::new(a)?),
+            b: Arc::new(PanelMatrix::new(b)?),
+        })
+    }
 }
 
 /// y = x W^T + bias + scale * (x A^T) B^T.
@@ -84,6 +109,7 @@ fn adapted(x: &Tensor, weight: Option<Matrix>, lora: Lora<'_>) -> Result<Tensor,
     let operation = AdaptedLinear {
         weight,
         scale: lora.scale as f32,
+        laid_out: lora.laid_out.cloned(),
     };
     Ok(x.apply_op3(&lora.a.contiguous()?, &lora.b.contiguous()?, operation)?)
 }
@@ -229,6 +255,7 @@ impl CustomOp2 for TrackedLinear {
 struct AdaptedLinear {
     weight: Option<Matrix>,
     scale: f32,
+    laid_out: Option<LaidOut>,
 }
 
 impl CustomOp3 for AdaptedLinear {
@@ -253,22 +280,24 @@ impl CustomOp3 for AdaptedLinear {
             slice(b, b_layout)?,
         );
         let mut y = zeros(rows * out)?;
-        let down = scaled_product(
-            [rows, input, rank],
-            View::rows(x, input),
-            View::rows(a, input).transposed(),
-            self.scale,
-        )?;
-        let (x, down) = (
-            Factor::new(x, [rows, input]),
-            Factor::new(&down, [rows, rank]),
-        );
+        let laid_out = self.laid_out.as_ref();
+        let a = match laid_out {
+            Some(laid_out) => Right::Panels(laid_out.a.turned()),
+            None => View::rows(a, input).transposed().into(),
+        };
+        let down = scaled_product([rows, input, rank], View::rows(x, input), a, self.scale)?;
+        let x = Factor::new(x, [rows, input]);
+        let adapter = Adapted {
+            down: Factor::new(&down, [rows, rank]),
+            b,
+            laid_out: laid_out.map(|laid_out| laid_out.b.turned()),
+        };
         match &self.weight {
-            Some(weight) => base_forward(weight, x, Some((down, b)), &mut y)?,
+            Some(weight) => base_forward(weight, x, Some(adapter), &mut y)?,
             None => multiply(
                 [rows, rank, out],
-                down.view(),
-                View::rows(b, rank).transposed(),
+                adapter.down.view(),
+                adapter.rows_of_b(0..out),
                 &mut y,
                 Write::Set,
             ),
@@ -374,10 +403,10 @@ fn outer(left: Factor<'_>, right: Factor<'_>) -> Result<Vec<f32>, OpsError> {
 }
 
 /// scale * a b as new values.
-fn scaled_product(
+fn scaled_product<'b>(
     dims: [usize; 3],
     a: View<'_>,
-    b: View<'_>,
+    b: impl Into<Right<'b>>,
     scale: f32,
 ) -> Result<Vec<f32>, OpsError> {
     let mut c = zeros(dims[0] * dims[2])?;
@@ -386,11 +415,35 @@ fn scaled_product(
     Ok(c)
 }
 
+/// An adapter's half of a sum: what its down map gave, and its up map.
+#[derive(Clone, Copy)]
+struct Adapted<'a> {
+    /// scale * x A^T.
+    down: Factor<'a>,
+    /// `[out, rank]`.
+    b: &'a [f32],
+    /// The same laid out, whole.
+    laid_out: Option<Part<'a>>,
+}
+
+impl<'a> Adapted<'a> {
+    /// Rows of B, transposed: the right factor for these outputs.
+    fn rows_of_b(self, rows: Range<usize>) -> Right<'a> {
+        let rank = self.down.width;
+        match self.laid_out {
+            Some(part) if rows.len() == part.width() => Right::Panels(part),
+            _ => View::rows(&self.b[rows.start * rank..], rank)
+                .transposed()
+                .into(),
+        }
+    }
+}
+
 /// y `[rows, out]` = x W^T + the adapter's term; the sum is made while a block of y is in the cache.
 fn base_forward(
     weight: &Matrix,
     x: Factor<'_>,
-    adapter: Option<(Factor<'_>, &[f32])>,
+    adapter: Option<Adapted<'_>>,
     y: &mut [f32],
 ) -> CandleResult<()> {
     let (out, input) = weight.dims()?;
@@ -400,14 +453,10 @@ fn base_forward(
             b: w,
             depth: input,
         }];
-        terms.extend(adapter.map(|(down, b)| {
-            Term {
-                a: down.view(),
-                b: View::rows(&b[first * down.width..], down.width)
-                    .transposed()
-                    .into(),
-                depth: down.width,
-            }
+        terms.extend(adapter.map(|adapter| Term {
+            a: adapter.down.view(),
+            b: adapter.rows_of_b(first..first + columns),
+            depth: adapter.down.width,
         }));
         let y = Output::rows(&mut y[first..], out);
         multiply_terms([x.rows, columns], &terms, y, Write::Set);

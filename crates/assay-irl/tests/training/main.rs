@@ -4,6 +4,7 @@
 
 mod memory;
 mod rollout_server;
+mod sampling;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -158,7 +158,13 @@ impl<'a> Output<'a> {
 }
 
 /// c `[m, n]` = a `[m, depth]` times b `[depth, n]`, or added to it, in parallel.
-pub(crate) fn multiply(dims: [usize; 3], a: View<'_>, b: View<'_>, c: &mut [f32], write: Write) {
+pub(crate) fn multiply<'b>(
+    dims: [usize; 3],
+    a: View<'_>,
+    b: impl Into<Right<'b>>,
+    c: &mut [f32],
+    write: Write,
+) {
     let [m, depth, n] = dims;
     let b = b.into();
     multiply_terms([m, n], &[Term { a, b, depth }], Output::rows(c, n), write);
@@ -183,16 +189,26 @@ pub(crate) fn multiply_terms(dims: [usize; 2], terms: &[Term<'_>], c: Output<'_>
     if m == 0 || n == 0 || depth == 0 {
         return;
     }
-    let column_tasks = n.div_ceil(COLUMNS);
-    let row_tasks = match m * n * depth < SERIAL {
+    let serial = m * n * depth < SERIAL;
+    let most_row_tasks = m.div_ceil(LEAST_ROWS);
+    let columns = match serial || most_row_tasks * n.div_ceil(COLUMNS) >= TASKS {
+        true => COLUMNS,
+        // Few rows: narrower tasks, so that all threads have some.
+        false => n
+            .div_ceil(TASKS.div_ceil(most_row_tasks))
+            .next_multiple_of(panels::PANEL)
+            .min(COLUMNS),
+    };
+    let column_tasks = n.div_ceil(columns);
+    let row_tasks = match serial {
         true => 1,
-        false => TASKS.div_ceil(column_tasks).min(m.div_ceil(LEAST_ROWS)),
+        false => TASKS.div_ceil(column_tasks).min(most_row_tasks),
     };
     let rows = m.div_ceil(row_tasks).next_multiple_of(lanes::ROWS);
     let out = Disjoint::new(c.values);
     let task = |row: usize, column: usize, panels: &mut Panels| {
-        let (row, column) = (row * rows, column * COLUMNS);
-        let dims = [rows.min(m.saturating_sub(row)), COLUMNS.min(n - column)];
+        let (row, column) = (row * rows, column * columns);
+        let dims = [rows.min(m.saturating_sub(row)), columns.min(n - column)];
         if dims[0] > 0 {
             block(dims, [row, column], terms, (&out, stride, write), panels);
         }

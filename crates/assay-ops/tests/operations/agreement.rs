@@ -116,6 +116,7 @@ fn trained_linear_with_bias_and_adapter_agrees_with_its_composed_form() {
             a: &t[2],
             b: &t[3],
             scale: 1.75,
+            laid_out: None,
         };
         linear(&t[0], &Matrix::Dense(t[1].clone()), Some(&t[4]), Some(lora)).unwrap()
     };
@@ -143,6 +144,7 @@ fn frozen_linear_with_adapter_agrees_with_its_composed_form() {
                     a: &t[1],
                     b: &t[2],
                     scale: 0.5,
+                    laid_out: None,
                 }),
             )
             .unwrap()
@@ -174,6 +176,7 @@ fn fault_20_the_adapter_scale_never_reaches_the_base_output() {
             a: &a,
             b: &zero,
             scale: 7.0,
+            laid_out: None,
         }),
     )
     .unwrap();
@@ -186,6 +189,7 @@ fn fault_20_the_adapter_scale_never_reaches_the_base_output() {
             a: &a,
             b: &b,
             scale: 1.0,
+            laid_out: None,
         }),
     )
     .unwrap()
@@ -199,6 +203,7 @@ fn fault_20_the_adapter_scale_never_reaches_the_base_output() {
             a: &a,
             b: &b,
             scale: 3.0,
+            laid_out: None,
         }),
     )
     .unwrap()
@@ -273,6 +278,7 @@ fn assert_same_bits(one: &Matrix, other: &Matrix, rows: usize, context: &str) {
                 a: &t[1],
                 b: &t[2],
                 scale: 2.0,
+                laid_out: None,
             };
             linear(&t[0], matrix, None, Some(lora)).unwrap()
         });
@@ -507,6 +513,7 @@ fn fault_19_every_tracked_input_of_every_operation_receives_a_gradient() {
                     a: &t[3],
                     b: &t[4],
                     scale: 2.0,
+                    laid_out: None,
                 };
                 linear(&t[0], &Matrix::Dense(t[1].clone()), Some(&t[2]), Some(lora)).unwrap()
             }),

@@ -80,6 +80,7 @@ fn threads_do_not_change_bits() {
                     a: &t[2],
                     b: &t[3],
                     scale: 0.5,
+                    laid_out: None,
                 }),
             )
             .unwrap()
@@ -116,6 +117,7 @@ fn a_row_alone_has_the_bits_it_has_in_any_batch() {
             a: &a,
             b: &b,
             scale: 0.7,
+            laid_out: None,
         };
         let x = tensor(&[300, input], 1);
         let run = |x: &Tensor| {
@@ -153,6 +155,7 @@ fn gradients_of_a_row_do_not_depend_on_the_batch() {
                 a: &a,
                 b: &b,
                 scale: 0.7,
+                laid_out: None,
             }),
         )
         .unwrap();
@@ -207,5 +210,31 @@ fn logprobs_of_a_row_do_not_depend_on_the_batch() {
         assert_eq!(part.0, whole.0[50..50 + rows]);
         assert_eq!(part.1, whole.1[50..50 + rows]);
         assert_eq!(part.2, whole.2[50..50 + rows]);
+    }
+}
+
+#[test]
+fn an_adapter_laid_out_gives_the_bits_of_the_plain_one() {
+    for (input, out, rank) in [(576, 192, 64), (40, 33, 7), (576, 1100, 16), (31, 1, 1)] {
+        let dense = Matrix::Dense(tensor(&[out, input], 2));
+        let (a, b) = (tensor(&[rank, input], 3), tensor(&[out, rank], 4));
+        let laid_out = LaidOut::new(&a, &b).unwrap();
+        let x = tensor(&[130, input], 1);
+        for weight in [dense.in_panels().unwrap(), dense] {
+            let run = |laid_out: Option<&LaidOut>, rows: usize| {
+                let lora = Lora {
+                    a: &a,
+                    b: &b,
+                    scale: 0.7,
+                    laid_out,
+                };
+                let x = x.narrow(0, 0, rows).unwrap();
+                bits(&linear(&x, &weight, None, Some(lora)).unwrap())
+            };
+            for rows in [1, 3, 64, 130] {
+                let (plain, laid_out) = (run(None, rows), run(Some(&laid_out), rows));
+                assert_eq!(plain, laid_out, "[{rows}, {input}] to {out}");
+            }
+        }
     }
 }

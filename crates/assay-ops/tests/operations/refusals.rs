@@ -25,6 +25,7 @@ fn shapes_that_do_not_fit_are_named() {
         a: &a,
         b: &b,
         scale: 1.0,
+        laid_out: None,
     };
     assert!(matches!(
         linear(&x, &Matrix::Dense(tensor(&[5, 8], 2)), None, Some(lora)),

@@ -42,6 +42,7 @@ fn frozen_linear_with_and_without_adapter() {
                     a: &a,
                     b: &b,
                     scale: 1.75,
+                    laid_out: None,
                 };
                 kernels::linear(&t[0], &frozen(&weight, &t[0]), Some(&t[3]), Some(lora)).unwrap()
             },
@@ -51,6 +52,7 @@ fn frozen_linear_with_and_without_adapter() {
                     a: &a,
                     b: &b,
                     scale: 1.75,
+                    laid_out: None,
                 };
                 crate::linear(&t[0], &frozen(&weight, &t[0]), Some(&t[3]), Some(lora)).unwrap()
             },
@@ -72,6 +74,7 @@ fn trained_linear_with_adapter() {
             a: &t[2],
             b: &t[3],
             scale: 0.5,
+            laid_out: None,
         };
         linear(&t[0], &Matrix::Dense(t[1].clone()), lora)
     };
@@ -176,6 +179,7 @@ fn quantised_base_with_adapter() {
                 a: &t[1],
                 b: &t[2],
                 scale: 2.0,
+                laid_out: None,
             };
             kernels::linear(
                 &t[0],
@@ -190,6 +194,7 @@ fn quantised_base_with_adapter() {
                 a: &t[1],
                 b: &t[2],
                 scale: 2.0,
+                laid_out: None,
             };
             crate::linear(&t[0], &expanded, None, Some(lora)).unwrap()
         },

@@ -13,7 +13,7 @@ use crate::kernels::{Level, level};
 use crate::values::zeros;
 
 /// Columns of a panel at every level: two AVX-512 vectors, four AVX2 ones.
-const PANEL: usize = 32;
+pub(super) const PANEL: usize = 32;
 
 /// A matrix `[depth, columns]` packed for products with it: for each block of [`DEPTH`] rows, for each panel of columns, the
 /// rows of the panel one after another, zero-padded.
