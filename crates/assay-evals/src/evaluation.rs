@@ -244,6 +244,20 @@ impl Evaluator {
         self.unjudged
     }
 
+    /// A generator's segment of dotted names; a number sets apart those that look alike (`a.b`, `a_b`: `a_b`, `a_b_2`).
+    fn generator_segment(&self, generator: usize) -> String {
+        let mut taken: Vec<String> = Vec::new();
+        for name in &self.generators[..=generator] {
+            let plain = segment(name);
+            let numbered = (2..).map(|number| format!("{plain}_{number}"));
+            let free = std::iter::once(plain.clone())
+                .chain(numbered)
+                .find(|candidate| !taken.contains(candidate));
+            taken.extend(free);
+        }
+        taken.pop().unwrap_or_default()
+    }
+
     /// Computes everything, on three threads.
     pub fn finish(self) -> Evaluation {
         let mut result = Evaluation {
@@ -347,7 +361,7 @@ impl Evaluator {
         for row in self.rows.iter().filter(|row| row.generator == generator) {
             of_problem.entry(row.problem).or_default().push(row);
         }
-        let prefix = format!("policy.{}", segment(&self.generators[generator]));
+        let prefix = format!("policy.{}", self.generator_segment(generator));
         let right: [(&str, Verdict); 2] = [
             ("pass_at_k", &|row| row.correct),
             ("pass_at_k_strict", &|row| row.correct && row.marked),

@@ -177,6 +177,8 @@ impl Summary {
 
 /// A number for people: four decimals, or three significant digits in scientific form where that would hide it.
 pub fn short(value: f64) -> String {
+    // Minus zero is zero.
+    let value = value + 0.0;
     if value == 0.0 || (1e-3..1e5).contains(&value.abs()) {
         format!("{value:.4}")
     } else {
@@ -319,6 +321,7 @@ mod tests {
         assert!(summary.is_empty());
         assert_eq!(segment("Qwen2.5/0.5B chat"), "Qwen2_5_0_5B_chat");
         assert_eq!(segment(""), "_");
+        assert_eq!([short(-0.0), short(-0.5)], ["0.0000", "-0.5000"]);
     }
 
     #[test]

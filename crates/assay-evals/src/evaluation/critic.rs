@@ -9,7 +9,6 @@ use crate::classification::{
 };
 use crate::scores::TraceScore;
 use crate::statistics::{Estimate, PairMoments, average_ranks, mean, residuals, welch_t};
-use crate::summary::segment;
 
 /// Parallel columns of the judged traces that have a score.
 pub(super) struct Columns {
@@ -115,7 +114,7 @@ fn add_by_generator(evaluator: &Evaluator, columns: &Columns, result: &mut Evalu
     if evaluator.generators.len() < 2 {
         return;
     }
-    for (generator, name) in evaluator.generators.iter().enumerate() {
+    for generator in 0..evaluator.generators.len() {
         let own = (0..columns.units.len()).filter(|&i| columns.generators[i] == generator);
         let problems: BTreeSet<usize> = own.map(|i| columns.units[i]).collect();
         let ranked = columns.ranked_of(generator);
@@ -126,7 +125,8 @@ fn add_by_generator(evaluator: &Evaluator, columns: &Columns, result: &mut Evalu
                 n: problems.len(),
                 ..estimate
             });
-        let name = format!("critic.by_generator.{}.auroc", segment(name));
+        let name = evaluator.generator_segment(generator);
+        let name = format!("critic.by_generator.{name}.auroc");
         result.summary.insert_some(&name, auroc);
     }
 }

@@ -341,3 +341,29 @@ fn a_last_number_counts_for_the_lenient_measure_alone() {
     assert_eq!(value("policy.g.pass_at_k.1"), 0.75);
     assert_eq!(value("policy.g.pass_at_k_strict.1"), 0.5);
 }
+
+#[test]
+fn generators_that_look_alike_are_kept_apart() {
+    let trace = |generator: &str, correct| ScoredTrace {
+        id: "p".to_owned(),
+        generator: generator.to_owned(),
+        text: "#### 4".to_owned(),
+        correct: Some(correct),
+        ..ScoredTrace::default()
+    };
+    let traces = [
+        trace("a.b", true),
+        trace("a_b", false),
+        trace("a b", true),
+        trace("c", false),
+    ];
+    let result = evaluate(traces, &quick()).unwrap();
+    let value = |name: &str| {
+        let name = format!("policy.{name}.pass_at_k.1");
+        result.summary.get(&name).unwrap().value
+    };
+    assert_eq!(
+        ["a_b", "a_b_2", "a_b_3", "c"].map(value),
+        [1.0, 0.0, 1.0, 0.0]
+    );
+}

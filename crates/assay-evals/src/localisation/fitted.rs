@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::predictors::{numbers_only, widen};
 use super::{HIT_AT_1, LocalisationCase, Predictor, error_tokens, judge};
 use crate::statistics::quantile;
 
@@ -15,6 +16,10 @@ const WEIGHTS: usize = 11;
 pub struct Fitted {
     /// Of [`Predictor::BelowThreshold`].
     pub threshold: Option<f32>,
+    /// Of [`Predictor::BelowThresholdNumber`].
+    pub number_threshold: Option<f32>,
+    /// Of [`Predictor::FirstSurprisingNumber`].
+    pub logprob_threshold: Option<f32>,
     /// Of [`Predictor::Combined`].
     pub combination: Option<Combination>,
 }
@@ -43,29 +48,43 @@ impl Fitted {
             .filter_map(|&case| Some((case, error_tokens(case)?)))
             .collect();
         Self {
-            threshold: threshold(&labelled),
+            threshold: threshold(&labelled, |case| Some(widen(case.token_rewards))),
+            number_threshold: threshold(&labelled, |case| {
+                Some(numbers_only(case, widen(case.token_rewards)))
+            }),
+            logprob_threshold: threshold(&labelled, |case| {
+                let logprobs = case.logprobs?.iter();
+                let logprobs = logprobs.map(|&l| Some(f64::from(l))).collect();
+                Some(numbers_only(case, logprobs))
+            }),
             combination: combination(&labelled),
         }
     }
 }
 
-/// Among [`THRESHOLDS`] quantiles of the rewards; the lowest of equal ones.
-fn threshold(cases: &[Labelled<'_, '_>]) -> Option<f32> {
-    let mut rewards: Vec<f64> = Vec::new();
-    for (case, _) in cases {
-        rewards.extend(case.token_rewards.iter().flatten().map(|&r| f64::from(r)));
-    }
-    rewards.sort_by(f64::total_cmp);
+/// Among [`THRESHOLDS`] quantiles of the values; the lowest of equal ones.
+fn threshold(
+    cases: &[Labelled<'_, '_>],
+    values: impl Fn(&LocalisationCase<'_>) -> Option<Vec<Option<f64>>>,
+) -> Option<f32> {
+    let read = |(case, error): &Labelled<'_, '_>| Some((values(case)?, error.start));
+    let read: Vec<(Vec<Option<f64>>, usize)> = cases.iter().filter_map(read).collect();
+    let mut all: Vec<f64> = read
+        .iter()
+        .flat_map(|(v, _)| v.iter().flatten())
+        .copied()
+        .collect();
+    all.sort_by(f64::total_cmp);
     let hits = |threshold: f32| -> f64 {
-        let hit = |(case, error): &&Labelled<'_, '_>| {
-            let below = |r: &Option<f32>| r.is_some_and(|r| r < threshold);
-            let first = case.token_rewards.iter().position(below);
-            first.is_some_and(|token| token.abs_diff(error.start) <= 1)
+        let below = |value: &Option<f64>| value.is_some_and(|v| v < f64::from(threshold));
+        let hit = |(values, error): &&(Vec<Option<f64>>, usize)| {
+            let first = values.iter().position(below);
+            first.is_some_and(|token| token.abs_diff(*error) <= 1)
         };
-        cases.iter().filter(hit).count() as f64
+        read.iter().filter(hit).count() as f64
     };
     let grid = (0..THRESHOLDS).map(|i| (i as f64 + 0.5) / THRESHOLDS as f64);
-    let candidates = grid.filter_map(|q| quantile(&rewards, q));
+    let candidates = grid.filter_map(|q| quantile(&all, q));
     first_best(candidates.map(|candidate| candidate as f32), hits)
 }
 
@@ -88,8 +107,8 @@ fn combination(cases: &[Labelled<'_, '_>]) -> Option<Combination> {
     });
     first_best(candidates, |candidate| {
         let fitted = Fitted {
-            threshold: None,
             combination: Some(candidate),
+            ..Fitted::default()
         };
         let hit = |(case, error): &Labelled<'_, '_>| {
             let suspicion = Predictor::Combined.suspicion(case, &fitted)?;
@@ -179,5 +198,29 @@ mod tests {
         without.logprobs = None;
         assert_eq!(Fitted::on(&[&without]).combination, None);
         assert_eq!(Fitted::on(&[]), Fitted::default());
+    }
+
+    #[test]
+    fn the_first_number_below_is_found_where_others_are_lower() {
+        // The error is the digit at token 1; a letter is low before it, and the next digit is lower still.
+        let rewards = [-9.0, -3.0, 0.0, -4.0, 0.0, 1.0].map(Some);
+        let logprobs = [-8.0, -2.0, 0.0, -7.0, 0.0, -0.1];
+        let offsets: Vec<(usize, usize)> = (0..6).map(|at| (at, at + 1)).collect();
+        let all = LocalisationCase {
+            text: "a1b2c3",
+            token_offsets: &offsets,
+            ..case(&rewards, &logprobs)
+        };
+        let fitted = Fitted::on(&[&all]);
+        for (predictor, hit) in [
+            (Predictor::BelowThresholdNumber, 1.0),
+            (Predictor::FirstSurprisingNumber, 1.0),
+            (Predictor::SurprisingNumber, 0.0),
+            (Predictor::LowestRewardNumber, 0.0),
+        ] {
+            let suspicion = predictor.suspicion(&all, &fitted).unwrap();
+            assert_eq!(judge(&suspicion, &(1..2)).hits[0], hit, "{predictor:?}");
+            assert_eq!([suspicion[0], suspicion[2], suspicion[4]], [None; 3]);
+        }
     }
 }

@@ -21,6 +21,8 @@ pub enum Predictor {
     LowestRewardNumber,
     /// The first token with `r_t` below a threshold, then the others by `-r_t`.
     BelowThreshold,
+    /// The same among tokens with a digit, with a threshold of their own.
+    BelowThresholdNumber,
     /// The start of the second segment in the best two-mean fit with a fall between the segments:
     /// `k (n-k) / n (mean_before - mean_from)^2`, negative where the mean rises.
     ChangePoint,
@@ -38,16 +40,19 @@ pub enum Predictor {
     Entropy,
     /// `-l_t` among tokens with a digit.
     SurprisingNumber,
+    /// The first token with a digit and `l_t` below a threshold, then the other numbers by `-l_t`.
+    FirstSurprisingNumber,
 }
 
 impl Predictor {
     /// Every predictor, in the order of [`Predictor::NAMES`].
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::LargestDrop,
         Self::PairedDrop,
         Self::LowestReward,
         Self::LowestRewardNumber,
         Self::BelowThreshold,
+        Self::BelowThresholdNumber,
         Self::ChangePoint,
         Self::PairedChangePoint,
         Self::Combined,
@@ -56,15 +61,17 @@ impl Predictor {
         Self::LowestLogprob,
         Self::Entropy,
         Self::SurprisingNumber,
+        Self::FirstSurprisingNumber,
     ];
 
     /// Names, as in `summary.json` and on the command line.
-    pub const NAMES: [&'static str; 13] = [
+    pub const NAMES: [&'static str; 15] = [
         "largest_drop",
         "paired_drop",
         "lowest_reward",
         "lowest_reward_number",
         "below_threshold",
+        "below_threshold_number",
         "change_point",
         "paired_change_point",
         "combined",
@@ -73,6 +80,7 @@ impl Predictor {
         "lowest_logprob",
         "entropy",
         "surprising_number",
+        "first_surprising_number",
     ];
 
     /// The predictor's name.
@@ -97,6 +105,7 @@ impl Predictor {
                 | Self::LowestLogprob
                 | Self::Entropy
                 | Self::SurprisingNumber
+                | Self::FirstSurprisingNumber
         )
     }
 
@@ -123,6 +132,10 @@ impl Predictor {
             Self::LowestReward => negated(&rewards),
             Self::LowestRewardNumber => numbers_only(case, negated(&rewards)),
             Self::BelowThreshold => first_below(&rewards, f64::from(fitted.threshold?)),
+            Self::BelowThresholdNumber => first_below(
+                &numbers_only(case, rewards),
+                f64::from(fitted.number_threshold?),
+            ),
             Self::ChangePoint => change_points(&rewards),
             Self::PairedChangePoint => {
                 let falls = paired_drops(&rewards, &widen(case.reference_rewards?));
@@ -145,6 +158,10 @@ impl Predictor {
                 .map(|&value| Some(f64::from(value)))
                 .collect(),
             Self::SurprisingNumber => numbers_only(case, negated(&logprobs()?)),
+            Self::FirstSurprisingNumber => first_below(
+                &numbers_only(case, logprobs()?),
+                f64::from(fitted.logprob_threshold?),
+            ),
         };
         let usable =
             suspicion.len() == case.token_offsets.len() && suspicion.iter().any(Option::is_some);
@@ -152,7 +169,7 @@ impl Predictor {
     }
 }
 
-fn widen(values: &[Option<f32>]) -> Vec<Option<f64>> {
+pub(super) fn widen(values: &[Option<f32>]) -> Vec<Option<f64>> {
     values.iter().map(|value| value.map(f64::from)).collect()
 }
 
@@ -222,8 +239,11 @@ fn change_points(values: &[Option<f64>]) -> Vec<Option<f64>> {
     values.iter().map(gain).collect()
 }
 
-/// Keeps the suspicion of tokens that hold an ASCII digit.
-fn numbers_only(case: &LocalisationCase<'_>, suspicion: Vec<Option<f64>>) -> Vec<Option<f64>> {
+/// Keeps the values of tokens that hold an ASCII digit.
+pub(super) fn numbers_only(
+    case: &LocalisationCase<'_>,
+    suspicion: Vec<Option<f64>>,
+) -> Vec<Option<f64>> {
     let bytes = case.text.as_bytes();
     let has_digit = |&(start, end): &(usize, usize)| {
         bytes
