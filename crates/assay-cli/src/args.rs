@@ -1,8 +1,9 @@
 //! The command line: names, options and their help.
 
+mod drawing;
 mod looking;
 
-use std::net::SocketAddr;
+use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 
 use assay_irl::search::SearchStrategy;
@@ -12,6 +13,7 @@ use assay_tasks::datasets::DatasetFormat;
 use assay_tasks::prompts::PromptStyle;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::drawing::DrawArgs;
 pub(crate) use self::looking::*;
 use crate::commands::bench::{Shape, Stage};
 
@@ -143,6 +145,7 @@ pub(crate) struct ReplayArgs {
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Style {
     /// Reasoning inside `<think>`, answer inside `<answer>`.
+    #[value(alias = "think_answer")]
     ThinkAnswer,
     /// Reasoning lines, then `#### answer`.
     Gsm8k,
@@ -198,45 +201,18 @@ pub(crate) struct SampleArgs {
     /// Policy adapter (PEFT directory).
     #[arg(long)]
     pub(crate) adapter: Option<PathBuf>,
-    /// Problems: JSON lines (.zst too) or parquet; `*` in the name stands for any text.
-    #[arg(long)]
-    pub(crate) problems: PathBuf,
-    /// Layout of the problems, as `data.*.format`.
-    #[arg(long, default_value = "gsm8k", value_parser = dataset_format)]
-    pub(crate) format: DatasetFormat,
+    /// What is drawn.
+    #[command(flatten)]
+    pub(crate) draw: DrawArgs,
     /// Samples a problem.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = sample_count)]
     pub(crate) samples: usize,
-    /// Use the first N problems only.
-    #[arg(long)]
-    pub(crate) limit: Option<usize>,
-    /// Where the traces go.
-    #[arg(long)]
-    pub(crate) out: PathBuf,
-    /// Sampling temperature.
-    #[arg(long, default_value_t = 1.0)]
-    pub(crate) temperature: f64,
-    /// Mass of the likeliest tokens that is kept.
-    #[arg(long, default_value_t = 1.0)]
-    pub(crate) top_p: f64,
-    /// Number of likeliest tokens kept; 0 keeps all.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) top_k: usize,
-    /// Most tokens a completion may have.
-    #[arg(long, default_value_t = 300)]
-    pub(crate) max_tokens: usize,
-    /// Sequences decoded at a time.
-    #[arg(long, default_value_t = 64)]
-    pub(crate) batch: usize,
-    /// How prompts and answers are written.
-    #[arg(long, value_enum, default_value_t = Style::ThinkAnswer)]
-    pub(crate) style: Style,
+    /// How prompts and answers are written; as the adapter's run wrote them, else think-answer.
+    #[arg(long, value_enum)]
+    pub(crate) style: Option<Style>,
     /// Name written into the traces; the model's and adapter's path otherwise.
     #[arg(long)]
     pub(crate) generator: Option<String>,
-    /// Seed of the samples.
-    #[arg(long, default_value_t = 42)]
-    pub(crate) seed: u64,
     /// Print accuracy and counts as JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -286,17 +262,11 @@ pub(crate) struct SearchArgs {
     /// Policy adapter (PEFT directory).
     #[arg(long)]
     pub(crate) adapter: Option<PathBuf>,
-    /// Problems: JSONL as GSM8K is published.
-    #[arg(long)]
-    pub(crate) problems: PathBuf,
-    /// Layout of the problems, as `data.*.format`.
-    #[arg(long, default_value = "gsm8k", value_parser = dataset_format)]
-    pub(crate) format: DatasetFormat,
-    /// Use the first N problems only.
-    #[arg(long)]
-    pub(crate) limit: Option<usize>,
+    /// What is drawn.
+    #[command(flatten)]
+    pub(crate) draw: DrawArgs,
     /// Steps drawn a problem and round; a multiple of the width.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = sample_count)]
     pub(crate) samples: usize,
     /// Continuations of a prefix.
     #[arg(long, default_value_t = 4)]
@@ -304,24 +274,9 @@ pub(crate) struct SearchArgs {
     /// Score of a prefix, from its token rewards: the lowest, so that one bad step is enough to drop it.
     #[arg(long, default_value = "min")]
     pub(crate) score: String,
-    /// Where the candidates go, as scored traces.
-    #[arg(long)]
-    pub(crate) out: PathBuf,
-    /// Sampling temperature.
-    #[arg(long, default_value_t = 1.0)]
-    pub(crate) temperature: f64,
-    /// Most tokens a completion may have.
-    #[arg(long, default_value_t = 300)]
-    pub(crate) max_tokens: usize,
-    /// Sequences decoded at a time.
-    #[arg(long, default_value_t = 64)]
-    pub(crate) batch: usize,
     /// Rows of a packed batch of the critic.
     #[arg(long, default_value_t = 4096)]
     pub(crate) token_budget: usize,
-    /// Seed of the samples.
-    #[arg(long, default_value_t = 42)]
-    pub(crate) seed: u64,
     /// Print counts as JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -398,7 +353,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value_t = 8)]
     pub(crate) prompts: usize,
     /// Completions a prompt.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = sample_count)]
     pub(crate) samples: usize,
     /// Tokens of a prompt.
     #[arg(long, default_value_t = 150)]
@@ -452,9 +407,9 @@ pub(crate) struct ServeArgs {
     /// File with the bearer token of the upstream server.
     #[arg(long, value_name = "FILE", requires = "upstream")]
     pub(crate) upstream_key_file: Option<PathBuf>,
-    /// Address to listen on.
-    #[arg(long, default_value = "127.0.0.1:8000")]
-    pub(crate) addr: SocketAddr,
+    /// Where to listen: a name or an address, and a port.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8000", value_parser = host_and_port)]
+    pub(crate) addr: String,
     /// File with the bearer token that requests must carry: one line of 16 characters or more.
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
@@ -551,4 +506,24 @@ pub(crate) struct ManArgs {
     /// Directory for one page a command.
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
+}
+
+/// Refuses what names no place to listen on, before models are read.
+fn host_and_port(text: &str) -> Result<String, String> {
+    let found = text.to_socket_addrs().map(|mut found| found.next());
+    match found {
+        Ok(Some(_)) => Ok(text.to_owned()),
+        Ok(None) => Err("no address has this name".to_owned()),
+        Err(error) => Err(format!("{error}; give HOST:PORT, as in localhost:8000")),
+    }
+}
+
+/// Samples of a prompt: more are held in memory together than any machine has room for.
+fn sample_count(text: &str) -> Result<usize, String> {
+    const MOST: usize = 1 << 16;
+    match text.parse() {
+        Ok(count) if (1..=MOST).contains(&count) => Ok(count),
+        Ok(_) => Err(format!("must lie between 1 and {MOST}")),
+        Err(error) => Err(std::num::ParseIntError::to_string(&error)),
+    }
 }

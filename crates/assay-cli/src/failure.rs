@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use assay_irl::IrlError;
 use assay_lm::LmError;
 
+use crate::signals::{INTERRUPTED, Interrupted};
+
 /// The user's mistake: a file, a setting, an argument.
 const USER: u8 = 1;
 /// Ours: a number that is not finite, a gradient that is missing, an operation that fails.
@@ -33,6 +35,9 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
 }
 
 pub(crate) fn status(error: &anyhow::Error) -> u8 {
+    if error.is::<Interrupted>() {
+        return INTERRUPTED;
+    }
     let ours = error.chain().any(|cause| {
         let training = cause.downcast_ref::<IrlError>().is_some_and(|error| {
             matches!(

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
+use assay_irl::checkpoint;
 use assay_irl::policy_model::{PolicyModel, Trainable};
-use assay_irl::reward_model::RewardModel;
+use assay_irl::reward_model::{HEAD_FILE, RewardModel};
+use assay_irl::settings::Settings;
 use assay_lm::hub::{self, HubSettings};
 use assay_lm::{DeviceName, LanguageModel, Placement, PlacementSettings, Storage, peft};
 use assay_tasks::datasets::{DatasetFormat, DatasetSettings, Required, load_problems};
@@ -57,11 +59,43 @@ pub(crate) fn stored(
     Ok(model)
 }
 
+/// The settings of the run that a player's directory still lies in (`RUN/checkpoints/iter-N/reward`).
+pub(crate) fn settings_of_run(player: &Path) -> Result<Option<Settings>> {
+    let absolute = std::path::absolute(player)?;
+    let run = absolute.ancestors().nth(3);
+    let settings = run.map(|run| run.join("settings.toml"));
+    let Some(path) = settings.filter(|path| path.is_file()) else {
+        return Ok(None);
+    };
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let settings = Settings::from_toml(&text, &path.display().to_string())?;
+    Ok(Some(settings))
+}
+
+/// The base model that an adapter in `dir` names. A relative path that leads nowhere from here is tried from the directories above the
+/// adapter: that is where the run began.
+fn base_of(dir: &Path) -> Result<PathBuf> {
+    let named = PathBuf::from(peft::base_model(dir)?);
+    if named.as_os_str().is_empty() || named.exists() || named.is_absolute() {
+        return Ok(named);
+    }
+    let absolute = std::path::absolute(dir)?;
+    let mut found = absolute.ancestors().map(|above| above.join(&named));
+    Ok(found.find(|path| path.exists()).unwrap_or(named))
+}
+
 /// A policy: a model with or without an adapter; nothing of it is trained.
 pub(crate) fn policy(model: &LanguageModel, adapter: Option<&Path>) -> Result<PolicyModel> {
     let trainable = match adapter {
         Some(dir) => {
-            let loaded = peft::load(&locate(dir)?, model.transformer.config())?;
+            let path = locate(dir)?;
+            ensure!(
+                !path.join(HEAD_FILE).exists(),
+                "{} is a reward, not a policy",
+                dir.display()
+            );
+            let loaded = peft::load(&path, model.transformer.config())?;
             if loaded.is_on_other_weights(&model.transformer) {
                 message(&format!(
                     "warning: {} was trained on other weights than those that {} holds now",
@@ -87,10 +121,10 @@ pub(crate) fn reward(
     base: Option<&Path>,
     placement: &Placement,
 ) -> Result<(LanguageModel, RewardModel)> {
-    let dir = &locate(dir)?;
+    let dir = &reward_dir(locate(dir)?)?;
     let path = match base {
         Some(path) => path.to_owned(),
-        None => PathBuf::from(peft::base_model(dir)?),
+        None => base_of(dir)?,
     };
     ensure!(
         !path.as_os_str().is_empty(),
@@ -106,6 +140,37 @@ pub(crate) fn reward(
     })?;
     let reward = reward_on(&model, dir, base)?;
     Ok((model, reward))
+}
+
+/// The reward that a directory is or holds: a checkpoint has one, a run that of its newest checkpoint. Says which one is taken.
+pub(crate) fn reward_dir(dir: PathBuf) -> Result<PathBuf> {
+    if dir.join(peft::CONFIG_FILE).exists() {
+        let beside = dir.with_file_name("reward");
+        let is_policy = dir.ends_with("policy") && !dir.join(HEAD_FILE).exists();
+        ensure!(
+            !(is_policy && beside.exists()),
+            "{} is a policy, not a reward: {} is",
+            dir.display(),
+            beside.display()
+        );
+        return Ok(dir);
+    }
+    let newest = checkpoint::list(&dir)?
+        .pop()
+        .map(|(_, checkpoint)| checkpoint);
+    let held = [Some(dir.clone()), newest].into_iter().flatten();
+    let mut held = held.map(|checkpoint| checkpoint.join("reward"));
+    match held.find(|reward| reward.join(peft::CONFIG_FILE).exists()) {
+        Some(reward) => {
+            message(&format!(
+                "the reward of {} is {}",
+                dir.display(),
+                reward.display()
+            ))?;
+            Ok(reward)
+        }
+        None => Ok(dir),
+    }
 }
 
 /// A reward on its base model; other weights than it was trained on are refused unless `base` names them.

@@ -1,6 +1,7 @@
-//! Ctrl-C and SIGTERM: the first asks a run to stop after its iteration, the second ends the process at once.
+//! Ctrl-C and SIGTERM: the first asks long work to stop where it may go on later or keep what it has, the second ends the process at once.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,28 +12,56 @@ use signal_hook::flag;
 
 use crate::progress::Progress;
 
-/// Exit status after a second signal: 128 and the number of SIGINT.
-const INTERRUPTED: i32 = 130;
+/// Exit status of what a signal has cut short: 128 and the number of SIGINT.
+pub(crate) const INTERRUPTED: u8 = 130;
+
+/// Whether a signal has asked to stop.
+pub(crate) struct StopFlag(Arc<AtomicBool>);
+
+impl StopFlag {
+    /// Listens from now on; a second signal ends the process.
+    pub(crate) fn listen() -> io::Result<Self> {
+        let asked = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM] {
+            // In this order: the second signal finds the flag that the first one set.
+            flag::register_conditional_shutdown(signal, INTERRUPTED.into(), Arc::clone(&asked))?;
+            flag::register(signal, Arc::clone(&asked))?;
+        }
+        Ok(Self(asked))
+    }
+
+    pub(crate) fn is_raised(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Work that a signal cut short; what it has done is kept.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped after {done} of {all} {what}; {} holds them", .path.display())]
+pub(crate) struct Interrupted {
+    /// How much is there.
+    pub(crate) done: usize,
+    /// How much was asked for.
+    pub(crate) all: usize,
+    /// Of what.
+    pub(crate) what: &'static str,
+    /// Where it is.
+    pub(crate) path: PathBuf,
+}
 
 /// Progress of a run that a signal stops; none for a rank that stays silent.
 pub(crate) struct Stoppable {
     progress: Option<Progress>,
-    asked: Arc<AtomicBool>,
+    asked: StopFlag,
     told: bool,
 }
 
 impl Stoppable {
     /// Listens from now on.
     pub(crate) fn new(progress: Option<Progress>) -> io::Result<Self> {
-        let asked = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
-            // In this order: the second signal finds the flag that the first one set.
-            flag::register_conditional_shutdown(signal, INTERRUPTED, Arc::clone(&asked))?;
-            flag::register(signal, Arc::clone(&asked))?;
-        }
         Ok(Self {
             progress,
-            asked,
+            asked: StopFlag::listen()?,
             told: false,
         })
     }
@@ -74,6 +103,6 @@ impl Observer for Stoppable {
     }
 
     fn wants_stop(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
+        self.asked.is_raised()
     }
 }

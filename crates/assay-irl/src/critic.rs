@@ -353,14 +353,15 @@ impl<'m> Critic<'m> {
     }
 }
 
-/// Traces with tokens that fit, grouped by prompt in the order of first appearance; beside each group the places of its
+/// Traces with a prompt and tokens that fit, grouped by prompt in the order of first appearance; beside each group the places of its
 /// completions among the traces.
 fn grouped(traces: &[ScoredTrace], positions: usize) -> (Vec<Group>, Vec<Vec<usize>>) {
     let (mut groups, mut places) = (Vec::<Group>::new(), Vec::<Vec<usize>>::new());
     let mut known: HashMap<&[u32], usize> = HashMap::new();
     for (place, trace) in traces.iter().enumerate() {
         let tokens = trace.prompt_token_ids.len() + trace.token_ids.len();
-        if trace.token_ids.is_empty() || tokens > positions {
+        let empty = trace.prompt_token_ids.is_empty() || trace.token_ids.is_empty();
+        if empty || tokens > positions {
             continue;
         }
         let group = *known.entry(&trace.prompt_token_ids).or_insert_with(|| {

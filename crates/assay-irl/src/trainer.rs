@@ -7,6 +7,7 @@ pub mod discriminator;
 pub mod engine;
 pub mod evaluate;
 pub mod failure;
+mod health;
 mod lock;
 pub mod order;
 pub mod policy_phase;

@@ -8,6 +8,7 @@ mod cache;
 mod client;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -66,6 +67,8 @@ pub struct HubSettings {
     pub token: Option<String>,
     /// Whether only the cache is read.
     pub offline: bool,
+    /// The longest that one answer's body may take. A download goes on where it was cut as long as each answer brings something.
+    pub patience: Duration,
 }
 
 /// How far a download is.
@@ -152,6 +155,7 @@ impl HubSettings {
                 .map(|token| token.trim().to_owned())
                 .filter(|token| !token.is_empty()),
             offline,
+            patience: Duration::from_secs(600),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Writing tensors: a failure names the file.
 
 use std::collections::HashMap;
+use std::fs::{self, File, Permissions};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use candle_core::Tensor;
@@ -12,12 +14,32 @@ use crate::LmError;
 /// # Errors
 /// [`LmError::Io`] names the file, e.g. on a full disk.
 pub fn save_tensors(tensors: &HashMap<String, Tensor>, path: &Path) -> Result<(), LmError> {
-    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(tensors, Some(format), path).map_err(|source| LmError::Io {
+    let failed = |source| LmError::Io {
         action: "writing",
         path: path.to_owned(),
-        source: std::io::Error::other(source),
-    })
+        source,
+    };
+    let (permissions, is_new) = permissions(path).map_err(failed)?;
+    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let written = safetensors::serialize_to_file(tensors, Some(format), path)
+        .map_err(std::io::Error::other)
+        .and_then(|()| fs::set_permissions(path, permissions));
+    if written.is_err() && is_new {
+        let _ = fs::remove_file(path);
+    }
+    written.map_err(failed)
+}
+
+/// Who may read a file: what is so of the one that is there, else what is usual for a new one, which is then there, empty. The writer
+/// renames a temporary file over it that nobody else may read.
+fn permissions(path: &Path) -> std::io::Result<(Permissions, bool)> {
+    match File::create_new(path) {
+        Ok(file) => Ok((file.metadata()?.permissions(), true)),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            Ok((fs::metadata(path)?.permissions(), false))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
@@ -33,5 +55,21 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let error = save_tensors(&HashMap::new(), directory.path()).unwrap_err();
         assert!(std::error::Error::source(&error).is_some(), "{error}");
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn weights_may_be_read_by_whom_any_new_file_may() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+        let plain = directory.path().join("plain");
+        fs::write(&plain, "").unwrap();
+        let weights = directory.path().join("x.safetensors");
+        save_tensors(&HashMap::new(), &weights).unwrap();
+        assert_eq!(mode(&weights), mode(&plain));
+        fs::set_permissions(&weights, Permissions::from_mode(0o640)).unwrap();
+        save_tensors(&HashMap::new(), &weights).unwrap();
+        assert_eq!(mode(&weights) & 0o777, 0o640, "what the user has set stays");
     }
 }

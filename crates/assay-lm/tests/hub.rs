@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use assay_lm::LmError;
 use assay_lm::hub::{HubSettings, RepoName, fetch, locate};
@@ -26,6 +27,8 @@ struct World {
     commit: String,
     /// Breaks off this many downloads of files over 1000 bytes in the middle.
     breaks: usize,
+    /// Sends nothing more after this many bytes of files over 1000 bytes, and keeps the connection.
+    stalls_after: Option<usize>,
     /// Every request: method, path, range, token.
     asked: Vec<(String, String, String, String)>,
     ignores_ranges: bool,
@@ -68,6 +71,7 @@ impl Hub {
             cache: cache.path().to_owned(),
             token: Some("secret".to_owned()),
             offline: false,
+            patience: Duration::from_millis(500),
         };
         Self {
             world,
@@ -168,8 +172,10 @@ fn answer(stream: &TcpStream, world: &Mutex<World>) {
     let start: usize = start
         .filter(|_| !world.ignores_ranges)
         .map_or(0, |start| start.parse().unwrap());
-    if bytes.len() > 1000 && world.breaks > 0 {
-        world.breaks -= 1;
+    let stalls = world.stalls_after.filter(|_| bytes.len() > 1000);
+    if stalls.is_some() || bytes.len() > 1000 && world.breaks > 0 {
+        world.breaks = world.breaks.saturating_sub(1);
+        let sent = stalls.unwrap_or(400).min(bytes.len() - start);
         let status = match start {
             0 => "200 OK",
             _ => "206 Partial Content",
@@ -180,7 +186,11 @@ fn answer(stream: &TcpStream, world: &Mutex<World>) {
         );
         let mut stream = stream;
         stream.write_all(head.as_bytes()).unwrap();
-        stream.write_all(&bytes[start..start + 400]).unwrap();
+        stream.write_all(&bytes[start..start + sent]).unwrap();
+        drop(world);
+        if stalls.is_some() {
+            std::thread::sleep(Duration::from_secs(3));
+        }
         return;
     }
     match start {
@@ -268,6 +278,22 @@ fn a_download_that_breaks_off_goes_on_where_it_ended() {
         .map(|(_, _, range, _)| range.as_str())
         .collect();
     assert_eq!(ranges, ["", "bytes=400-", "bytes=800-"]);
+}
+
+#[test]
+fn a_download_that_stalls_is_cut_and_given_up_when_nothing_comes() {
+    let hub = model();
+    // Each answer brings some and stalls: slow, but it gets there.
+    hub.world.lock().unwrap().stalls_after = Some(large().len() / 5 + 1);
+    let path = hub.fetch("org/name").unwrap();
+    assert_eq!(fs::read(path.join("model.safetensors")).unwrap(), large());
+    let hub = model();
+    hub.world.lock().unwrap().stalls_after = Some(0);
+    let said = hub.refused("org/name");
+    assert!(
+        said.contains("model.safetensors") && said.contains("broke off after 0 bytes"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -427,6 +453,7 @@ fn a_cache_that_python_filled_is_read() {
         cache: cache.path().to_owned(),
         token: None,
         offline: true,
+        patience: Duration::from_secs(1),
     };
     let found = locate(Path::new("org/py"), &settings, &mut |_| ()).unwrap();
     assert_eq!(found, snapshot);

@@ -197,6 +197,9 @@ fn ensure_scorable(trace: &ScoredTrace, param: String, positions: usize) -> Resu
     if trace.token_ids.is_empty() && trace.text.trim().is_empty() {
         return Err(Refusal::field(param, "is empty"));
     }
+    if trace.prompt_token_ids.is_empty() {
+        return Err(Refusal::field(param, "has an empty question"));
+    }
     let tokens = trace.prompt_token_ids.len() + trace.token_ids.len();
     if trace.token_ids.is_empty() || tokens > positions {
         let message = match trace.token_ids.len() {

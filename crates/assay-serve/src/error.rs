@@ -1,7 +1,5 @@
 //! Why the service could not start or run. What a client is told is in [`crate::refusal`].
 
-use std::net::SocketAddr;
-
 use thiserror::Error;
 
 /// An error of this crate.
@@ -12,7 +10,7 @@ pub enum ServeError {
     #[error("cannot listen on {address}; choose another with --addr")]
     Bind {
         /// The address.
-        address: SocketAddr,
+        address: String,
         /// The operating system's reason.
         source: std::io::Error,
     },

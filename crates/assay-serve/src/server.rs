@@ -46,16 +46,19 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on an address; port 0 takes a free one.
+    /// Listens on `HOST:PORT`, a name or an address; port 0 takes a free one.
     ///
     /// # Errors
     /// [`ServeError::Bind`].
     pub fn bind(
-        address: SocketAddr,
+        address: &str,
         models: Models,
         settings: ServeSettings,
     ) -> Result<Self, ServeError> {
-        let failed = |source| ServeError::Bind { address, source };
+        let failed = |source| ServeError::Bind {
+            address: address.to_owned(),
+            source,
+        };
         let listener = TcpListener::bind(address).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;

@@ -3,8 +3,8 @@
 //! Numbers are written with the fewest digits that read back to the same f32. Files are written beside their
 //! destination and renamed, so a reader sees the old file or the whole new one.
 
-use std::fs::{self, File};
-use std::io::{BufReader, BufWriter, Write};
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -14,6 +14,9 @@ use tempfile::NamedTempFile;
 use crate::TasksError;
 use crate::lines::Lines;
 use crate::trace::ScoredTrace;
+
+/// Largest file of step traces.
+const MOST_BYTES: u64 = 1 << 30;
 
 /// A trace cut into steps, with the index of the first wrong one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,12 +176,25 @@ pub fn read_foreign_traces(path: &Path) -> Result<Vec<ScoredTrace>, TasksError> 
     Ok(traces)
 }
 
+/// A file that is read at once, of bounded size.
+fn read_whole(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = File::open(path)?.take(MOST_BYTES + 1);
+    BufReader::new(read).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > MOST_BYTES {
+        true => Err(std::io::Error::other(format!(
+            "larger than the {MOST_BYTES} bytes that such a file may have"
+        ))),
+        false => Ok(bytes),
+    }
+}
+
 /// Reads step traces: a JSON array as ProcessBench publishes it, or the same records one a line.
 ///
 /// # Errors
 /// [`TasksError::Read`], [`TasksError::Json`]; [`TasksError::Column`] for a label that names no step.
 pub fn read_step_traces(path: &Path) -> Result<Vec<StepTrace>, TasksError> {
-    let bytes = fs::read(path).map_err(|source| TasksError::Read {
+    let bytes = read_whole(path).map_err(|source| TasksError::Read {
         path: path.to_owned(),
         source,
     })?;
@@ -327,10 +343,22 @@ pub(crate) fn parse_trace(
     number: usize,
     line: &str,
 ) -> Result<ScoredTrace, TasksError> {
-    let trace: ScoredTrace = serde_json::from_str(line).map_err(|source| TasksError::Json {
-        path: path.to_owned(),
-        line: number,
-        source,
+    let trace: ScoredTrace = serde_json::from_str(line).map_err(|source| {
+        let foreign = serde_json::from_str::<Value>(line)
+            .is_ok_and(|value| value.is_object() && value.get("token_ids").is_none());
+        match foreign {
+            true => TasksError::Column {
+                path: path.to_owned(),
+                line: number,
+                column: "token_ids".to_owned(),
+                problem: "is missing: no reward has read these traces, `assay score` makes one read them",
+            },
+            false => TasksError::Json {
+                path: path.to_owned(),
+                line: number,
+                source,
+            },
+        }
     })?;
     check_trace(&trace, &format!("{}:{number}", path.display()))?;
     Ok(trace)
@@ -433,6 +461,8 @@ fn temporary_beside(path: &Path) -> std::io::Result<NamedTempFile> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use proptest::prelude::*;
 
     use super::*;

@@ -5,15 +5,18 @@ use std::io::Write;
 use anyhow::{Context, Result};
 use assay_evals::calibration::{CALIBRATION_FILE, Calibration};
 use assay_evals::evaluation::EvalSettings;
+use assay_irl::reward_model::HEAD_FILE;
+use assay_lm::peft::CONFIG_FILE;
 
 use crate::args::CalibrateArgs;
 use crate::commands::eval::read;
 
 /// Runs the command.
 pub(crate) fn run(args: &CalibrateArgs) -> Result<()> {
+    let is_reward = [HEAD_FILE, CONFIG_FILE].map(|file| args.reward.join(file).is_file());
     anyhow::ensure!(
-        args.reward.is_dir(),
-        "{} is no directory: name the reward that scored the traces",
+        is_reward.contains(&true),
+        "{} is no reward's directory: name the one that scored the traces",
         args.reward.display()
     );
     let name = args.traces.file_name().unwrap_or(args.traces.as_os_str());

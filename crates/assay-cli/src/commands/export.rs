@@ -138,6 +138,10 @@ fn whole(args: &ExportArgs, fill: impl FnOnce(&Run, &Path) -> Result<Value>) -> 
 
 /// The run's metrics as TensorBoard reads them.
 fn events(args: &ExportArgs) -> Result<Value> {
+    ensure!(
+        args.checkpoint.is_none(),
+        "--checkpoint picks weights; the event file is of the whole run"
+    );
     let path = args.run.join("metrics.jsonl");
     let rows = metrics::read(&path)?;
     ensure!(!rows.is_empty(), "{} holds no iteration", path.display());

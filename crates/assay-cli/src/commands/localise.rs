@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use assay_evals::localisation::{Predictor, localise};
 use assay_evals::processbench::{StepCase, StepScore, chance_summary, cross_fitted_summary};
 use assay_evals::statistics::BootstrapSettings;
 use assay_evals::summary::Summary;
 use assay_irl::critic::{Beside, Critic, ScoredSteps};
-use assay_irl::settings::Settings;
 use assay_tasks::datasets::Required;
 use assay_tasks::perturbations::{Perturbation, Registry};
 use assay_tasks::trace::ScoredTrace;
@@ -92,18 +91,8 @@ fn injected(args: &LocaliseArgs) -> Result<Summary> {
 
 /// The kinds of errors a reward was trained on, where it still lies in its run (`RUN/checkpoints/iter-N/reward`).
 fn trained_kinds(reward: &Path) -> Result<Option<Vec<Perturbation>>> {
-    let absolute = std::path::absolute(reward)?;
-    let settings = absolute
-        .ancestors()
-        .nth(3)
-        .map(|run| run.join("settings.toml"));
-    let Some(path) = settings.filter(|path| path.is_file()) else {
-        return Ok(None);
-    };
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    let settings = Settings::from_toml(&text, &path.display().to_string())?;
-    Ok(Some(settings.reward.perturbations.kinds))
+    let settings = open::settings_of_run(reward)?;
+    Ok(settings.map(|settings| settings.reward.perturbations.kinds))
 }
 
 fn steps(args: &LocaliseArgs) -> Result<Summary> {
@@ -124,6 +113,14 @@ fn steps(args: &LocaliseArgs) -> Result<Summary> {
         progress.set(done, limit, "")
     })?;
     progress.finish();
+    let wrong = traces[..limit].iter().filter(|trace| trace.label.is_some());
+    let wrong = wrong.count();
+    if wrong == 0 || wrong == limit {
+        let class = if wrong == 0 { "right" } else { "wrong" };
+        message(&format!(
+            "all {limit} traces are {class} ones: no threshold can be chosen, so there is no F1"
+        ))?;
+    }
     let settings = BootstrapSettings::default();
     let rewards = step_cases(&traces, &scored, |trace| trace.token_rewards.clone());
     let logprobs = step_cases(&traces, &scored, |trace| {

@@ -12,7 +12,7 @@ mod stages;
 use std::io::Write;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use assay_irl::settings::{HeadSettings, Settings};
 
 use crate::args::{Head, QuickstartArgs};
@@ -27,7 +27,13 @@ const BASE: &str = include_str!("../../../../configs/base.toml");
 pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
     let started = Instant::now();
     let settings = settings(args)?;
-    std::fs::create_dir_all(&args.out)?;
+    ensure!(
+        !args.out.join("settings.toml").exists(),
+        "{} holds a training run; choose another --out",
+        args.out.display()
+    );
+    std::fs::create_dir_all(&args.out)
+        .with_context(|| format!("cannot make the directory {}", args.out.display()))?;
     let stages = Stages::new(&settings, &args.out)?;
     message(&format!(
         "task: {} demonstrations, {} test problems, disjoint; e.g. {}",

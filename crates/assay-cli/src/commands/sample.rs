@@ -2,13 +2,11 @@
 
 use std::io::Write;
 
-use anyhow::{Result, ensure};
-use assay_irl::encode::{Encoder, TokenLimits};
+use anyhow::{Result, bail};
+use assay_irl::encode::Encoder;
 use assay_irl::policy_model::PolicyModel;
 use assay_irl::trainer::evaluate::{EvaluationPlan, sample_problems};
-use assay_lm::draw::SamplingSettings;
 use assay_lm::sampling::SamplingLimits;
-use assay_tasks::datasets::Required;
 use assay_tasks::problem::Problem;
 use assay_tasks::prompts::PromptSettings;
 use assay_tasks::trace::ScoredTrace;
@@ -18,15 +16,19 @@ use serde_json::json;
 use crate::args::SampleArgs;
 use crate::open;
 use crate::progress::Progress;
+use crate::signals::{Interrupted, StopFlag};
 
-/// Problems sampled together: their traces are in memory at a time.
+/// Problems sampled together: their traces are in memory at a time, and a signal waits for them.
 const CHUNK: usize = 16;
 
 /// What was sampled so far.
 #[derive(Default)]
 struct Tally {
+    problems: usize,
     traces: usize,
     tokens: usize,
+    /// Traces in which no answer could be read.
+    unanswered: usize,
     /// Traces of problems with a gold answer.
     known: usize,
     right: usize,
@@ -34,41 +36,36 @@ struct Tally {
 
 /// Runs the command.
 pub(crate) fn run(args: &SampleArgs) -> Result<()> {
-    ensure!(args.samples > 0, "--samples must be at least 1");
-    ensure!(args.max_tokens > 0, "--max-tokens must be at least 1");
-    ensure!(args.batch > 0, "--batch must be at least 1");
-    open::ensure_output(&args.out, &[&args.problems])?;
-    let problems = open::problems(
-        (&args.problems, args.format),
-        args.limit,
-        Required::Question,
-    )?;
-    let mut writer = TraceWriter::create(&args.out)?;
+    let (problems, mut writer) = args.draw.open()?;
     let model = open::model(&args.model, &args.compute.placement()?)?;
     let policy = open::policy(&model, args.adapter.as_deref())?;
-    let prompt = PromptSettings {
-        style: args.style.into(),
-        ..PromptSettings::default()
-    };
-    let positions = model.transformer.config().max_positions;
-    ensure!(
-        args.max_tokens < positions,
-        "--max-tokens {} leaves no room for a prompt: the model has {positions} positions",
-        args.max_tokens
-    );
-    let limits = TokenLimits {
-        prompt: positions - args.max_tokens,
-        completion: args.max_tokens,
-    };
+    let prompt = prompt(args)?;
+    let (limits, stop) = args.draw.limits(&model)?;
     let encoder = Encoder::new(&model, &prompt, limits);
-    let stop = SamplingLimits {
-        max_new_tokens: args.max_tokens,
-        stop_tokens: vec![model.end_of_turn()],
-        max_sequences: args.batch,
-    };
     let tally = sample(args, (&policy, &encoder), &problems, &stop, &mut writer)?;
     writer.finish()?;
+    if tally.problems < problems.len() {
+        bail!(Interrupted {
+            done: tally.problems,
+            all: problems.len(),
+            what: "problems",
+            path: args.draw.out.clone(),
+        });
+    }
     print(&tally, problems.len(), args)
+}
+
+/// How prompts are written: the style asked for, else what the adapter's run used.
+fn prompt(args: &SampleArgs) -> Result<PromptSettings> {
+    if let Some(style) = args.style {
+        return Ok(PromptSettings {
+            style: style.into(),
+            ..PromptSettings::default()
+        });
+    }
+    let adapter = args.adapter.as_deref();
+    let run = adapter.map(open::settings_of_run).transpose()?.flatten();
+    Ok(run.map_or_else(PromptSettings::default, |run| run.prompt))
 }
 
 fn sample(
@@ -78,17 +75,13 @@ fn sample(
     stop: &SamplingLimits,
     writer: &mut TraceWriter,
 ) -> Result<Tally> {
-    let draw = SamplingSettings {
-        temperature: args.temperature,
-        top_p: args.top_p,
-        top_k: args.top_k,
-    };
-    draw.validate()?;
+    let draw = args.draw.distribution()?;
     let named = args.adapter.as_ref().unwrap_or(&args.model);
     let generator = match &args.generator {
         Some(name) => name.clone(),
         None => named.display().to_string(),
     };
+    let flag = StopFlag::listen()?;
     let mut progress = Progress::new("sample", problems.len());
     let mut tally = Tally::default();
     for (index, chunk) in problems.chunks(CHUNK).enumerate() {
@@ -96,7 +89,7 @@ fn sample(
             draw: &draw,
             limits: stop,
             samples: args.samples,
-            seed: args.seed,
+            seed: args.draw.seed,
             first_problem: index * CHUNK,
             generator: &generator,
         };
@@ -104,10 +97,14 @@ fn sample(
             tally.add(&trace);
             writer.write(&trace)?;
         }
+        tally.problems += chunk.len();
         let text = tally
             .accuracy()
             .map_or(String::new(), |accuracy| format!("accuracy {accuracy:.3}"));
-        progress.set(index * CHUNK + chunk.len(), problems.len(), &text);
+        progress.set(tally.problems, problems.len(), &text);
+        if flag.is_raised() {
+            break;
+        }
     }
     progress.finish();
     Ok(tally)
@@ -117,6 +114,7 @@ impl Tally {
     fn add(&mut self, trace: &ScoredTrace) {
         self.traces += 1;
         self.tokens += trace.token_ids.len();
+        self.unanswered += usize::from(trace.predicted_answer.is_none());
         self.known += usize::from(trace.correct.is_some());
         self.right += usize::from(trace.correct == Some(true));
     }
@@ -131,14 +129,14 @@ fn print(tally: &Tally, problems: usize, args: &SampleArgs) -> Result<()> {
     let Tally {
         traces,
         tokens,
+        unanswered,
         known,
         ..
     } = tally;
     let mut out = std::io::stdout();
     if args.json {
         let accuracy = tally.accuracy();
-        let counts =
-            json!({ "traces": traces, "tokens": tokens, "known": known, "accuracy": accuracy });
+        let counts = json!({ "traces": traces, "tokens": tokens, "unanswered": unanswered, "known": known, "accuracy": accuracy });
         writeln!(out, "{counts}")?;
         return Ok(());
     }
@@ -147,7 +145,7 @@ fn print(tally: &Tally, problems: usize, args: &SampleArgs) -> Result<()> {
     });
     writeln!(
         out,
-        "{traces} traces of {problems} problems, {tokens} tokens{accuracy}"
+        "{traces} traces of {problems} problems, {unanswered} without an answer that can be read, {tokens} tokens{accuracy}"
     )?;
     Ok(())
 }

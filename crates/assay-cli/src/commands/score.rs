@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use assay_evals::calibration::PROBABILITY;
 use assay_irl::critic::{Beside, Critic, ScoreReport};
 use assay_lm::LanguageModel;
@@ -15,6 +15,10 @@ use crate::args::ScoreArgs;
 use crate::commands::eval::stored_calibration;
 use crate::open::{self, Traces};
 use crate::progress::Progress;
+use crate::signals::{Interrupted, StopFlag};
+
+/// Traces scored together; a signal waits for them.
+const CHUNK: usize = 1024;
 
 /// Runs the command.
 pub(crate) fn run(args: &ScoreArgs) -> Result<()> {
@@ -28,13 +32,14 @@ pub(crate) fn run(args: &ScoreArgs) -> Result<()> {
         "{} holds no trace",
         args.traces.display()
     );
+    let dir = open::reward_dir(open::locate(&args.reward)?)?;
     let calibration = match args.calibrated {
-        true => Some(stored_calibration(&args.reward)?),
+        true => Some(stored_calibration(&dir)?),
         false => None,
     };
     let mut writer = TraceWriter::create(&args.out)?;
     let placement = args.compute.placement()?;
-    let (model, reward) = open::reward(&args.reward, args.model.as_deref(), &placement)?;
+    let (model, reward) = open::reward(&dir, args.model.as_deref(), &placement)?;
     let other = match args.policy.as_deref() {
         Some(path) if path != Path::new(&model.name) => Some(open::model(path, &placement)?),
         _ => None,
@@ -55,19 +60,36 @@ pub(crate) fn run(args: &ScoreArgs) -> Result<()> {
     });
     let critic = Critic::new(&reward, &model, args.token_budget);
     let all = traces.len();
+    let flag = StopFlag::listen()?;
     let mut progress = Progress::new("score", all);
-    let report = critic.score_watched(&mut traces, beside, |done| progress.set(done, all, ""))?;
-    progress.finish();
-    for trace in &mut traces {
-        let probability = calibration.as_ref().and_then(|c| c.probability(trace));
-        if let Some(probability) = probability {
-            trace
-                .scores
-                .insert(PROBABILITY.to_owned(), probability as f32);
+    let (mut report, mut done) = (ScoreReport::default(), 0);
+    for chunk in traces.chunks_mut(CHUNK) {
+        let own =
+            critic.score_watched(chunk, beside, |scored| progress.set(done + scored, all, ""))?;
+        report.scored += own.scored;
+        report.unscored += own.unscored;
+        report.encoded_again += own.encoded_again;
+        for trace in chunk.iter_mut() {
+            let probability = calibration.as_ref().and_then(|c| c.probability(trace));
+            let named = probability.map(|p| (PROBABILITY.to_owned(), p as f32));
+            trace.scores.extend(named);
+            writer.write(trace)?;
         }
-        writer.write(trace)?;
+        done += chunk.len();
+        if flag.is_raised() {
+            break;
+        }
     }
+    progress.finish();
     writer.finish()?;
+    if done < all {
+        bail!(Interrupted {
+            done,
+            all,
+            what: "traces",
+            path: args.out.clone(),
+        });
+    }
     print(&report, args)
 }
 
@@ -86,7 +108,7 @@ fn print(report: &ScoreReport, args: &ScoreArgs) -> Result<()> {
     }
     writeln!(
         out,
-        "{scored} traces scored, {unscored} left without rewards (empty, or longer than the model reads)"
+        "{scored} traces scored, {unscored} left without rewards (empty, without a question, or longer than the model reads)"
     )?;
     if encoded_again > 0 {
         writeln!(

@@ -2,14 +2,12 @@
 
 use std::io::Write;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use assay_evals::scores::TraceScore;
 use assay_irl::critic::Critic;
-use assay_irl::encode::{Encoder, TokenLimits};
+use assay_irl::encode::Encoder;
 use assay_irl::search::{SearchOutcome, SearchPlan, Searcher};
-use assay_lm::draw::SamplingSettings;
 use assay_lm::sampling::SamplingLimits;
-use assay_tasks::datasets::Required;
 use assay_tasks::problem::Problem;
 use assay_tasks::trace_io::TraceWriter;
 use serde_json::json;
@@ -17,6 +15,7 @@ use serde_json::json;
 use crate::args::SearchArgs;
 use crate::open;
 use crate::progress::Progress;
+use crate::signals::{Interrupted, StopFlag};
 
 /// Problems searched together: their prefixes are in memory at a time.
 const CHUNK: usize = 16;
@@ -24,6 +23,7 @@ const CHUNK: usize = 16;
 /// What was found, in numbers.
 #[derive(Default)]
 struct Counts {
+    problems: usize,
     candidates: usize,
     generated_tokens: usize,
     scored_tokens: usize,
@@ -32,45 +32,32 @@ struct Counts {
 /// Runs the command.
 pub(crate) fn run(args: &SearchArgs) -> Result<()> {
     let score = validated(args)?;
-    let problems = open::problems(
-        (&args.problems, args.format),
-        args.limit,
-        Required::Question,
-    )?;
-    let mut writer = TraceWriter::create(&args.out)?;
+    let (problems, mut writer) = args.draw.open()?;
     let (model, reward) = open::reward(
         &args.reward,
         args.model.as_deref(),
         &args.compute.placement()?,
     )?;
     let policy = open::policy(&model, args.adapter.as_deref())?;
-    let positions = model.transformer.config().max_positions;
-    ensure!(
-        args.max_tokens < positions,
-        "--max-tokens {} leaves no room for a prompt: the model has {positions} positions",
-        args.max_tokens
-    );
-    let limits = TokenLimits {
-        prompt: positions - args.max_tokens,
-        completion: args.max_tokens,
-    };
+    let (limits, stop) = args.draw.limits(&model)?;
     let encoder = Encoder::new(&model, &reward.scoring.prompt, limits);
     let critic = Critic::new(&reward, &model, args.token_budget);
     let searcher = Searcher::new(&policy, &critic, &encoder, &model);
-    let stop = SamplingLimits {
-        max_new_tokens: args.max_tokens,
-        stop_tokens: vec![model.end_of_turn()],
-        max_sequences: args.batch,
-    };
     let counts = search(args, (&searcher, score), &problems, &stop, &mut writer)?;
     writer.finish()?;
-    print(&counts, problems.len(), args)
+    if counts.problems < problems.len() {
+        bail!(Interrupted {
+            done: counts.problems,
+            all: problems.len(),
+            what: "problems",
+            path: args.draw.out.clone(),
+        });
+    }
+    print(&counts, args)
 }
 
 /// The prefix score, when all numbers make sense.
 fn validated(args: &SearchArgs) -> Result<TraceScore> {
-    ensure!(args.max_tokens > 0, "--max-tokens must be at least 1");
-    ensure!(args.batch > 0, "--batch must be at least 1");
     ensure!(
         args.width > 0 && args.samples > 0 && args.samples.is_multiple_of(args.width),
         "--samples {} must be a positive multiple of --width {}",
@@ -93,11 +80,8 @@ fn search(
     stop: &SamplingLimits,
     writer: &mut TraceWriter,
 ) -> Result<Counts> {
-    let draw = SamplingSettings {
-        temperature: args.temperature,
-        ..SamplingSettings::default()
-    };
-    draw.validate()?;
+    let draw = args.draw.distribution()?;
+    let flag = StopFlag::listen()?;
     let mut progress = Progress::new("search", problems.len());
     let mut counts = Counts::default();
     for (index, chunk) in problems.chunks(CHUNK).enumerate() {
@@ -108,7 +92,7 @@ fn search(
             score,
             draw: &draw,
             limits: stop,
-            seed: args.seed,
+            seed: args.draw.seed,
             first_problem: index * CHUNK,
             generator: args.strategy.name(),
         };
@@ -117,7 +101,11 @@ fn search(
         for trace in &found.traces {
             writer.write(trace)?;
         }
-        progress.set(index * CHUNK + chunk.len(), problems.len(), "");
+        counts.problems += chunk.len();
+        progress.set(counts.problems, problems.len(), "");
+        if flag.is_raised() {
+            break;
+        }
     }
     progress.finish();
     Ok(counts)
@@ -131,8 +119,9 @@ impl Counts {
     }
 }
 
-fn print(counts: &Counts, problems: usize, args: &SearchArgs) -> Result<()> {
+fn print(counts: &Counts, args: &SearchArgs) -> Result<()> {
     let Counts {
+        problems,
         candidates,
         generated_tokens,
         scored_tokens,
@@ -148,7 +137,7 @@ fn print(counts: &Counts, problems: usize, args: &SearchArgs) -> Result<()> {
         out,
         "{candidates} candidates of {problems} problems: {generated_tokens} tokens generated, {scored_tokens} scored\n\
          choose among them: assay select --traces {} --score {}",
-        args.out.display(),
+        args.draw.out.display(),
         args.score
     )?;
     Ok(())

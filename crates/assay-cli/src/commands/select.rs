@@ -1,6 +1,6 @@
 //! `assay select`: the accuracy of choosing among each problem's traces.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use assay_evals::selection::Selector;
 use assay_evals::summary::Summary;
 
@@ -23,6 +23,19 @@ pub(crate) fn run(args: &SelectArgs) -> Result<()> {
         if chosen || wanted.is_none() && name.starts_with("budget.") {
             summary.insert(name, *estimate);
         }
+    }
+    let others = evaluation.summary.iter();
+    if let (Some(selector), true) = (wanted, summary.is_empty())
+        && others
+            .into_iter()
+            .any(|(name, _)| name.starts_with("select."))
+    {
+        bail!(
+            "{} lacks what `{}` chooses by: rewards come from `assay score --reward`, log-probabilities from its --policy, \
+             fitted weights from --calibration",
+            args.traces.display(),
+            selector.name()
+        );
     }
     ensure!(
         !summary.is_empty(),

@@ -72,7 +72,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     let names: Vec<&str> = rewards.iter().map(|reward| reward.name.as_str()).collect();
     let names = names.join(", ");
     let models = Models::new(rewards, generator, score)?;
-    let server = Server::bind(args.addr, models, settings)?;
+    let server = Server::bind(&args.addr, models, settings)?;
     let address = server.address();
     message(&format!(
         "serving {names} on http://{address} (viewer at /, description at /openapi.json)"
@@ -96,7 +96,7 @@ fn rewards(args: &ServeArgs, bases: &mut Bases) -> Result<Vec<ServedReward>> {
             _ if index == 0 => ("reward".to_owned(), given.as_str()),
             _ => (format!("reward-{}", index + 1), given.as_str()),
         };
-        let dir = &open::locate(Path::new(dir))?;
+        let dir = &open::reward_dir(open::locate(Path::new(dir))?)?;
         let path = match &args.model {
             Some(path) => path.clone(),
             None => PathBuf::from(peft::base_model(dir)?),

@@ -64,6 +64,13 @@ fn train_together(
     say(ranks, &format!("memory: {memory}"))?;
     memory.check(&placement.device)?;
     let models = Models::open(settings, &placement)?;
+    let positions = models.policy.transformer.config().max_positions;
+    let completion = settings.sampling.max_completion_tokens;
+    ensure!(
+        completion < positions,
+        "sampling.max_completion_tokens = {completion} leaves no room for a prompt: the model has {positions} positions"
+    );
+    hints(args, (settings, out), ranks)?;
     let data = (train_problems.as_slice(), validation.as_slice());
     let mut inputs = models.inputs(kind(args.trainer), settings, data);
     inputs.ranks = ranks;
@@ -81,6 +88,32 @@ fn train_together(
         writeln!(std::io::stdout(), "{metrics}")?;
     }
     say_ending(ranks, &trained, out)
+}
+
+/// What may not be meant.
+fn hints(
+    args: &TrainArgs,
+    (settings, out): (&Settings, &Path),
+    ranks: &dyn Collective,
+) -> Result<()> {
+    let warmup = settings.reward.schedule.warmup_iterations;
+    let iterations = settings.run.iterations;
+    if matches!(args.trainer, Trainer::Airl) && iterations <= warmup {
+        say(
+            ranks,
+            &format!(
+                "note: the reward alone will be trained: run.iterations = {iterations} do not go beyond \
+                 reward.schedule.warmup_iterations = {warmup}"
+            ),
+        )?;
+    }
+    if args.resume && !out.join("settings.toml").exists() {
+        say(
+            ranks,
+            &format!("note: there is no run in {} yet: it begins", out.display()),
+        )?;
+    }
+    Ok(())
 }
 
 /// A line of the rank that speaks for all.

@@ -6,5 +6,6 @@ mod architecture;
 mod commands;
 mod interop;
 mod looking;
+mod mistaken;
 mod odd_inputs;
 mod reliability;

@@ -118,7 +118,7 @@ fn odd_inputs_are_named() {
         ),
         (
             format!("{sample} short.gguf --samples 0"),
-            "--samples must be at least 1",
+            "must lie between 1 and 65536",
         ),
         (
             format!("{sample} short.gguf --batch 0"),

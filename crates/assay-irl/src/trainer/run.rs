@@ -21,6 +21,7 @@ use super::discriminator::{Discriminator, DiscriminatorBatch};
 use super::engine::RolloutServer;
 use super::evaluate::{EvaluationPlan, sample_problems};
 use super::failure::{Batch, FailedPart, Origin, Seen};
+use super::health;
 use super::policy_phase::{
     PolicyOptimiser, no_rewards, policy_groups, sample_rows, token_rewards, update_policy,
 };
@@ -155,6 +156,9 @@ pub fn train(
         }
         observer.iteration(&metrics, total);
         done += 1;
+        if done == total {
+            health::check(&run, done)?;
+        }
         if run.is_due(&metrics) {
             keep(&run, record.as_ref(), done)?;
             saved = done;
@@ -325,7 +329,8 @@ impl<'i> Run<'i> {
         let run = &self.inputs.settings.run;
         let last = iteration + 1 == self.total();
         if run.eval_every > 0 && (last || (iteration + 1).is_multiple_of(run.eval_every)) {
-            self.measure(&mut metrics, observer)?;
+            self.measure(&mut metrics, observer)
+                .map_err(|error| health::in_evaluation(error, iteration))?;
         }
         for text in self.relief.describe(relieved, &mut metrics)? {
             observer.note(&text);

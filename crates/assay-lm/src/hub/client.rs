@@ -21,7 +21,7 @@ use crate::LmError;
 
 /// The largest listing that is read.
 const MOST_LISTING_BYTES: u64 = 32 << 20;
-/// Tries of a download that breaks off; each goes on where the last one ended.
+/// Tries of a download that breaks off without having brought anything; each goes on where the last one ended.
 const TRIES: usize = 3;
 const TIMEOUT: Duration = Duration::from_secs(30);
 const REDIRECTS: usize = 3;
@@ -85,6 +85,7 @@ impl Client {
                 .user_agent(concat!("assay/", env!("CARGO_PKG_VERSION")))
                 .timeout_connect(Some(TIMEOUT))
                 .timeout_recv_response(Some(TIMEOUT))
+                .timeout_recv_body(Some(settings.patience))
         };
         let follows = config().redirect_auth_headers(RedirectAuthHeaders::SameHost);
         let (api, prefix) = match kind {
@@ -189,9 +190,12 @@ impl Client {
         if blob.exists() {
             return Ok(());
         }
-        let mut tries = 1;
+        let length = |file: &File| file.metadata().map_or(0, |found| found.len());
+        let (mut tries, mut most) = (1, length(&file));
         while let Err(error) = self.go_on(remote, &mut file, watch) {
-            tries += 1;
+            let now = length(&file);
+            tries = if now > most { 1 } else { tries + 1 };
+            most = most.max(now);
             if tries > TRIES {
                 return Err(error);
             }

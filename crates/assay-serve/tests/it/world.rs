@@ -139,8 +139,7 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn new(models: Models, settings: ServeSettings) -> Self {
-        let free = "127.0.0.1:0".parse().unwrap();
-        let server = Server::bind(free, models, settings).unwrap();
+        let server = Server::bind("localhost:0", models, settings).unwrap();
         let address = server.address();
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::spawn(move || {

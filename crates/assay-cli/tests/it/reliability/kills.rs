@@ -1,12 +1,16 @@
 //! SIGKILL at any moment, again and again; SIGINT and SIGTERM; two processes on one directory.
 
 use std::io::Read;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use assay_irl::metrics::read;
 use assay_tasks::random::Stream;
+use assay_tasks::trace_io::read_traces;
+use serde_json::json;
 
 use super::{Lab, Outcome, TOTAL, row, signal, wait_until};
+use crate::commands::{World, problem_lines};
 
 /// How the moment of a kill is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -192,5 +196,61 @@ fn a_directory_belongs_to_one_process_until_it_dies() {
     row(
         "a second process on a run directory: refused; the lock dies with its holder",
         3,
+    );
+}
+
+/// Sampling and scoring have no checkpoint: what is done when the signal comes is what there is.
+#[test]
+fn a_signal_keeps_what_was_sampled_and_scored() {
+    let world = World::new();
+    let (problems, lines) = problem_lines(3000);
+    std::fs::write(world.path("many.jsonl"), lines).unwrap();
+    let mut records = Vec::new();
+    for (index, problem) in problems.iter().enumerate() {
+        let text = format!("{}\n#### 1", problem.demonstration.as_deref().unwrap()).repeat(2);
+        records.extend((0..8).map(|_| {
+            json!({ "id": index.to_string(), "question": problem.question, "answer": "1", "text": text })
+        }));
+    }
+    world.write("foreign.jsonl", &records);
+    let sample = "sample --model model --problems many.jsonl --samples 8 --max-tokens 100 --style plain --out a.jsonl";
+    let score = "score --reward reward --traces foreign.jsonl --out b.jsonl";
+    for (command, out, chunk) in [(sample, "a.jsonl", 128), (score, "b.jsonl", 1024)] {
+        let directory = world.path(out).parent().unwrap().to_owned();
+        let unfinished = || -> Vec<u64> {
+            let entries = std::fs::read_dir(&directory).unwrap().flatten();
+            let hidden = entries.filter(|e| e.file_name().to_string_lossy().starts_with('.'));
+            hidden
+                .map(|e| e.metadata().map_or(0, |m| m.len()))
+                .collect()
+        };
+        let mut child = Command::new(env!("CARGO_BIN_EXE_assay"))
+            .current_dir(&directory)
+            .args(command.split_whitespace())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        wait_until(|| unfinished().iter().any(|&bytes| bytes > 0));
+        signal(&child, "INT");
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{command}");
+        let mut said = String::new();
+        child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut said)
+            .unwrap();
+        assert!(said.contains("stopped after"), "{said}");
+        let traces = read_traces(&world.path(out)).unwrap().len();
+        assert!(
+            traces > 0 && traces < records.len() && traces.is_multiple_of(chunk),
+            "{traces}"
+        );
+        assert!(unfinished().is_empty());
+    }
+    row(
+        "SIGINT while sampling or scoring: what was done is kept, exit 130",
+        2,
     );
 }

@@ -128,6 +128,36 @@ fn a_number_that_is_not_finite_names_its_trace_and_keeps_the_batch() {
 }
 
 #[test]
+fn a_last_update_that_diverges_is_no_success() {
+    let lab = Lab::new();
+    let rate = "policy.optimiser.learning_rate=1e30";
+    // One game iteration after the warm-up: no update follows that would tell.
+    for (out, every, place) in [
+        ("unseen", "run.eval_every=0", "the policy after iteration"),
+        (
+            "measured",
+            "run.eval_every=1",
+            "the policy's logits after iteration",
+        ),
+    ] {
+        let alone = ["run.iterations=2", "policy.updates_per_iteration=1"];
+        let more = [rate, every, alone[0], alone[1]].map(|setting| ["--set", setting]);
+        let more = more.concat();
+        let output = lab.run(out, &more);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(
+            said.contains(place) && said.contains("the last update diverged"),
+            "{said}"
+        );
+    }
+    row(
+        "a last update that diverges: named, the checkpoint before is intact",
+        2,
+    );
+}
+
+#[test]
 fn a_run_without_failures_has_nothing_to_replay() {
     let lab = Lab::new();
     fs::create_dir(lab.path("run")).unwrap();

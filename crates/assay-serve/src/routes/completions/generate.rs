@@ -260,6 +260,9 @@ async fn local(
     let stops = take_stops(&mut fields)?;
     fields.finish(&HARMLESS)?;
     let prompt = encode_prompt(app, options.reward, asked).await?;
+    if prompt.is_empty() {
+        return Err(Refusal::field("prompt", "is empty"));
+    }
     let positions = served.model.transformer.config().max_positions;
     let room = positions.saturating_sub(prompt.len());
     if room == 0 || wanted.is_some_and(|tokens| tokens > room) {
