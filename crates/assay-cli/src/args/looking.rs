@@ -2,11 +2,31 @@
 
 use std::path::PathBuf;
 
+use assay_evals::evaluation::GroupBy;
 use assay_tasks::datasets::DatasetFormat;
 use clap::{Args, ValueEnum};
 
 use super::{ComputeArgs, dataset_format};
 
+/// What a choice is made among.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Among {
+    /// The traces that one generator wrote for a problem.
+    Generator,
+    /// All traces of a problem, whoever wrote them.
+    Problem,
+}
+
+impl From<Among> for GroupBy {
+    fn from(among: Among) -> Self {
+        match among {
+            Among::Generator => Self::Generator,
+            Among::Problem => Self::Problem,
+        }
+    }
+}
+
+/// How well one chooses.
 #[derive(Args)]
 pub(crate) struct SelectArgs {
     /// Scored traces.
@@ -18,6 +38,9 @@ pub(crate) struct SelectArgs {
     /// Trace score of the reward selectors.
     #[arg(long, default_value = "mean")]
     pub(crate) score: String,
+    /// Among which traces is chosen: those of one generator, or all of a problem.
+    #[arg(long, value_enum, default_value_t = Among::Generator)]
+    pub(crate) among: Among,
     /// Reward directory whose calibration.json gives the trace score and the selectors' constants instead.
     #[arg(long, conflicts_with = "score")]
     pub(crate) calibration: Option<PathBuf>,

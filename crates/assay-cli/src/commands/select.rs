@@ -1,6 +1,7 @@
 //! `assay select`: the accuracy of choosing among each problem's traces.
 
 use anyhow::{Result, bail, ensure};
+use assay_evals::evaluation::EvalSettings;
 use assay_evals::selection::Selector;
 use assay_evals::summary::Summary;
 
@@ -11,7 +12,10 @@ use crate::output::print_summary;
 /// Runs the command.
 pub(crate) fn run(args: &SelectArgs) -> Result<()> {
     let wanted = args.selector.as_deref().map(Selector::parse).transpose()?;
-    let settings = settings(&args.score, args.calibration.as_deref())?;
+    let settings = EvalSettings {
+        group_by: args.among.into(),
+        ..settings(&args.score, args.calibration.as_deref())?
+    };
     let evaluation = read(&args.traces, settings, None)?.finish();
     ensure_judged(&evaluation, &args.traces)?;
     let mut summary = Summary::default();
@@ -39,7 +43,7 @@ pub(crate) fn run(args: &SelectArgs) -> Result<()> {
     }
     ensure!(
         !summary.is_empty(),
-        "no problem has the two traces or more that a choice needs"
+        "no problem has the two traces or more that a choice needs; --among problem chooses among those of all generators"
     );
     print_summary(&summary, args.json)
 }

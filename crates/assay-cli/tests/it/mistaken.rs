@@ -191,3 +191,19 @@ fn directories_of_something_else_are_left_alone() {
     let said = world.refused("export --run run --format tensorboard --checkpoint 3 --out events");
     assert!(said.contains("--checkpoint picks weights"), "{said}");
 }
+
+#[test]
+fn a_choice_among_generators_is_asked_for() {
+    let world = World::new();
+    let records: Vec<Value> = world.foreign().into_iter().step_by(2).collect();
+    world.write("in.jsonl", &records);
+    world.json("score --reward reward --traces in.jsonl --out out.jsonl --json");
+    let said = world.refused("select --traces out.jsonl");
+    assert!(said.contains("--among problem"), "{said}");
+    let chosen = world.json("select --traces out.jsonl --among problem --json");
+    let random = &chosen["select"]["random"]["at_4"];
+    assert_eq!(
+        (random["value"].as_f64(), random["n"].as_u64()),
+        (Some(1.0), Some(6))
+    );
+}
