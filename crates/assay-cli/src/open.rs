@@ -81,8 +81,16 @@ fn base_of(dir: &Path) -> Result<PathBuf> {
         return Ok(named);
     }
     let absolute = std::path::absolute(dir)?;
-    let mut found = absolute.ancestors().map(|above| above.join(&named));
-    Ok(found.find(|path| path.exists()).unwrap_or(named))
+    let mut above = absolute.ancestors().map(|above| above.join(&named));
+    let Some(found) = above.find(|path| path.exists()) else {
+        return Ok(named);
+    };
+    message(&format!(
+        "the base model of {} is {}",
+        dir.display(),
+        found.display()
+    ))?;
+    Ok(found)
 }
 
 /// A policy: a model with or without an adapter; nothing of it is trained.
