@@ -272,6 +272,23 @@ fn an_adapter_that_changes_nothing_is_not_exported() {
 }
 
 #[test]
+fn a_reward_is_exported_without_the_policy_that_never_moved() {
+    let world = world();
+    let dir = world.path();
+    done(
+        dir,
+        "train airl --config settings.toml --out run --set policy.start.kind=base --set run.iterations=3 \
+         --set reward.schedule.warmup_iterations=3",
+    );
+    let output = assay(dir, "export --run run --format peft --out out");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("the reward alone is exported"), "{said}");
+    assert!(dir.join("out/reward/adapter_model.safetensors").exists());
+    assert!(!dir.join("out/policy").exists());
+}
+
+#[test]
 fn completions_and_manual_pages_name_every_command() {
     let dir = TempDir::new().unwrap();
     let script = done(dir.path(), "completions bash");

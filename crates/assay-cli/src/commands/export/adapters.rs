@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::{Run, card};
 use crate::open;
+use crate::progress::message;
 
 /// Writes the policy's adapter and, where there is one, the reward's.
 pub(super) fn write(run: &Run, out: &Path) -> Result<Value> {
@@ -21,11 +22,16 @@ pub(super) fn write(run: &Run, out: &Path) -> Result<Value> {
         policy.join(peft::CONFIG_FILE).exists(),
         "every weight of this policy was trained, there is no adapter: use --format merged"
     );
-    let policy_name = copy(run, &policy, &out.join("policy"))?;
-    let text = card::of_policy(run, &policy_name, card::Weights::Adapter)?;
-    card::write(&out.join("policy"), &text)?;
-    let mut written = json!({ "format": "peft", "policy": { "base_model": policy_name } });
     let reward = run.checkpoint.join("reward");
+    let mut written = json!({ "format": "peft" });
+    if reward.exists() && !is_trained(&read(run, &policy)?.adapter)? {
+        message("the policy was never trained: the reward alone is exported")?;
+    } else {
+        let name = copy(run, &policy, &out.join("policy"))?;
+        let text = card::of_policy(run, &name, card::Weights::Adapter)?;
+        card::write(&out.join("policy"), &text)?;
+        written["policy"] = json!({ "base_model": name });
+    }
     if reward.exists() {
         let target = out.join("reward");
         let name = copy(run, &reward, &target)?;
@@ -44,11 +50,16 @@ pub(super) fn write(run: &Run, out: &Path) -> Result<Value> {
     Ok(written)
 }
 
-/// Reads an adapter against its base model's configuration and writes it again; gives the base model's name.
-fn copy(run: &Run, from: &Path, to: &Path) -> Result<String> {
+/// An adapter, read against its base model's configuration.
+fn read(run: &Run, from: &Path) -> Result<LoadedAdapter> {
     let named = peft::base_model(from)?;
     let config = configuration(&run.base(named))?;
-    let loaded = peft::load(from, &config)?;
+    Ok(peft::load(from, &config)?)
+}
+
+/// Reads an adapter and writes it again; gives the base model's name.
+fn copy(run: &Run, from: &Path, to: &Path) -> Result<String> {
+    let loaded = read(run, from)?;
     ensure_trained(&loaded.adapter, from)?;
     let base_model = run.base_name.clone().unwrap_or(loaded.base_model.clone());
     fs::create_dir(to).with_context(|| format!("creating {}", to.display()))?;
@@ -76,16 +87,23 @@ fn configuration(base: &Path) -> Result<ModelConfig> {
     })
 }
 
-/// Refuses an adapter that changes nothing: every B is zero.
-pub(super) fn ensure_trained(adapter: &Adapter, dir: &Path) -> Result<()> {
+/// Whether an adapter changes anything: some B is not zero.
+fn is_trained(adapter: &Adapter) -> Result<bool> {
     for (name, var) in adapter.parameters() {
         if name.contains(".lora_B.") && var.as_tensor().abs()?.max_all()?.to_scalar::<f32>()? > 0.0
         {
-            return Ok(());
+            return Ok(true);
         }
     }
-    anyhow::bail!(
+    Ok(false)
+}
+
+/// Refuses an adapter that changes nothing.
+pub(super) fn ensure_trained(adapter: &Adapter, dir: &Path) -> Result<()> {
+    ensure!(
+        is_trained(adapter)?,
         "the adapter in {} changes nothing: every B is zero, it was never trained",
         dir.display()
-    )
+    );
+    Ok(())
 }
