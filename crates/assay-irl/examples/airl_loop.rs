@@ -16,7 +16,7 @@ use assay_irl::adam::AdamW;
 use assay_irl::encode::{Demonstration, Encoder, TokenLimits};
 use assay_irl::metrics::IterationMetrics;
 use assay_irl::optimiser::OptimiserSettings;
-use assay_irl::player::{Passes, Player, update};
+use assay_irl::player::{Passes, Player, Reach, update};
 use assay_irl::policy::advantage::{AdvantageKind, ExpertInGroup};
 use assay_irl::policy_model::{PolicyModel, Trainable};
 use assay_irl::reward::TraceRole;
@@ -186,7 +186,8 @@ impl Game {
             .max();
         let positions: Vec<usize> = (0..longest.unwrap_or(0)).collect();
         let settings = DiscriminatorLossSettings::default();
-        let (loss, gradients) = update(&self.reward, &groups, Passes::alone(TOKENS), |logits| {
+        let how = (Passes::alone(TOKENS), Reach::Group);
+        let (loss, gradients) = update(&self.reward, &groups, how, |logits, _| {
             let traces = labels
                 .iter()
                 .zip(logits)
@@ -288,7 +289,8 @@ fn fine_tuned(
                 completions: vec![demonstrations[i].completion.ids.clone()],
             })
             .collect();
-        let (_, gradients) = update(&policy, &groups, Passes::alone(TOKENS), |logprobs| {
+        let how = (Passes::alone(TOKENS), Reach::Completion);
+        let (_, gradients) = update(&policy, &groups, how, |logprobs, _| {
             let output = token_mean_nll(logprobs);
             Ok((output.loss, output.grads))
         })?;

@@ -123,6 +123,14 @@ pub enum IrlError {
     /// An update without a completion token.
     #[error("the update has no completion token: every completion of its groups is empty")]
     EmptyUpdate,
+    /// A loss whose gradients depend on scalars that it was said not to see.
+    #[error(
+        "the loss's gradient of completion {completion} changed with the scalars of other completions than it may depend on"
+    )]
+    LossReach {
+        /// Its place in the update.
+        completion: usize,
+    },
     /// An update met a number that is not finite.
     #[error("{failure}")]
     FailedUpdate {

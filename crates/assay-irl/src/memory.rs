@@ -12,6 +12,7 @@ use candle_core::Device;
 use serde::Serialize;
 
 use crate::IrlError;
+use crate::player::kept_rows;
 use crate::settings::{Settings, TrainedParameters};
 
 /// Bytes of an f32.
@@ -67,6 +68,8 @@ pub struct Workload {
     pub prompt_rows: usize,
     /// Rows of one packed batch in training.
     pub training_rows: usize,
+    /// Rows of one packed batch that is scored.
+    pub scored_rows: usize,
     /// Most bytes of activations that a pass in training keeps.
     pub kept_bytes: u64,
     /// Where all of it lies.
@@ -107,7 +110,8 @@ pub struct MemoryPlan {
     /// Keys and values of prompts and completions while sampling, one step's logits, a copy of the adapter in the layout of the product; on a
     /// device the merged projections instead.
     pub cache: u64,
-    /// Inputs of all layers, what is kept of them, and the working set of one, for one packed batch.
+    /// For one packed batch: inputs of all layers, what is kept of them, and the working set of one in training; the working
+    /// set alone where it is scored.
     pub activations: u64,
 }
 
@@ -127,7 +131,9 @@ impl MemoryPlan {
         let (policy, reward) = (adapter(ranks.0), adapter(ranks.1));
         let cached_rows = (workload.sequences * workload.new_tokens + workload.prompt_rows) as u64;
         let rows = workload.training_rows as u64;
+        let scored = workload.scored_rows as u64;
         let value = workload.residence.value();
+        let working = HIDDEN_TENSORS * hidden + INNER_TENSORS * inner;
         let every_layer = value * rows * layers * config.layer_activations();
         let sampling_logits = F32 * workload.sequences as u64 * config.vocab_size as u64;
         let samples = workload.sequences > 0 && policy > 0;
@@ -136,7 +142,7 @@ impl MemoryPlan {
             Residence::Host => (F32 * policy * u64::from(samples), 0),
             Residence::Device { .. } => (
                 value * layers * projections * u64::from(samples),
-                F32 * DEVICE_LOGITS.min(rows * config.vocab_size as u64),
+                F32 * DEVICE_LOGITS.min(rows.max(scored) * config.vocab_size as u64),
             ),
         };
         Self {
@@ -144,10 +150,9 @@ impl MemoryPlan {
             adapters: F32 * (policy + reward),
             optimiser: F32 * (2 * (policy + reward) + policy.max(reward)),
             cache: value * 2 * layers * key * cached_rows + sampling_logits + for_decoding,
-            activations: value
-                * rows
-                * ((layers + 1 + HIDDEN_TENSORS) * hidden + INNER_TENSORS * inner)
-                + workload.kept_bytes.min(every_layer)
+            activations: (value * rows * ((layers + 1) * hidden + working)
+                + workload.kept_bytes.min(every_layer))
+            .max(value * scored * working)
                 + logits,
         }
     }
@@ -166,7 +171,8 @@ impl MemoryPlan {
             sequences,
             new_tokens: sampling.max_completion_tokens,
             prompt_rows: prompts * sampling.max_prompt_tokens,
-            training_rows: settings.run.token_budget,
+            training_rows: training_rows(&base.config, settings, residence),
+            scored_rows: settings.run.token_budget,
             kept_bytes: settings.run.kept_bytes(),
             residence,
         };
@@ -213,10 +219,25 @@ impl MemoryPlan {
         if fixed > self.cache.max(self.activations) {
             "a smaller model, a .gguf file with `model.storage = \"as_stored\"`, or smaller `lora` ranks"
         } else if self.activations >= self.cache {
-            "a smaller `run.token_budget` or `run.activation_mib`: the result stays the same"
+            "a smaller `run.token_budget` or `run.activation_mib`: the result stays the same but for rounding"
         } else {
             "a smaller `sampling.max_sequences`: the result stays the same"
         }
+    }
+}
+
+/// Most rows of a packed batch in training: what keeps its activations, or the largest group that has to stay whole.
+fn training_rows(config: &ModelConfig, settings: &Settings, residence: Residence) -> usize {
+    let (run, sampling) = (&settings.run, &settings.sampling);
+    let row = F32 * config.layers as u64 * config.layer_activations();
+    let negatives = settings.reward.perturbations.per_demonstration;
+    let completions = sampling.samples + 1 + negatives;
+    let group = sampling.max_prompt_tokens + completions * sampling.max_completion_tokens;
+    match residence {
+        Residence::Host => kept_rows(run.kept_bytes(), row)
+            .max(group)
+            .min(run.token_budget),
+        Residence::Device { .. } => run.token_budget,
     }
 }
 
@@ -305,6 +326,7 @@ mod tests {
             new_tokens: 150,
             prompt_rows: 8 * 150,
             training_rows: 4096,
+            scored_rows: 0,
             kept_bytes: 1 << 30,
             residence: Residence::Host,
         };
@@ -333,6 +355,13 @@ mod tests {
             plan.total(),
             plan.weights + plan.adapters + plan.optimiser + plan.activations
         );
+        // Scoring keeps nothing: 12 residual and 7 inner tensors.
+        let scores = Workload {
+            scored_rows: 1 << 20,
+            ..workload
+        };
+        let scoring = MemoryPlan::new(&smol(), (16, 8), &scores).activations;
+        assert_eq!(scoring, 4 * (1 << 20) * (12 * 576 + 7 * 1536));
         let on_device = Workload {
             residence: Residence::Device { value: 2 },
             ..workload

@@ -205,17 +205,42 @@ pub(crate) fn scalars(
     let passed = own
         .map(&mut pass)
         .try_for_each(|rows| rows.map(|rows| made.extend(rows)));
+    let lengths: Vec<Vec<usize>> = parts
+        .iter()
+        .map(|part| {
+            let completions = part.groups.iter().flat_map(|group| &group.completions);
+            completions.map(Vec::len).collect()
+        })
+        .collect();
+    gathered(ranks, &lengths, passed.map(|()| made))
+}
+
+/// Token scalars of all parts in order, of which a rank made every `size`-th from its own rank on; `lengths` has those of the
+/// completions of each part.
+///
+/// # Errors
+/// As [`exchange`].
+pub(crate) fn gathered(
+    ranks: &dyn Collective,
+    lengths: &[Vec<usize>],
+    made: Result<TokenScalars, IrlError>,
+) -> Result<TokenScalars, IrlError> {
     if ranks.size() == 1 {
-        return passed.map(|()| made);
+        return made;
     }
-    let bytes = made.iter().flatten().flat_map(|x| x.to_le_bytes());
-    let all = exchange(ranks, passed.map(|()| bytes.collect()))?;
+    let bytes = made.map(|made| {
+        made.iter()
+            .flatten()
+            .flat_map(|x| x.to_le_bytes())
+            .collect()
+    });
+    let all = exchange(ranks, bytes)?;
     let mut rest: Vec<&[u8]> = all.iter().map(Vec::as_slice).collect();
     let mut rows = TokenScalars::new();
-    for (index, part) in parts.iter().enumerate() {
+    for (index, part) in lengths.iter().enumerate() {
         let rank = index % ranks.size();
-        for completion in part.groups.iter().flat_map(|group| &group.completions) {
-            let taken = rest[rank].split_at_checked(4 * completion.len());
+        for length in part {
+            let taken = rest[rank].split_at_checked(4 * length);
             let (row, later) = taken.ok_or_else(|| IrlError::OtherRank {
                 rank,
                 reason: "it gave too few token scalars".to_owned(),

@@ -1,13 +1,14 @@
 //! The two players as trainable maps from packed batches to one scalar a completion token.
 //!
 //! The policy gives log-probabilities, the discriminator gives logits. Losses see only these scalars and return their
-//! gradients; [`update`] turns those into gradients of parameters, micro-batch after micro-batch, and checks that
-//! every trainable parameter received one. A player says only which body computes its hidden states and how its head
-//! reads them; the passes through both are here, once.
+//! gradients; [`update()`] turns those into gradients of parameters. A player says only which body computes its hidden states
+//! and how its head reads them; the passes through both are here, once.
+
+mod update;
 
 use assay_lm::adapter::Adapter;
 use assay_lm::gradients::{Gradients, Tape};
-use assay_lm::packed::{Group, MicroBatch, PackedBatch, micro_batches};
+use assay_lm::packed::{Group, PackedBatch, micro_batches};
 use assay_lm::transformer::Transformer;
 use assay_ops::seed_gradient;
 use candle_core::{Device, Tensor, Var};
@@ -15,6 +16,7 @@ use candle_core::{Device, Tensor, Var};
 use crate::IrlError;
 use crate::parallel::{self, Alone, Collective};
 use crate::relief::{Relief, Work};
+pub use update::{Reach, update};
 
 /// One scalar a completion token, one list a completion, in the order of the groups.
 pub type TokenScalars = Vec<Vec<f32>>;
@@ -22,9 +24,11 @@ pub type TokenScalars = Vec<Vec<f32>>;
 /// What a forward pass in training keeps for the backward pass.
 pub struct Recording {
     /// Inputs of the layers, or all they computed.
-    pub tape: Tape,
+    tape: Tape,
     /// Hidden states after the final norm, `[T, hidden]`.
-    pub hidden: Tensor,
+    hidden: Var,
+    /// What the head made of them, `[N]` f32, with its way back.
+    scalars: Tensor,
 }
 
 /// A trainable map from a packed batch to one scalar a completion token: head(body(batch)) + offset(batch).
@@ -63,10 +67,10 @@ pub trait Player {
     fn infer(&self, batch: &PackedBatch) -> Result<TokenScalars, IrlError> {
         let (body, adapter) = self.body();
         let hidden = body.hidden(batch, adapter)?;
-        self.read(&hidden, batch)
+        self.read(&self.head(&hidden.detach(), batch)?, batch)
     }
 
-    /// Scalars and what [`Player::backward`] needs, as [`Player::record`].
+    /// Scalars and what [`Player::backward`] needs; activations as far as they fit `kept_bytes`.
     ///
     /// # Errors
     /// As [`Player::head`].
@@ -75,26 +79,25 @@ pub trait Player {
         batch: &PackedBatch,
         kept_bytes: u64,
     ) -> Result<(TokenScalars, Recording), IrlError> {
-        let recording = self.record(batch, kept_bytes)?;
-        Ok((self.read(&recording.hidden, batch)?, recording))
-    }
-
-    /// What [`Player::backward`] needs, without the scalars; activations as far as they fit `kept_bytes`.
-    ///
-    /// # Errors
-    /// As [`Player::head`].
-    fn record(&self, batch: &PackedBatch, kept_bytes: u64) -> Result<Recording, IrlError> {
         let (body, adapter) = self.body();
         let (hidden, tape) = body.forward_recorded(batch, adapter, kept_bytes)?;
-        Ok(Recording { tape, hidden })
+        let hidden = Var::from_tensor(&hidden)?;
+        let scalars = self.head(hidden.as_tensor(), batch)?;
+        let values = self.read(&scalars, batch)?;
+        let recording = Recording {
+            tape,
+            hidden,
+            scalars,
+        };
+        Ok((values, recording))
     }
 
-    /// Scalars from hidden states, without gradients.
+    /// The head's scalars, offset included, one list a completion.
     ///
     /// # Errors
     /// As [`Player::head`].
-    fn read(&self, hidden: &Tensor, batch: &PackedBatch) -> Result<TokenScalars, IrlError> {
-        let mut scalars = self.head(&hidden.detach(), batch)?.detach();
+    fn read(&self, scalars: &Tensor, batch: &PackedBatch) -> Result<TokenScalars, IrlError> {
+        let mut scalars = scalars.detach();
         if let Some(offset) = self.offset(batch)? {
             scalars = (scalars + offset)?;
         }
@@ -112,16 +115,20 @@ pub trait Player {
         grads: &[Vec<f32>],
         gradients: &mut Gradients,
     ) -> Result<(), IrlError> {
-        let hidden = Var::from_tensor(&recording.hidden)?;
-        let scalars = self.head(hidden.as_tensor(), batch)?;
+        let Recording {
+            tape,
+            hidden,
+            scalars,
+        } = recording;
         let mut store = seed_gradient(&scalars, &flatten(grads, scalars.device())?)?.backward()?;
+        drop(scalars);
         gradients.absorb(&mut store, self.head_tensors().into_iter())?;
         let grad_hidden = match store.remove(hidden.as_tensor()) {
             Some(gradient) => gradient,
             None => hidden.as_tensor().zeros_like()?,
         };
         let (body, adapter) = self.body();
-        Ok(body.backward(batch, adapter, recording.tape, grad_hidden, gradients)?)
+        Ok(body.backward(batch, adapter, tape, grad_hidden, gradients)?)
     }
 }
 
@@ -138,33 +145,57 @@ pub struct Passes<'c> {
     pub relief: Option<&'c Relief>,
 }
 
+/// Fewest rows that an update on the processor is cut into: products of fewer are slower.
+const LEAST_ROWS: usize = 1024;
+
 impl Passes<'_> {
-    /// Does `passes` over groups within the memory there is, see [`Relief::attempt`]; half the tokens keep half the activations.
+    /// Rows of a micro-batch of an update: as many as keep all their activations, within the token budget. An accelerator needs
+    /// many rows more than it needs to spare a second forward pass.
+    pub fn training_rows(&self, body: &Transformer) -> usize {
+        let kept_whole = match body.placement().device.is_cpu() {
+            true => kept_rows(
+                self.kept_bytes,
+                body.layer_bytes(1) * body.config().layers as u64,
+            ),
+            false => usize::MAX,
+        };
+        kept_whole.min(self.token_budget)
+    }
+
+    /// Does `passes` over `rows` rows at a time within the memory there is, see [`Relief::attempt`]; half the tokens keep half
+    /// the activations.
     ///
     /// # Errors
     /// As [`Relief::attempt`].
     pub(crate) fn attempt<T>(
         self,
-        groups: &[Group],
+        rows: usize,
         mut passes: impl FnMut(Self) -> Result<T, IrlError>,
     ) -> Result<T, IrlError> {
         let Some(relief) = self.relief else {
             return passes(self);
         };
-        let rows: usize = groups.iter().map(Group::rows).sum();
-        let most = self.token_budget.min(rows).max(1);
-        relief.attempt(Work::Tokens, most, |token_budget| {
-            let halved = relief.limit(Work::Tokens).is_some();
-            passes(Self {
-                token_budget,
-                kept_bytes: if halved {
-                    self.kept_bytes / 2
-                } else {
-                    self.kept_bytes
+        relief.attempt(Work::Tokens, rows.max(1), |at_once| {
+            passes(match relief.limit(Work::Tokens) {
+                None => self,
+                Some(_) => Self {
+                    token_budget: at_once.min(self.token_budget),
+                    kept_bytes: self.kept_bytes / 2,
+                    ..self
                 },
-                ..self
             })
         })
+    }
+}
+
+/// Rows whose activations, `row_bytes` each, are all kept within `kept_bytes`, but not fewer than products need to be fast; where
+/// nothing is kept, all rows.
+pub fn kept_rows(kept_bytes: u64, row_bytes: u64) -> usize {
+    match kept_bytes {
+        0 => usize::MAX,
+        _ => usize::try_from(kept_bytes / row_bytes.max(1))
+            .unwrap_or(usize::MAX)
+            .max(LEAST_ROWS),
     }
 }
 
@@ -189,7 +220,7 @@ pub fn infer_all(
     groups: &[Group],
     passes: Passes<'_>,
 ) -> Result<TokenScalars, IrlError> {
-    passes.attempt(groups, |passes| {
+    passes.attempt(rows(groups).min(passes.token_budget), |passes| {
         let parts = micro_batches(groups, passes.token_budget);
         parallel::scalars(passes.ranks, &parts, |part| {
             player.infer(&PackedBatch::new(&part.groups)?)
@@ -197,159 +228,9 @@ pub fn infer_all(
     })
 }
 
-/// One forward and backward pass over an update: `loss` gets the scalars of all completions and returns what it
-/// reports and the gradient of each scalar.
-///
-/// When the update exceeds the token budget it is cut into micro-batches, which the ranks share: a first pass gathers
-/// all scalars, so that the loss always sees the whole update and the result depends on neither. A rank with a single
-/// micro-batch keeps its recording for the backward pass; with more, each is computed again. Where memory is refused, all
-/// of it is done again as [`Passes::relief`] says, `loss` included.
-///
-/// # Errors
-/// Whatever `loss` returns; [`IrlError::EmptyUpdate`] without a completion token; [`IrlError::MissingGradient`] names a trainable parameter that received none.
-pub fn update<R>(
-    player: &dyn Player,
-    groups: &[Group],
-    passes: Passes<'_>,
-    mut loss: impl FnMut(&[Vec<f32>]) -> Result<(R, TokenScalars), IrlError>,
-) -> Result<(R, Gradients), IrlError> {
-    if groups
-        .iter()
-        .flat_map(|g| &g.completions)
-        .all(Vec::is_empty)
-    {
-        return Err(IrlError::EmptyUpdate);
-    }
-    let (report, gradients) = passes.attempt(groups, |passes| {
-        pass_and_pull(player, groups, passes, &mut loss)
-    })?;
-    check_coverage(player, &gradients)?;
-    Ok((report, gradients))
-}
-
-/// The passes of [`update`]: what `loss` reports and the gradients.
-fn pass_and_pull<R>(
-    player: &dyn Player,
-    groups: &[Group],
-    passes: Passes<'_>,
-    loss: &mut impl FnMut(&[Vec<f32>]) -> Result<(R, TokenScalars), IrlError>,
-) -> Result<(R, Gradients), IrlError> {
-    let (ranks, kept_bytes) = (passes.ranks, passes.kept_bytes);
-    let parts = micro_batches(groups, passes.token_budget);
-    let mut kept = None;
-    let scalars = parallel::scalars(ranks, &parts, |part| {
-        let batch = PackedBatch::new(&part.groups)?;
-        if parts.len() > ranks.size() {
-            return player.infer(&batch);
-        }
-        let (scalars, recording) = player.forward(&batch, kept_bytes)?;
-        kept = Some(recording);
-        Ok(scalars)
-    })?;
-    let (report, grads) = loss(&scalars)?;
-    let gradients = backward_parts((player, passes), &parts, &grads, kept)?;
-    Ok((report, gradients))
-}
-
-/// Gradients summed micro-batch after micro-batch, `size` at a time; `kept` is what the forward pass recorded of this
-/// rank's only one.
-fn backward_parts(
-    (player, passes): (&dyn Player, Passes<'_>),
-    parts: &[MicroBatch],
-    grads: &[Vec<f32>],
-    mut kept: Option<Recording>,
-) -> Result<Gradients, IrlError> {
-    let ranks = passes.ranks;
-    let mut gradients = Gradients::default();
-    let mut total = GradientSum::default();
-    let mut rest = grads;
-    for round in parts.chunks(ranks.size()) {
-        let mut own = None;
-        for (rank, part) in round.iter().enumerate() {
-            let (of_part, later) = rest.split_at(part.origin.len());
-            rest = later;
-            if rank == ranks.rank() {
-                own = Some((part, of_part));
-            }
-        }
-        let passed = own.map_or(Ok(()), |(part, grads)| {
-            let batch = PackedBatch::new(&part.groups)?;
-            let recording = match kept.take() {
-                Some(recording) => recording,
-                None => player.record(&batch, passes.kept_bytes)?,
-            };
-            player.backward(&batch, recording, grads, &mut gradients)
-        });
-        if ranks.size() == 1 {
-            passed?;
-        } else {
-            let own = std::mem::take(&mut gradients);
-            total.add(player, ranks, passed.map(|()| own))?;
-        }
-    }
-    match ranks.size() {
-        1 => Ok(gradients),
-        _ => total.gradients(player),
-    }
-}
-
-/// Gradients of all ranks as one list: those of every parameter in order, then how many micro-batches reached each.
-#[derive(Default)]
-struct GradientSum {
-    values: Vec<f32>,
-}
-
-impl GradientSum {
-    /// Adds what each rank's micro-batch gave, in rank order.
-    fn add(
-        &mut self,
-        player: &dyn Player,
-        ranks: &dyn Collective,
-        own: Result<Gradients, IrlError>,
-    ) -> Result<(), IrlError> {
-        let flat = own.and_then(|own| {
-            let (mut values, mut reached) = (Vec::new(), Vec::new());
-            for (_, var) in player.parameters() {
-                let gradient = own.get(&var);
-                reached.push(f32::from(u8::from(gradient.is_some())));
-                match gradient {
-                    Some(gradient) => values.extend(gradient.flatten_all()?.to_vec1::<f32>()?),
-                    None => values.resize(values.len() + var.elem_count(), 0.0),
-                }
-            }
-            values.append(&mut reached);
-            Ok(values)
-        });
-        let flat = parallel::agree(ranks, flat)?;
-        self.values.resize(flat.len(), 0.0);
-        ranks.accumulate(&mut self.values, &flat)
-    }
-
-    /// By parameter again; none for one that no micro-batch reached.
-    fn gradients(&self, player: &dyn Player) -> Result<Gradients, IrlError> {
-        let parameters = player.parameters();
-        let count = self.values.len().saturating_sub(parameters.len());
-        let (mut rest, reached) = self.values.split_at(count);
-        let mut gradients = Gradients::default();
-        for ((_, var), &reached) in parameters.iter().zip(reached) {
-            let (own, later) = rest.split_at(var.elem_count());
-            rest = later;
-            if reached > 0.0 {
-                let gradient = Tensor::from_slice(own, var.shape(), var.device())?;
-                gradients.add(var.as_tensor().id(), gradient)?;
-            }
-        }
-        Ok(gradients)
-    }
-}
-
-fn check_coverage(player: &dyn Player, gradients: &Gradients) -> Result<(), IrlError> {
-    for (name, var) in player.parameters() {
-        if gradients.get(&var).is_none() {
-            return Err(IrlError::MissingGradient { parameter: name });
-        }
-    }
-    Ok(())
+/// Packed rows of an update in one batch.
+pub(crate) fn rows(groups: &[Group]) -> usize {
+    groups.iter().map(Group::rows).sum()
 }
 
 /// A flat `[N]` tensor of per-token gradients, where the scalars are.

@@ -405,7 +405,8 @@ pub struct RunSettings {
     pub prompts_per_iteration: usize,
     /// Most packed tokens a micro-batch; results depend on it by rounding only.
     pub token_budget: usize,
-    /// MiB of activations that a pass keeps for its backward pass; layers that do not fit are computed again. Changes no result.
+    /// MiB of activations that a pass keeps for its backward pass. On the processor an update is cut so that they fit; layers
+    /// that do not are computed again. 0 computes all again, uncut. Results depend on it by rounding only.
     pub activation_mib: u64,
     /// Saves every n-th iteration and the last; 0 saves the last only.
     pub checkpoint_every: usize,

@@ -7,8 +7,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use assay_irl::IrlError;
 use assay_irl::adam::AdamW;
-use assay_irl::player::{Passes, Player, TokenScalars, update};
+use assay_irl::player::{Passes, Player, Reach, TokenScalars, update};
 use assay_irl::policy_model::{PolicyModel, Trainable, logprobs_and_entropies};
 use assay_irl::reward_model::RewardModel;
 use assay_irl::settings::HeadSettings;
@@ -129,6 +130,17 @@ impl Case {
     }
 }
 
+/// An update with a loss that compares completions of one group at most.
+fn updated(
+    player: &dyn Player,
+    groups: &[Group],
+    passes: Passes<'_>,
+    loss: impl Fn(&[Vec<f32>]) -> Result<(f64, TokenScalars), IrlError>,
+) -> Result<(f64, Gradients), IrlError> {
+    let how = (passes, Reach::Group);
+    update(player, groups, how, |scalars, _| loss(scalars))
+}
+
 fn close(found: f64, expected: f64, tolerance: f64, what: &str) {
     assert!(
         (found - expected).abs() <= tolerance * expected.abs().max(1.0),
@@ -183,7 +195,7 @@ fn close_tensors(found: &Tensor, expected: &Tensor, tolerance: f32, what: &str) 
     }
 }
 
-fn sft(tokens: usize) -> impl Fn(&[Vec<f32>]) -> Result<(f64, TokenScalars), assay_irl::IrlError> {
+fn sft(tokens: usize) -> impl Fn(&[Vec<f32>]) -> Result<(f64, TokenScalars), IrlError> {
     move |logprobs| {
         let n = tokens as f32;
         let loss = -logprobs
@@ -200,9 +212,7 @@ fn sft(tokens: usize) -> impl Fn(&[Vec<f32>]) -> Result<(f64, TokenScalars), ass
 }
 
 /// Class-balanced BCE with smoothing 0.1 written out by hand, independent of the crate's loss.
-fn bce(
-    golden: &Golden,
-) -> impl Fn(&[Vec<f32>]) -> Result<(f64, TokenScalars), assay_irl::IrlError> + '_ {
+fn bce(golden: &Golden) -> impl Fn(&[Vec<f32>]) -> Result<(f64, TokenScalars), IrlError> + '_ {
     move |logits| {
         let count = |label| -> f64 {
             let of = |(z, e): (&Vec<f32>, &Extra)| if e.label == label { z.len() } else { 0 };
@@ -260,7 +270,7 @@ fn every_gradient_of_every_loss_equals_peft() {
         let case = case(name);
         let golden = &case.golden;
         let policy = case.policy();
-        let (loss, gradients) = update(
+        let (loss, gradients) = updated(
             &policy,
             &case.groups,
             Passes::alone(100_000),
@@ -276,7 +286,7 @@ fn every_gradient_of_every_loss_equals_peft() {
         );
 
         let (loss, gradients) =
-            update(&policy, &case.groups, Passes::alone(100_000), grpo(golden)).unwrap();
+            updated(&policy, &case.groups, Passes::alone(100_000), grpo(golden)).unwrap();
         close(loss, golden.grpo_loss, 1e-5, name);
         close_gradients(
             &policy,
@@ -289,7 +299,7 @@ fn every_gradient_of_every_loss_equals_peft() {
         let batch = PackedBatch::new(&case.groups).unwrap();
         close_lists(&reward.infer(&batch).unwrap(), &golden.reward_logits, name);
         let (loss, gradients) =
-            update(&reward, &case.groups, Passes::alone(100_000), bce(golden)).unwrap();
+            updated(&reward, &case.groups, Passes::alone(100_000), bce(golden)).unwrap();
         close(loss, golden.reward_loss, 1e-5, name);
         close_gradients(
             &reward,
@@ -319,7 +329,7 @@ fn the_implicit_head_equals_its_formula_in_torch() {
             &case.golden.implicit_logits,
             name,
         );
-        let (loss, gradients) = update(
+        let (loss, gradients) = updated(
             &reward,
             &case.groups,
             Passes::alone(100_000),
@@ -346,7 +356,7 @@ fn training_the_whole_model_gives_every_weight_torchs_gradient() {
             transformer: Arc::new(model),
             trainable: Trainable::Whole(parameters),
         };
-        let (loss, gradients) = update(
+        let (loss, gradients) = updated(
             &model,
             &case.groups,
             Passes::alone(100_000),
@@ -371,7 +381,7 @@ fn ten_adamw_steps_follow_torch() {
         let parameters = policy.parameters();
         let mut optimiser = AdamW::new(&parameters).unwrap();
         for (index, expected) in case.golden.trajectory.iter().enumerate() {
-            let (loss, gradients) = update(
+            let (loss, gradients) = updated(
                 &policy,
                 &case.groups,
                 Passes::alone(100_000),
@@ -408,35 +418,65 @@ fn ten_adamw_steps_follow_torch() {
     }
 }
 
+/// Softplus of the difference to the mean of the group's other completions' sums: it sees whole groups.
+fn compared(groups: &[Group], scalars: &[Vec<f32>]) -> (f64, TokenScalars) {
+    let (mut loss, mut gradients) = (0.0, TokenScalars::new());
+    let mut rest = scalars;
+    for group in groups {
+        let (own, later) = rest.split_at(group.completions.len());
+        rest = later;
+        let sums: Vec<f64> = own
+            .iter()
+            .map(|row| row.iter().map(|&x| f64::from(x)).sum())
+            .collect();
+        let mean = sums.iter().sum::<f64>() / sums.len() as f64;
+        for (row, sum) in own.iter().zip(&sums) {
+            loss += 0.5 * (sum - mean).powi(2);
+            gradients.push(vec![(sum - mean) as f32; row.len()]);
+        }
+    }
+    (loss, gradients)
+}
+
 #[test]
 fn any_token_budget_gives_the_same_update() {
     let case = case("llama");
     let policy = case.policy();
-    let (whole_loss, whole) = update(
-        &policy,
-        &case.groups,
-        Passes::alone(100_000),
-        sft(case.tokens()),
-    )
-    .unwrap();
-    for budget in [1, 20, 30, 60] {
-        let (loss, parts) = update(
-            &policy,
-            &case.groups,
-            Passes::alone(budget),
-            sft(case.tokens()),
-        )
-        .unwrap();
-        close(loss, whole_loss, 1e-6, "loss");
-        for (name, var) in policy.parameters() {
-            close_tensors(
-                parts.get(&var).unwrap(),
-                whole.get(&var).unwrap(),
-                1e-5,
-                &format!("{budget} {name}"),
-            );
+    let pairs = |scalars: &[Vec<f32>]| compared(&case.groups, scalars);
+    let tokens = case.tokens();
+    let sft_loss = move |scalars: &[Vec<f32>]| sft(tokens)(scalars).unwrap();
+    let losses: [(Reach, &dyn Fn(&[Vec<f32>]) -> (f64, TokenScalars)); 3] = [
+        (Reach::Completion, &sft_loss),
+        (Reach::Group, &sft_loss),
+        (Reach::Group, &pairs),
+    ];
+    for (reach, loss) in losses {
+        let run = |budget| {
+            let how = (Passes::alone(budget), reach);
+            update(&policy, &case.groups, how, |scalars, _| Ok(loss(scalars))).unwrap()
+        };
+        let (whole_loss, whole) = run(100_000);
+        for budget in [1, 20, 30, 60] {
+            let (loss, parts) = run(budget);
+            close(loss, whole_loss, 1e-6, "loss");
+            for (name, var) in policy.parameters() {
+                close_tensors(
+                    parts.get(&var).unwrap(),
+                    whole.get(&var).unwrap(),
+                    1e-5,
+                    &format!("{reach:?} {budget} {name}"),
+                );
+            }
         }
     }
+    // A loss that compares completions cannot be cut between them.
+    let how = (Passes::alone(20), Reach::Completion);
+    let cut = update(&policy, &case.groups, how, |scalars, _| Ok(pairs(scalars)));
+    assert!(
+        matches!(cut, Err(IrlError::LossReach { .. })),
+        "{:?}",
+        cut.err()
+    );
 }
 
 #[test]
@@ -451,7 +491,7 @@ fn kept_activations_give_the_bits_of_recomputed_ones() {
             ..Passes::alone(100_000)
         };
         let bits = |kept_bytes| {
-            let updated = update(
+            let updated = updated(
                 &policy,
                 &case.groups,
                 passes(kept_bytes),
@@ -508,9 +548,7 @@ fn fault_21_merged_and_unmerged_adapters_agree_at_scale_1_5() {
     }
 }
 
-fn grpo(
-    golden: &Golden,
-) -> impl Fn(&[Vec<f32>]) -> Result<(f64, TokenScalars), assay_irl::IrlError> + '_ {
+fn grpo(golden: &Golden) -> impl Fn(&[Vec<f32>]) -> Result<(f64, TokenScalars), IrlError> + '_ {
     move |logprobs| {
         let traces = logprobs.len() as f64;
         let mut loss = 0.0;

@@ -57,6 +57,15 @@ impl Gradients {
         Ok(())
     }
 
+    /// Adds all gradients of another list.
+    ///
+    /// # Errors
+    /// Fails when the shapes differ.
+    pub fn add_all(&mut self, other: Self) -> Result<(), LmError> {
+        let mut gradients = other.by_id.into_iter();
+        gradients.try_for_each(|(id, gradient)| self.add(id, gradient))
+    }
+
     /// Moves the gradients of `tensors` out of a candle store.
     ///
     /// # Errors

@@ -177,7 +177,7 @@ fn append(
 }
 
 /// A part of an update that fits the token budget.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MicroBatch {
     /// Groups with the completions of this part; a prompt reappears in each part that has completions of it.
     pub groups: Vec<Group>,
@@ -187,41 +187,33 @@ pub struct MicroBatch {
 
 /// Cuts an update into micro-batches of at most `token_budget` rows.
 ///
-/// Completions are never cut; one that exceeds the budget on its own gets a micro-batch of its own. Order is kept, so
-/// concatenating the parts gives the update again. Groups without completions do not appear.
+/// Completions are never cut; one that exceeds the budget on its own gets a micro-batch of its own. A group that fits a
+/// micro-batch is not cut either, so that no prompt is computed twice for it. Order is kept, so concatenating the parts gives
+/// the update again. Groups without completions do not appear.
 pub fn micro_batches(groups: &[Group], token_budget: usize) -> Vec<MicroBatch> {
     let mut parts = Vec::new();
-    let mut current = MicroBatch {
-        groups: Vec::new(),
-        origin: Vec::new(),
-    };
+    let mut current = MicroBatch::default();
     let mut rows = 0;
-    let mut open_group = None;
     for (group_index, group) in groups.iter().enumerate() {
+        let mut open = false;
+        let whole = group.rows();
+        if whole <= token_budget && rows + whole > token_budget {
+            parts.push(std::mem::take(&mut current));
+            rows = 0;
+        }
         for (index, completion) in group.completions.iter().enumerate() {
-            let prompt_rows = if open_group == Some(group_index) {
-                0
-            } else {
-                group.prompt.len()
-            };
-            if !current.origin.is_empty() && rows + prompt_rows + completion.len() > token_budget {
-                parts.push(std::mem::replace(
-                    &mut current,
-                    MicroBatch {
-                        groups: Vec::new(),
-                        origin: Vec::new(),
-                    },
-                ));
-                rows = 0;
-                open_group = None;
+            let prompt_rows = if open { 0 } else { group.prompt.len() };
+            if rows + prompt_rows + completion.len() > token_budget {
+                parts.push(std::mem::take(&mut current));
+                (rows, open) = (0, false);
             }
-            if open_group != Some(group_index) {
+            if !open {
                 current.groups.push(Group {
                     prompt: group.prompt.clone(),
                     completions: Vec::new(),
                 });
                 rows += group.prompt.len();
-                open_group = Some(group_index);
+                open = true;
             }
             if let Some(last) = current.groups.last_mut() {
                 last.completions.push(completion.clone());
@@ -230,10 +222,45 @@ pub fn micro_batches(groups: &[Group], token_budget: usize) -> Vec<MicroBatch> {
             rows += completion.len();
         }
     }
-    if !current.origin.is_empty() {
-        parts.push(current);
-    }
+    parts.push(current);
+    parts.retain(|part| !part.origin.is_empty());
     parts
+}
+
+/// Cuts an update into lists of micro-batches such that each list has all completions of its groups: whole groups of at most
+/// `rows` rows together, or one group of up to `token_budget`, in one micro-batch; a larger group in several.
+pub fn whole_group_batches(
+    groups: &[Group],
+    (rows, token_budget): (usize, usize),
+) -> Vec<Vec<MicroBatch>> {
+    let mut lists: Vec<Vec<MicroBatch>> = Vec::new();
+    let mut filled = 0;
+    for (index, group) in groups.iter().enumerate() {
+        let mut parts = micro_batches(std::slice::from_ref(group), token_budget);
+        for origin in parts.iter_mut().flat_map(|part| &mut part.origin) {
+            origin.0 = index;
+        }
+        filled += group.rows();
+        match (
+            lists.last_mut().map(Vec::as_mut_slice),
+            parts.as_mut_slice(),
+        ) {
+            (_, []) => filled -= group.rows(),
+            (Some([last]), [part]) if filled <= rows => last.append(part),
+            _ => {
+                filled = group.rows();
+                lists.push(parts);
+            }
+        }
+    }
+    lists
+}
+
+impl MicroBatch {
+    fn append(&mut self, other: &mut Self) {
+        self.groups.append(&mut other.groups);
+        self.origin.append(&mut other.origin);
+    }
 }
 
 #[cfg(test)]
@@ -278,6 +305,38 @@ mod tests {
             }
         }
         assert_eq!(micro_batches(&groups, 13).len(), 4);
+    }
+
+    #[test]
+    fn a_group_is_cut_only_where_it_must_be() {
+        let groups = [group(5, &[4, 4]), group(5, &[4, 4]), group(2, &[9, 9, 9])];
+        let cut = |budget| {
+            let parts = micro_batches(&groups, budget);
+            parts
+                .iter()
+                .map(|part| part.origin.len())
+                .collect::<Vec<_>>()
+        };
+        // 13, 13 and 29 rows: the second group would fit in part, the third fits nowhere.
+        assert_eq!(cut(20), [2, 2, 2, 1]);
+        assert_eq!(cut(26), [4, 2, 1]);
+        assert_eq!(cut(55), [7]);
+        let lists = |rows, budget| {
+            let lists = whole_group_batches(&groups, (rows, budget));
+            let count =
+                |list: &Vec<MicroBatch>| list.iter().map(|part| part.origin.len()).collect();
+            lists.iter().map(count).collect::<Vec<Vec<usize>>>()
+        };
+        assert_eq!(lists(26, 100), [vec![4], vec![3]]);
+        assert_eq!(lists(1, 100), [vec![2], vec![2], vec![3]]);
+        assert_eq!(lists(100, 100), [vec![7]]);
+        assert_eq!(lists(26, 20), [vec![4], vec![2, 1]]);
+        let last = &whole_group_batches(&groups, (26, 20))[1][1];
+        assert_eq!(
+            (last.groups[0].prompt.len(), &last.origin[..]),
+            (2, &[(2, 2)][..])
+        );
+        assert!(whole_group_batches(&[group(3, &[])], (9, 9)).is_empty());
     }
 
     #[test]

@@ -30,7 +30,9 @@ pub struct TokenLogprobs {
 /// Log-probabilities of `targets` under softmax(hidden W^T), and entropies.
 ///
 /// The `[N, V]` matrix of logits never exists as a whole, forward or backward: logits of a few rows and words at a time are
-/// computed, folded into running sums and, in the backward pass, computed again. Memory does not grow with V, except by the
+/// computed and folded into running sums. With a frozen output matrix and tracked hidden states the same pass sums what a
+/// row's log-probability pulls on its hidden state, `W[target] - softmax(hidden W^T) W`, so that the backward pass only scales
+/// it. A tracked output matrix computes the logits again in the backward pass. Memory does not grow with V, except by the
 /// gradient of a tracked output matrix.
 ///
 /// # Shapes
@@ -81,16 +83,19 @@ pub fn token_logprobs(
         return Ok(device::logprobs::token_logprobs(&hidden, output, targets)?);
     }
     let saved = Arc::new(OnceLock::new());
+    let tracked = match output {
+        Matrix::Dense(table) if table.track_op() => Some(table.contiguous()?),
+        _ => None,
+    };
     let operation = Logprobs {
         output: output.clone(),
         targets: targets.clone(),
+        pulls: tracked.is_none() && hidden.track_op(),
         saved: saved.clone(),
     };
-    let logprobs = match output {
-        Matrix::Dense(table) if table.track_op() => {
-            hidden.apply_op2(&table.contiguous()?, operation)?
-        }
-        _ => hidden.apply_op1(operation)?,
+    let logprobs = match tracked {
+        Some(table) => hidden.apply_op2(&table, operation)?,
+        None => hidden.apply_op1(operation)?,
     };
     let entropies = saved
         .get()
@@ -105,11 +110,15 @@ pub fn token_logprobs(
 struct Saved {
     log_normalisers: Vec<f32>,
     entropies: Vec<f32>,
+    /// d logprob / d hidden, `[N, d]`; empty unless [`Logprobs::pulls`].
+    pulls: Vec<f32>,
 }
 
 struct Logprobs {
     output: Matrix,
     targets: Arc<[u32]>,
+    /// Whether the forward pass prepares the gradient at hidden.
+    pulls: bool,
     saved: Arc<OnceLock<Saved>>,
 }
 
@@ -117,14 +126,30 @@ impl Logprobs {
     fn forward(&self, hidden: &[f32]) -> CandleResult<Vec<f32>> {
         let (_, width) = self.output.dims()?;
         let mut states = vec![State::default(); self.targets.len()];
+        let mut pulls = zeros(if self.pulls { hidden.len() } else { 0 })?;
+        let mut target_words = zeros(pulls.len())?;
+        let fold = Fold {
+            hidden,
+            targets: &self.targets,
+            width,
+        };
         each_words(&self.output, |words| {
-            fold_words(hidden, words, width, &self.targets, &mut states);
+            fold.words(words, &mut states, &mut pulls);
+            copy_targets(words, width, &self.targets, &mut target_words);
         })?;
-        let log_normalisers = states.iter().map(State::log_normaliser).collect();
-        let entropies = states.iter().map(State::entropy).collect();
+        let rows = pulls.chunks_exact_mut(width.max(1));
+        for ((pull, word), state) in rows
+            .zip(target_words.chunks_exact(width.max(1)))
+            .zip(&states)
+        {
+            // W[target] - sum e^(logit - most) W / sum e^(logit - most)
+            let scale = 1.0 / state.sum;
+            (pull.iter_mut().zip(word)).for_each(|(pull, word)| *pull = word - *pull * scale);
+        }
         let _ = self.saved.set(Saved {
-            log_normalisers,
-            entropies,
+            log_normalisers: states.iter().map(State::log_normaliser).collect(),
+            entropies: states.iter().map(State::entropy).collect(),
+            pulls,
         });
         Ok(states
             .iter()
@@ -132,11 +157,26 @@ impl Logprobs {
             .collect())
     }
 
-    /// Gradients at hidden and, if asked for, at the output matrix (`[V, d]`, else empty).
+    fn saved(&self) -> CandleResult<&Saved> {
+        match self.saved.get() {
+            Some(saved) => Ok(saved),
+            None => candle_core::bail!("{NAME}: backward before forward"),
+        }
+    }
+
+    /// Gradient at hidden from what the forward pass prepared.
+    fn scaled_pulls(&self, grad: &[f32]) -> CandleResult<Vec<f32>> {
+        let (_, width) = self.output.dims()?;
+        let mut dh = self.saved()?.pulls.clone();
+        for (row, &grad) in dh.chunks_exact_mut(width.max(1)).zip(grad) {
+            row.iter_mut().for_each(|value| *value *= grad);
+        }
+        Ok(dh)
+    }
+
+    /// Gradients at hidden and at the output matrix `[V, d]`, from logits computed again.
     fn backward(&self, hidden: &[f32], grad: &[f32], dw: &mut [f32]) -> CandleResult<Vec<f32>> {
-        let Some(saved) = self.saved.get() else {
-            candle_core::bail!("{NAME}: backward before forward")
-        };
+        let saved = self.saved()?;
         let (_, width) = self.output.dims()?;
         let mut dh = zeros(hidden.len())?;
         let pull = Pull {
@@ -149,11 +189,7 @@ impl Logprobs {
         let mut scratch = Vec::new();
         each_words(&self.output, |words| {
             let at = words.first * width;
-            let dw = if dw.is_empty() {
-                None
-            } else {
-                Some(&mut dw[at..at + words.count * width])
-            };
+            let dw = &mut dw[at..at + words.count * width];
             pull.words(words, &mut dh, dw, &mut scratch);
         })?;
         Ok(dh)
@@ -177,7 +213,7 @@ impl CustomOp1 for Logprobs {
         grad: &Tensor,
     ) -> CandleResult<Option<Tensor>> {
         let grad = grad.contiguous()?;
-        let dh = self.backward(&Values::of(hidden)?, &Values::of(&grad)?, &mut [])?;
+        let dh = self.scaled_pulls(&Values::of(&grad)?)?;
         Ok(Some(Tensor::from_vec(dh, hidden.shape(), hidden.device())?))
     }
 }
@@ -310,44 +346,70 @@ impl State {
     }
 }
 
-/// Folds the logits of one block of words into every row's state.
-fn fold_words(
-    hidden: &[f32],
-    words: Words<'_>,
+/// What the forward pass knows of all rows.
+struct Fold<'a> {
+    hidden: &'a [f32],
+    targets: &'a [u32],
     width: usize,
-    targets: &[u32],
-    states: &mut [State],
-) {
-    let (first, count) = (words.first, words.count);
-    let mut packed = Panels::default();
-    let packed = words.forward(width, &mut packed);
-    let rows = states
-        .par_chunks_mut(ROWS)
-        .zip(hidden.par_chunks(ROWS * width.max(1)))
-        .zip(targets.par_chunks(ROWS));
-    rows.with_max_len(1)
-        .for_each_init(Vec::new, |logits, ((states, hidden), targets)| {
+}
+
+impl Fold<'_> {
+    /// Folds the logits of one block of words into every row's state, and their weights times their words into `pulls`
+    /// (`[N, d]`, or empty), both relative to the row's largest logit so far.
+    fn words(&self, words: Words<'_>, states: &mut [State], pulls: &mut [f32]) {
+        let (count, width) = (words.count, self.width);
+        let mut packed = Panels::default();
+        let packed = words.forward(width, &mut packed);
+        let back = (!pulls.is_empty()).then(|| words.back(width));
+        let task = |task: usize, logits: &mut Vec<f32>, states: &mut [State], pulls: &mut [f32]| {
+            let hidden = View::rows(&self.hidden[task * ROWS * width..], width);
             logits.resize(ROWS * count, 0f32);
-            packed.multiply(
-                View::rows(hidden, width),
-                states.len(),
-                (logits, count),
-                Write::Set,
-            );
-            for ((state, logits), &target) in states
-                .iter_mut()
-                .zip(logits.chunks_exact(count))
-                .zip(targets)
-            {
+            packed.multiply(hidden, states.len(), (logits, count), Write::Set);
+            let rows = states.iter_mut().zip(logits.chunks_exact_mut(count));
+            for (row, (state, logits)) in rows.enumerate() {
+                let before = state.most;
                 fold_row(logits, state);
-                if let Some(&logit) = (target as usize)
-                    .checked_sub(first)
-                    .and_then(|i| logits.get(i))
-                {
+                let target = self.targets[task * ROWS + row] as usize;
+                if let Some(&logit) = target.checked_sub(words.first).and_then(|i| logits.get(i)) {
                     state.target = logit;
                 }
+                if back.is_some() {
+                    // Nothing is there to be rescaled before a row's first block.
+                    if before.is_finite() && before < state.most {
+                        let keep = exp(before - state.most);
+                        let pull = &mut pulls[row * width..(row + 1) * width];
+                        pull.iter_mut().for_each(|value| *value *= keep);
+                    }
+                    softmax_gradient(logits, state.most, -1.0);
+                }
             }
-        });
+            if let Some(back) = &back {
+                let weights = View::rows(logits, count);
+                back.multiply(weights, states.len(), (pulls, width), Write::Add);
+            }
+        };
+        let rows = states.par_chunks_mut(ROWS).enumerate().with_max_len(1);
+        if pulls.is_empty() {
+            rows.for_each_init(Vec::new, |logits, (i, states)| {
+                task(i, logits, states, &mut []);
+            });
+        } else {
+            let rows = rows.zip(pulls.par_chunks_mut(ROWS * width));
+            rows.for_each_init(Vec::new, |logits, ((i, states), pulls)| {
+                task(i, logits, states, pulls);
+            });
+        }
+    }
+}
+
+/// Copies the words of the targets in this block into `rows` (`[N, d]`, or empty).
+fn copy_targets(words: Words<'_>, width: usize, targets: &[u32], rows: &mut [f32]) {
+    for (row, &target) in rows.chunks_exact_mut(width.max(1)).zip(targets) {
+        let word = (target as usize).checked_sub(words.first);
+        if let Some(word) = word.filter(|&word| word < words.count) {
+            words.turned.column(word, row);
+        }
+    }
 }
 
 dispatched! {
@@ -374,14 +436,12 @@ struct Pull<'a> {
 
 impl Pull<'_> {
     /// Adds to dh, and sets dw, for one block of words: with G = grad (onehot - softmax), dh += G W and dw = G^T hidden.
-    fn words(&self, words: Words<'_>, dh: &mut [f32], dw: Option<&mut [f32]>, kept: &mut Vec<f32>) {
+    fn words(&self, words: Words<'_>, dh: &mut [f32], dw: &mut [f32], kept: &mut Vec<f32>) {
         let (first, count, width) = (words.first, words.count, self.width);
         let mut packed = Panels::default();
         let (forward, back) = (words.forward(width, &mut packed), words.back(width));
-        if dw.is_some() {
-            kept.resize(self.targets.len() * count, 0.0);
-        }
-        let task = |task: usize, dh: &mut [f32], logits: &mut [f32]| {
+        kept.resize(self.targets.len() * count, 0.0);
+        let task = |(task, (dh, logits)): (usize, (&mut [f32], &mut [f32]))| {
             let rows = task * ROWS..self.targets.len().min((task + 1) * ROWS);
             let hidden = View::rows(&self.hidden[rows.start * width..], width);
             forward.multiply(hidden, rows.len(), (logits, count), Write::Set);
@@ -394,39 +454,25 @@ impl Pull<'_> {
                     *value += self.grad[row];
                 }
             }
-            back.multiply(
-                View::rows(logits, count),
-                rows.len(),
-                (dh, width),
-                Write::Add,
-            );
+            let gradient = View::rows(logits, count);
+            back.multiply(gradient, rows.len(), (dh, width), Write::Add);
         };
-        let tasks = dh
-            .par_chunks_mut(ROWS * width.max(1))
+        dh.par_chunks_mut(ROWS * width.max(1))
+            .zip(kept.par_chunks_mut(ROWS * count))
             .enumerate()
-            .with_max_len(1);
-        match dw {
-            Some(dw) => {
-                let tasks = tasks.zip(kept.par_chunks_mut(ROWS * count));
-                tasks.for_each(|((i, dh), logits)| task(i, dh, logits));
-                let a = View::rows(kept, count).transposed();
-                let term = Term {
-                    a,
-                    b: View::rows(self.hidden, width).into(),
-                    depth: self.targets.len(),
-                };
-                multiply_terms([count, width], &[term], Output::rows(dw, width), Write::Set);
-            }
-            None => tasks.for_each_init(Vec::new, |logits, (i, dh)| {
-                logits.resize(ROWS * count, 0f32);
-                task(i, dh, logits);
-            }),
-        }
+            .with_max_len(1)
+            .for_each(task);
+        let term = Term {
+            a: View::rows(kept, count).transposed(),
+            b: View::rows(self.hidden, width).into(),
+            depth: self.targets.len(),
+        };
+        multiply_terms([count, width], &[term], Output::rows(dw, width), Write::Set);
     }
 }
 
 dispatched! {
-    /// Logits to -grad * probability.
+    /// Logits to -grad * e^(logit - log_normaliser): with a row's log normaliser, -grad times the probabilities.
     fn softmax_gradient(logits: &mut [f32], log_normaliser: f32, grad: f32) {
         logits.iter_mut().for_each(|logit| *logit = -grad * exp(*logit - log_normaliser));
     }

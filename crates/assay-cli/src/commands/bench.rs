@@ -10,6 +10,7 @@ use std::io::Write;
 
 use anyhow::{Result, ensure};
 use assay_irl::memory::{MemoryPlan, Residence, Workload, bytes, peak_bytes};
+use assay_irl::player::kept_rows;
 use assay_lm::{ModelConfig, Placement};
 use assay_ops::Ceilings;
 use serde::Serialize;
@@ -109,11 +110,18 @@ fn plan(args: &BenchArgs, config: &ModelConfig, residence: Residence) -> MemoryP
         rank(&[Stage::Score, Stage::UpdateReward]),
     );
     let kept_bytes = args.activation_mib.saturating_mul(1 << 20);
+    let group = args.prompt_tokens + args.samples * args.new_tokens;
     let workload = Workload {
         sequences: samples * args.prompts * args.samples,
         new_tokens: args.new_tokens,
         prompt_rows: samples * args.prompts * args.prompt_tokens,
-        training_rows: passes * args.token_budget.min(rows(args)),
+        training_rows: match trains {
+            true => training_rows(args, residence)
+                .max(group)
+                .min(args.token_budget),
+            false => 0,
+        },
+        scored_rows: passes * args.token_budget.min(rows(args)),
         kept_bytes: if trains { kept_bytes } else { 0 },
         residence,
     };
@@ -122,6 +130,17 @@ fn plan(args: &BenchArgs, config: &ModelConfig, residence: Residence) -> MemoryP
         plan.optimiser = 0;
     }
     plan
+}
+
+/// Packed rows that an update of the policy passes at a time.
+fn training_rows(args: &BenchArgs, residence: Residence) -> usize {
+    let config = stages::config(args);
+    let row = config.layer_activations() * (config.layers * size_of::<f32>()) as u64;
+    let kept = match residence {
+        Residence::Host => kept_rows(args.activation_mib.saturating_mul(1 << 20), row),
+        Residence::Device { .. } => usize::MAX,
+    };
+    kept.min(args.token_budget).min(rows(args))
 }
 
 /// Packed rows of the workload.
@@ -155,14 +174,18 @@ fn measure((args, placement): (&BenchArgs, &Placement), report: &mut BenchReport
     let ceilings = Ceilings::measure(&placement.device, placement.dtype)?;
     let timed = timed.into_iter();
     report.stages = timed
-        .map(|(stage, seconds)| measured(stage, seconds, args, &ceilings))
+        .map(|(stage, seconds)| measured((stage, seconds), (args, placement), &ceilings))
         .collect();
     report.product_operations_per_second = Some(ceilings.product_operations_per_second);
     report.copy_bytes_per_second = Some(ceilings.copy_bytes_per_second);
     Ok(())
 }
 
-fn measured(stage: Stage, seconds: Vec<f64>, args: &BenchArgs, ceilings: &Ceilings) -> Measured {
+fn measured(
+    (stage, seconds): (Stage, Vec<f64>),
+    (args, placement): (&BenchArgs, &Placement),
+    ceilings: &Ceilings,
+) -> Measured {
     let mut sorted = seconds.clone();
     sorted.sort_by(f64::total_cmp);
     let median = sorted[sorted.len() / 2];
@@ -174,7 +197,7 @@ fn measured(stage: Stage, seconds: Vec<f64>, args: &BenchArgs, ceilings: &Ceilin
             sequences * (args.prompt_tokens + args.new_tokens),
         ),
     };
-    let cost = stage.cost(args);
+    let cost = stage.cost(args, Residence::of(placement));
     Measured {
         stage,
         seconds,

@@ -17,7 +17,7 @@ use crate::adam::AdamW;
 use crate::encode::{Demonstration, EncodedCompletion, Encoder};
 use crate::metrics::IterationMetrics;
 use crate::optimiser::LrSchedule;
-use crate::player::{Passes, Player};
+use crate::player::{Passes, Player, Reach};
 use crate::reward::TraceRole;
 use crate::reward::loss::{LabelledTrace, LossOutput, discriminator_loss};
 use crate::reward::schedule::{ReplayBuffer, StyleAdvantage};
@@ -140,6 +140,7 @@ impl Discriminator {
                 origins: &data.origins,
             },
             passes: batch.passes,
+            reach: Reach::Group,
             optimiser: &settings.optimiser,
             schedule,
         };

@@ -11,7 +11,7 @@ use crate::encode::Demonstration;
 use crate::metrics::IterationMetrics;
 use crate::optimiser::LrSchedule;
 use crate::parallel;
-use crate::player::{Passes, TokenScalars, infer_all};
+use crate::player::{self, Passes, Reach, TokenScalars, infer_all};
 use crate::policy::advantage::{AdvantageSettings, ExpertInGroup, RewardedTrace, advantages};
 use crate::policy::objective::{Ending, ObjectiveStatistics, PolicyTrace, objective};
 use crate::policy_model::{PolicyModel, logprobs_and_entropies};
@@ -183,11 +183,12 @@ pub fn update_policy(
                 origins: &origins,
             },
             passes,
+            reach: Reach::Completion,
             optimiser: &settings.optimiser,
             schedule: &optimiser.schedule,
         };
         let stepped = step.take(optimiser.adamw, |logprobs| {
-            let before = old.get_or_insert_with(|| logprobs.to_vec());
+            let before = old.as_deref().unwrap_or(logprobs);
             let traces = rows(groups).enumerate().map(|(i, row)| PolicyTrace {
                 role: row.role,
                 logprobs: &logprobs[i],
@@ -202,6 +203,7 @@ pub fn update_policy(
             let output = objective(&traces, &settings.objective)?;
             Ok((output.loss, output.statistics, output.grads))
         })?;
+        old.get_or_insert(stepped.scalars);
         metrics.set("policy/learning_rate", stepped.learning_rate)?;
         metrics.set("policy/gradient_norm", stepped.gradient_norm)?;
         report_objective(stepped.loss, &stepped.report, metrics)?;
@@ -276,7 +278,7 @@ fn reference_logprobs(
     groups: &[Group],
     passes: Passes<'_>,
 ) -> Result<TokenScalars, IrlError> {
-    passes.attempt(groups, |passes| {
+    passes.attempt(player::rows(groups).min(passes.token_budget), |passes| {
         let parts = micro_batches(groups, passes.token_budget);
         parallel::scalars(passes.ranks, &parts, |part| {
             let batch = PackedBatch::new(&part.groups)?;

@@ -35,7 +35,7 @@ use crate::adam::AdamW;
 use crate::encode::{Demonstration, Encoder, TokenLimits};
 use crate::metrics::IterationMetrics;
 use crate::parallel::{self, Collective};
-use crate::player::{Passes, Player};
+use crate::player::{Passes, Player, Reach};
 use crate::policy_model::PolicyModel;
 use crate::relief::{Relief, Work};
 use crate::reward::TraceRole;
@@ -362,6 +362,7 @@ impl<'i> Run<'i> {
                 origins: &origins,
             },
             passes: self.passes(),
+            reach: Reach::Completion,
             optimiser: &sft.optimiser,
             schedule: &sft.optimiser.schedule(self.sft_iterations),
         };

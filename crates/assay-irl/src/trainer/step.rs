@@ -1,16 +1,20 @@
 //! One update of a player: loss over its scalars, gradients, AdamW. A number that is not finite names its trace.
 
+use std::ops::Range;
+
 use super::failure::{Batch, Seen, check_finite};
 use crate::IrlError;
 use crate::adam::{AdamW, StepReport};
 use crate::optimiser::{LrSchedule, OptimiserSettings};
-use crate::player::{Passes, Player, TokenScalars, update};
+use crate::player::{Passes, Player, Reach, TokenScalars, update};
 
 /// A player, the batch it learns from, and how.
 pub(super) struct Step<'s> {
     pub(super) player: &'s dyn Player,
     pub(super) batch: Batch<'s>,
     pub(super) passes: Passes<'s>,
+    /// What a gradient of the loss depends on.
+    pub(super) reach: Reach,
     pub(super) optimiser: &'s OptimiserSettings,
     pub(super) schedule: &'s LrSchedule,
 }
@@ -21,6 +25,8 @@ pub(super) type Loss<R> = (f64, R, TokenScalars);
 /// What an update did.
 pub(super) struct Stepped<R> {
     pub(super) loss: f64,
+    /// The player's scalars before the step.
+    pub(super) scalars: TokenScalars,
     pub(super) report: R,
     pub(super) learning_rate: f64,
     pub(super) gradient_norm: f64,
@@ -46,11 +52,13 @@ impl Step<'_> {
         mut loss: impl FnMut(&[Vec<f32>]) -> Result<Loss<R>, IrlError>,
         seen: &mut Seen,
     ) -> Result<Stepped<R>, IrlError> {
-        let checked = |scalars: &[Vec<f32>]| {
-            seen.scalars = scalars.to_vec();
+        let checked = |scalars: &[Vec<f32>], part: Range<usize>| {
+            seen.scalars.resize(scalars.len(), Vec::new());
+            seen.scalars[part.clone()].clone_from_slice(&scalars[part.clone()]);
             check_finite(self.player.scalar(), scalars)?;
             let (value, report, gradients) = loss(scalars)?;
-            seen.gradients.clone_from(&gradients);
+            seen.gradients.resize(gradients.len(), Vec::new());
+            seen.gradients[part.clone()].clone_from_slice(&gradients[part]);
             if !value.is_finite() {
                 let what = format!("the loss, {value},");
                 return Err(IrlError::NotFinite { what });
@@ -59,7 +67,8 @@ impl Step<'_> {
             Ok(((value, report), gradients))
         };
         let groups = self.batch.groups;
-        let ((loss, report), gradients) = update(self.player, groups, self.passes, checked)?;
+        let how = (self.passes, self.reach);
+        let ((loss, report), gradients) = update(self.player, groups, how, checked)?;
         let learning_rate = self.schedule.learning_rate(adamw.iterations() as usize);
         let StepReport { gradient_norm, .. } = adamw.step(
             &self.player.parameters(),
@@ -69,6 +78,7 @@ impl Step<'_> {
         )?;
         Ok(Stepped {
             loss,
+            scalars: std::mem::take(&mut seen.scalars),
             report,
             learning_rate,
             gradient_norm,

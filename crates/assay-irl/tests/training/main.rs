@@ -7,13 +7,14 @@ mod rollout_server;
 mod sampling;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use assay_irl::encode::{Encoder, TokenLimits};
 use assay_irl::metrics::{IterationMetrics, read};
 use assay_irl::parallel::Alone;
-use assay_irl::player::{Passes, Player, update};
+use assay_irl::player::{Passes, Player, Reach, update};
 use assay_irl::policy_model::{PolicyModel, Trainable, logprobs_and_entropies};
 use assay_irl::reward::loss::{DiscriminatorLossSettings, LabelledTrace, discriminator_loss};
 use assay_irl::reward::schedule::PolicyNegatives;
@@ -431,23 +432,22 @@ fn updates_of_tiny_and_empty_completions() {
         prompt: vec![3, 4, 5],
         completions: lengths.iter().map(|&n| vec![6; n]).collect(),
     };
-    let sum = |scalars: &[Vec<f32>]| {
+    let sum = |scalars: &[Vec<f32>], _: Range<usize>| {
         let ones = scalars.iter().map(|row| vec![1.0; row.len()]).collect();
         Ok((scalars.to_vec(), ones))
     };
+    let alone = |budget| (Passes::alone(budget), Reach::Completion);
     for lengths in [&[1][..], &[1, 1], &[0, 1], &[1, 0, 3]] {
         let groups = [group(lengths), group(lengths)];
-        let (whole, _) = update(&reward, &groups, Passes::alone(1000), sum).unwrap();
-        let (cut, _) = update(&reward, &groups, Passes::alone(1), sum).unwrap();
+        let (whole, _) = update(&reward, &groups, alone(1000), sum).unwrap();
+        let (cut, _) = update(&reward, &groups, alone(1), sum).unwrap();
         assert_eq!(whole, cut, "{lengths:?}");
         let found: Vec<usize> = whole[..lengths.len()].iter().map(Vec::len).collect();
         assert_eq!(found, lengths);
         assert!(whole.iter().flatten().all(|z| z.is_finite()));
     }
     for groups in [vec![], vec![group(&[])], vec![group(&[0, 0])]] {
-        let error = update(&reward, &groups, Passes::alone(1000), sum)
-            .err()
-            .unwrap();
+        let error = update(&reward, &groups, alone(1000), sum).err().unwrap();
         assert!(matches!(error, IrlError::EmptyUpdate), "{error}");
     }
 }

@@ -63,9 +63,13 @@ impl Player for Tight<'_> {
         self.policy.infer(batch)
     }
 
-    fn record(&self, batch: &PackedBatch, kept_bytes: u64) -> Result<Recording, IrlError> {
+    fn forward(
+        &self,
+        batch: &PackedBatch,
+        kept_bytes: u64,
+    ) -> Result<(TokenScalars, Recording), IrlError> {
         self.ask(batch, self.forward)?;
-        self.policy.record(batch, kept_bytes)
+        self.policy.forward(batch, kept_bytes)
     }
 
     fn backward(
@@ -98,15 +102,18 @@ fn groups() -> Vec<Group> {
     (1..5).map(group).collect()
 }
 
-/// Scalars that the loss saw each time, and the bits of every gradient.
+/// Scalars that the loss saw each time that it saw all, and the bits of every gradient.
 fn gradients(player: &dyn Player, passes: Passes<'_>) -> (Vec<TokenScalars>, Vec<Vec<f32>>) {
     let mut seen = Vec::new();
-    let loss = |scalars: &[Vec<f32>]| {
-        seen.push(scalars.to_vec());
+    let loss = |scalars: &[Vec<f32>], part: Range<usize>| {
+        if part.len() == scalars.len() {
+            seen.push(scalars.to_vec());
+        }
         let own = |row: &Vec<f32>| row.iter().map(|x| x.sin()).collect();
         Ok(((), scalars.iter().map(own).collect()))
     };
-    let ((), gradients) = update(player, &groups(), passes, loss).unwrap();
+    let how = (passes, Reach::Completion);
+    let ((), gradients) = update(player, &groups(), how, loss).unwrap();
     let of = |var: &Var| gradients.get(var).unwrap().flatten_all().unwrap();
     let parameters = player.parameters();
     let values = parameters.iter().map(|(_, var)| of(var).to_vec1().unwrap());

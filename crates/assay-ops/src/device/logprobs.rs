@@ -1,4 +1,7 @@
-//! Token log-probabilities: logits of some rows at a time, in f32, folded by a kernel and made again in the backward pass.
+//! Token log-probabilities: logits of some rows at a time, in f32, folded by a kernel.
+//!
+//! With a frozen output matrix the gradient at hidden states is prepared while the logits are there; a tracked one makes them
+//! again in the backward pass.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -37,6 +40,14 @@ pub(crate) fn token_logprobs(
     let targets = upload(targets, device)?;
     let fresh = || Fresh::new(device, DType::F32, rows);
     let (logprobs, normalisers, entropies) = (fresh()?, fresh()?.tensor(), fresh()?.tensor());
+    let tracked = matches!(output, Matrix::Dense(table) if table.track_op());
+    let pulls = match hidden.track_op() && !tracked {
+        true => Some((
+            Fresh::like(hidden)?.tensor(),
+            Tensor::ones(rows, DType::F32, device)?,
+        )),
+        false => None,
+    };
     for chunk in chunks(rows, weight.dims()[0]) {
         let logits = logits(hidden, &weight, &chunk)?;
         let part = |tensor: &Tensor| tensor.narrow(0, chunk.start, chunk.len());
@@ -48,23 +59,30 @@ pub(crate) fn token_logprobs(
             .tensor(&part(&entropies)?, DType::F32)?
             .number(weight.dims()[0])?
             .run(device)?;
+        if let Some((pulls, ones)) = &pulls {
+            let rows = [part(&targets)?, part(&normalisers)?, part(ones)?];
+            let g = gradient(&logits, &rows, hidden.dtype())?;
+            let here = Operand::of(pulls)?.rows(chunk.clone());
+            product_into(device, (Operand::of(&g)?, Operand::of(&weight)?), here, 0.0)?;
+        }
     }
     let saved = Saved {
         output: output.clone(),
         targets,
         normalisers,
     };
-    let logprobs = match output {
-        Matrix::Dense(table) if table.track_op() => attach2(
+    let logprobs = match (output, pulls) {
+        (Matrix::Dense(table), _) if tracked => attach2(
             NAME,
             [hidden, table],
             logprobs,
-            move |[hidden, table], _, grad| saved.pull(hidden, table.track_op(), grad),
+            move |[hidden, _], _, grad| saved.pull(hidden, grad),
         )?,
-        _ => attach1(NAME, hidden, logprobs, move |[hidden], _, grad| {
-            let [dhidden, _] = saved.pull(hidden, false, grad)?;
-            Ok([dhidden])
+        (_, Some((pulls, _))) => attach1(NAME, hidden, logprobs, move |_, _, grad| {
+            let grad = grad.unsqueeze(1)?.to_dtype(pulls.dtype())?;
+            Ok([Some(pulls.broadcast_mul(&grad)?)])
         })?,
+        _ => logprobs.tensor(),
     };
     Ok(TokenLogprobs {
         logprobs,
@@ -74,40 +92,44 @@ pub(crate) fn token_logprobs(
 
 impl Saved {
     /// With G = grad (onehot - softmax): dhidden = G W, dW = G^T hidden.
-    fn pull(&self, hidden: &Tensor, weight_tracked: bool, grad: &Tensor) -> Pulled<2> {
+    fn pull(&self, hidden: &Tensor, grad: &Tensor) -> Pulled<2> {
         let (device, dtype) = (hidden.device(), hidden.dtype());
         let weight = dense(&self.output, dtype)?;
         let (rows, words) = (hidden.dims2()?.0, weight.dims2()?.0);
-        let dhidden = Fresh::like(hidden)?.tensor();
-        let dweight = match weight_tracked {
-            true => Some(weight.zeros_like()?),
-            false => None,
-        };
+        let (dhidden, dweight) = (Fresh::like(hidden)?.tensor(), weight.zeros_like()?);
         for chunk in chunks(rows, words) {
-            let logits = logits(hidden, &weight, &chunk)?;
-            let dlogits = Fresh::new(device, dtype, (chunk.len(), words))?;
             let part = |tensor: &Tensor| tensor.narrow(0, chunk.start, chunk.len());
-            Launch::rows("token_logprobs_grad", dtype, chunk.len())?
-                .tensor(&logits, DType::F32)?
-                .tensor(&part(&self.targets)?, DType::U32)?
-                .tensor(&part(&self.normalisers)?, DType::F32)?
-                .tensor(&part(grad)?, DType::F32)?
-                .fills(&dlogits)?
-                .number(words)?
-                .run(device)?;
-            let dlogits = dlogits.tensor();
+            let rows = [part(&self.targets)?, part(&self.normalisers)?, part(grad)?];
+            let dlogits = gradient(&logits(hidden, &weight, &chunk)?, &rows, dtype)?;
             let (g, here) = (
                 Operand::of(&dlogits)?,
                 Operand::of(&dhidden)?.rows(chunk.clone()),
             );
             product_into(device, (g, Operand::of(&weight)?), here, 0.0)?;
-            if let Some(dweight) = &dweight {
-                let factors = (g.t(), Operand::of(hidden)?.rows(chunk.clone()));
-                product_into(device, factors, Operand::of(dweight)?, 1.0)?;
-            }
+            let factors = (g.t(), Operand::of(hidden)?.rows(chunk.clone()));
+            product_into(device, factors, Operand::of(&dweight)?, 1.0)?;
         }
-        Ok([Some(dhidden), dweight])
+        Ok([Some(dhidden), Some(dweight)])
     }
+}
+
+/// grad (onehot - softmax) of some rows of logits, from their targets, log normalisers and gradients.
+fn gradient(
+    logits: &Tensor,
+    [targets, normalisers, grad]: &[Tensor; 3],
+    dtype: DType,
+) -> CandleResult<Tensor> {
+    let (rows, words) = logits.dims2()?;
+    let dlogits = Fresh::new(logits.device(), dtype, (rows, words))?;
+    Launch::rows("token_logprobs_grad", dtype, rows)?
+        .tensor(logits, DType::F32)?
+        .tensor(targets, DType::U32)?
+        .tensor(normalisers, DType::F32)?
+        .tensor(grad, DType::F32)?
+        .fills(&dlogits)?
+        .number(words)?
+        .run(logits.device())?;
+    Ok(dlogits.tensor())
 }
 
 /// f32 logits of some rows.

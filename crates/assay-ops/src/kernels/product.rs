@@ -92,6 +92,19 @@ impl<'a> From<View<'a>> for Right<'a> {
 }
 
 impl Right<'_> {
+    /// Copies the first values of a column.
+    pub(crate) fn column(&self, column: usize, into: &mut [f32]) {
+        into.iter_mut().enumerate().for_each(|(row, value)| {
+            *value = match self {
+                Self::Values(view) => {
+                    view.values[row * view.row_stride + column * view.column_stride]
+                }
+                Self::Panels(part) => part.at(row, column),
+                Self::Turned(part) => part.at(column, row),
+            };
+        });
+    }
+
     /// Panics unless the first `rows` and `columns` are inside the factor.
     fn check(&self, rows: usize, columns: usize) {
         let inside = |[most_rows, most_columns]: [usize; 2]| {

@@ -395,6 +395,29 @@ fn token_logprobs_agree_with_their_composed_form() {
 }
 
 #[test]
+fn gradients_prepared_with_a_frozen_output_are_those_of_the_composed_form() {
+    for (rows, width, vocab) in [(1, 8, 5), (3, 16, 2100), (150, 24, 3500)] {
+        // The first, middle and last words are targets, and later blocks of words have larger logits.
+        let targets: Arc<[u32]> = (0..rows)
+            .map(|i| [0, vocab / 2, vocab - 1, i * 7919 % vocab][i % 4] as u32)
+            .collect();
+        let growth: Vec<f32> = (0..vocab).map(|word| 1.0 + word as f32 / 500.0).collect();
+        let growth = Tensor::from_vec(growth, (vocab, 1), &Device::Cpu).unwrap();
+        let table = tensor(&[vocab, width], 2).broadcast_mul(&growth).unwrap();
+        let hidden = [(tensor(&[rows, width], 1) * 3.0).unwrap()];
+        let dense = Matrix::Dense(table.clone());
+        let composed = |t: &[Tensor]| {
+            let table = table.to_dtype(t[0].dtype()).unwrap();
+            composed_logprobs(&t[0], &table, &targets)
+        };
+        for matrix in [dense.in_panels().unwrap(), dense] {
+            let fused = |t: &[Tensor]| token_logprobs(&t[0], &matrix, &targets).unwrap().logprobs;
+            assert_agree(&hidden, &fused, &composed);
+        }
+    }
+}
+
+#[test]
 fn entropies_are_those_of_the_distributions() {
     let (hidden, output) = ((tensor(&[9, 16], 1) * 4.0).unwrap(), tensor(&[3000, 16], 2));
     let targets: Arc<[u32]> = vec![0; 9].into();

@@ -1,13 +1,15 @@
 //! The stages of an iteration on a synthetic workload.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
 use assay_irl::IrlError;
 use assay_irl::adam::AdamW;
+use assay_irl::memory::Residence;
 use assay_irl::optimiser::OptimiserSettings;
-use assay_irl::player::{Passes, Player, TokenScalars, infer_all, update};
+use assay_irl::player::{Passes, Player, Reach, TokenScalars, infer_all, update};
 use assay_irl::policy_model::{PolicyModel, Trainable};
 use assay_irl::reward_model::RewardModel;
 use assay_irl::settings::HeadSettings;
@@ -75,7 +77,7 @@ impl Stage {
 
     /// Operations: 2 a weight and row forward; training adds as much for the gradient of the input and, in layers that are computed
     /// again, for the second forward; an adapter's matrices also receive gradients. Attention is left out.
-    pub(crate) fn cost(self, args: &BenchArgs) -> Cost {
+    pub(crate) fn cost(self, args: &BenchArgs, residence: Residence) -> Cost {
         let config = config(args);
         let layers = layer_weights(&config) as f64;
         let output = (config.vocab_size * config.hidden_size) as f64;
@@ -84,9 +86,9 @@ impl Stage {
         let rows = (args.prompts * args.prompt_tokens) as f64 + generated;
         let weights = 4.0 * (layers + adapter);
         let forward = 2.0 * (layers + adapter) * rows;
-        let again = forward * share_recomputed(args);
+        let again = forward * share_recomputed(args, residence);
         let backward = again + 2.0 * (layers + 2.0 * adapter) * rows;
-        // Logits: once for their values, once more and twice for their gradient.
+        // Logits: once for their values, once for their gradient.
         let logits = 2.0 * output * generated;
         let cost = |operations, weight_bytes| Cost {
             operations,
@@ -100,11 +102,13 @@ impl Stage {
             Self::UpdateReward => cost(forward + backward, 3.0 * weights),
             Self::Score => cost(forward, weights),
             Self::UpdatePolicy => cost(
-                forward + backward + 3.0 * logits,
-                3.0 * weights + 12.0 * output,
+                forward + backward + 2.0 * logits,
+                3.0 * weights + 8.0 * output,
             ),
             Self::Iteration => {
-                let parts = Self::ALL[..4].iter().map(|stage| stage.cost(args));
+                let parts = Self::ALL[..4]
+                    .iter()
+                    .map(|stage| stage.cost(args, residence));
                 parts.fold(cost(0.0, 0.0), |sum, part| {
                     cost(
                         sum.operations + part.operations,
@@ -117,9 +121,9 @@ impl Stage {
 }
 
 /// Share of the layers that an update's backward pass computes again.
-fn share_recomputed(args: &BenchArgs) -> f64 {
+fn share_recomputed(args: &BenchArgs, residence: Residence) -> f64 {
     let config = config(args);
-    let batch = (super::rows(args).min(args.token_budget) * size_of::<f32>()) as u64;
+    let batch = (super::training_rows(args, residence) * size_of::<f32>()) as u64;
     let layer = (config.layer_activations() * batch).max(1);
     let kept = (args.activation_mib.saturating_mul(1 << 20) / layer).min(config.layers as u64);
     1.0 - kept as f64 / config.layers as f64
@@ -278,12 +282,12 @@ impl Workbench {
         let passes = self.passes;
         match stage {
             Stage::Sample => self.sample(groups),
-            Stage::UpdateReward => train(self.reward()?, groups, passes),
+            Stage::UpdateReward => train(self.reward()?, groups, (passes, Reach::Group)),
             Stage::Score => {
                 infer_all(&self.reward()?.player, groups, passes)?;
                 Ok(())
             }
-            Stage::UpdatePolicy => train(self.policy()?, groups, passes),
+            Stage::UpdatePolicy => train(self.policy()?, groups, (passes, Reach::Completion)),
             Stage::Iteration => {
                 let mut parts = Stage::ALL[..4].iter();
                 parts.try_for_each(|part| self.work(*part, groups))
@@ -318,21 +322,21 @@ impl Workbench {
 fn train<P: Player>(
     Trainee { player, optimiser }: &mut Trainee<P>,
     groups: &[Group],
-    passes: Passes<'_>,
+    how: (Passes<'_>, Reach),
 ) -> Result<()> {
     let parameters = player.parameters();
     let mut adamw = match optimiser.take() {
         Some(adamw) => adamw,
         None => AdamW::new(&parameters)?,
     };
-    let loss = |scalars: &[Vec<f32>]| -> Result<((), TokenScalars), IrlError> {
+    let loss = |scalars: &[Vec<f32>], _: Range<usize>| -> Result<((), TokenScalars), IrlError> {
         let tokens: usize = scalars.iter().map(Vec::len).sum();
         let sign = |row: usize| if row.is_multiple_of(2) { 1.0 } else { -1.0 };
         let rows = scalars.iter().enumerate();
         let gradients = rows.map(|(row, own)| vec![sign(row) / tokens as f32; own.len()]);
         Ok(((), gradients.collect()))
     };
-    let ((), gradients) = update(&*player, groups, passes, loss)?;
+    let ((), gradients) = update(&*player, groups, how, loss)?;
     let settings = OptimiserSettings::default();
     adamw.step(
         &parameters,

@@ -1,12 +1,13 @@
 //! How fast the stages of an iteration are on the quickstart's own model and traces.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use anyhow::Result;
 use assay_evals::statistics::Estimate;
 use assay_evals::summary::Summary;
 use assay_irl::IrlError;
-use assay_irl::player::{Passes, Player, TokenScalars, infer_all, update};
+use assay_irl::player::{Passes, Player, Reach, TokenScalars, infer_all, update};
 use assay_irl::settings::Settings;
 use assay_lm::packed::Group;
 use assay_tasks::trace::ScoredTrace;
@@ -68,11 +69,11 @@ fn batch(traces: &[ScoredTrace], settings: &Settings) -> Vec<Group> {
 
 /// One pass forward and backward.
 fn trained(player: &dyn Player, groups: &[Group], passes: Passes<'_>) -> Result<(), IrlError> {
-    let loss = |scalars: &[Vec<f32>]| -> Result<((), TokenScalars), IrlError> {
+    let loss = |scalars: &[Vec<f32>], _: Range<usize>| -> Result<((), TokenScalars), IrlError> {
         Ok((
             (),
             scalars.iter().map(|own| vec![1e-3; own.len()]).collect(),
         ))
     };
-    update(player, groups, passes, loss).map(|_| ())
+    update(player, groups, (passes, Reach::Completion), loss).map(|_| ())
 }

@@ -225,6 +225,23 @@ fn token_logprobs_and_entropies() {
                     .logprobs
             },
         );
+        // Numbers that bf16 holds exactly.
+        let table = inputs[1].0.to_dtype(DType::BF16).unwrap();
+        let table = table.to_dtype(DType::F32).unwrap();
+        assert_agree(
+            "token_logprobs of a frozen output",
+            &inputs[..1],
+            &|t| {
+                logprobs::token_logprobs(&t[0], &frozen(&table, &t[0]), &targets)
+                    .unwrap()
+                    .logprobs
+            },
+            &|t| {
+                crate::token_logprobs(&t[0], &frozen(&table, &t[0]), &targets)
+                    .unwrap()
+                    .logprobs
+            },
+        );
         let hidden = &inputs[0].0;
         let expected = crate::token_logprobs(hidden, &Matrix::Dense(inputs[1].0.clone()), &targets);
         let expected = values(&expected.unwrap().entropies);
