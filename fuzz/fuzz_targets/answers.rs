@@ -1,4 +1,5 @@
-//! Answers in any text: what is found lies in it, and equality is symmetric.
+//! Answers in any text: what is found lies in it, and equality of numbers is symmetric. A gold answer that is a word or a letter
+//! says how the prediction is read, so those are not.
 #![no_main]
 
 use assay_tasks::answers::{
@@ -13,5 +14,8 @@ fuzz_target!(|text: &str| {
     }
     let _ = parse_number(text);
     let (one, other) = text.split_once('=').unwrap_or((text, text));
-    assert_eq!(same_answer(one, other), same_answer(other, one));
+    let equal = (same_answer(one, other), same_answer(other, one));
+    if parse_number(one).is_some() && parse_number(other).is_some() {
+        assert_eq!(equal.0, equal.1);
+    }
 });

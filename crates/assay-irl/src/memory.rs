@@ -108,7 +108,7 @@ pub struct MemoryPlan {
     /// Gradients of one adapter at a time, and two moments of both.
     pub optimiser: u64,
     /// Keys and values of prompts and completions while sampling, one step's logits, a copy of the adapter in the layout of the product; on a
-    /// device the merged projections instead.
+    /// device the merged projections and the activations of one recorded step instead.
     pub cache: u64,
     /// For one packed batch: inputs of all layers, what is kept of them, and the working set of one in training; the working
     /// set alone where it is scored.
@@ -140,8 +140,10 @@ impl MemoryPlan {
         let (for_decoding, logits) = match workload.residence {
             // The adapter in the layout of the product.
             Residence::Host => (F32 * policy * u64::from(samples), 0),
+            // Merged projections, and all that one recorded step of decoding computes.
             Residence::Device { .. } => (
-                value * layers * projections * u64::from(samples),
+                value * layers * projections * u64::from(samples)
+                    + value * workload.sequences as u64 * layers * config.layer_activations(),
                 F32 * DEVICE_LOGITS.min(rows.max(scored) * config.vocab_size as u64),
             ),
         };
@@ -374,7 +376,11 @@ mod tests {
         assert_eq!(half.weights, plan.weights / 2);
         // A layer's projections: q and o 576 x 576, k and v 576 x 192, gate, up and down 576 x 1536.
         let projections = 30 * 576 * (2 * 576 + 2 * 192 + 3 * 1536);
-        assert_eq!(half.cache, 2 * cached + 4 * 64 * 49_152 + 2 * projections);
+        let step = 64 * 30 * (7 * 576 + 3 * 768 + 3 * 1536);
+        assert_eq!(
+            half.cache,
+            2 * cached + 4 * 64 * 49_152 + 2 * projections + 2 * step
+        );
         assert_eq!(half.activations, working / 2 + (1 << 30) + 4 * (1 << 26));
     }
 

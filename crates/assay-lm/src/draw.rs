@@ -4,7 +4,7 @@
 //! of likeliest tokens whose mass reaches top_p, renormalised. The policy's log-probability is that of softmax(logits),
 //! whatever the sampler did: the two are kept apart.
 
-use assay_ops::{DrawSettings, draw_on_device, has_kernels};
+use assay_ops::{DeviceDraw, DrawSettings, draw_on_device, has_kernels};
 use assay_tasks::random::Stream;
 use candle_core::{Storage, Tensor};
 use rayon::prelude::*;
@@ -102,24 +102,39 @@ pub fn draw_tensor<'s>(
         }
     }
     let uniforms: Vec<f64> = streams.map(Stream::uniform_f64).collect();
-    let settings = DrawSettings {
-        temperature: settings.temperature,
-        top_p: settings.top_p,
-        top_k: settings.top_k,
-    };
-    let drawn = draw_on_device(logits, &uniforms, settings)?;
-    if drawn.tokens.contains(&u32::MAX) {
-        return Err(LmError::NonFiniteLogits);
-    }
+    let rows = uniforms.len();
+    read_drawn(&draw_on_device(logits, &uniforms, settings.into())?, rows)
+}
+
+/// The first `rows` tokens that were drawn on a device.
+///
+/// # Errors
+/// As [`draw_rows`].
+pub(crate) fn read_drawn(drawn: &DeviceDraw, rows: usize) -> Result<Vec<Drawn>, LmError> {
+    let drawn = drawn.read()?;
     let logprobs = drawn.sampling_logprobs.iter().zip(&drawn.policy_logprobs);
-    let rows = drawn.tokens.iter().zip(logprobs);
-    Ok(rows
-        .map(|(&token, (&sampling_logprob, &policy_logprob))| Drawn {
-            token,
-            sampling_logprob,
-            policy_logprob,
-        })
-        .collect())
+    let all = drawn.tokens.iter().zip(logprobs).take(rows);
+    all.map(
+        |(&token, (&sampling_logprob, &policy_logprob))| match token {
+            u32::MAX => Err(LmError::NonFiniteLogits),
+            token => Ok(Drawn {
+                token,
+                sampling_logprob,
+                policy_logprob,
+            }),
+        },
+    )
+    .collect()
+}
+
+impl From<&SamplingSettings> for DrawSettings {
+    fn from(settings: &SamplingSettings) -> Self {
+        Self {
+            temperature: settings.temperature,
+            top_p: settings.top_p,
+            top_k: settings.top_k,
+        }
+    }
 }
 
 /// Draws a token from one row of logits with a uniform number in [0, 1), by inversion over the token ids.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use assay_ops::open_gpu;
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
@@ -110,7 +111,7 @@ fn gpu(index: usize) -> Result<Device, LmError> {
                       cuda`, or use --device cpu";
         return Err(failed(reason.to_owned()));
     }
-    Device::new_cuda(index)
+    open_gpu(index)
         .map_err(|source| failed(format!("it does not answer ({source}); use --device cpu")))
 }
 

@@ -4,6 +4,8 @@
 //! prompt has its own stream and token t takes the stream's t-th number, so results do not depend on batch layout.
 //! How one token is drawn from logits is in [`crate::draw`].
 
+mod recorded;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -19,6 +21,7 @@ use crate::adapter::Adapter;
 use crate::draw::{Drawn, SamplingSettings, draw, draw_tensor};
 use crate::packed::{Group, PackedBatch};
 use crate::transformer::{Attend, PromptCache, Transformer};
+use recorded::RecordedStep;
 
 /// Rows of prompts that are read at one time on the CPU, and on a device. A longer prompt is read whole.
 const PREFILL_ROWS: usize = 512;
@@ -117,8 +120,8 @@ pub fn sample_while(
         if !unfinished {
             return Ok(Some(decoder.finished));
         }
-        let logits = decoder.step()?;
-        decoder.advance(&logits, draw_settings)?;
+        let drawn = decoder.step(draw_settings)?;
+        decoder.advance(drawn);
         if !wanted(decoder.drawn_last) {
             return Ok(None);
         }
@@ -248,6 +251,17 @@ struct Decoder<'m> {
     active: Vec<Active>,
     finished: Vec<Vec<Completion>>,
     drawn_last: usize,
+    /// Whether a step is recorded and started again, and the one that is.
+    records: bool,
+    recorded: Option<RecordedStep>,
+}
+
+/// What a decoding step reads of its rows.
+#[derive(Default)]
+struct StepRows {
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    cached: Vec<CacheRow>,
 }
 
 impl<'m> Decoder<'m> {
@@ -267,9 +281,12 @@ impl<'m> Decoder<'m> {
         let slots = limits.max_sequences.min(waiting.len());
         let kv_dim = model.config().kv_heads * model.config().head_dim;
         let place = model.placement();
+        let records = has_kernels(&place.device) && !model.expands_blocks();
         let place = (&place.device, place.dtype);
+        // One slot more for the rows of a recorded step that stand for no sequence.
+        let held = slots + usize::from(records);
         let caches = (0..model.config().layers)
-            .map(|_| KvCache::new(slots, limits.max_new_tokens, kv_dim, place))
+            .map(|_| KvCache::new(held, limits.max_new_tokens, kv_dim, place))
             .collect::<Result<_, _>>()?;
         let finished = requests
             .iter()
@@ -296,6 +313,8 @@ impl<'m> Decoder<'m> {
             active,
             finished,
             drawn_last: 0,
+            records,
+            recorded: None,
         })
     }
 
@@ -344,39 +363,56 @@ impl<'m> Decoder<'m> {
         stopped || completion.truncated
     }
 
-    /// One decoding step of every active sequence: logits `[S, vocab]`.
-    fn step(&mut self) -> Result<Tensor, LmError> {
-        let mut tokens = Vec::with_capacity(self.active.len());
-        let mut positions = Vec::with_capacity(self.active.len());
-        let mut rows = Vec::with_capacity(self.active.len());
+    /// One decoding step: a token for every active sequence.
+    fn step(&mut self, settings: &SamplingSettings) -> Result<Vec<Drawn>, LmError> {
+        if self.records {
+            return self.recorded_step(settings);
+        }
+        let logits = self.logits(&self.rows())?;
+        draw_tensor(
+            &logits,
+            settings,
+            self.active.iter_mut().map(|s| &mut s.stream),
+        )
+    }
+
+    /// What the next step reads of every active sequence.
+    fn rows(&self) -> StepRows {
+        let mut rows = StepRows::default();
         for sequence in &self.active {
             let own = &self.finished[sequence.request][sequence.sample].token_ids;
             let prompt = self.prompts.prompts[sequence.request].clone();
-            tokens.extend(own.last());
-            positions.push((prompt.len() + own.len() - 1) as u32);
-            rows.push(CacheRow {
+            rows.tokens.extend(own.last());
+            rows.positions.push((prompt.len() + own.len() - 1) as u32);
+            rows.cached.push(CacheRow {
                 prompt,
                 slot: sequence.slot as usize,
                 len: own.len(),
             });
         }
+        rows
+    }
+
+    /// Logits `[S, vocab]` of a step.
+    fn logits(&mut self, rows: &StepRows) -> Result<Tensor, LmError> {
         let mut attention = CachedAttention {
             prompts: &self.prompt_cache,
             caches: &mut self.caches,
-            rows: &CacheRows::new(rows),
+            rows: &CacheRows::new(rows.cached.clone()),
             shape: self.model.head_shape(),
         };
-        let (tokens, positions): (Arc<[u32]>, Arc<[u32]>) = (tokens.into(), positions.into());
+        let (tokens, positions): (Arc<[u32]>, Arc<[u32]>) = (
+            rows.tokens.as_slice().into(),
+            rows.positions.as_slice().into(),
+        );
         let hidden = self
             .model
             .run(&tokens, &positions, self.adapter, &mut attention)?;
         Ok(output_logits(&hidden, self.model.output_matrix())?)
     }
 
-    /// Draws one token a sequence and takes the finished ones out of the batch.
-    fn advance(&mut self, logits: &Tensor, settings: &SamplingSettings) -> Result<(), LmError> {
-        let streams = self.active.iter_mut().map(|s| &mut s.stream);
-        let drawn = draw_tensor(logits, settings, streams)?;
+    /// Takes one token a sequence, and the finished ones out of the batch.
+    fn advance(&mut self, drawn: Vec<Drawn>) {
         self.drawn_last = drawn.len();
         let sequences = std::mem::take(&mut self.active);
         for (sequence, drawn) in sequences.into_iter().zip(drawn) {
@@ -386,7 +422,6 @@ impl<'m> Decoder<'m> {
                 self.active.push(sequence);
             }
         }
-        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use assay_ops::{
-    HeadShape, Matrix, RopeTable, embedding, grouped_attention, linear, rms_norm, rope,
+    HeadShape, Matrix, RopeTable, add, embedding, grouped_attention, linear, rms_norm, rope,
     seed_gradient, swiglu,
 };
 use candle_core::Tensor;
@@ -104,6 +104,17 @@ impl Transformer {
     /// The output matrix `[vocab, hidden]`; the embedding when they are tied.
     pub fn output_matrix(&self) -> &Matrix {
         self.output.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// Whether some matrices are blocks that are expanded before each product.
+    pub(crate) fn expands_blocks(&self) -> bool {
+        let projections = self
+            .layers
+            .iter()
+            .flat_map(|layer| layer.projections.values());
+        let matrices = projections.map(|dense| &dense.weight).chain(&self.output);
+        let quantised = |matrix: &Matrix| matches!(matrix, Matrix::Quantised(_));
+        quantised(&self.embedding) || matrices.into_iter().any(quantised)
     }
 
     /// The same weights without gradient tracking; shares storage with `self`.
@@ -342,11 +353,12 @@ impl Transformer {
         x: &Tensor,
         attended: &Tensor,
     ) -> Result<Tensor, LmError> {
-        let x = (x + layer.project(Projection::Output, attended, lora)?)?;
+        let x = add(x, &layer.project(Projection::Output, attended, lora)?)?;
         let h = rms_norm(&x, &layer.attention_norm, self.config.rms_norm_eps)?;
         let gate = layer.project(Projection::Gate, &h, lora)?;
         let up = layer.project(Projection::Up, &h, lora)?;
-        Ok((&x + layer.project(Projection::Down, &swiglu(&gate, &up)?, lora)?)?)
+        let down = layer.project(Projection::Down, &swiglu(&gate, &up)?, lora)?;
+        Ok(add(&x, &down)?)
     }
 }
 

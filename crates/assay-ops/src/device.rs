@@ -18,6 +18,7 @@ pub(crate) mod memo;
 pub(crate) mod optimiser;
 pub(crate) mod product;
 pub(crate) mod quantised;
+pub(crate) mod recording;
 pub(crate) mod rows;
 pub(crate) mod seed;
 #[cfg(test)]
@@ -37,6 +38,14 @@ pub fn has_kernels(device: &Device) -> bool {
     !device.is_cpu() || cfg!(feature = "emulator")
 }
 
+/// A GPU by its number, with a stream of its own, in which all work is done in order.
+///
+/// # Errors
+/// There is no such GPU, or this program has no kernels for it.
+pub fn open_gpu(index: usize) -> CandleResult<Device> {
+    executor::open_gpu(index)
+}
+
 /// Bytes that are free on an accelerator; `None` for the CPU and where the driver does not tell.
 pub fn free_bytes(device: &Device) -> Option<u64> {
     executor::free_bytes(device)
@@ -44,5 +53,11 @@ pub fn free_bytes(device: &Device) -> Option<u64> {
 
 /// A list of indices on the device.
 pub(crate) fn upload(values: &Arc<[u32]>, device: &Device) -> CandleResult<Tensor> {
-    Tensor::from_slice(values, values.len(), device)
+    match recording::brought(values) {
+        Some(tensor) => Ok(tensor),
+        None => {
+            let tensor = Tensor::from_slice(values, values.len(), device)?;
+            Ok(recording::input(tensor, Some(values)))
+        }
+    }
 }

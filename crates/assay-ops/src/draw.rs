@@ -56,6 +56,24 @@ pub fn output_logits(hidden: &Tensor, output: &Matrix) -> Result<Tensor, OpsErro
     )?)
 }
 
+/// Drawn tokens on their device: ids u32, and both log-probabilities, `[S]` each.
+pub struct DeviceDraw([Tensor; 3]);
+
+impl DeviceDraw {
+    /// Brings them to the host.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn read(&self) -> Result<DrawnTokens, OpsError> {
+        let [tokens, sampling, policy] = &self.0;
+        Ok(DrawnTokens {
+            tokens: tokens.to_vec1()?,
+            sampling_logprobs: sampling.to_vec1()?,
+            policy_logprobs: policy.to_vec1()?,
+        })
+    }
+}
+
 /// Draws a token from each row of logits on their device, by inversion over the token ids with a uniform number in [0, 1) a row.
 ///
 /// # Shapes
@@ -67,15 +85,10 @@ pub fn draw_on_device(
     logits: &Tensor,
     uniforms: &[f64],
     settings: DrawSettings,
-) -> Result<DrawnTokens, OpsError> {
+) -> Result<DeviceDraw, OpsError> {
     const NAME: &str = "draw";
     let (_, words) = matrix_dims(NAME, "logits", logits)?;
     expect_f32(NAME, "logits", logits, &[uniforms.len(), words])?;
-    let [tokens, sampling, policy] =
-        decoding::draw_tokens(&logits.contiguous()?, uniforms, settings)?;
-    Ok(DrawnTokens {
-        tokens: tokens.to_vec1()?,
-        sampling_logprobs: sampling.to_vec1()?,
-        policy_logprobs: policy.to_vec1()?,
-    })
+    let drawn = decoding::draw_tokens(&logits.contiguous()?, uniforms, settings)?;
+    Ok(DeviceDraw(drawn))
 }

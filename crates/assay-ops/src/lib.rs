@@ -8,6 +8,7 @@
 //! are not tracked ([`candle_core::Tensor::track_op`]) are never computed.
 
 mod adamw;
+mod add;
 mod attention;
 mod ceilings;
 mod device;
@@ -29,13 +30,15 @@ mod threads;
 mod values;
 
 pub use adamw::{AdamWSettings, adamw, adamw_on_device, squares_on_device};
+pub use add::add;
 pub use attention::{
     AttentionLayout, CacheRow, CacheRows, GroupSpans, HeadShape, KvCache, cached_attention,
     grouped_attention,
 };
 pub use ceilings::Ceilings;
-pub use device::{free_bytes, has_kernels};
-pub use draw::{DrawSettings, DrawnTokens, draw_on_device, output_logits};
+pub use device::recording::{Recording, StepInput, record};
+pub use device::{free_bytes, has_kernels, open_gpu};
+pub use draw::{DeviceDraw, DrawSettings, DrawnTokens, draw_on_device, output_logits};
 pub use embedding::embedding;
 pub use error::{OpsError, is_out_of_memory};
 pub use linear::{LaidOut, Lora, linear};

@@ -1,20 +1,36 @@
 //! Reading tensors as f32 slices, and the checks of arguments that every operation shares.
 
+use std::mem::MaybeUninit;
 use std::ops::Deref;
 
 use candle_core::{CpuStorage, DType, Layout, Storage, Tensor};
+use rayon::prelude::*;
 
 use crate::OpsError;
 
+/// Values that one thread sets to zero.
+const ZEROS: usize = 1 << 18;
+
 /// `count` zeros; where the system has no memory for them that is an error, not the end of the process.
+///
+/// All threads write them: memory that is touched for the first time is cleared by the system page after page.
 pub(crate) fn zeros(count: usize) -> Result<Vec<f32>, OpsError> {
-    let mut values = Vec::new();
+    let mut values: Vec<f32> = Vec::new();
     values
         .try_reserve_exact(count)
         .map_err(|_| OpsError::OutOfMemory {
             bytes: count.saturating_mul(size_of::<f32>()),
         })?;
-    values.resize(count, 0.0);
+    let fresh = &mut values.spare_capacity_mut()[..count];
+    fresh
+        .par_chunks_mut(ZEROS)
+        .with_max_len(1)
+        .for_each(|part| part.fill(MaybeUninit::new(0.0)));
+    // SAFETY: there is room for `count` values, and the line above has written each of them.
+    #[allow(unsafe_code)]
+    unsafe {
+        values.set_len(count);
+    }
     Ok(values)
 }
 
@@ -174,5 +190,20 @@ fn storage_len(storage: &CpuStorage) -> usize {
         CpuStorage::F16(v) => v.len(),
         CpuStorage::F64(v) => v.len(),
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_are_zeros_whatever_the_memory_held() {
+        for count in [0, 5, ZEROS, 2 * ZEROS + 3] {
+            drop(vec![7f32; count]);
+            let values = zeros(count).unwrap();
+            assert_eq!(values.len(), count);
+            assert!(values.iter().all(|value| value.to_bits() == 0));
+        }
     }
 }

@@ -32,6 +32,9 @@ struct Outline {
     normalizer: Option<Value>,
     pre_tokenizer: Option<Value>,
     post_processor: Option<Value>,
+    /// Read for its syntax alone: the parser of the tokenizer takes it for granted here.
+    #[serde(rename = "decoder")]
+    _decoder: Option<Value>,
     model: Model,
 }
 

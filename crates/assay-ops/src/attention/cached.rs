@@ -45,6 +45,11 @@ impl CacheRows {
         }
     }
 
+    /// What the kernels read of them, `[S, 4]` flat: the input of a recorded step.
+    pub fn table(&self) -> Vec<u32> {
+        device::decoding::table(&self.rows).as_flattened().to_vec()
+    }
+
     fn on_device(&self, device: &Device) -> Result<Tensor, OpsError> {
         self.table.get(device.location(), || {
             Ok(device::decoding::sequences(&self.rows, device)?)
@@ -105,6 +110,18 @@ impl KvCache {
         self.capacity
     }
 
+    /// Refuses rows that name prompt rows, slots or tokens that are not there.
+    ///
+    /// # Errors
+    /// [`OpsError::Index`] names the first.
+    pub fn check(&self, rows: &CacheRows, prompt_rows: usize) -> Result<(), OpsError> {
+        rows.rows.iter().enumerate().try_for_each(|(index, row)| {
+            check_index(NAME, "prompt row", (index, row.prompt.end), prompt_rows + 1)?;
+            check_index(NAME, "slot", (index, row.slot), self.slots)?;
+            check_index(NAME, "token", (index, row.len), self.capacity + 1)
+        })
+    }
+
     /// Writes row i of `k` and `v` (`[S, kv_width]`) into the slot of row i, as the last of its tokens.
     ///
     /// # Errors
@@ -155,7 +172,7 @@ pub fn cached_attention(
     rows: &CacheRows,
     shape: HeadShape,
 ) -> Result<Tensor, OpsError> {
-    check_rows(q, prompt, cache, &rows.rows, shape)?;
+    check_rows(q, prompt, cache, rows, shape)?;
     let (q, k, v) = (
         q.contiguous()?,
         prompt.0.contiguous()?,
@@ -185,14 +202,14 @@ fn check_rows(
     q: &Tensor,
     (prompt_k, prompt_v): (&Tensor, &Tensor),
     cache: &KvCache,
-    rows: &[CacheRow],
+    rows: &CacheRows,
     shape: HeadShape,
 ) -> Result<(), OpsError> {
     let prompt_rows = prompt_k.dims().first().copied().unwrap_or(0);
     check_inputs(
         NAME,
         [q, prompt_k, prompt_v],
-        [rows.len(), prompt_rows],
+        [rows.rows.len(), prompt_rows],
         shape,
     )?;
     if cache.width != shape.kv_width() {
@@ -212,15 +229,12 @@ fn check_rows(
             });
         }
     }
-    for (index, row) in rows.iter().enumerate() {
-        check_index(NAME, "prompt row", (index, row.prompt.end), prompt_rows + 1)?;
-        check_index(NAME, "slot", (index, row.slot), cache.slots)?;
-        check_index(NAME, "token", (index, row.len), cache.capacity + 1)?;
-        if row.prompt.is_empty() && row.len == 0 {
-            return Err(OpsError::NoKeys { row: index });
-        }
+    cache.check(rows, prompt_rows)?;
+    let nothing = |row: &CacheRow| row.prompt.is_empty() && row.len == 0;
+    match rows.rows.iter().position(nothing) {
+        Some(row) => Err(OpsError::NoKeys { row }),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The CPU's pass: a task a row and key-value head.

@@ -4,18 +4,24 @@ use candle_core::{DType, Device, Result as CandleResult, Tensor};
 
 use super::attention::kernel;
 use super::launch::{Fresh, Launch};
+use super::recording;
 use crate::{CacheRow, DrawSettings, HeadShape};
 
 const CACHE_THREADS: usize = 128;
 const DRAW_THREADS: usize = 512;
 
+/// The rows of [`sequences`].
+pub(crate) fn table(rows: &[CacheRow]) -> Vec<[u32; 4]> {
+    rows.iter()
+        .map(|row| [row.prompt.start, row.prompt.end, row.slot, row.len].map(|n| n as u32))
+        .collect()
+}
+
 /// The table of sequences that the kernels read, u32 `[S, 4]`: first and end row of the prompt, slot, tokens in the cache.
 pub(crate) fn sequences(rows: &[CacheRow], device: &Device) -> CandleResult<Tensor> {
-    let table: Vec<[u32; 4]> = rows
-        .iter()
-        .map(|row| [row.prompt.start, row.prompt.end, row.slot, row.len].map(|n| n as u32))
-        .collect();
-    Tensor::from_slice(table.as_flattened(), (rows.len(), 4), device)
+    let table = table(rows);
+    let table = Tensor::from_slice(table.as_flattened(), (rows.len(), 4), device)?;
+    Ok(recording::input(table, None))
 }
 
 /// Writes the newest keys and values `[S, width]` of each sequence into its slot.
@@ -77,6 +83,7 @@ pub(crate) fn draw_tokens(
         0.0 => 0.0,
         temperature => 1.0 / temperature as f32,
     };
+    let uniforms = recording::input(Tensor::from_slice(uniforms, rows, device)?, None);
     let tokens = Fresh::new(device, DType::U32, rows)?;
     let (sampling, policy) = (
         Fresh::new(device, DType::F32, rows)?,
@@ -84,7 +91,7 @@ pub(crate) fn draw_tokens(
     );
     Launch::new("draw_tokens", DType::F32, [rows, 1, 1], DRAW_THREADS)?
         .tensor(logits, DType::F32)?
-        .tensor(&Tensor::from_slice(uniforms, rows, device)?, DType::F64)?
+        .tensor(&uniforms, DType::F64)?
         .fills(&tokens)?
         .fills(&sampling)?
         .fills(&policy)?

@@ -9,6 +9,7 @@ use candle_core::{DType, Device, Result as CandleResult, Storage};
 
 use super::launch::Launch;
 use super::product::Product;
+use super::recording::{self, StepInput, Work};
 
 /// Memory for `count` values, with whatever is in it.
 pub(super) fn allocate(device: &Device, dtype: DType, count: usize) -> CandleResult<Storage> {
@@ -49,7 +50,9 @@ pub(super) fn launch(device: &Device, launch: &Launch) -> CandleResult<()> {
         #[cfg(any(test, feature = "emulator"))]
         Device::Cpu => emulated::launch(launch),
         _ => no_kernels(device, &launch.kernel),
-    }
+    }?;
+    recording::note(|| Work::Kernel(launch.clone()));
+    Ok(())
 }
 
 /// Starts a matrix product.
@@ -63,7 +66,61 @@ pub(super) fn multiply(device: &Device, product: &Product) -> CandleResult<()> {
             device,
             &format!("a matrix product of depth {}", product.depth),
         ),
+    }?;
+    recording::note(|| Work::Product(product.clone()));
+    Ok(())
+}
+
+/// What a device made of recorded work.
+#[derive(Default)]
+pub(super) enum Graph {
+    /// Nothing yet.
+    #[default]
+    Untried,
+    /// It would not: the work is started piece by piece.
+    #[cfg(feature = "cuda")]
+    Refused,
+    /// One piece.
+    #[cfg(feature = "cuda")]
+    Ready(cuda::Graph),
+}
+
+/// Starts recorded work again.
+pub(super) fn start(device: &Device, work: &[Work], graph: &mut Graph) -> CandleResult<()> {
+    let one_by_one = || {
+        work.iter().try_for_each(|work| match work {
+            Work::Kernel(kernel) => launch(device, kernel),
+            Work::Product(product) => multiply(device, product),
+        })
+    };
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = device {
+        return cuda::start(device, graph, one_by_one);
     }
+    *graph = Graph::Untried;
+    one_by_one()
+}
+
+/// Replaces values at an address.
+pub(super) fn write(device: &Device, address: u64, input: StepInput<'_>) -> CandleResult<()> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => cuda::write(device, address, input),
+        #[cfg(any(test, feature = "emulator"))]
+        Device::Cpu => {
+            emulated::write(address, input);
+            Ok(())
+        }
+        _ => no_kernels(device, &format!("{input:?} at {address}")),
+    }
+}
+
+/// [`super::open_gpu`].
+pub(super) fn open_gpu(index: usize) -> CandleResult<Device> {
+    #[cfg(feature = "cuda")]
+    return cuda::open(index);
+    #[cfg(not(feature = "cuda"))]
+    Device::new_cuda(index)
 }
 
 fn no_kernels<V>(device: &Device, what: &str) -> CandleResult<V> {

@@ -5,7 +5,7 @@ use candle_core::cpu_backend::CpuDevice;
 use candle_core::op::BackpropOp;
 use candle_core::{DType, Device, Result as CandleResult, Shape, Storage, Tensor};
 
-use super::executor;
+use super::{executor, recording};
 
 /// One argument, as it lies in memory.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +21,7 @@ pub(crate) enum Arg {
 }
 
 /// A kernel, its grid and its arguments in the order of its parameters.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[cfg_attr(
     not(any(test, feature = "cuda", feature = "emulator")),
     allow(dead_code)
@@ -77,7 +77,9 @@ impl Fresh {
 
     /// The filled memory as a tensor without a history.
     pub(crate) fn tensor(self) -> Tensor {
-        Tensor::from_storage(self.storage, self.shape, BackpropOp::none(), false)
+        let tensor = Tensor::from_storage(self.storage, self.shape, BackpropOp::none(), false);
+        recording::keep(&tensor);
+        tensor
     }
 }
 

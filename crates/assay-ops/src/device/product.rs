@@ -19,7 +19,7 @@ pub(crate) struct Operand {
 }
 
 /// c = alpha a b + beta c, with c `[rows, columns]` and the sum over `depth`; products are summed in f32.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[cfg_attr(
     not(any(test, feature = "cuda", feature = "emulator")),
     allow(dead_code)

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Result as CandleResult, Tensor};
 use super::attach::{attach1, attach2, attach3};
 use super::launch::{Fresh, Launch, ROW_THREADS};
 use super::memo::Memo;
-use super::upload;
+use super::{recording, upload};
 
 /// Rows of which one thread makes one sum, as in the kernel `column_sums`.
 const SUM_ROWS: usize = 64;
@@ -72,9 +72,12 @@ pub(crate) fn rope(
     positions: &Arc<[u32]>,
     angles: &Arc<Angles>,
 ) -> CandleResult<Tensor> {
-    let on_device = angles
-        .positions
-        .get(Arc::clone(positions), || upload(positions, x.device()))?;
+    let on_device = match recording::active() {
+        true => upload(positions, x.device())?,
+        false => angles
+            .positions
+            .get(Arc::clone(positions), || upload(positions, x.device()))?,
+    };
     let y = rotated(x, &on_device, angles, 1.0)?;
     let angles = Arc::clone(angles);
     attach1("rope", x, y, move |_, _, grad| {
@@ -120,6 +123,21 @@ pub(crate) fn swiglu(gate: &Tensor, up: &Tensor) -> CandleResult<Tensor> {
             .number(count)?
             .run(gate.device())?;
         Ok([Some(dgate.tensor()), Some(dup.tensor())])
+    })
+}
+
+/// [`crate::add()`] for f32 or bf16.
+pub(crate) fn add(x: &Tensor, branch: &Tensor) -> CandleResult<Tensor> {
+    let (dtype, count) = (x.dtype(), x.elem_count());
+    let y = Fresh::like(x)?;
+    Launch::values("add", dtype, count)?
+        .tensor(x, dtype)?
+        .tensor(branch, dtype)?
+        .fills(&y)?
+        .number(count)?
+        .run(x.device())?;
+    attach2("add", [x, branch], y, |_, _, grad| {
+        Ok([Some(grad.clone()), Some(grad.clone())])
     })
 }
 

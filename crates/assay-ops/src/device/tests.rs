@@ -4,6 +4,7 @@
 mod attention;
 mod decoding;
 mod matrices;
+mod recording;
 mod rows;
 
 use std::io::Write;
@@ -48,7 +49,7 @@ fn places() -> Vec<Place> {
 fn gpu() -> Option<Device> {
     static GPU: OnceLock<Device> = OnceLock::new();
     match cfg!(feature = "cuda") {
-        true => Some(GPU.get_or_init(|| Device::new_cuda(0).unwrap()).clone()),
+        true => Some(GPU.get_or_init(|| crate::open_gpu(0).unwrap()).clone()),
         false => None,
     }
 }

@@ -78,6 +78,16 @@ fn swiglu_agrees_with_its_composed_form() {
     });
 }
 
+#[test]
+fn add_agrees_with_its_composed_form() {
+    let inputs = [tensor(&[130, 300], 4), tensor(&[130, 300], 5)];
+    let composed = |t: &[Tensor]| (&t[0] + &t[1]).unwrap();
+    assert_agree(&inputs, &|t| add(&t[0], &t[1]).unwrap(), &composed);
+    // One tensor on both sides, as in a residual branch of itself.
+    let twice = |t: &[Tensor]| add(&t[0], &t[0]).unwrap();
+    assert_agree(&inputs[..1], &twice, &|t| (&t[0] + &t[0]).unwrap());
+}
+
 fn composed_linear(t: &[Tensor], scale: f64) -> Tensor {
     let base = t[0].matmul(&t[1].t().unwrap()).unwrap();
     match t.len() {

@@ -1,13 +1,19 @@
 //! Kernels and matrix products on an NVIDIA GPU: one stream, so work is done in the order in which it is started.
 
+use std::sync::Arc;
+
 use candle_core::cuda::cudarc::cublas::{result::gemm_ex, sys};
-use candle_core::cuda::cudarc::driver::{DevicePtr, LaunchConfig, PushKernelArg};
+use candle_core::cuda::cudarc::driver::result::memcpy_htod_async;
+use candle_core::cuda::cudarc::driver::{
+    CudaGraph, CudaStream, DevicePtr, LaunchConfig, PushKernelArg, sys as driver,
+};
 use candle_core::cuda::{CudaDevice, CudaStorage, CudaStorageSlice, WrapErr};
-use candle_core::{DType, Result as CandleResult, Storage};
+use candle_core::{DType, Device, Result as CandleResult, Storage};
 use half::bf16;
 
 use crate::device::launch::{Arg, Launch};
 use crate::device::product::{Operand, Product};
+use crate::device::recording::StepInput;
 
 /// Every kernel, compiled when assay was built.
 const MODULE: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
@@ -72,6 +78,62 @@ pub(super) fn launch(device: &CudaDevice, launch: &Launch) -> CandleResult<()> {
     // the same `Launch`; addresses are of memory that is alive, and freeing it is ordered after this on the one stream.
     unsafe { builder.launch(config) }.w()?;
     Ok(())
+}
+
+/// A recording as the driver takes it.
+pub(super) type Graph = CudaGraph;
+
+/// A GPU with a stream of its own: the default one cannot be captured.
+#[allow(unsafe_code)]
+pub(super) fn open(index: usize) -> CandleResult<Device> {
+    let device = Device::new_cuda_with_stream(index)?;
+    if let Device::Cuda(cuda) = &device {
+        // SAFETY: all work is started on this one stream, so it is in order without events.
+        unsafe { cuda.disable_event_tracking() }
+    }
+    Ok(device)
+}
+
+/// Starts recorded work as a graph, which is captured the first time.
+pub(super) fn start(
+    device: &CudaDevice,
+    graph: &mut super::Graph,
+    one_by_one: impl Fn() -> CandleResult<()>,
+) -> CandleResult<()> {
+    let stream = device.cuda_stream();
+    if let super::Graph::Untried = graph {
+        *graph = match captured(&stream, &one_by_one) {
+            Some(captured) => super::Graph::Ready(captured),
+            None => super::Graph::Refused,
+        };
+    }
+    match graph {
+        super::Graph::Ready(graph) => graph.launch().w(),
+        _ => one_by_one(),
+    }
+}
+
+fn captured(stream: &Arc<CudaStream>, work: &impl Fn() -> CandleResult<()>) -> Option<CudaGraph> {
+    let mode = driver::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    stream.begin_capture(mode).ok()?;
+    let started = work();
+    let graph = stream.end_capture(driver::CUgraphInstantiate_flags(0));
+    started.ok()?;
+    graph.ok()?
+}
+
+#[allow(unsafe_code)]
+pub(super) fn write(device: &CudaDevice, address: u64, input: StepInput<'_>) -> CandleResult<()> {
+    let stream = device.cuda_stream().cu_stream();
+    // SAFETY: the caller has compared the tensor's size and type with the values'; the driver has copied pageable memory when
+    // this returns.
+    unsafe {
+        match input {
+            StepInput::Ids(values) => memcpy_htod_async(address, values, stream),
+            StepInput::Numbers(values) => memcpy_htod_async(address, values, stream),
+        }
+    }
+    .w()
 }
 
 /// Row-major c = a b is column-major c^T = b^T a^T, so the factors change places.

@@ -14,6 +14,7 @@ use libloading::Library;
 
 use crate::device::launch::{Arg, Launch};
 use crate::device::product::{Operand, Product};
+use crate::device::recording::StepInput;
 
 type Emulate =
     unsafe extern "C" fn(*const c_char, *const u32, u32, *mut *mut c_void, c_int) -> c_int;
@@ -119,6 +120,21 @@ pub(super) fn launch(launch: &Launch) -> CandleResult<()> {
         0 => Ok(()),
         1 => candle_core::bail!("there is no kernel {}", launch.kernel),
         _ => candle_core::bail!("{}: a barrier that not all threads reach", launch.kernel),
+    }
+}
+
+#[allow(unsafe_code)]
+pub(super) fn write(address: u64, input: StepInput<'_>) {
+    // SAFETY: the caller has compared the tensor's size and type with the values', and nothing else uses it meanwhile.
+    unsafe {
+        match input {
+            StepInput::Ids(values) => {
+                std::ptr::copy_nonoverlapping(values.as_ptr(), address as *mut u32, values.len());
+            }
+            StepInput::Numbers(values) => {
+                std::ptr::copy_nonoverlapping(values.as_ptr(), address as *mut f64, values.len());
+            }
+        }
     }
 }
 

@@ -92,6 +92,14 @@ __device__ void add_bias(const T* x, const float* bias, T* y, u32 count, u32 wid
 EXPORT_BOTH(add_bias, ROW_THREADS, (const T* x, const float* bias, T* y, u32 count, u32 width),
             (x, bias, y, count, width))
 
+// y = x + branch. A thread a value.
+template <class T>
+__device__ void add(const T* x, const T* branch, T* y, u32 count) {
+  size_t i = thread_index();
+  if (i < count) y[i] = rounded<T>(value(x[i]) + value(branch[i]));
+}
+EXPORT_BOTH(add, ROW_THREADS, (const T* x, const T* branch, T* y, u32 count), (x, branch, y, count))
+
 // Rows of a table named by ids. A block a row.
 template <class T>
 __device__ void gather(const T* table, const u32* ids, T* rows, u32 width) {

@@ -55,6 +55,20 @@ fn swiglu() {
 }
 
 #[test]
+fn add() {
+    let inputs = [
+        (tensor(&[9, 70], 1), Activation),
+        (tensor(&[9, 70], 2), Activation),
+    ];
+    assert_agree(
+        "add",
+        &inputs,
+        &|t| kernels::add(&t[0], &t[1]).unwrap(),
+        &|t| crate::add(&t[0], &t[1]).unwrap(),
+    );
+}
+
+#[test]
 fn add_bias() {
     let inputs = [
         (tensor(&[130, 33], 4), Activation),
