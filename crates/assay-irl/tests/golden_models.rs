@@ -445,7 +445,8 @@ fn any_token_budget_gives_the_same_update() {
     let pairs = |scalars: &[Vec<f32>]| compared(&case.groups, scalars);
     let tokens = case.tokens();
     let sft_loss = move |scalars: &[Vec<f32>]| sft(tokens)(scalars).unwrap();
-    let losses: [(Reach, &dyn Fn(&[Vec<f32>]) -> (f64, TokenScalars)); 3] = [
+    type Loss<'l> = &'l dyn Fn(&[Vec<f32>]) -> (f64, TokenScalars);
+    let losses: [(Reach, Loss<'_>); 3] = [
         (Reach::Completion, &sft_loss),
         (Reach::Group, &sft_loss),
         (Reach::Group, &pairs),

@@ -77,6 +77,9 @@ fn completions(unit: &Unit) -> impl Iterator<Item = &Vec<u32>> {
         .flat_map(|group| &group.completions)
 }
 
+/// A loss's gradients of all scalars.
+type GradientsOfLoss<'l> = dyn FnMut(&[Vec<f32>]) -> Result<TokenScalars, IrlError> + 'l;
+
 /// An update as it is passed through a player.
 struct Update<'u> {
     player: &'u dyn Player,
@@ -153,7 +156,7 @@ impl Update<'_> {
         &self,
         (unit, part): (&Unit, &Range<usize>),
         known: &mut Known,
-        loss: &mut dyn FnMut(&[Vec<f32>]) -> Result<TokenScalars, IrlError>,
+        loss: &mut GradientsOfLoss<'_>,
         gradients: &mut Gradients,
     ) -> Result<(), IrlError> {
         let (player, kept_bytes) = (self.player, self.passes.kept_bytes);
