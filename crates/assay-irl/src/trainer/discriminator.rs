@@ -144,7 +144,7 @@ impl Discriminator {
             optimiser: &settings.optimiser,
             schedule,
         };
-        let stepped = step.take(&mut self.optimiser, |logits| {
+        let stepped = step.take(&mut self.optimiser, |logits, _| {
             let labelled = data.labels.iter().zip(logits);
             let traces: Vec<LabelledTrace<'_>> =
                 labelled.map(|(label, logits)| label.with(logits)).collect();

@@ -187,11 +187,16 @@ pub fn update_policy(
             optimiser: &settings.optimiser,
             schedule: &optimiser.schedule,
         };
-        let stepped = step.take(optimiser.adamw, |logprobs| {
+        let stepped = step.take(optimiser.adamw, |logprobs, part| {
             let before = old.as_deref().unwrap_or(logprobs);
+            // What is not known yet counts as unchanged: a log-probability of 0 would be far from what it was.
+            let now = |i: usize| match part.contains(&i) {
+                true => &logprobs[i],
+                false => &before[i],
+            };
             let traces = rows(groups).enumerate().map(|(i, row)| PolicyTrace {
                 role: row.role,
-                logprobs: &logprobs[i],
+                logprobs: now(i),
                 old: &before[i],
                 reference: reference.as_ref().map(|r| r[i].as_slice()),
                 sampling: row.sampling,

@@ -366,7 +366,7 @@ impl<'i> Run<'i> {
             optimiser: &sft.optimiser,
             schedule: &sft.optimiser.schedule(self.sft_iterations),
         };
-        let stepped = step.take(&mut self.policy_optimiser, |logprobs| {
+        let stepped = step.take(&mut self.policy_optimiser, |logprobs, _| {
             let output = token_mean_nll(logprobs);
             Ok((output.loss, (), output.grads))
         })?;

@@ -33,13 +33,15 @@ pub(super) struct Stepped<R> {
 }
 
 impl Step<'_> {
+    /// `loss` gets the scalars and the range of them that it is asked about, as [`update`] says.
+    ///
     /// # Errors
     /// [`IrlError::FailedUpdate`] with the batch when a scalar, the loss, a gradient or a weight is not finite or a
     /// parameter receives no gradient; whatever else `loss` or a tensor operation returns.
     pub(super) fn take<R>(
         &self,
         adamw: &mut AdamW,
-        loss: impl FnMut(&[Vec<f32>]) -> Result<Loss<R>, IrlError>,
+        loss: impl FnMut(&[Vec<f32>], &Range<usize>) -> Result<Loss<R>, IrlError>,
     ) -> Result<Stepped<R>, IrlError> {
         let mut seen = Seen::default();
         self.try_take(adamw, loss, &mut seen)
@@ -49,14 +51,14 @@ impl Step<'_> {
     fn try_take<R>(
         &self,
         adamw: &mut AdamW,
-        mut loss: impl FnMut(&[Vec<f32>]) -> Result<Loss<R>, IrlError>,
+        mut loss: impl FnMut(&[Vec<f32>], &Range<usize>) -> Result<Loss<R>, IrlError>,
         seen: &mut Seen,
     ) -> Result<Stepped<R>, IrlError> {
         let checked = |scalars: &[Vec<f32>], part: Range<usize>| {
             seen.scalars.resize(scalars.len(), Vec::new());
             seen.scalars[part.clone()].clone_from_slice(&scalars[part.clone()]);
             check_finite(self.player.scalar(), scalars)?;
-            let (value, report, gradients) = loss(scalars)?;
+            let (value, report, gradients) = loss(scalars, &part)?;
             seen.gradients.resize(gradients.len(), Vec::new());
             seen.gradients[part.clone()].clone_from_slice(&gradients[part]);
             if !value.is_finite() {
