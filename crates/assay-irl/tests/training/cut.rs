@@ -65,8 +65,10 @@ fn updates_that_are_cut_take_nothing_for_what_they_do_not_know() {
         vec![0.5; 3],
         vec![0.0; 2],
     ];
-    let mut settings = PolicySettings::default();
-    settings.updates_per_iteration = 2;
+    let mut settings = PolicySettings {
+        updates_per_iteration: 2,
+        ..PolicySettings::default()
+    };
     settings.objective.importance_cap = 0.0;
     settings.optimiser.learning_rate = 1e-9;
     let run = |budget: usize| {
