@@ -31,6 +31,7 @@ use assay_lm::packed::{Group, PackedBatch};
 use assay_lm::sampling::SamplingLimits;
 use assay_lm::transformer::Transformer;
 use assay_lm::{DeviceName, LanguageModel, Placement, PlacementSettings, Precision};
+use assay_ops::has_kernels;
 use assay_tasks::arithmetic::{ArithmeticSettings, Split, alphabet, generate};
 use assay_tasks::problem::Problem;
 use assay_tasks::prompts::{PromptSettings, PromptStyle};
@@ -186,18 +187,32 @@ fn three_iterations_of_the_game_give_the_recorded_numbers() {
     let text = std::fs::read_to_string(&path).unwrap();
     let expected: Vec<BTreeMap<String, f64>> = serde_json::from_str(&text).unwrap();
     assert_eq!(found.len(), expected.len());
+    // On another device a token whose logit is almost 0 may lie on its other side: one of 20 or more.
+    let shares = if has_kernels(&place().device) {
+        0.05
+    } else {
+        1e-3
+    };
+    let mut wrong = Vec::new();
     for (number, (found, expected)) in found.iter().zip(&expected).enumerate() {
         let names = |values: &BTreeMap<String, f64>| values.keys().cloned().collect::<Vec<_>>();
         assert_eq!(names(found), names(expected));
         for (name, &value) in expected {
             let off = (found[name] - value).abs() / value.abs().max(1.0);
-            assert!(
-                off < 1e-3,
-                "iteration {number}: {name} is {}, not {value}",
-                found[name]
-            );
+            let most = if name.contains("accuracy_") {
+                shares
+            } else {
+                1e-3
+            };
+            if off >= most {
+                wrong.push(format!(
+                    "iteration {number}: {name} is {}, not {value}",
+                    found[name]
+                ));
+            }
         }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
