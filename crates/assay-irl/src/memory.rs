@@ -12,7 +12,6 @@ use candle_core::Device;
 use serde::Serialize;
 
 use crate::IrlError;
-use crate::player::kept_rows;
 use crate::settings::{Settings, TrainedParameters};
 
 /// Bytes of an f32.
@@ -21,6 +20,9 @@ const F32: u64 = 4;
 const HIDDEN_TENSORS: u64 = 12;
 /// `[rows, intermediate]` tensors alive at that peak.
 const INNER_TENSORS: u64 = 7;
+
+/// Fewest rows that an update on the processor is cut into: products of fewer are slower.
+const LEAST_ROWS: usize = 1024;
 
 /// Values of logits that a device holds at a time, f32.
 const DEVICE_LOGITS: u64 = 1 << 26;
@@ -173,7 +175,7 @@ impl MemoryPlan {
             sequences,
             new_tokens: sampling.max_completion_tokens,
             prompt_rows: prompts * sampling.max_prompt_tokens,
-            training_rows: training_rows(&base.config, settings, residence),
+            training_rows: most_training_rows(&base.config, settings, residence),
             scored_rows: settings.run.token_budget,
             kept_bytes: settings.run.kept_bytes(),
             residence,
@@ -228,19 +230,30 @@ impl MemoryPlan {
     }
 }
 
-/// Most rows of a packed batch in training: what keeps its activations, or the largest group that has to stay whole.
-fn training_rows(config: &ModelConfig, settings: &Settings, residence: Residence) -> usize {
+/// Rows of a micro-batch of an update: as many as keep all their activations, but not fewer than products need to be fast, within
+/// the token budget; where nothing is kept, all it allows. An accelerator needs many rows more than it needs to spare a second
+/// forward pass.
+pub fn training_rows(
+    config: &ModelConfig,
+    residence: Residence,
+    (token_budget, kept_bytes): (usize, u64),
+) -> usize {
+    let row = residence.value() * config.layers as u64 * config.layer_activations();
+    let kept = usize::try_from(kept_bytes / row.max(1)).unwrap_or(usize::MAX);
+    match (residence, kept_bytes) {
+        (Residence::Device { .. }, _) | (Residence::Host, 0) => token_budget,
+        (Residence::Host, _) => kept.max(LEAST_ROWS).min(token_budget),
+    }
+}
+
+/// Most rows of a packed batch in training: a micro-batch's, or the largest group's, which has to stay whole.
+fn most_training_rows(config: &ModelConfig, settings: &Settings, residence: Residence) -> usize {
     let (run, sampling) = (&settings.run, &settings.sampling);
-    let row = F32 * config.layers as u64 * config.layer_activations();
     let negatives = settings.reward.perturbations.per_demonstration;
     let completions = sampling.samples + 1 + negatives;
     let group = sampling.max_prompt_tokens + completions * sampling.max_completion_tokens;
-    match residence {
-        Residence::Host => kept_rows(run.kept_bytes(), row)
-            .max(group)
-            .min(run.token_budget),
-        Residence::Device { .. } => run.token_budget,
-    }
+    let rows = training_rows(config, residence, (run.token_budget, run.kept_bytes()));
+    rows.max(group).min(run.token_budget)
 }
 
 impl fmt::Display for MemoryPlan {

@@ -14,6 +14,7 @@ use assay_ops::seed_gradient;
 use candle_core::{Device, Tensor, Var};
 
 use crate::IrlError;
+use crate::memory::{Residence, training_rows};
 use crate::parallel::{self, Alone, Collective};
 use crate::relief::{Relief, Work};
 pub use update::{Reach, update};
@@ -145,21 +146,15 @@ pub struct Passes<'c> {
     pub relief: Option<&'c Relief>,
 }
 
-/// Fewest rows that an update on the processor is cut into: products of fewer are slower.
-const LEAST_ROWS: usize = 1024;
-
 impl Passes<'_> {
-    /// Rows of a micro-batch of an update: as many as keep all their activations, within the token budget. An accelerator needs
-    /// many rows more than it needs to spare a second forward pass.
+    /// Rows of a micro-batch of an update, see [`training_rows`].
     pub fn training_rows(&self, body: &Transformer) -> usize {
-        let kept_whole = match body.placement().device.is_cpu() {
-            true => kept_rows(
-                self.kept_bytes,
-                body.layer_bytes(1) * body.config().layers as u64,
-            ),
-            false => usize::MAX,
-        };
-        kept_whole.min(self.token_budget)
+        let residence = Residence::of(&body.placement());
+        training_rows(
+            body.config(),
+            residence,
+            (self.token_budget, self.kept_bytes),
+        )
     }
 
     /// Does `passes` over `rows` rows at a time within the memory there is, see [`Relief::attempt`]; half the tokens keep half
@@ -185,17 +180,6 @@ impl Passes<'_> {
                 },
             })
         })
-    }
-}
-
-/// Rows whose activations, `row_bytes` each, are all kept within `kept_bytes`, but not fewer than products need to be fast; where
-/// nothing is kept, all rows.
-pub fn kept_rows(kept_bytes: u64, row_bytes: u64) -> usize {
-    match kept_bytes {
-        0 => usize::MAX,
-        _ => usize::try_from(kept_bytes / row_bytes.max(1))
-            .unwrap_or(usize::MAX)
-            .max(LEAST_ROWS),
     }
 }
 

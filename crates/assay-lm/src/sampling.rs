@@ -368,7 +368,7 @@ impl<'m> Decoder<'m> {
         if self.records {
             return self.recorded_step(settings);
         }
-        let logits = self.logits(&self.rows())?;
+        let logits = self.logits(self.rows())?;
         draw_tensor(
             &logits,
             settings,
@@ -394,17 +394,15 @@ impl<'m> Decoder<'m> {
     }
 
     /// Logits `[S, vocab]` of a step.
-    fn logits(&mut self, rows: &StepRows) -> Result<Tensor, LmError> {
+    fn logits(&mut self, rows: StepRows) -> Result<Tensor, LmError> {
         let mut attention = CachedAttention {
             prompts: &self.prompt_cache,
             caches: &mut self.caches,
-            rows: &CacheRows::new(rows.cached.clone()),
+            rows: &CacheRows::new(rows.cached),
             shape: self.model.head_shape(),
         };
-        let (tokens, positions): (Arc<[u32]>, Arc<[u32]>) = (
-            rows.tokens.as_slice().into(),
-            rows.positions.as_slice().into(),
-        );
+        let (tokens, positions): (Arc<[u32]>, Arc<[u32]>) =
+            (rows.tokens.into(), rows.positions.into());
         let hidden = self
             .model
             .run(&tokens, &positions, self.adapter, &mut attention)?;

@@ -9,8 +9,7 @@ mod stages;
 use std::io::Write;
 
 use anyhow::{Result, ensure};
-use assay_irl::memory::{MemoryPlan, Residence, Workload, bytes, peak_bytes};
-use assay_irl::player::kept_rows;
+use assay_irl::memory::{self, MemoryPlan, Residence, Workload, bytes, peak_bytes};
 use assay_lm::{ModelConfig, Placement};
 use assay_ops::Ceilings;
 use serde::Serialize;
@@ -134,13 +133,9 @@ fn plan(args: &BenchArgs, config: &ModelConfig, residence: Residence) -> MemoryP
 
 /// Packed rows that an update of the policy passes at a time.
 fn training_rows(args: &BenchArgs, residence: Residence) -> usize {
-    let config = stages::config(args);
-    let row = config.layer_activations() * (config.layers * size_of::<f32>()) as u64;
-    let kept = match residence {
-        Residence::Host => kept_rows(args.activation_mib.saturating_mul(1 << 20), row),
-        Residence::Device { .. } => usize::MAX,
-    };
-    kept.min(args.token_budget).min(rows(args))
+    let kept_bytes = args.activation_mib.saturating_mul(1 << 20);
+    let limits = (args.token_budget, kept_bytes);
+    memory::training_rows(&stages::config(args), residence, limits).min(rows(args))
 }
 
 /// Packed rows of the workload.

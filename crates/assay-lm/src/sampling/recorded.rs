@@ -42,13 +42,13 @@ impl Decoder<'_> {
                     self.caches.first().map_or(0, |cache| cache.slots() - 1),
                 );
                 uniforms.resize(step.rows, 0.5);
-                self.replay(&mut step.recording, &rows, &uniforms)?;
+                self.replay(&mut step.recording, rows, &uniforms)?;
                 step
             }
             None => {
                 let device = self.model.placement().device;
                 let (drawn, recording) = record(&device, || -> Result<_, LmError> {
-                    let logits = self.logits(&rows)?;
+                    let logits = self.logits(rows)?;
                     Ok(draw_on_device(&logits, &uniforms, settings.into())?)
                 })?;
                 RecordedStep {
@@ -67,10 +67,10 @@ impl Decoder<'_> {
     fn replay(
         &self,
         recording: &mut Recording,
-        rows: &StepRows,
+        rows: StepRows,
         uniforms: &[f64],
     ) -> Result<(), LmError> {
-        let cached = CacheRows::new(rows.cached.clone());
+        let cached = CacheRows::new(rows.cached);
         if let Some(cache) = self.caches.first() {
             cache.check(&cached, self.prompts.len())?;
         }
