@@ -1,7 +1,7 @@
 //! Settings: what is accepted can be written and reads back equal.
 #![no_main]
 
-use assay_irl::settings::Settings;
+use assay_train::settings::Settings;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {

@@ -6,11 +6,12 @@ mod looking;
 use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 
-use assay_irl::search::SearchStrategy;
+use assay_critic::search::SearchStrategy;
 use assay_lm::directory::WeightType;
 use assay_lm::{DeviceName, Placement, PlacementSettings, Precision};
 use assay_tasks::datasets::DatasetFormat;
 use assay_tasks::prompts::PromptStyle;
+use assay_train::settings::PassBudget;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::drawing::DrawArgs;
@@ -382,6 +383,16 @@ pub(crate) struct BenchArgs {
     /// Print JSON instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl BenchArgs {
+    /// What one pass of an update may hold.
+    pub(crate) fn pass_budget(&self) -> PassBudget {
+        PassBudget {
+            tokens: self.token_budget,
+            kept_bytes: self.activation_mib.saturating_mul(1 << 20),
+        }
+    }
 }
 
 #[derive(Args)]

@@ -3,8 +3,9 @@
 use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 
-use assay_irl::IrlError;
+use assay_critic::CriticError;
 use assay_lm::LmError;
+use assay_train::TrainError;
 
 use crate::signals::{INTERRUPTED, Interrupted};
 
@@ -39,18 +40,27 @@ pub(crate) fn status(error: &anyhow::Error) -> u8 {
         return INTERRUPTED;
     }
     let ours = error.chain().any(|cause| {
-        let training = cause.downcast_ref::<IrlError>().is_some_and(|error| {
+        let training = cause.downcast_ref::<TrainError>().is_some_and(|error| {
             matches!(
                 error,
-                IrlError::LengthMismatch { .. }
-                    | IrlError::NonFinite { .. }
-                    | IrlError::NotFinite { .. }
-                    | IrlError::MissingGradient { .. }
-                    | IrlError::FailedUpdate { .. }
-                    | IrlError::Collective { .. }
-                    | IrlError::OtherRank { .. }
-                    | IrlError::Operation(_)
-                    | IrlError::Tensor(_)
+                TrainError::LengthMismatch { .. }
+                    | TrainError::NonFinite { .. }
+                    | TrainError::NotFinite { .. }
+                    | TrainError::MissingGradient { .. }
+                    | TrainError::FailedUpdate { .. }
+                    | TrainError::Collective { .. }
+                    | TrainError::OtherRank { .. }
+                    | TrainError::Critic(CriticError::NonFiniteReward { .. })
+                    | TrainError::Operation(_)
+                    | TrainError::Tensor(_)
+            )
+        });
+        let critic = cause.downcast_ref::<CriticError>().is_some_and(|error| {
+            matches!(
+                error,
+                CriticError::NonFiniteReward { .. }
+                    | CriticError::Operation(_)
+                    | CriticError::Tensor(_)
             )
         });
         let model = cause.downcast_ref::<LmError>().is_some_and(|error| {
@@ -62,7 +72,7 @@ pub(crate) fn status(error: &anyhow::Error) -> u8 {
                     | LmError::Tensor(_)
             )
         });
-        training || model
+        training || critic || model
     });
     if ours { OURS } else { USER }
 }

@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use assay_irl::checkpoint;
-use assay_irl::policy_model::{PolicyModel, Trainable};
-use assay_irl::reward_model::{HEAD_FILE, RewardModel};
-use assay_irl::settings::Settings;
+use assay_critic::policy_model::{PolicyModel, Trainable};
+use assay_critic::reward_model::{HEAD_FILE, RewardModel};
 use assay_lm::hub::{self, HubSettings};
 use assay_lm::{DeviceName, LanguageModel, Placement, PlacementSettings, Storage, peft};
 use assay_tasks::datasets::{DatasetFormat, DatasetSettings, Required, load_problems};
 use assay_tasks::problem::Problem;
 use assay_tasks::trace::ScoredTrace;
 use assay_tasks::trace_io::{StepTrace, read_foreign_traces, read_step_traces};
+use assay_train::checkpoint;
+use assay_train::settings::Settings;
 
 use crate::allocator::while_loading;
 use crate::progress::{Downloads, message};

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use assay_evals::alarms::AlarmWatch;
 use assay_evals::metrics::MetricRow;
-use assay_irl::metrics::IterationMetrics;
-use assay_irl::trainer::Observer;
 use assay_lm::hub::Download;
+use assay_train::metrics::IterationMetrics;
+use assay_train::run::Observer;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// How often a line is written where there is no terminal.

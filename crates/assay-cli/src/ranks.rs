@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use assay_irl::parallel::Collective;
+use assay_train::ranks::Collective;
 
 use crate::failure;
 
@@ -13,7 +13,7 @@ const FIRST_SPEAKS: Duration = Duration::from_secs(5);
 /// All processes that `mpirun` started.
 #[cfg(feature = "mpi")]
 pub(crate) fn join() -> Result<Box<dyn Collective>> {
-    Ok(Box::new(assay_irl::parallel::Mpi::start()?))
+    Ok(Box::new(assay_train::ranks::Mpi::start()?))
 }
 
 /// This process.
@@ -32,7 +32,7 @@ pub(crate) fn join() -> Result<Box<dyn Collective>> {
             );
         }
     }
-    Ok(Box::new(assay_irl::parallel::Alone))
+    Ok(Box::new(assay_train::ranks::SingleProcess))
 }
 
 /// Tells the error and ends all ranks, where there are others: they may wait for this one.

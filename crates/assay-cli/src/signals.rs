@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use assay_irl::metrics::IterationMetrics;
-use assay_irl::trainer::Observer;
+use assay_train::metrics::IterationMetrics;
+use assay_train::run::Observer;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 

@@ -227,16 +227,23 @@ pub fn micro_batches(groups: &[Group], token_budget: usize) -> Vec<MicroBatch> {
     parts
 }
 
+/// Row limits of a cut that keeps groups whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowLimits {
+    /// Most rows of several groups in one micro-batch.
+    pub micro_batch: usize,
+    /// Most rows of one group in one micro-batch.
+    pub token_budget: usize,
+}
+
 /// Cuts an update into lists of micro-batches such that each list has all completions of its groups: whole groups of at most
-/// `rows` rows together, or one group of up to `token_budget`, in one micro-batch; a larger group in several.
-pub fn whole_group_batches(
-    groups: &[Group],
-    (rows, token_budget): (usize, usize),
-) -> Vec<Vec<MicroBatch>> {
+/// [`RowLimits::micro_batch`] rows together, or one group of up to [`RowLimits::token_budget`], in one micro-batch; a larger
+/// group in several.
+pub fn whole_group_batches(groups: &[Group], limits: RowLimits) -> Vec<Vec<MicroBatch>> {
     let mut lists: Vec<Vec<MicroBatch>> = Vec::new();
     let mut filled = 0;
     for (index, group) in groups.iter().enumerate() {
-        let mut parts = micro_batches(std::slice::from_ref(group), token_budget);
+        let mut parts = micro_batches(std::slice::from_ref(group), limits.token_budget);
         for origin in parts.iter_mut().flat_map(|part| &mut part.origin) {
             origin.0 = index;
         }
@@ -246,7 +253,7 @@ pub fn whole_group_batches(
             parts.as_mut_slice(),
         ) {
             (_, []) => filled -= group.rows(),
-            (Some([last]), [part]) if filled <= rows => last.append(part),
+            (Some([last]), [part]) if filled <= limits.micro_batch => last.append(part),
             _ => {
                 filled = group.rows();
                 lists.push(parts);
@@ -321,8 +328,12 @@ mod tests {
         assert_eq!(cut(20), [2, 2, 2, 1]);
         assert_eq!(cut(26), [4, 2, 1]);
         assert_eq!(cut(55), [7]);
+        let limits = |micro_batch, token_budget| RowLimits {
+            micro_batch,
+            token_budget,
+        };
         let lists = |rows, budget| {
-            let lists = whole_group_batches(&groups, (rows, budget));
+            let lists = whole_group_batches(&groups, limits(rows, budget));
             let count =
                 |list: &Vec<MicroBatch>| list.iter().map(|part| part.origin.len()).collect();
             lists.iter().map(count).collect::<Vec<Vec<usize>>>()
@@ -331,12 +342,12 @@ mod tests {
         assert_eq!(lists(1, 100), [vec![2], vec![2], vec![3]]);
         assert_eq!(lists(100, 100), [vec![7]]);
         assert_eq!(lists(26, 20), [vec![4], vec![2, 1]]);
-        let last = &whole_group_batches(&groups, (26, 20))[1][1];
+        let last = &whole_group_batches(&groups, limits(26, 20))[1][1];
         assert_eq!(
             (last.groups[0].prompt.len(), &last.origin[..]),
             (2, &[(2, 2)][..])
         );
-        assert!(whole_group_batches(&[group(3, &[])], (9, 9)).is_empty());
+        assert!(whole_group_batches(&[group(3, &[])], limits(9, 9)).is_empty());
     }
 
     #[test]

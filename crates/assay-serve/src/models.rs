@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use assay_critic::Critic;
+use assay_critic::policy_model::PolicyModel;
+use assay_critic::reward_model::RewardModel;
 use assay_evals::calibration::Calibration;
 use assay_evals::scores::TraceScore;
 use assay_evals::selection::SelectorConstants;
-use assay_irl::critic::Critic;
-use assay_irl::policy_model::PolicyModel;
-use assay_irl::reward_model::RewardModel;
 use assay_lm::LanguageModel;
 use assay_tasks::trace::ScoredTrace;
 

@@ -8,9 +8,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use assay_irl::player::Player;
-use assay_irl::reward_model::{RewardModel, ScoringSettings};
-use assay_irl::settings::HeadSettings;
+use assay_critic::HeadSettings;
+use assay_critic::player::Player;
+use assay_critic::reward_model::{RewardModel, ScoringSettings};
 use assay_lm::adapter::{Adapter, LoraSettings, Projection};
 use assay_lm::transformer::Transformer;
 use assay_lm::{

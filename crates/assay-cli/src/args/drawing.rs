@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
-use assay_irl::encode::TokenLimits;
+use assay_critic::encode::TokenLimits;
 use assay_lm::LanguageModel;
 use assay_lm::draw::SamplingSettings;
 use assay_lm::sampling::SamplingLimits;

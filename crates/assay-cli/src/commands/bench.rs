@@ -9,9 +9,9 @@ mod stages;
 use std::io::Write;
 
 use anyhow::{Result, ensure};
-use assay_irl::memory::{self, MemoryPlan, Residence, Workload, bytes, peak_bytes};
 use assay_lm::{ModelConfig, Placement};
 use assay_ops::Ceilings;
+use assay_train::memory::{self, AdapterRanks, MemoryPlan, Residence, Workload, bytes, peak_bytes};
 use serde::Serialize;
 
 pub(crate) use self::shapes::Shape;
@@ -89,7 +89,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         stages: Vec::new(),
     };
     if !args.dry_run {
-        measure((args, &placement), &mut report)?;
+        measure(args, &placement, &mut report)?;
     }
     print(&report, args)
 }
@@ -104,11 +104,11 @@ fn plan(args: &BenchArgs, config: &ModelConfig, residence: Residence) -> MemoryP
     let trains = asked(&[Stage::UpdateReward, Stage::UpdatePolicy]);
     let passes = usize::from(trains || asked(&[Stage::Score]));
     let rank = |stages: &[Stage]| args.rank * usize::from(asked(stages));
-    let ranks = (
-        rank(&[Stage::Sample, Stage::UpdatePolicy]),
-        rank(&[Stage::Score, Stage::UpdateReward]),
-    );
-    let kept_bytes = args.activation_mib.saturating_mul(1 << 20);
+    let ranks = AdapterRanks {
+        policy: rank(&[Stage::Sample, Stage::UpdatePolicy]),
+        reward: rank(&[Stage::Score, Stage::UpdateReward]),
+    };
+    let kept_bytes = args.pass_budget().kept_bytes;
     let group = args.prompt_tokens + args.samples * args.new_tokens;
     let workload = Workload {
         sequences: samples * args.prompts * args.samples,
@@ -133,9 +133,7 @@ fn plan(args: &BenchArgs, config: &ModelConfig, residence: Residence) -> MemoryP
 
 /// Packed rows that an update of the policy passes at a time.
 fn training_rows(args: &BenchArgs, residence: Residence) -> usize {
-    let kept_bytes = args.activation_mib.saturating_mul(1 << 20);
-    let limits = (args.token_budget, kept_bytes);
-    memory::training_rows(&stages::config(args), residence, limits).min(rows(args))
+    memory::training_rows(&stages::config(args), residence, args.pass_budget()).min(rows(args))
 }
 
 /// Packed rows of the workload.
@@ -143,7 +141,7 @@ fn rows(args: &BenchArgs) -> usize {
     args.prompts * (args.prompt_tokens + args.samples * args.new_tokens)
 }
 
-fn measure((args, placement): (&BenchArgs, &Placement), report: &mut BenchReport) -> Result<()> {
+fn measure(args: &BenchArgs, placement: &Placement, report: &mut BenchReport) -> Result<()> {
     report.memory.check(&placement.device)?;
     report.device = placement.to_string();
     let mut workbench = Workbench::new(args, placement)?;
@@ -169,7 +167,7 @@ fn measure((args, placement): (&BenchArgs, &Placement), report: &mut BenchReport
     let ceilings = Ceilings::measure(&placement.device, placement.dtype)?;
     let timed = timed.into_iter();
     report.stages = timed
-        .map(|(stage, seconds)| measured((stage, seconds), (args, placement), &ceilings))
+        .map(|(stage, seconds)| measured(stage, seconds, args, placement, &ceilings))
         .collect();
     report.product_operations_per_second = Some(ceilings.product_operations_per_second);
     report.copy_bytes_per_second = Some(ceilings.copy_bytes_per_second);
@@ -177,8 +175,10 @@ fn measure((args, placement): (&BenchArgs, &Placement), report: &mut BenchReport
 }
 
 fn measured(
-    (stage, seconds): (Stage, Vec<f64>),
-    (args, placement): (&BenchArgs, &Placement),
+    stage: Stage,
+    seconds: Vec<f64>,
+    args: &BenchArgs,
+    placement: &Placement,
     ceilings: &Ceilings,
 ) -> Measured {
     let mut sorted = seconds.clone();

@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
-use assay_irl::metrics::{self, IterationMetrics};
-use assay_irl::settings::Settings;
-use assay_irl::{checkpoint, tensorboard};
+use assay_train::metrics::{self, IterationMetrics};
+use assay_train::settings::Settings;
+use assay_train::{checkpoint, tensorboard};
 use serde_json::{Value, json};
 
 use crate::args::{ExportArgs, ExportFormat};

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
+use assay_critic::{Beside, Critic, ScoredSteps};
 use assay_evals::localisation::{Predictor, localise};
 use assay_evals::processbench::{StepCase, StepScore, chance_summary, cross_fitted_summary};
 use assay_evals::statistics::BootstrapSettings;
 use assay_evals::summary::Summary;
-use assay_irl::critic::{Beside, Critic, ScoredSteps};
 use assay_tasks::datasets::Required;
 use assay_tasks::perturbations::{Perturbation, Registry};
 use assay_tasks::trace::ScoredTrace;
@@ -67,7 +67,7 @@ fn injected(args: &LocaliseArgs) -> Result<Summary> {
     };
     let mut progress = Progress::new("localise", problems.len());
     let total = problems.len();
-    let cases = critic.inject(&problems, (&registry, args.seed), beside, |done| {
+    let cases = critic.inject(&problems, &registry, args.seed, beside, |done| {
         progress.set(done, total, "")
     })?;
     progress.finish();

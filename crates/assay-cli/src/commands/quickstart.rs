@@ -13,7 +13,8 @@ use std::io::Write;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use assay_irl::settings::{HeadSettings, Settings};
+use assay_critic::HeadSettings;
+use assay_train::settings::Settings;
 
 use crate::args::{Head, QuickstartArgs};
 use crate::progress::message;

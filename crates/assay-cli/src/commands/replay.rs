@@ -3,10 +3,10 @@
 use std::io::Write;
 
 use anyhow::{Context, Result};
-use assay_irl::settings::Settings;
-use assay_irl::trainer::failure::FailedUpdate;
-use assay_irl::trainer::replay::{Replay, ReplayedTrace, replay};
-use assay_irl::trainer::run::TrainerKind;
+use assay_train::failed_update::FailedUpdate;
+use assay_train::run::TrainerKind;
+use assay_train::run::replay::{Replay, ReplayedTrace, replay};
+use assay_train::settings::Settings;
 use serde_json::json;
 
 use super::train::Models;
@@ -25,7 +25,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
     })?;
     let settings = Settings::from_toml(&text, &path.display().to_string())?;
     let models = Models::open(&settings, &open::placement(settings.compute)?)?;
-    let inputs = models.inputs(TrainerKind::Airl, &settings, (&[], &[]));
+    let inputs = models.inputs(TrainerKind::Airl, &settings, &[]);
     let found = replay(&inputs, &args.run, &failure)?;
     let mut out = std::io::stdout().lock();
     if args.json {
@@ -63,13 +63,13 @@ fn line(index: usize, trace: &ReplayedTrace) -> String {
     let parameter = parameter.map_or_else(String::new, |name| format!("  first at {name}"));
     format!(
         "  {index:<5} {:<9} {:>6}  {:>9} {:>7} {:>10} {:>10} {:>10}  {}{parameter}\n",
-        format!("{:?}", trace.origin.role).to_lowercase(),
+        format!("{:?}", trace.role).to_lowercase(),
         trace.tokens,
         token(trace.failed_token),
         token(trace.token),
         number(trace.mean),
         number(trace.loss),
         number(trace.gradient_norm),
-        trace.origin.problem,
+        trace.problem,
     )
 }

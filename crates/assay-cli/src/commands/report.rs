@@ -11,8 +11,8 @@ use assay_evals::report::{
     Exhibits, Gallery, HeatmapTrace, ReportInput, ReportSettings, RunView, render,
 };
 use assay_evals::summary::Summary;
-use assay_irl::checkpoint::write_file;
 use assay_tasks::trace::ScoredTrace;
+use assay_train::checkpoint::write_file;
 use serde_json::json;
 
 use crate::args::ReportArgs;

@@ -3,14 +3,14 @@
 use std::io::Write;
 
 use anyhow::{Result, bail};
-use assay_irl::encode::Encoder;
-use assay_irl::policy_model::PolicyModel;
-use assay_irl::trainer::evaluate::{EvaluationPlan, sample_problems};
+use assay_critic::encode::Encoder;
+use assay_critic::policy_model::PolicyModel;
 use assay_lm::sampling::SamplingLimits;
 use assay_tasks::problem::Problem;
 use assay_tasks::prompts::PromptSettings;
 use assay_tasks::trace::ScoredTrace;
 use assay_tasks::trace_io::TraceWriter;
+use assay_train::run::evaluate::{EvaluationPlan, sample_problems};
 use serde_json::json;
 
 use crate::args::SampleArgs;
@@ -42,7 +42,7 @@ pub(crate) fn run(args: &SampleArgs) -> Result<()> {
     let prompt = prompt(args)?;
     let (limits, stop) = args.draw.limits(&model)?;
     let encoder = Encoder::new(&model, &prompt, limits);
-    let tally = sample(args, (&policy, &encoder), &problems, &stop, &mut writer)?;
+    let tally = sample(args, &policy, &encoder, &problems, &stop, &mut writer)?;
     writer.finish()?;
     if tally.problems < problems.len() {
         bail!(Interrupted {
@@ -70,7 +70,8 @@ fn prompt(args: &SampleArgs) -> Result<PromptSettings> {
 
 fn sample(
     args: &SampleArgs,
-    (policy, encoder): (&PolicyModel, &Encoder<'_>),
+    policy: &PolicyModel,
+    encoder: &Encoder<'_>,
     problems: &[Problem],
     stop: &SamplingLimits,
     writer: &mut TraceWriter,

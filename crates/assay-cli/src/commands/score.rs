@@ -4,8 +4,8 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
+use assay_critic::{Beside, Critic, ScoreReport};
 use assay_evals::calibration::PROBABILITY;
-use assay_irl::critic::{Beside, Critic, ScoreReport};
 use assay_lm::LanguageModel;
 use assay_tasks::trace::ScoredTrace;
 use assay_tasks::trace_io::{StepTrace, TraceWriter};

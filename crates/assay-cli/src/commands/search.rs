@@ -3,10 +3,10 @@
 use std::io::Write;
 
 use anyhow::{Result, bail, ensure};
+use assay_critic::Critic;
+use assay_critic::encode::Encoder;
+use assay_critic::search::{SearchOutcome, SearchPlan, Searcher};
 use assay_evals::scores::TraceScore;
-use assay_irl::critic::Critic;
-use assay_irl::encode::Encoder;
-use assay_irl::search::{SearchOutcome, SearchPlan, Searcher};
 use assay_lm::sampling::SamplingLimits;
 use assay_tasks::problem::Problem;
 use assay_tasks::trace_io::TraceWriter;
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &SearchArgs) -> Result<()> {
     let encoder = Encoder::new(&model, &reward.scoring.prompt, limits);
     let critic = Critic::new(&reward, &model, args.token_budget);
     let searcher = Searcher::new(&policy, &critic, &encoder, &model);
-    let counts = search(args, (&searcher, score), &problems, &stop, &mut writer)?;
+    let counts = search(args, &searcher, score, &problems, &stop, &mut writer)?;
     writer.finish()?;
     if counts.problems < problems.len() {
         bail!(Interrupted {
@@ -75,7 +75,8 @@ fn validated(args: &SearchArgs) -> Result<TraceScore> {
 
 fn search(
     args: &SearchArgs,
-    (searcher, score): (&Searcher<'_>, TraceScore),
+    searcher: &Searcher<'_>,
+    score: TraceScore,
     problems: &[Problem],
     stop: &SamplingLimits,
     writer: &mut TraceWriter,

@@ -14,8 +14,8 @@ use anyhow::{Context, Result, ensure};
 use assay_evals::statistics::{BootstrapSettings, Estimate, crossed_mean};
 use assay_evals::summary::{Summary, segment};
 use assay_evals::tables::{Cell, Table};
-use assay_irl::checkpoint::write_file;
-use assay_irl::settings::Settings;
+use assay_train::checkpoint::write_file;
+use assay_train::settings::Settings;
 
 use crate::args::{SweepArgs, TrainArgs};
 use crate::commands::train;
@@ -241,7 +241,7 @@ fn text(table: &Table) -> String {
 
 /// The newest whole checkpoint of a run.
 fn newest(dir: &Path) -> Result<PathBuf> {
-    let newest = assay_irl::checkpoint::newest_whole(dir)?.whole;
+    let newest = assay_train::checkpoint::newest_whole(dir)?.whole;
     let (_, path) = newest.with_context(|| {
         format!(
             "{} has no checkpoint: the sweep measures the last one, which every run writes at its end",

@@ -6,13 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use assay_irl::memory::{BaseShape, MemoryPlan, Residence};
-use assay_irl::parallel::{Alone, Collective, is_first};
-use assay_irl::settings::{ModelSettings, Settings};
-use assay_irl::trainer::run::{RunMode, TrainInputs, Trained, TrainerKind, train};
 use assay_lm::{LanguageModel, ModelConfig, Placement, Storage};
 use assay_tasks::datasets::{DatasetSettings, load_problems};
 use assay_tasks::problem::{Problem, assert_disjoint};
+use assay_train::memory::{BaseShape, MemoryPlan, Residence};
+use assay_train::ranks::{Collective, SingleProcess, is_first};
+use assay_train::run::{RunMode, TrainInputs, Trained, TrainerKind, train};
+use assay_train::settings::{ModelSettings, Settings};
 
 use crate::args::{TrainArgs, Trainer};
 use crate::open;
@@ -40,16 +40,17 @@ pub(crate) fn run(args: &TrainArgs) -> Result<Ending> {
         bail!("--out is missing: the run directory")
     };
     let ranks = ranks::join()?;
-    let ran = train_together(args, (&settings, out), ranks.as_ref());
+    let ran = train_on_ranks(args, &settings, out, ranks.as_ref());
     if let Err(error) = &ran {
         ranks::give_up(ranks.as_ref(), error);
     }
     ran
 }
 
-fn train_together(
+fn train_on_ranks(
     args: &TrainArgs,
-    (settings, out): (&Settings, &Path),
+    settings: &Settings,
+    out: &Path,
     ranks: &dyn Collective,
 ) -> Result<Ending> {
     let train_problems = problems(ranks, &settings.data.train, "data.train")?;
@@ -70,9 +71,9 @@ fn train_together(
         completion < positions,
         "sampling.max_completion_tokens = {completion} leaves no room for a prompt: the model has {positions} positions"
     );
-    hints(args, (settings, out), ranks)?;
-    let data = (train_problems.as_slice(), validation.as_slice());
-    let mut inputs = models.inputs(kind(args.trainer), settings, data);
+    hints(args, settings, out, ranks)?;
+    let mut inputs = models.inputs(kind(args.trainer), settings, &train_problems);
+    inputs.validation = &validation;
     inputs.ranks = ranks;
     let mode = if args.resume {
         RunMode::Resume
@@ -90,12 +91,8 @@ fn train_together(
     say_ending(ranks, &trained, out)
 }
 
-/// What may not be meant.
-fn hints(
-    args: &TrainArgs,
-    (settings, out): (&Settings, &Path),
-    ranks: &dyn Collective,
-) -> Result<()> {
+/// Notes on settings that may not be intended.
+fn hints(args: &TrainArgs, settings: &Settings, out: &Path, ranks: &dyn Collective) -> Result<()> {
     let warmup = settings.reward.schedule.warmup_iterations;
     let iterations = settings.run.iterations;
     if matches!(args.trainer, Trainer::Airl) && iterations <= warmup {
@@ -110,13 +107,13 @@ fn hints(
     if args.resume && !out.join("settings.toml").exists() {
         say(
             ranks,
-            &format!("note: there is no run in {} yet: it begins", out.display()),
+            &format!("note: there is no run in {} yet: it starts", out.display()),
         )?;
     }
     Ok(())
 }
 
-/// A line of the rank that speaks for all.
+/// Prints a message on the first rank only.
 fn say(ranks: &dyn Collective, text: &str) -> Result<()> {
     if is_first(ranks) {
         message(text)?;
@@ -157,12 +154,12 @@ impl Models {
         })
     }
 
-    /// The inputs of a trainer in this process alone, with problems to learn from and to measure on.
+    /// The inputs of a trainer in this process alone, with problems to learn from and none to measure on.
     pub(crate) fn inputs<'i>(
         &'i self,
         kind: TrainerKind,
         settings: &'i Settings,
-        (train, validation): (&'i [Problem], &'i [Problem]),
+        train: &'i [Problem],
     ) -> TrainInputs<'i> {
         let reward = self.reward.as_ref().unwrap_or(&self.policy);
         TrainInputs {
@@ -171,8 +168,8 @@ impl Models {
             model: &self.policy,
             reward_backbone: Arc::clone(&reward.transformer),
             train,
-            validation,
-            ranks: &Alone,
+            validation: &[],
+            ranks: &SingleProcess,
         }
     }
 }

@@ -1,68 +1,111 @@
-//! The rules of ARCHITECTURE.md that a machine can check: who imports whom, how large files may grow and how long functions.
+//! The rules of ARCHITECTURE.md that a machine can check: who depends on whom, sizes, and signatures.
+//!
+//! Dependencies are read from Cargo's own graph, functions from the parsed source.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-/// Crate and the workspace crates it may import. Anything else is a violation.
-const MAY_IMPORT: [(&str, &[&str]); 7] = [
+use serde_json::Value;
+use syn::spanned::Spanned;
+use syn::visit::{self, Visit};
+
+/// Every crate and the workspace crates it may depend on, lowest layer first.
+const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("assay-tasks", &[]),
-    ("assay-evals", &["assay-tasks"]),
     ("assay-ops", &[]),
-    ("assay-lm", &["assay-ops", "assay-tasks"]),
+    ("assay-evals", &["assay-tasks"]),
+    ("assay-report", &["assay-tasks", "assay-evals"]),
+    ("assay-lm", &["assay-tasks", "assay-ops"]),
     (
-        "assay-irl",
-        &["assay-lm", "assay-ops", "assay-evals", "assay-tasks"],
+        "assay-critic",
+        &["assay-tasks", "assay-ops", "assay-evals", "assay-lm"],
+    ),
+    (
+        "assay-train",
+        &[
+            "assay-tasks",
+            "assay-ops",
+            "assay-evals",
+            "assay-lm",
+            "assay-critic",
+        ],
     ),
     (
         "assay-serve",
-        &["assay-irl", "assay-lm", "assay-evals", "assay-tasks"],
+        &["assay-tasks", "assay-evals", "assay-lm", "assay-critic"],
     ),
     (
         "assay-cli",
         &[
-            "assay-serve",
-            "assay-irl",
-            "assay-lm",
+            "assay-tasks",
             "assay-ops",
             "assay-evals",
-            "assay-tasks",
+            "assay-report",
+            "assay-lm",
+            "assay-critic",
+            "assay-train",
+            "assay-serve",
         ],
+    ),
+    (
+        "assay-testkit",
+        &["assay-tasks", "assay-ops", "assay-lm", "assay-critic"],
     ),
 ];
 
-/// Crate and words its sources must not contain.
-const NEVER: [(&str, &[&str]); 6] = [
-    ("assay-tasks", &["candle", "println!", "anyhow"]),
-    ("assay-evals", &["candle", "println!", "anyhow"]),
-    ("assay-ops", &["println!", "anyhow", "assay_lm"]),
+/// Libraries that only some crates may depend on directly.
+const ONLY_IN: &[(&str, &[&str])] = &[
     (
-        "assay-lm",
-        &["println!", "anyhow", "assay_irl", "assay_evals", "reward"],
-    ),
-    (
-        "assay-irl",
+        "candle-core",
         &[
-            "println!",
-            "anyhow",
-            "stdout",
-            "process::exit",
-            "SystemTime",
+            "assay-ops",
+            "assay-lm",
+            "assay-critic",
+            "assay-train",
+            "assay-testkit",
         ],
     ),
-    (
-        "assay-serve",
-        &["println!", "anyhow", "clap", "std::fs", "trainer::"],
-    ),
+    ("anyhow", &["assay-cli"]),
+    ("clap", &["assay-cli"]),
+    ("indicatif", &["assay-cli"]),
+    ("axum", &["assay-serve"]),
+    ("tokio", &["assay-serve"]),
 ];
 
+const MAX_CRATE_LINES: usize = 11_000;
 const MAX_LINES_BEFORE_TESTS: usize = 600;
-const MAX_LINES_OF_A_FUNCTION: usize = 80;
+const MAX_FUNCTION_LINES: usize = 80;
+const MAX_P99_FUNCTION_LINES: usize = 60;
+const MAX_ARGUMENTS: usize = 7;
 
-fn crates_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap()
-        .to_owned()
+fn root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.ancestors().nth(2).unwrap().to_owned()
+}
+
+/// Direct dependencies of every workspace crate, without those of its tests.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version=1", "--no-deps", "--offline"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "cargo metadata: {message}");
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let names = |package: &Value| -> BTreeSet<String> {
+        let dependencies = package["dependencies"].as_array().unwrap().iter();
+        let normal = dependencies.filter(|dependency| dependency["kind"].is_null());
+        normal
+            .map(|dependency| dependency["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let packages = metadata["packages"].as_array().unwrap().iter();
+    packages
+        .map(|package| (package["name"].as_str().unwrap().to_owned(), names(package)))
+        .collect()
 }
 
 fn sources(dir: &Path) -> Vec<PathBuf> {
@@ -71,189 +114,263 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
         let path = entry.unwrap().path();
         if path.is_dir() {
             found.extend(sources(&path));
-        } else if path.extension().is_some_and(|e| e == "rs") {
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
             found.push(path);
         }
     }
     found
 }
 
-/// Code above the test module, comments left out.
-fn code(path: &Path) -> Vec<String> {
+/// Source files of every crate.
+fn all_sources() -> Vec<PathBuf> {
+    let crates = MAY_DEPEND_ON.iter();
+    let dirs = crates.map(|(name, _)| root().join("crates").join(name).join("src"));
+    dirs.flat_map(|dir| sources(&dir)).collect()
+}
+
+/// Lines above the test module.
+fn lines_before_tests(path: &Path) -> usize {
     let text = fs::read_to_string(path).unwrap();
-    let before_tests = text
-        .split("#[cfg(test)]\nmod tests")
-        .next()
-        .unwrap_or_default()
-        .to_owned();
-    before_tests
-        .lines()
-        .map(|line| line.split("//").next().unwrap_or_default().to_owned())
-        .collect()
+    let code = text.split("#[cfg(test)]\nmod tests").next();
+    code.unwrap_or_default().lines().count()
+}
+
+/// A function as it stands in a file.
+struct Function {
+    name: String,
+    lines: usize,
+    arguments: usize,
+    has_tuple: bool,
+}
+
+/// Collects functions, without those of test modules.
+#[derive(Default)]
+struct Functions {
+    found: Vec<Function>,
+}
+
+impl Functions {
+    fn of(path: &Path) -> Vec<Function> {
+        let text = fs::read_to_string(path).unwrap();
+        let file = syn::parse_file(&text).unwrap();
+        let mut functions = Self::default();
+        functions.visit_file(&file);
+        functions.found
+    }
+
+    fn add(&mut self, signature: &syn::Signature, whole: impl Spanned) {
+        let span = whole.span();
+        let inputs = signature.inputs.iter();
+        self.found.push(Function {
+            name: signature.ident.to_string(),
+            lines: span.end().line + 1 - span.start().line,
+            arguments: inputs.clone().count(),
+            has_tuple: inputs.clone().any(is_tuple),
+        });
+    }
+}
+
+/// Whether an argument is a tuple, or a reference to one.
+fn is_tuple(argument: &syn::FnArg) -> bool {
+    let syn::FnArg::Typed(typed) = argument else {
+        return false;
+    };
+    let inner = match &*typed.ty {
+        syn::Type::Reference(reference) => &reference.elem,
+        other => other,
+    };
+    matches!(inner, syn::Type::Tuple(tuple) if tuple.elems.len() > 1)
+}
+
+impl<'ast> Visit<'ast> for Functions {
+    fn visit_item_mod(&mut self, module: &'ast syn::ItemMod) {
+        let is_test = module.attrs.iter().any(|a| a.path().is_ident("cfg"));
+        if !(is_test && module.ident.to_string().contains("test")) {
+            visit::visit_item_mod(self, module);
+        }
+    }
+
+    fn visit_item_fn(&mut self, function: &'ast syn::ItemFn) {
+        self.add(&function.sig, &function.block);
+        visit::visit_item_fn(self, function);
+    }
+
+    fn visit_impl_item_fn(&mut self, function: &'ast syn::ImplItemFn) {
+        self.add(&function.sig, &function.block);
+        visit::visit_impl_item_fn(self, function);
+    }
+
+    fn visit_trait_item_fn(&mut self, function: &'ast syn::TraitItemFn) {
+        if let Some(block) = &function.default {
+            self.add(&function.sig, block);
+        }
+        visit::visit_trait_item_fn(self, function);
+    }
+}
+
+fn is_test_file(path: &Path) -> bool {
+    let is_test = |part: &std::ffi::OsStr| {
+        let name = part.to_string_lossy();
+        name == "tests" || name == "tests.rs" || name.ends_with("_tests.rs")
+    };
+    path.iter().any(is_test)
+}
+
+/// Functions of all crates with the files they stand in; tests are left out.
+fn all_functions() -> Vec<(PathBuf, Function)> {
+    let files = all_sources().into_iter().filter(|path| !is_test_file(path));
+    let of_file = |path: PathBuf| {
+        let functions = Functions::of(&path).into_iter();
+        functions.map(move |function| (path.clone(), function))
+    };
+    files.flat_map(of_file).collect()
 }
 
 #[test]
-fn crates_import_only_what_the_architecture_allows() {
-    for (name, allowed) in MAY_IMPORT {
-        let manifest = fs::read_to_string(crates_dir().join(name).join("Cargo.toml")).unwrap();
-        let dependencies = manifest.split("[dependencies]").nth(1).unwrap_or_default();
-        let dependencies = dependencies.split("\n[").next().unwrap_or_default();
-        for line in dependencies
-            .lines()
-            .filter(|line| line.starts_with("assay-"))
-        {
-            let imported = line.split(['.', ' ', '=']).next().unwrap();
+fn crates_depend_only_on_lower_layers() {
+    let dependencies = dependencies();
+    let known: BTreeSet<&str> = MAY_DEPEND_ON.iter().map(|(name, _)| *name).collect();
+    for (name, found) in &dependencies {
+        let allowed = MAY_DEPEND_ON.iter().find(|(listed, _)| listed == name);
+        let Some((_, allowed)) = allowed else {
+            panic!("{name} is missing from the table of layers");
+        };
+        for dependency in found.iter().filter(|found| known.contains(found.as_str())) {
             assert!(
-                allowed.contains(&imported),
-                "{name} must not depend on {imported}"
+                allowed.contains(&dependency.as_str()),
+                "{name} must not depend on {dependency}"
             );
         }
     }
 }
 
 #[test]
-fn crates_do_not_contain_what_belongs_elsewhere() {
-    for (name, words) in NEVER {
-        for path in sources(&crates_dir().join(name).join("src")) {
-            for (number, line) in code(&path).iter().enumerate() {
-                for word in words {
-                    assert!(
-                        !line.contains(word),
-                        "{}:{}: {word}",
-                        path.display(),
-                        number + 1
-                    );
-                }
-            }
+fn libraries_stay_in_their_layer() {
+    for (name, found) in dependencies() {
+        for (library, allowed) in ONLY_IN {
+            assert!(
+                !found.contains(*library) || allowed.contains(&name.as_str()),
+                "{name} must not depend on {library}"
+            );
         }
     }
 }
 
+/// The mathematics of the two players sees numbers only.
 #[test]
-fn the_maths_of_the_method_sees_no_model_and_no_files() {
-    let irl = crates_dir().join("assay-irl/src");
+fn losses_import_no_model() {
+    let train = root().join("crates/assay-train/src");
     for part in ["reward", "policy"] {
-        for path in sources(&irl.join(part))
-            .into_iter()
-            .chain([irl.join(format!("{part}.rs"))])
-        {
-            if !path.exists() {
-                continue;
-            }
-            for (number, line) in code(&path).iter().enumerate() {
-                for word in ["assay_lm", "candle", "std::fs", "std::path", "tracing"] {
-                    assert!(
-                        !line.contains(word),
-                        "{}:{}: {word}",
-                        path.display(),
-                        number + 1
-                    );
+        for path in sources(&train.join(part)) {
+            let text = fs::read_to_string(&path).unwrap();
+            let imports = text.lines().filter(|line| line.starts_with("use "));
+            for line in imports {
+                for forbidden in ["assay_lm", "candle_core", "std::fs", "std::path"] {
+                    assert!(!line.contains(forbidden), "{}: {line}", path.display());
                 }
             }
         }
     }
 }
 
-/// Two exceptions, each with its reason: weight files are mapped, and the allocator of the binary is told to keep its pages.
-#[test]
-fn unsafe_code_stays_in_assay_ops() {
-    for (name, _) in MAY_IMPORT.iter().filter(|(name, _)| *name != "assay-ops") {
-        let allocator = |path: &PathBuf| path.ends_with("assay-cli/src/allocator.rs");
-        for path in sources(&crates_dir().join(name).join("src")) {
-            if allocator(&path) {
-                continue;
-            }
-            let lines = code(&path);
-            let found = lines
-                .iter()
-                .position(|line| line.contains("unsafe ") && !line.contains("Mmap::map"));
-            assert!(
-                found.is_none(),
-                "{}:{}",
-                path.display(),
-                found.unwrap_or(0) + 1
-            );
-        }
-    }
-}
-
-/// SECURITY.md lists every file that may hold `unsafe`, with the reason.
+/// SECURITY.md lists every file that may hold `unsafe`, with the reason; the compiler denies it elsewhere.
 #[test]
 fn security_lists_where_unsafe_stands() {
-    let root = crates_dir().parent().unwrap().to_owned();
-    let text = fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    let text = fs::read_to_string(root().join("SECURITY.md")).unwrap();
     let listed: Vec<String> = text
         .lines()
         .filter_map(|line| line.strip_prefix("| `crates/")?.split_once('`'))
         .map(|(path, _)| format!("crates/{path}"))
         .collect();
-    let mut found: Vec<String> = MAY_IMPORT
-        .iter()
-        .flat_map(|(name, _)| sources(&crates_dir().join(name).join("src")))
-        .filter(|path| {
-            fs::read_to_string(path)
-                .unwrap()
-                .contains("allow(unsafe_code)")
-        })
-        .map(|path| path.strip_prefix(&root).unwrap().display().to_string())
+    let allows = |path: &PathBuf| {
+        let text = fs::read_to_string(path).unwrap();
+        text.contains("allow(unsafe_code)")
+    };
+    let mut found: Vec<String> = all_sources()
+        .into_iter()
+        .filter(allows)
+        .map(|path| path.strip_prefix(root()).unwrap().display().to_string())
         .collect();
     found.sort();
     assert_eq!(listed, found);
 }
 
 #[test]
-fn files_stay_small() {
-    for (name, _) in MAY_IMPORT {
-        for path in sources(&crates_dir().join(name).join("src")) {
-            let lines = code(&path).len();
+fn files_and_crates_stay_small() {
+    for (name, _) in MAY_DEPEND_ON {
+        let files = sources(&root().join("crates").join(name).join("src"));
+        let mut total = 0;
+        for path in files {
+            total += fs::read_to_string(&path).unwrap().lines().count();
+            let lines = lines_before_tests(&path);
             assert!(
-                lines <= MAX_LINES_BEFORE_TESTS,
+                lines <= MAX_LINES_BEFORE_TESTS || is_test_file(&path),
                 "{} has {lines} lines before its tests",
                 path.display()
             );
         }
+        assert!(total <= MAX_CRATE_LINES, "{name} has {total} lines");
     }
-}
-
-/// Functions that are longer than allowed, as `name: lines`. rustfmt puts a function's last brace under its first letter.
-fn long_functions(lines: &[String], most: usize) -> Vec<String> {
-    let mut open: Vec<(usize, usize, String)> = Vec::new();
-    let mut long = Vec::new();
-    for (number, line) in lines.iter().enumerate() {
-        let bare = line.trim_start();
-        let indent = line.len() - bare.len();
-        let mut words = bare.split([' ', '(', '<']);
-        if bare.ends_with([',', '(', '{', '>']) && words.any(|word| word == "fn") {
-            let name = words.next().unwrap_or_default().to_owned();
-            open.push((number, indent, name));
-        }
-        if bare == "}" && open.last().is_some_and(|(_, own, _)| *own == indent) {
-            let (first, _, name) = open.pop().unwrap();
-            let length = number + 1 - first;
-            if length > most {
-                long.push(format!("{name}: {length}"));
-            }
-        }
-        // What is left open belongs to signatures without a body.
-        open.retain(|(_, own, _)| bare.is_empty() || *own <= indent);
-    }
-    long
 }
 
 #[test]
 fn functions_stay_short() {
-    for (name, _) in MAY_IMPORT {
-        for path in sources(&crates_dir().join(name).join("src")) {
-            let is_test = path.ends_with("tests.rs") || path.iter().any(|part| part == "tests");
-            if is_test {
-                continue;
-            }
-            let long = long_functions(&code(&path), MAX_LINES_OF_A_FUNCTION);
-            assert!(long.is_empty(), "{}: {long:?}", path.display());
-        }
+    let functions = all_functions();
+    let mut lengths: Vec<usize> = functions.iter().map(|(_, f)| f.lines).collect();
+    lengths.sort_unstable();
+    let p99 = lengths[lengths.len() * 99 / 100];
+    assert!(p99 <= MAX_P99_FUNCTION_LINES, "p99 is {p99} lines");
+    for (path, function) in functions {
+        assert!(
+            function.lines <= MAX_FUNCTION_LINES,
+            "{}: {} has {} lines",
+            path.display(),
+            function.name,
+            function.lines
+        );
     }
-    let text = "impl A {\n    fn two(&self) {\n        1\n    }\n    fn four(\n        x: u8,\n    ) {\n    }\n}\n";
-    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    assert_eq!(long_functions(&lines, 3), ["four: 4"]);
-    assert!(long_functions(&lines, 4).is_empty());
+}
+
+#[test]
+fn arguments_are_few_and_named() {
+    let functions = all_functions();
+    let wrong = functions
+        .iter()
+        .filter(|(_, function)| function.has_tuple || function.arguments > MAX_ARGUMENTS);
+    let wrong: Vec<String> = wrong
+        .map(|(path, function)| format!("{}: {}", path.display(), function.name))
+        .collect();
+    assert!(
+        wrong.is_empty(),
+        "{} functions take a tuple or more than {MAX_ARGUMENTS} arguments:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+    let clippy = fs::read_to_string(root().join("clippy.toml")).unwrap();
+    assert!(
+        !clippy.contains("too-many-arguments-threshold"),
+        "clippy's own limit of {MAX_ARGUMENTS} holds"
+    );
+}
+
+#[test]
+fn the_parser_finds_tuples_and_lengths() {
+    let source = "fn long(a: u8) {\n\n}\nfn pair((a, b): (u8, u8)) {}\nfn by_reference(p: &(u8, u8)) {}\n\
+                  fn list(p: &[(u8, u8)]) {}\n#[cfg(test)]\nmod tests { fn ignored(p: (u8, u8)) {} }\n";
+    let mut functions = Functions::default();
+    functions.visit_file(&syn::parse_file(source).unwrap());
+    let found: Vec<(&str, usize, bool)> = functions
+        .found
+        .iter()
+        .map(|f| (f.name.as_str(), f.lines, f.has_tuple))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("long", 3, false),
+            ("pair", 1, true),
+            ("by_reference", 1, true),
+            ("list", 1, false)
+        ]
+    );
 }

@@ -5,11 +5,11 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use assay_irl::player::{Passes, infer_all};
-use assay_irl::policy_model::logprobs_and_entropies;
-use assay_irl::reward_model::RewardModel;
+use assay_critic::policy_model::logprobs_and_entropies;
+use assay_critic::reward_model::RewardModel;
 use assay_lm::packed::{Group, PackedBatch};
 use assay_lm::{LanguageModel, Placement, Storage, peft};
+use assay_train::execution::{Execution, infer_all};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -166,7 +166,7 @@ fn a_run_goes_out_as_adapters_as_one_model_and_as_events() {
         "{said}"
     );
     let classified = classifier_logits(&dir.join("classifier"));
-    let expected = infer_all(&kept, &[fixed()], Passes::alone(100)).unwrap();
+    let expected = infer_all(&kept, &[fixed()], Execution::single_process(100)).unwrap();
     assert!(far(&classified, &expected.concat()) < 1e-6);
     let config = read_json(dir.join("classifier/config.json"));
     assert_eq!(config["architectures"][0], "LlamaForTokenClassification");

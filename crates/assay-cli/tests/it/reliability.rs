@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use assay_irl::checkpoint;
-use assay_irl::metrics::read;
 use assay_tasks::arithmetic::{ArithmeticSettings, Split, alphabet, generate};
+use assay_train::checkpoint;
+use assay_train::metrics::read;
 use serde_json::json;
 use tempfile::TempDir;
 

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use assay_irl::IrlError;
+use assay_critic::CriticError;
 use assay_lm::sampling::{Completion, SampleRequest, SamplingLimits, sample_while};
 use assay_tasks::trace::ScoredTrace;
 
@@ -143,7 +143,7 @@ impl Worker {
     }
 
     /// Runs a model; an error or a panic becomes a refusal, with its reason in the log.
-    fn guarded<T>(&self, run: impl FnOnce() -> Result<T, IrlError>) -> Result<T, Refusal> {
+    fn guarded<T>(&self, run: impl FnOnce() -> Result<T, CriticError>) -> Result<T, Refusal> {
         let failed = |message| Err(Refusal::internal("model_failed", message));
         match catch_unwind(AssertUnwindSafe(run)) {
             Ok(Ok(value)) => Ok(value),
@@ -151,7 +151,9 @@ impl Worker {
                 self.metrics.model_failed();
                 self.events.failure("a model failed on a request", &error);
                 match error {
-                    IrlError::NotFinite { .. } => failed("a token's reward is not a number"),
+                    CriticError::NonFiniteReward { .. } => {
+                        failed("a token's reward is not a number")
+                    }
                     _ => {
                         failed("the model failed on this request; the server's log has the reason")
                     }

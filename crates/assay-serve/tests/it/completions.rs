@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 
-use assay_irl::critic::Critic;
+use assay_critic::Critic;
 use assay_lm::draw::SamplingSettings;
 use assay_lm::sampling::{Completion, SampleRequest, SamplingLimits, sample};
 use assay_tasks::random::Stream;

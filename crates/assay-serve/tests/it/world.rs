@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use assay_critic::Critic;
+use assay_critic::policy_model::{PolicyModel, Trainable};
+use assay_critic::reward_model::RewardModel;
 use assay_evals::calibration::Calibration;
-use assay_irl::critic::Critic;
-use assay_irl::policy_model::{PolicyModel, Trainable};
-use assay_irl::reward_model::RewardModel;
 use assay_lm::{LanguageModel, Storage};
 use assay_serve::{Generator, Models, ServeSettings, ServedPolicy, ServedReward, Server, Upstream};
 use assay_tasks::arithmetic::{ArithmeticSettings, Split, generate};

@@ -5,14 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
-use assay_irl::IrlError;
-use assay_irl::adam::AdamW;
-use assay_irl::memory::Residence;
-use assay_irl::optimiser::OptimiserSettings;
-use assay_irl::player::{Passes, Player, Reach, TokenScalars, infer_all, update};
-use assay_irl::policy_model::{PolicyModel, Trainable};
-use assay_irl::reward_model::RewardModel;
-use assay_irl::settings::HeadSettings;
+use assay_critic::HeadSettings;
+use assay_critic::player::Player;
+use assay_critic::policy_model::{PolicyModel, Trainable};
+use assay_critic::reward_model::RewardModel;
 use assay_lm::adapter::{Adapter, LoraSettings, Projection};
 use assay_lm::draw::SamplingSettings;
 use assay_lm::packed::Group;
@@ -20,6 +16,11 @@ use assay_lm::sampling::{SampleRequest, SamplingLimits, sample};
 use assay_lm::transformer::Transformer;
 use assay_lm::{ModelConfig, Placement};
 use assay_tasks::random::Stream;
+use assay_train::adam::AdamW;
+use assay_train::execution::{Execution, infer_all};
+use assay_train::memory::Residence;
+use assay_train::optimiser::OptimiserSettings;
+use assay_train::update::{LossGradients, Reach, UpdatePasses, update};
 use clap::ValueEnum;
 use serde::Serialize;
 
@@ -179,7 +180,7 @@ pub(crate) struct Workbench {
     groups: Vec<Group>,
     new_tokens: usize,
     samples: usize,
-    passes: Passes<'static>,
+    execution: Execution<'static>,
 }
 
 impl Workbench {
@@ -213,9 +214,9 @@ impl Workbench {
             groups,
             new_tokens: args.new_tokens,
             samples: args.samples,
-            passes: Passes {
-                kept_bytes: args.activation_mib.saturating_mul(1 << 20),
-                ..Passes::alone(args.token_budget)
+            execution: Execution {
+                budget: args.pass_budget(),
+                ..Execution::single_process(args.token_budget)
             },
         })
     }
@@ -279,15 +280,16 @@ impl Workbench {
     }
 
     fn work(&mut self, stage: Stage, groups: &[Group]) -> Result<()> {
-        let passes = self.passes;
+        let execution = self.execution;
+        let passes = |reach| UpdatePasses { execution, reach };
         match stage {
             Stage::Sample => self.sample(groups),
-            Stage::UpdateReward => train(self.reward()?, groups, (passes, Reach::Group)),
+            Stage::UpdateReward => train(self.reward()?, groups, passes(Reach::Group)),
             Stage::Score => {
-                infer_all(&self.reward()?.player, groups, passes)?;
+                infer_all(&self.reward()?.player, groups, execution)?;
                 Ok(())
             }
-            Stage::UpdatePolicy => train(self.policy()?, groups, (passes, Reach::Completion)),
+            Stage::UpdatePolicy => train(self.policy()?, groups, passes(Reach::Completion)),
             Stage::Iteration => {
                 let mut parts = Stage::ALL[..4].iter();
                 parts.try_for_each(|part| self.work(*part, groups))
@@ -322,21 +324,24 @@ impl Workbench {
 fn train<P: Player>(
     Trainee { player, optimiser }: &mut Trainee<P>,
     groups: &[Group],
-    how: (Passes<'_>, Reach),
+    passes: UpdatePasses<'_>,
 ) -> Result<()> {
     let parameters = player.parameters();
     let mut adamw = match optimiser.take() {
         Some(adamw) => adamw,
         None => AdamW::new(&parameters)?,
     };
-    let loss = |scalars: &[Vec<f32>], _: Range<usize>| -> Result<((), TokenScalars), IrlError> {
+    let loss = |scalars: &[Vec<f32>], _: Range<usize>| {
         let tokens: usize = scalars.iter().map(Vec::len).sum();
         let sign = |row: usize| if row.is_multiple_of(2) { 1.0 } else { -1.0 };
         let rows = scalars.iter().enumerate();
         let gradients = rows.map(|(row, own)| vec![sign(row) / tokens as f32; own.len()]);
-        Ok(((), gradients.collect()))
+        Ok(LossGradients {
+            report: (),
+            gradients: gradients.collect(),
+        })
     };
-    let ((), gradients) = update(&*player, groups, how, loss)?;
+    let ((), gradients) = update(&*player, groups, passes, loss)?;
     let settings = OptimiserSettings::default();
     adamw.step(
         &parameters,

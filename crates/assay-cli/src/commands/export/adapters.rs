@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use assay_critic::reward_model::{HEAD_FILE, HEAD_WEIGHTS_FILE};
 use assay_evals::calibration::CALIBRATION_FILE;
-use assay_irl::reward_model::{HEAD_FILE, HEAD_WEIGHTS_FILE};
 use assay_lm::adapter::{Adapter, AdapterCard};
 use assay_lm::peft::{self, LoadedAdapter};
 use assay_lm::{ModelConfig, ModelSource};

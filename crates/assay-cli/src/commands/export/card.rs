@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use assay_irl::reward_model::HEAD_FILE;
+use assay_critic::reward_model::HEAD_FILE;
 
 use super::Run;
 
@@ -79,7 +79,7 @@ pub(super) fn of_policy(run: &Run, base: &str, weights: Weights) -> Result<Strin
 pub(super) fn of_reward(run: &Run, base: &str, weights: Weights) -> Result<String> {
     let path = run.checkpoint.join("reward").join(HEAD_FILE);
     let head = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    let classifier = run.settings.reward.head == assay_irl::settings::HeadSettings::Linear;
+    let classifier = run.settings.reward.head == assay_critic::HeadSettings::Linear;
     let task = if classifier {
         "token-classification"
     } else {

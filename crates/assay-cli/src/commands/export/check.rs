@@ -32,13 +32,19 @@ pub(super) fn reread(base: &LanguageModel, out: &Path) -> Result<(LanguageModel,
     Ok((written, batch))
 }
 
-/// Refuses a directory whose outputs differ from the adapter's by more than rounding, or by more than half of what the adapter itself
-/// changes; both are mean absolute differences on the probe.
-pub(super) fn ensure_kept(
-    (lost, moved): (f64, f64),
-    weights: WeightType,
-    unit: &str,
-) -> Result<Value> {
+/// Mean absolute differences of outputs on the probe.
+#[derive(Clone, Copy)]
+pub(super) struct ProbeChange {
+    /// Of the written model to the adapter.
+    pub(super) lost: f64,
+    /// Of the adapter to its base.
+    pub(super) moved: f64,
+}
+
+/// Refuses a directory whose outputs differ from the adapter's by more than rounding, or by more than half of what the adapter
+/// itself changes.
+pub(super) fn ensure_kept(change: ProbeChange, weights: WeightType, unit: &str) -> Result<Value> {
+    let ProbeChange { lost, moved } = change;
     let limit = tolerance(weights);
     ensure!(
         lost <= limit,

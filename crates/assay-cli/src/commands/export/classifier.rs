@@ -5,15 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
+use assay_critic::player::Player;
+use assay_critic::reward_model::{HEAD_FILE, RewardModel, linear_logits};
 use assay_evals::calibration::CALIBRATION_FILE;
-use assay_irl::player::Player;
-use assay_irl::reward_model::{HEAD_FILE, RewardModel, linear_logits};
 use assay_lm::directory::{self, SCORE_BIAS, SCORE_WEIGHT, WeightType};
 use assay_lm::{LanguageModel, Placement, Weights, peft};
 use serde_json::{Value, json};
 
 use super::adapters::ensure_trained;
-use super::check::{distance, ensure_kept, reread};
+use super::check::{ProbeChange, distance, ensure_kept, reread};
 use super::{Run, card};
 use crate::open;
 
@@ -68,11 +68,13 @@ fn compare(
     let read = Weights::open(out)?;
     let weight = read.matrix(SCORE_WEIGHT, [1, hidden])?.to_dense()?;
     let bias = read.vector(SCORE_BIAS, 1)?;
-    let classifier = (&weight, &bias);
     let adapted = reward.infer(&batch)?.concat();
-    let own = reward.linear_head().unwrap_or(classifier);
-    let bare = linear_logits(&base.transformer, own, &batch)?;
-    let merged = linear_logits(&written.transformer, classifier, &batch)?;
-    let (lost, moved) = (distance(&adapted, &merged), distance(&adapted, &bare));
-    ensure_kept((lost, moved), weights, "logits")
+    let (own_weight, own_bias) = reward.linear_head().unwrap_or((&weight, &bias));
+    let bare = linear_logits(&base.transformer, own_weight, own_bias, &batch)?;
+    let merged = linear_logits(&written.transformer, &weight, &bias, &batch)?;
+    let change = ProbeChange {
+        lost: distance(&adapted, &merged),
+        moved: distance(&adapted, &bare),
+    };
+    ensure_kept(change, weights, "logits")
 }

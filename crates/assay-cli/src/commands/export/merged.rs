@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use assay_irl::policy_model::logprobs_and_entropies;
+use assay_critic::policy_model::logprobs_and_entropies;
 use assay_lm::adapter::Adapter;
 use assay_lm::directory::{self, WeightType};
 use assay_lm::{LanguageModel, Placement, Storage, peft};
 use serde_json::{Value, json};
 
 use super::adapters::ensure_trained;
-use super::check::{distance, ensure_kept, reread};
+use super::check::{ProbeChange, distance, ensure_kept, reread};
 use super::{Run, card};
 use crate::open;
 
@@ -54,7 +54,7 @@ fn compare(
     let expected = logprobs(base, Some(adapter))?;
     let moved = distance(&expected, &logprobs(base, None)?);
     let lost = distance(&expected, &logprobs(&written, None)?);
-    ensure_kept((lost, moved), weights, "nats")
+    ensure_kept(ProbeChange { lost, moved }, weights, "nats")
 }
 
 fn finish(run: &Run, out: &Path, weights: WeightType, probe: Value) -> Result<Value> {

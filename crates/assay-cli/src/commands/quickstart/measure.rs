@@ -5,23 +5,23 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
+use assay_critic::encode::{Encoder, TokenLimits};
+use assay_critic::policy_model::{PolicyModel, Trainable};
+use assay_critic::{Beside, Critic, ErrorCase};
 use assay_evals::calibration::{Calibration, PROBABILITY};
 use assay_evals::evaluation::{EvalSettings, Evaluation, Evaluator, evaluate};
 use assay_evals::localisation::{Localisation, localise};
 use assay_evals::scores::TraceScore;
 use assay_evals::statistics::Estimate;
 use assay_evals::summary::Summary;
-use assay_irl::critic::{Beside, Critic, ErrorCase};
-use assay_irl::encode::{Encoder, TokenLimits};
-use assay_irl::policy_model::{PolicyModel, Trainable};
-use assay_irl::settings::Settings;
-use assay_irl::trainer::evaluate::{EvaluationPlan, sample_problems};
 use assay_lm::LanguageModel;
 use assay_lm::draw::SamplingSettings as DrawSettings;
 use assay_lm::sampling::SamplingLimits;
 use assay_tasks::perturbations::{Perturbation, Registry};
 use assay_tasks::problem::Problem;
 use assay_tasks::trace::ScoredTrace;
+use assay_train::run::evaluate::{EvaluationPlan, sample_problems};
+use assay_train::settings::Settings;
 
 use super::speed::speeds;
 use super::stages::{Players, Stages};
@@ -146,8 +146,8 @@ fn injected(
         .collect();
     let kinds: Vec<Perturbation> = kinds.into_iter().collect();
     let registry = Registry::of(&kinds).within(&perturbations.alphabet);
-    let drawn = (&registry, stages.settings.seed);
-    Ok(critic.inject(&stages.test, drawn, beside, |_| ())?)
+    let seed = stages.settings.seed;
+    Ok(critic.inject(&stages.test, &registry, seed, beside, |_| ())?)
 }
 
 fn calibrate(validation: &[ScoredTrace]) -> Result<Option<Calibration>> {

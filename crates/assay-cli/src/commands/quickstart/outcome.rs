@@ -10,10 +10,10 @@ use assay_evals::metrics::{MetricRow, parse_metrics};
 use assay_evals::report::{HeatmapTrace, ReportInput, ReportSettings, RunView, render};
 use assay_evals::statistics::{BootstrapSettings, Estimate};
 use assay_evals::summary::Summary;
-use assay_irl::checkpoint::{self, write_file};
-use assay_irl::metrics;
-use assay_irl::settings::Settings;
 use assay_tasks::trace_io::write_traces;
+use assay_train::checkpoint::{self, write_file};
+use assay_train::metrics;
+use assay_train::settings::Settings;
 
 use super::measure::{Measured, SAMPLES};
 

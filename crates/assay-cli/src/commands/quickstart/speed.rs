@@ -4,13 +4,15 @@ use std::ops::Range;
 use std::time::Instant;
 
 use anyhow::Result;
+use assay_critic::player::Player;
 use assay_evals::statistics::Estimate;
 use assay_evals::summary::Summary;
-use assay_irl::IrlError;
-use assay_irl::player::{Passes, Player, Reach, TokenScalars, infer_all, update};
-use assay_irl::settings::Settings;
 use assay_lm::packed::Group;
 use assay_tasks::trace::ScoredTrace;
+use assay_train::TrainError;
+use assay_train::execution::{Execution, infer_all};
+use assay_train::settings::Settings;
+use assay_train::update::{LossGradients, Reach, UpdatePasses, update};
 
 use super::stages::Players;
 
@@ -22,9 +24,9 @@ pub(super) fn speeds(
     settings: &Settings,
 ) -> Result<Summary> {
     let groups = batch(traces, settings);
-    let passes = Passes {
-        kept_bytes: settings.run.kept_bytes(),
-        ..Passes::alone(settings.run.token_budget)
+    let execution = Execution {
+        budget: settings.run.pass_budget(),
+        ..Execution::single_process(settings.run.token_budget)
     };
     let tokens: usize = groups
         .iter()
@@ -32,7 +34,7 @@ pub(super) fn speeds(
         .map(Vec::len)
         .sum();
     let mut summary = Summary::default();
-    let mut time = |name: &str, pass: &dyn Fn() -> Result<(), IrlError>| -> Result<()> {
+    let mut time = |name: &str, pass: &dyn Fn() -> Result<(), TrainError>| -> Result<()> {
         pass()?;
         let started = Instant::now();
         pass()?;
@@ -41,12 +43,14 @@ pub(super) fn speeds(
         Ok(())
     };
     time("score", &|| {
-        infer_all(&players.reward, &groups, passes).map(|_| ())
+        infer_all(&players.reward, &groups, execution).map(|_| ())
     })?;
     time("update_reward", &|| {
-        trained(&players.reward, &groups, passes)
+        trained(&players.reward, &groups, execution)
     })?;
-    time("update_policy", &|| trained(&players.airl, &groups, passes))?;
+    time("update_policy", &|| {
+        trained(&players.airl, &groups, execution)
+    })?;
     Ok(summary)
 }
 
@@ -68,12 +72,20 @@ fn batch(traces: &[ScoredTrace], settings: &Settings) -> Vec<Group> {
 }
 
 /// One pass forward and backward.
-fn trained(player: &dyn Player, groups: &[Group], passes: Passes<'_>) -> Result<(), IrlError> {
-    let loss = |scalars: &[Vec<f32>], _: Range<usize>| -> Result<((), TokenScalars), IrlError> {
-        Ok((
-            (),
-            scalars.iter().map(|own| vec![1e-3; own.len()]).collect(),
-        ))
+fn trained(
+    player: &dyn Player,
+    groups: &[Group],
+    execution: Execution<'_>,
+) -> Result<(), TrainError> {
+    let loss = |scalars: &[Vec<f32>], _: Range<usize>| {
+        Ok(LossGradients {
+            report: (),
+            gradients: scalars.iter().map(|own| vec![1e-3; own.len()]).collect(),
+        })
     };
-    update(player, groups, (passes, Reach::Completion), loss).map(|_| ())
+    let passes = UpdatePasses {
+        execution,
+        reach: Reach::Completion,
+    };
+    update(player, groups, passes, loss).map(|_| ())
 }

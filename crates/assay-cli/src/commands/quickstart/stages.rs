@@ -4,12 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
-use assay_irl::parallel::Alone;
-use assay_irl::policy_model::PolicyModel;
-use assay_irl::reward_model::RewardModel;
-use assay_irl::settings::{PolicyStart, Settings, TrainedParameters};
-use assay_irl::trainer::RunLock;
-use assay_irl::trainer::run::{RunMode, TrainInputs, Trained, TrainerKind, train};
+use assay_critic::policy_model::PolicyModel;
+use assay_critic::reward_model::RewardModel;
 use assay_lm::transformer::Transformer;
 use assay_lm::{
     Architecture, ChatTemplate, LanguageModel, ModelConfig, Placement, RopeScaling, RopeSettings,
@@ -17,6 +13,10 @@ use assay_lm::{
 };
 use assay_tasks::arithmetic::{ArithmeticSettings, Split, alphabet, generate, vocabulary};
 use assay_tasks::problem::{Problem, assert_disjoint};
+use assay_train::ranks::SingleProcess;
+use assay_train::run::RunLock;
+use assay_train::run::{RunMode, TrainInputs, Trained, TrainerKind, train};
+use assay_train::settings::{PolicyStart, Settings, TrainedParameters};
 
 use crate::progress::Progress;
 
@@ -88,7 +88,7 @@ impl<'s> Stages<'s> {
         let fresh = self.fresh_model()?;
         let mut settings = self.settings.clone();
         settings.policy.trained = TrainedParameters::Whole;
-        let trained = self.train(TrainerKind::Sft, (&settings, &fresh), "sft")?;
+        let trained = self.train(TrainerKind::Sft, &settings, &fresh, "sft")?;
         std::fs::create_dir_all(&dir)?;
         let base = LanguageModel {
             transformer: Arc::new(trained.policy.transformer.detached()),
@@ -106,14 +106,14 @@ impl<'s> Stages<'s> {
     pub(super) fn play(&self, base: &LanguageModel) -> Result<Players> {
         let mut settings = self.settings.clone();
         settings.model.path = PathBuf::from(&base.name);
-        let airl = self.train(TrainerKind::Airl, (&settings, base), "airl")?;
+        let airl = self.train(TrainerKind::Airl, &settings, base, "airl")?;
         let Some(reward) = airl.reward else {
             anyhow::bail!("the game left no reward model")
         };
         let mut grpo = settings.clone();
         grpo.run.iterations -= grpo.reward.schedule.warmup_iterations;
         let policy_iterations = grpo.run.iterations;
-        let grpo = self.train(TrainerKind::Grpo, (&grpo, base), "grpo")?;
+        let grpo = self.train(TrainerKind::Grpo, &grpo, base, "grpo")?;
         let mut more = settings;
         more.policy.start = PolicyStart::Base;
         more.sft.epochs = 1;
@@ -121,7 +121,7 @@ impl<'s> Stages<'s> {
         more.sft.optimiser = more.policy.optimiser.clone();
         let seen = more.sft.demonstrations_per_update * policy_iterations;
         let subset = &self.train[..seen.min(self.train.len())];
-        let more_sft = self.train_on(TrainerKind::Sft, (&more, base), "more-sft", subset)?;
+        let more_sft = self.train_on(TrainerKind::Sft, &more, base, "more-sft", subset)?;
         Ok(Players {
             airl: airl.policy,
             reward,
@@ -133,16 +133,18 @@ impl<'s> Stages<'s> {
     fn train(
         &self,
         kind: TrainerKind,
-        how: (&Settings, &LanguageModel),
+        settings: &Settings,
+        model: &LanguageModel,
         name: &str,
     ) -> Result<Trained> {
-        self.train_on(kind, how, name, &self.train)
+        self.train_on(kind, settings, model, name, &self.train)
     }
 
     fn train_on(
         &self,
         kind: TrainerKind,
-        (settings, model): (&Settings, &LanguageModel),
+        settings: &Settings,
+        model: &LanguageModel,
         name: &str,
         problems: &[Problem],
     ) -> Result<Trained> {
@@ -154,7 +156,7 @@ impl<'s> Stages<'s> {
             reward_backbone: Arc::clone(&model.transformer),
             train: problems,
             validation: &self.validation,
-            ranks: &Alone,
+            ranks: &SingleProcess,
         };
         let mut progress = Progress::new(name, 0);
         let trained = train(&inputs, &dir, RunMode::Fresh, &mut progress)?;

@@ -4,20 +4,20 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use assay_critic::encode::{Encoder, TokenLimits};
+use assay_critic::{Beside, Critic};
 use assay_evals::evaluation::{EvalSettings, Evaluation, evaluate};
 use assay_evals::localisation::{Predictor, localise};
 use assay_evals::statistics::BootstrapSettings;
 use assay_evals::summary::Summary;
-use assay_irl::critic::{Beside, Critic};
-use assay_irl::encode::{Encoder, TokenLimits};
-use assay_irl::settings::Settings;
-use assay_irl::trainer::evaluate::{EvaluationPlan, sample_problems};
 use assay_lm::draw::SamplingSettings;
 use assay_lm::sampling::SamplingLimits;
 use assay_tasks::datasets::{DatasetSettings, load_problems};
 use assay_tasks::problem::Problem;
 use assay_tasks::trace::ScoredTrace;
 use assay_tasks::trace_io::{read_traces, write_traces};
+use assay_train::run::evaluate::{EvaluationPlan, sample_problems};
+use assay_train::settings::Settings;
 
 use super::newest;
 use crate::open;
@@ -60,7 +60,7 @@ pub(super) fn measure(dir: &Path, settings: &Settings) -> Result<Measured> {
     let problems = problems(settings)?;
     let checkpoint = newest(dir)?;
     let mut traces = sample(&checkpoint, settings, &problems)?;
-    let localised = score(&checkpoint, settings, (&problems, &mut traces))?;
+    let localised = score(&checkpoint, settings, &problems, &mut traces)?;
     write_traces(&dir.join("traces.jsonl"), &traces)?;
     let evaluation = evaluation_of(traces, settings)?;
     let mut summary = evaluation.summary.clone();
@@ -160,7 +160,8 @@ fn sample(
 fn score(
     checkpoint: &Path,
     settings: &Settings,
-    (problems, traces): (&[Problem], &mut Vec<ScoredTrace>),
+    problems: &[Problem],
+    traces: &mut [ScoredTrace],
 ) -> Result<Summary> {
     let dir = checkpoint.join("reward");
     if !dir.exists() {
@@ -191,7 +192,7 @@ fn score(
         &[kinds.kinds.as_slice(), kinds.held_out.as_slice()].concat(),
     )
     .within(&kinds.alphabet);
-    let cases = critic.inject(&told, (&registry, settings.seed), beside, |_| ())?;
+    let cases = critic.inject(&told, &registry, settings.seed, beside, |_| ())?;
     let trained: Vec<&str> = kinds.kinds.iter().map(|kind| kind.name()).collect();
     let found = localise(cases.iter().map(|case| case.view()));
     Ok(found.summary(

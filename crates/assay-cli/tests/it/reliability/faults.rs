@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use assay_irl::metrics::read;
+use assay_train::metrics::read;
 
 use super::{Lab, row};
 

@@ -4,9 +4,9 @@ use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use assay_irl::metrics::read;
 use assay_tasks::random::Stream;
 use assay_tasks::trace_io::read_traces;
+use assay_train::metrics::read;
 use serde_json::json;
 
 use super::{Lab, Outcome, TOTAL, row, signal, wait_until};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 
-use assay_irl::metrics::read;
+use assay_train::metrics::read;
 use serde_json::Value;
 
 use super::{Lab, row};

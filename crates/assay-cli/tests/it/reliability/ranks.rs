@@ -29,8 +29,8 @@ mod together {
     use std::process::{Child, Command, Stdio};
     use std::time::Duration;
 
-    use assay_irl::metrics::read;
     use assay_tasks::random::Stream;
+    use assay_train::metrics::read;
 
     use super::super::{Lab, row, wait_until};
     use super::BUDGET;

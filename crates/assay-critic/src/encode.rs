@@ -1,0 +1,222 @@
+//! From problems and texts to token ids: the one place where prompts and completions are encoded.
+//!
+//! A prompt is the model's own chat template with the question; a completion is the text's tokens and one end-of-turn
+//! token. The two are joined as ids, never by encoding again. A prompt beyond its limit keeps its end; a completion
+//! beyond its limit is refused, never cut: cutting would lose the answer.
+
+use std::ops::Range;
+
+use assay_lm::LanguageModel;
+use assay_tasks::problem::Problem;
+use assay_tasks::prompts::PromptSettings;
+use assay_tasks::segments::{StepUnit, steps};
+use serde::{Deserialize, Serialize};
+
+use crate::CriticError;
+
+/// Token limits of prompts and completions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenLimits {
+    /// Most prompt tokens; a longer prompt keeps its end.
+    pub prompt: usize,
+    /// Most completion tokens, end-of-turn token included.
+    pub completion: usize,
+}
+
+/// A completion as text and as tokens.
+///
+/// # Shapes
+/// `offsets` has one byte range of `text` a token; the end-of-turn token has an empty one at the end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EncodedCompletion {
+    /// The text.
+    pub text: String,
+    /// Its tokens and the end-of-turn token.
+    pub ids: Vec<u32>,
+    /// Byte range of each token.
+    pub offsets: Vec<(usize, usize)>,
+}
+
+impl EncodedCompletion {
+    /// The first token that overlaps a byte span, or the last token when none does.
+    pub fn token_at(&self, span: &Range<usize>) -> usize {
+        let overlaps = |&(start, end): &(usize, usize)| {
+            start < span.end.max(span.start + 1) && end > span.start
+        };
+        self.offsets
+            .iter()
+            .position(overlaps)
+            .unwrap_or(self.ids.len().saturating_sub(1))
+    }
+
+    /// The first token that begins at byte `end` or later and comes after token `from`; the number of tokens when none does.
+    ///
+    /// A token that reaches past `end` (`4>>` of a span `4`) still holds a part of the span.
+    pub fn first_after(&self, end: usize, from: Option<usize>) -> usize {
+        let after = self.offsets.partition_point(|&(start, _)| start < end);
+        after.max(from.map_or(0, |from| from + 1))
+    }
+
+    /// Index of the first token that differs from another completion's; `None` when they are equal.
+    pub fn diverges_from(&self, other: &[u32]) -> Option<usize> {
+        let shared = self
+            .ids
+            .iter()
+            .zip(other)
+            .take_while(|(a, b)| a == b)
+            .count();
+        (shared < self.ids.len() || shared < other.len())
+            .then(|| shared.min(self.ids.len().saturating_sub(1)))
+    }
+}
+
+/// An expert demonstration ready for training.
+#[derive(Clone, Debug)]
+pub struct Demonstration {
+    /// The problem it belongs to.
+    pub problem: Problem,
+    /// The rendered prompt.
+    pub prompt: Vec<u32>,
+    /// The rendered demonstration.
+    pub completion: EncodedCompletion,
+}
+
+/// What was left out while encoding, by reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EncodeReport {
+    /// Problems without a demonstration.
+    pub without_demonstration: usize,
+    /// Demonstrations longer than the completion limit.
+    pub too_long: usize,
+    /// Prompts that lost their beginning.
+    pub prompts_cut: usize,
+}
+
+impl EncodedCompletion {
+    /// Tokens that end a reasoning step.
+    pub fn step_ends(&self) -> Vec<usize> {
+        let ends = steps(&self.text, StepUnit::Line).into_iter();
+        ends.map(|step| self.token_at(&(step.end.saturating_sub(1)..step.end)))
+            .collect()
+    }
+}
+
+/// Renders and encodes for one model.
+pub struct Encoder<'m> {
+    model: &'m LanguageModel,
+    prompt: &'m PromptSettings,
+    limits: TokenLimits,
+}
+
+impl<'m> Encoder<'m> {
+    /// An encoder for a model, a prompt style and limits.
+    pub fn new(model: &'m LanguageModel, prompt: &'m PromptSettings, limits: TokenLimits) -> Self {
+        Self {
+            model,
+            prompt,
+            limits,
+        }
+    }
+
+    /// The rendered prompt of a question, at most the limit's tokens long, keeping the end.
+    ///
+    /// # Errors
+    /// The chat template fails or is missing.
+    pub fn prompt(&self, question: &str) -> Result<Vec<u32>, CriticError> {
+        let mut ids = self.model.prompt_ids(&self.prompt.messages(question))?;
+        if ids.len() > self.limits.prompt {
+            ids.drain(..ids.len() - self.limits.prompt);
+        }
+        Ok(ids)
+    }
+
+    /// A completion's text as tokens with the end-of-turn token; `None` beyond the limit.
+    ///
+    /// # Errors
+    /// The tokenizer fails.
+    pub fn completion(&self, text: &str) -> Result<Option<EncodedCompletion>, CriticError> {
+        let (mut ids, mut offsets) = self.model.tokenizer.encode_with_offsets(text)?;
+        ids.push(self.model.end_of_turn());
+        offsets.push((text.len(), text.len()));
+        Ok(
+            (ids.len() <= self.limits.completion).then(|| EncodedCompletion {
+                text: text.to_owned(),
+                ids,
+                offsets,
+            }),
+        )
+    }
+
+    /// Sampled tokens as text with offsets.
+    pub fn decode(&self, ids: &[u32]) -> EncodedCompletion {
+        let (text, offsets) = self.model.decode(ids);
+        EncodedCompletion {
+            text,
+            ids: ids.to_vec(),
+            offsets,
+        }
+    }
+
+    /// Encodes every problem's demonstration; what is left out is counted, never silently dropped.
+    ///
+    /// # Errors
+    /// As [`Encoder::prompt`]; [`CriticError::NoDemonstrations`] when none is left.
+    pub fn demonstrations(
+        &self,
+        problems: &[Problem],
+    ) -> Result<(Vec<Demonstration>, EncodeReport), CriticError> {
+        let mut report = EncodeReport::default();
+        let mut demonstrations = Vec::with_capacity(problems.len());
+        for problem in problems {
+            let Some(text) = self.prompt.demonstration(problem) else {
+                report.without_demonstration += 1;
+                continue;
+            };
+            let Some(completion) = self.completion(&text)? else {
+                report.too_long += 1;
+                continue;
+            };
+            let whole = self
+                .model
+                .prompt_ids(&self.prompt.messages(&problem.question))?;
+            report.prompts_cut += usize::from(whole.len() > self.limits.prompt);
+            let prompt = self.prompt(&problem.question)?;
+            demonstrations.push(Demonstration {
+                problem: problem.clone(),
+                prompt,
+                completion,
+            });
+        }
+        if demonstrations.is_empty() {
+            return Err(CriticError::NoDemonstrations {
+                problems: problems.len(),
+                too_long: report.too_long,
+                limit: self.limits.completion,
+            });
+        }
+        Ok((demonstrations, report))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_reaches_past_a_span_is_a_part_of_it() {
+        // "=24>>x": the third token is "4>>".
+        let completion = EncodedCompletion {
+            text: "=24>>x".to_owned(),
+            ids: vec![0, 1, 2, 3],
+            offsets: vec![(0, 1), (1, 2), (2, 5), (5, 6)],
+        };
+        assert_eq!(completion.first_after(3, Some(2)), 3);
+        assert_eq!(completion.first_after(2, Some(1)), 2);
+        assert_eq!(
+            completion.first_after(1, Some(2)),
+            3,
+            "never before the error"
+        );
+        assert_eq!(completion.first_after(6, None), 4, "nothing follows");
+    }
+}

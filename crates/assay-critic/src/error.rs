@@ -1,0 +1,98 @@
+//! Errors of the critic, each with the thing it happened to.
+
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// An error of this crate.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CriticError {
+    /// A setting has a value without meaning.
+    #[error("setting `{key}`: {reason}")]
+    InvalidSetting {
+        /// Dotted path of the key.
+        key: String,
+        /// What is wrong and what is allowed.
+        reason: String,
+    },
+    /// A file could not be read or written.
+    #[error("{doing} {}", .path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// A file was read but its content is not valid.
+    #[error("{}: {reason}", .path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A reward is not finite.
+    #[error("trace {trace}: the reward of token {token} is not finite")]
+    NonFiniteReward {
+        /// Id of the trace.
+        trace: String,
+        /// Index of the completion token.
+        token: usize,
+    },
+    /// No demonstration is left to learn from.
+    #[error(
+        "none of {problems} problems has a usable demonstration ({too_long} are longer than {limit} tokens)"
+    )]
+    NoDemonstrations {
+        /// Problems examined.
+        problems: usize,
+        /// Demonstrations longer than the limit.
+        too_long: usize,
+        /// The completion limit in tokens.
+        limit: usize,
+    },
+    /// Problems, prompts or traces could not be read.
+    #[error(transparent)]
+    Tasks(#[from] assay_tasks::TasksError),
+    /// A model could not be read or run.
+    #[error(transparent)]
+    Model(#[from] assay_lm::LmError),
+    /// A fused operation failed.
+    #[error(transparent)]
+    Operation(#[from] assay_ops::OpsError),
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+impl CriticError {
+    /// A failed file operation.
+    pub fn io(doing: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::Io {
+            doing,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// A setting without meaning.
+    pub fn setting(key: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::InvalidSetting {
+            key: key.into(),
+            reason: reason.into(),
+        }
+    }
+
+    /// Whether memory was refused, on the CPU or on a device.
+    pub fn is_out_of_memory(&self) -> bool {
+        match self {
+            Self::Model(error) => error.is_out_of_memory(),
+            Self::Operation(error) => error.is_out_of_memory(),
+            Self::Tensor(error) => assay_ops::is_out_of_memory(error),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! Training of the two players: losses, advantages, schedules and settings as plain arithmetic, and the run that joins them
+//! with models and data.
+//!
+//! [`run::train`] runs all phases. [`reward`] and [`policy`] hold the mathematics: they see slices and settings only, no model,
+//! path, logger or generator. [`trace`] is the record that travels through an iteration.
+
+pub mod adam;
+pub mod backoff;
+pub mod checkpoint;
+mod error;
+pub mod execution;
+pub mod failed_update;
+pub mod masked_mean;
+pub mod memory;
+pub mod metrics;
+pub mod optimiser;
+pub mod policy;
+pub mod ranks;
+pub mod reward;
+pub mod run;
+pub mod settings;
+pub mod sft;
+pub mod tensorboard;
+pub mod trace;
+pub mod update;
+
+pub use error::TrainError;

@@ -1,0 +1,456 @@
+//! What a run will hold in memory, before it starts.
+//!
+//! A plan is arithmetic on shapes: weights, adapters with gradients and optimiser state, the sampling cache and the
+//! activations of one packed batch, where they lie: on the CPU or on a device. It says whether that fits into what the machine has free, and what to change when it
+//! does not. It bounds the large tensors, not every byte: text, tokenizer and thread stacks are left out.
+
+use std::fmt;
+use std::fs;
+
+use assay_lm::{ModelConfig, Placement};
+use candle_core::Device;
+use serde::Serialize;
+
+use crate::TrainError;
+use crate::settings::{PassBudget, Settings, TrainedParameters};
+
+/// Bytes of an f32.
+const F32: u64 = 4;
+/// `[rows, hidden]` tensors alive at the peak of one layer's forward and backward pass.
+const HIDDEN_TENSORS: u64 = 12;
+/// `[rows, intermediate]` tensors alive at that peak.
+const INNER_TENSORS: u64 = 7;
+
+/// Fewest rows that an update on the processor is cut into: products of fewer are slower.
+const MIN_TRAINING_ROWS: usize = 1024;
+
+/// Values of logits that a device holds at a time, f32.
+const DEVICE_LOGITS: u64 = 1 << 26;
+
+/// Where a run's tensors lie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Residence {
+    /// The computer's memory, everything f32.
+    #[default]
+    Host,
+    /// A device's. Weights, caches and activations take so many bytes a value; adapters, optimiser and logits are f32, and
+    /// sampling merges the adapter into a copy of the projections.
+    Device {
+        /// 4 for f32, 2 for bf16.
+        value: u64,
+    },
+}
+
+impl Residence {
+    /// Where tensors of a placement lie.
+    pub fn of(placement: &Placement) -> Self {
+        let value = placement.dtype.size_in_bytes() as u64;
+        match placement.device.is_cpu() {
+            true => Self::Host,
+            false => Self::Device { value },
+        }
+    }
+
+    fn value(self) -> u64 {
+        match self {
+            Self::Host => F32,
+            Self::Device { value } => value,
+        }
+    }
+}
+
+/// The sizes that a run's tensors depend on beside the model's shape.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Workload {
+    /// Completions decoded at a time.
+    pub sequences: usize,
+    /// Most tokens of a completion.
+    pub new_tokens: usize,
+    /// Prompt rows of one sampling call.
+    pub prompt_rows: usize,
+    /// Rows of one packed batch in training.
+    pub training_rows: usize,
+    /// Rows of one packed batch that is scored.
+    pub scored_rows: usize,
+    /// Most bytes of activations that a pass in training keeps.
+    pub kept_bytes: u64,
+    /// Where all of it lies.
+    pub residence: Residence,
+}
+
+/// Ranks of the two players' adapters; 0 is no adapter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AdapterRanks {
+    /// The policy's.
+    pub policy: usize,
+    /// The reward model's.
+    pub reward: usize,
+}
+
+/// A base model, as far as its memory goes.
+pub struct BaseShape {
+    /// The model's shape.
+    pub config: ModelConfig,
+    /// Bytes of its weights where they are kept as stored; expanded to f32 otherwise.
+    pub stored_bytes: Option<u64>,
+}
+
+impl BaseShape {
+    fn weights(&self, residence: Residence) -> u64 {
+        let workload = Workload {
+            residence,
+            ..Workload::default()
+        };
+        let expanded = MemoryPlan::new(&self.config, AdapterRanks::default(), &workload).weights;
+        self.stored_bytes.unwrap_or(expanded)
+    }
+}
+
+/// Bytes by purpose.
+///
+/// # Units
+/// Bytes of values as [`Residence`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct MemoryPlan {
+    /// Frozen weights: 4 a parameter, 2 in bf16, or the file's size where they are kept as stored.
+    pub weights: u64,
+    /// Both players' adapters.
+    pub adapters: u64,
+    /// Gradients of one adapter at a time, and two moments of both.
+    pub optimiser: u64,
+    /// Keys and values of prompts and completions while sampling, one step's logits, a copy of the adapter in the layout of the product; on a
+    /// device the merged projections and the activations of one recorded step instead.
+    pub cache: u64,
+    /// For one packed batch: inputs of all layers, what is kept of them, and the working set of one in training; the working
+    /// set alone where it is scored.
+    pub activations: u64,
+}
+
+impl MemoryPlan {
+    /// The plan of a shape with adapters on all seven projections.
+    pub fn new(config: &ModelConfig, ranks: AdapterRanks, workload: &Workload) -> Self {
+        let (hidden, inner) = (config.hidden_size as u64, config.intermediate_size as u64);
+        let (query, key) = (
+            config.query_size() as u64,
+            (config.kv_heads * config.head_dim) as u64,
+        );
+        let layers = config.layers as u64;
+        let projections = 2 * hidden * (query + key) + 3 * hidden * inner;
+        let ends = 2 * (hidden + query) + 2 * (hidden + key) + 3 * (hidden + inner);
+        let tables = if config.tie_word_embeddings { 1 } else { 2 };
+        let adapter = |rank: usize| layers * ends * rank as u64;
+        let (policy, reward) = (adapter(ranks.policy), adapter(ranks.reward));
+        let cached_rows = (workload.sequences * workload.new_tokens + workload.prompt_rows) as u64;
+        let rows = workload.training_rows as u64;
+        let scored = workload.scored_rows as u64;
+        let value = workload.residence.value();
+        let working = HIDDEN_TENSORS * hidden + INNER_TENSORS * inner;
+        let every_layer = value * rows * layers * config.layer_activations();
+        let sampling_logits = F32 * workload.sequences as u64 * config.vocab_size as u64;
+        let samples = workload.sequences > 0 && policy > 0;
+        let (for_decoding, logits) = match workload.residence {
+            // The adapter in the layout of the product.
+            Residence::Host => (F32 * policy * u64::from(samples), 0),
+            // Merged projections, and all that one recorded step of decoding computes.
+            Residence::Device { .. } => (
+                value * layers * projections * u64::from(samples)
+                    + value * workload.sequences as u64 * layers * config.layer_activations(),
+                F32 * DEVICE_LOGITS.min(rows.max(scored) * config.vocab_size as u64),
+            ),
+        };
+        Self {
+            weights: value * (layers * projections + tables * config.vocab_size as u64 * hidden),
+            adapters: F32 * (policy + reward),
+            optimiser: F32 * (2 * (policy + reward) + policy.max(reward)),
+            cache: value * 2 * layers * key * cached_rows + sampling_logits + for_decoding,
+            activations: (value * rows * ((layers + 1) * hidden + working)
+                + workload.kept_bytes.min(every_layer))
+            .max(value * scored * working)
+                + logits,
+        }
+    }
+
+    /// The plan of a run with these settings; `reward` is the discriminator's base where it is another model.
+    pub fn of_run(
+        base: &BaseShape,
+        reward: Option<&BaseShape>,
+        settings: &Settings,
+        residence: Residence,
+    ) -> Self {
+        let sampling = &settings.sampling;
+        let prompts = settings.run.prompts_per_iteration;
+        let sequences = sampling.max_sequences.min(prompts * sampling.samples);
+        let workload = Workload {
+            sequences,
+            new_tokens: sampling.max_completion_tokens,
+            prompt_rows: prompts * sampling.max_prompt_tokens,
+            training_rows: max_training_rows(&base.config, settings, residence),
+            scored_rows: settings.run.token_budget,
+            kept_bytes: settings.run.pass_budget().kept_bytes,
+            residence,
+        };
+        let whole = settings.policy.trained == TrainedParameters::Whole;
+        let policy = if whole { 0 } else { settings.lora.policy.rank };
+        let ranks = AdapterRanks {
+            policy,
+            reward: settings.lora.reward.rank,
+        };
+        let mut plan = Self::new(&base.config, ranks, &workload);
+        if whole {
+            plan.optimiser += 3 * plan.weights;
+        }
+        plan.weights =
+            base.weights(residence) + reward.map_or(0, |reward| reward.weights(residence));
+        plan
+    }
+
+    /// Most bytes held at one time: sampling and training do not overlap.
+    pub fn total(&self) -> u64 {
+        self.weights + self.adapters + self.optimiser + self.cache.max(self.activations)
+    }
+
+    /// Refuses a plan that exceeds the memory that is free where `device` computes; one that does not tell is trusted.
+    ///
+    /// # Errors
+    /// [`TrainError::OutOfMemory`] with both numbers and the part that is largest.
+    pub fn check(&self, device: &Device) -> Result<(), TrainError> {
+        self.check_against(match device.is_cpu() {
+            true => available_bytes(),
+            false => assay_ops::free_bytes(device),
+        })
+    }
+
+    fn check_against(&self, available: Option<u64>) -> Result<(), TrainError> {
+        match available {
+            Some(available) if self.total() > available => Err(TrainError::OutOfMemory {
+                plan: self.to_string(),
+                available: bytes(available),
+                way_out: self.way_out(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn way_out(&self) -> &'static str {
+        let fixed = self.weights + self.adapters + self.optimiser;
+        if fixed > self.cache.max(self.activations) {
+            "a smaller model, a .gguf file with `model.storage = \"as_stored\"`, or smaller `lora` ranks"
+        } else if self.activations >= self.cache {
+            "a smaller `run.token_budget` or `run.activation_mib`: the result stays the same but for rounding"
+        } else {
+            "a smaller `sampling.max_sequences`: the result stays the same"
+        }
+    }
+}
+
+/// Rows of a micro-batch of an update: as many as keep all their activations, but not fewer than products need to be fast, within
+/// the token budget; where nothing is kept, all it allows. An accelerator needs many rows more than it needs to spare a second
+/// forward pass.
+pub fn training_rows(config: &ModelConfig, residence: Residence, budget: PassBudget) -> usize {
+    let PassBudget { tokens, kept_bytes } = budget;
+    let row = residence.value() * config.layers as u64 * config.layer_activations();
+    let kept = usize::try_from(kept_bytes / row.max(1)).unwrap_or(usize::MAX);
+    match (residence, kept_bytes) {
+        (Residence::Device { .. }, _) | (Residence::Host, 0) => tokens,
+        (Residence::Host, _) => kept.max(MIN_TRAINING_ROWS).min(tokens),
+    }
+}
+
+/// Most rows of a packed batch in training: a micro-batch's, or the largest group's, which has to stay whole.
+fn max_training_rows(config: &ModelConfig, settings: &Settings, residence: Residence) -> usize {
+    let (run, sampling) = (&settings.run, &settings.sampling);
+    let negatives = settings.reward.perturbations.per_demonstration;
+    let completions = sampling.samples + 1 + negatives;
+    let group = sampling.max_prompt_tokens + completions * sampling.max_completion_tokens;
+    let rows = training_rows(config, residence, run.pass_budget());
+    rows.max(group).min(run.token_budget)
+}
+
+impl fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} at most (weights {}, adapters {}, optimiser {}, sampling cache {}, activations {})",
+            bytes(self.total()),
+            bytes(self.weights),
+            bytes(self.adapters),
+            bytes(self.optimiser),
+            bytes(self.cache),
+            bytes(self.activations)
+        )
+    }
+}
+
+/// Bytes for people: `1.5 GB`, `12 MB`.
+pub fn bytes(count: u64) -> String {
+    if count >= 1_000_000_000 {
+        format!("{:.1} GB", count as f64 / 1e9)
+    } else {
+        format!("{} MB", count.div_ceil(1_000_000))
+    }
+}
+
+/// Bytes that this process may still take: the machine's free memory or its control group's, whichever is less.
+pub fn available_bytes() -> Option<u64> {
+    let free = field("/proc/meminfo", "MemAvailable:");
+    let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let limit = number("/sys/fs/cgroup/memory.max");
+    let used = number("/sys/fs/cgroup/memory.current");
+    let group = limit
+        .zip(used)
+        .map(|(limit, used)| limit.saturating_sub(used));
+    free.into_iter().chain(group).min()
+}
+
+/// Most bytes that this process has held so far.
+pub fn peak_bytes() -> Option<u64> {
+    field("/proc/self/status", "VmHWM:")
+}
+
+/// A field in kB of one of the kernel's tables.
+fn field(path: &str, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(path).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use assay_lm::{Architecture, RopeScaling, RopeSettings};
+
+    use super::*;
+
+    const RANKS: AdapterRanks = AdapterRanks {
+        policy: 16,
+        reward: 8,
+    };
+
+    fn smol() -> ModelConfig {
+        ModelConfig {
+            architecture: Architecture::Llama,
+            vocab_size: 49_152,
+            hidden_size: 576,
+            intermediate_size: 1536,
+            layers: 30,
+            heads: 9,
+            kv_heads: 3,
+            head_dim: 64,
+            rms_norm_eps: 1e-5,
+            rope: RopeSettings {
+                theta: 1e5,
+                scaling: RopeScaling::None,
+            },
+            max_positions: 8192,
+            qkv_bias: false,
+            tie_word_embeddings: true,
+            bos_token_id: None,
+            eos_token_ids: vec![2],
+        }
+    }
+
+    #[test]
+    fn a_plan_is_the_arithmetic_of_its_shapes() {
+        let workload = Workload {
+            sequences: 64,
+            new_tokens: 150,
+            prompt_rows: 8 * 150,
+            training_rows: 4096,
+            scored_rows: 0,
+            kept_bytes: 1 << 30,
+            residence: Residence::Host,
+        };
+        let plan = MemoryPlan::new(&smol(), RANKS, &workload);
+        // SmolLM2-135M has 134,515,008 parameters, 35,136 of them in norms, which the plan leaves out.
+        assert_eq!(plan.weights, 4 * (134_515_008 - 61 * 576));
+        // A rank adds 576+576 (q, o twice), 576+192 (k, v) and 576+1536 (gate, up, down) a layer: 10,176.
+        assert_eq!(plan.adapters, 4 * 30 * 10_176 * 24);
+        assert_eq!(plan.optimiser, 4 * 30 * 10_176 * (2 * 24 + 16));
+        let cached = 2 * 30 * 192 * (64 * 150 + 1200);
+        let laid_out = 4 * 30 * 10_176 * 16;
+        assert_eq!(plan.cache, 4 * cached + 4 * 64 * 49_152 + laid_out);
+        let working = 4 * 4096 * (43 * 576 + 7 * 1536);
+        assert_eq!(plan.activations, working + (1 << 30));
+        // A row of a layer, whole: 7 x 576 residual values, 3 x (576 + 192) of attention, 3 x 1536 of the feed-forward part.
+        let boundless = Workload {
+            kept_bytes: u64::MAX,
+            ..workload
+        };
+        let whole = MemoryPlan::new(&smol(), RANKS, &boundless).activations;
+        assert_eq!(
+            whole,
+            working + 4 * 4096 * 30 * (7 * 576 + 3 * 768 + 3 * 1536)
+        );
+        assert_eq!(
+            plan.total(),
+            plan.weights + plan.adapters + plan.optimiser + plan.activations
+        );
+        // Scoring keeps nothing: 12 residual and 7 inner tensors.
+        let scores = Workload {
+            scored_rows: 1 << 20,
+            ..workload
+        };
+        let scoring = MemoryPlan::new(&smol(), RANKS, &scores).activations;
+        assert_eq!(scoring, 4 * (1 << 20) * (12 * 576 + 7 * 1536));
+        let on_device = Workload {
+            residence: Residence::Device { value: 2 },
+            ..workload
+        };
+        let half = MemoryPlan::new(&smol(), RANKS, &on_device);
+        assert_eq!(
+            (half.adapters, half.optimiser),
+            (plan.adapters, plan.optimiser)
+        );
+        assert_eq!(half.weights, plan.weights / 2);
+        // A layer's projections: q and o 576 x 576, k and v 576 x 192, gate, up and down 576 x 1536.
+        let projections = 30 * 576 * (2 * 576 + 2 * 192 + 3 * 1536);
+        let step = 64 * 30 * (7 * 576 + 3 * 768 + 3 * 1536);
+        assert_eq!(
+            half.cache,
+            2 * cached + 4 * 64 * 49_152 + 2 * projections + 2 * step
+        );
+        assert_eq!(half.activations, working / 2 + (1 << 30) + 4 * (1 << 26));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_the_way_out() {
+        let workload = Workload {
+            training_rows: 16_384,
+            ..Workload::default()
+        };
+        let plan = MemoryPlan::new(
+            &smol(),
+            AdapterRanks {
+                policy: 16,
+                reward: 16,
+            },
+            &workload,
+        );
+        assert!(plan.check_against(Some(plan.total())).is_ok());
+        assert!(plan.check_against(None).is_ok());
+        let said = plan
+            .check_against(Some(plan.total() - 1))
+            .unwrap_err()
+            .to_string();
+        assert!(said.contains("run.token_budget"), "{said}");
+        assert!(said.contains(&bytes(plan.total())), "{said}");
+        let large = MemoryPlan::new(
+            &smol(),
+            AdapterRanks {
+                policy: 16,
+                reward: 16,
+            },
+            &Workload::default(),
+        );
+        let said = large.check_against(Some(1)).unwrap_err().to_string();
+        assert!(said.contains("smaller model"), "{said}");
+    }
+
+    #[test]
+    fn the_kernel_tells_what_is_held_and_free() {
+        if cfg!(target_os = "linux") {
+            let (peak, free) = (peak_bytes().unwrap(), available_bytes().unwrap());
+            assert!(peak > 1 << 20 && free > 1 << 20, "{peak} {free}");
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! What the discriminator minimises, and its gradient with respect to every token logit.
+//!
+//! One call sees the *whole update*: every mean is over all labelled positions (or all pairs) of it, so neither the
+//! number of prompts nor the cut into micro-batches changes the gradient. All arithmetic is f64 from logits, in
+//! softplus form; logits of ±1e4 are exact. The sum of the terms, each with its weight (0 turns a term off):
+//!
+//! | term | formula | where |
+//! |---|---|---|
+//! | `bce` | 1/2 mean_pos l(z, y+) + 1/2 mean_neg l(z, y-), l(z, y) = softplus(z) - y z | [`BceSettings`] |
+//! | `relativistic` | mean over pairs of one prompt of softplus(-scale (S_expert - S_negative)) | [`RelativisticSettings`] |
+//! | `contrast` | the same on z at the first corrupted token of demonstration and perturbation | [`ContrastSettings`] |
+//! | `wgan` | mean_neg z - mean_pos z | [`WganSettings`] |
+//! | `retention` | 1/2 mean z^2 over labelled positions | [`DiscriminatorLossSettings::retention`] |
+//!
+//! Left out: which tokens carry a label ([`assay_critic::granularity`]) and how often this runs ([`super::schedule`]).
+
+mod labels;
+mod pairwise;
+mod pointwise;
+mod statistics;
+
+use serde::{Deserialize, Serialize};
+
+use crate::TrainError;
+use crate::trace::{TokenSpans, TraceRole};
+pub use statistics::LossStatistics;
+
+/// One trace of an update, as the loss sees it.
+///
+/// # Shapes
+/// `logits`: one f32 a completion token; `positions`: labelled tokens, ascending, within `logits`.
+#[derive(Clone, Copy, Debug)]
+pub struct LabelledTrace<'a> {
+    /// The prompt it belongs to; pairs are formed within one group.
+    pub group: usize,
+    /// Who wrote it.
+    pub role: TraceRole,
+    /// Token logits z_t.
+    pub logits: &'a [f32],
+    /// Tokens that carry a label.
+    pub positions: &'a [usize],
+    /// Which tokens are corrupted, or differ from the demonstration.
+    pub spans: TokenSpans,
+    /// How much the trace counts within its class and in pairs; 0 leaves it out of the loss, not of the statistics.
+    pub weight: f32,
+}
+
+/// Settings of the discriminator's loss.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DiscriminatorLossSettings {
+    /// Class-balanced binary cross-entropy on token logits.
+    pub bce: BceSettings,
+    /// Comparison of whole traces within a prompt.
+    pub relativistic: RelativisticSettings,
+    /// Comparison of demonstration and perturbation at the corrupted token.
+    pub contrast: ContrastSettings,
+    /// Wasserstein critic.
+    pub wgan: WganSettings,
+    /// Weight of 1/2 mean z^2 over labelled positions: keeps an implicit head near its reference (z = 0 where both
+    /// models agree) and any head's logits small; 0 is off.
+    pub retention: f64,
+    /// What tokens before the corruption of a perturbed demonstration are.
+    pub prefix_labels: PrefixLabels,
+    /// What tokens after the corrupted span of a perturbed demonstration are.
+    pub suffix_labels: SuffixLabels,
+    /// Which tokens of a policy sample are negative.
+    pub policy_labels: PolicyLabels,
+}
+
+/// Class-balanced binary cross-entropy: L = 1/2 mean_pos + 1/2 mean_neg.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BceSettings {
+    /// Factor of the term; 0 is off.
+    pub weight: f64,
+    /// Label smoothing eps in [0, 1/2); 0 is hard labels.
+    pub smoothing: f64,
+    /// How eps moves the labels.
+    pub smoothing_style: SmoothingStyle,
+    /// What a class mean is taken over.
+    pub reduction: BceReduction,
+}
+
+impl Default for BceSettings {
+    fn default() -> Self {
+        Self {
+            weight: 1.0,
+            smoothing: 0.0,
+            smoothing_style: SmoothingStyle::V2,
+            reduction: BceReduction::Global,
+        }
+    }
+}
+
+/// How label smoothing eps moves the labels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SmoothingStyle {
+    /// Positives 1 - eps/2, negatives eps/2 (the paper's first version).
+    V1,
+    /// Positives 1 - eps, negatives eps (its second version).
+    #[default]
+    V2,
+}
+
+/// What a class mean of the cross-entropy is taken over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BceReduction {
+    /// All labelled positions of the class in the update.
+    #[default]
+    Global,
+    /// Each trace's labelled positions of the class first, then traces.
+    PerSequence,
+}
+
+/// Relativistic term: softplus(-scale (S_expert - S_negative)), mean over pairs of one prompt.
+///
+/// A pair counts with the product of its traces' weights. A policy sample equal to the demonstration forms no pair
+/// when `policy_labels` is `from_divergence`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RelativisticSettings {
+    /// Factor of the term; 0 is off.
+    pub weight: f64,
+    /// The trace score S over labelled positions; the gradient flows through it.
+    pub score: PairScore,
+    /// Multiplies S_expert - S_negative: how sharply a small difference counts.
+    pub scale: f64,
+}
+
+impl Default for RelativisticSettings {
+    fn default() -> Self {
+        Self {
+            weight: 1.0,
+            score: PairScore::Mean,
+            scale: 1.0,
+        }
+    }
+}
+
+/// A differentiable trace score over labelled positions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum PairScore {
+    /// mean z.
+    #[default]
+    Mean,
+    /// -T log mean exp(-z / T): near the minimum for small T, near the mean for large T.
+    SoftMin {
+        /// T in logits, above 0.
+        #[serde(default = "default_temperature")]
+        temperature: f64,
+    },
+    /// z at the last labelled position.
+    Last,
+}
+
+fn default_temperature() -> f64 {
+    1.0
+}
+
+/// Localised pair term: `softplus(-(z_expert[p] - z_perturbed[q]))`, mean over pairs of one prompt, with p and q the
+/// first labelled positions at or after the first corrupted token.
+///
+/// Demonstration and perturbation share every token before it, so the comparison sees the error and nothing else.
+/// A pair without such positions is left out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ContrastSettings {
+    /// Factor of the term; 0 is off.
+    pub weight: f64,
+}
+
+/// Wasserstein critic with hard labels: mean_neg z - mean_pos z, global means.
+///
+/// The Lipschitz bound is the original one: after each optimiser step every trained parameter is clipped to
+/// [-clip, clip], with the optimiser's decoupled weight decay acting towards 0 beside it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WganSettings {
+    /// Factor of the term; 0 is off.
+    pub weight: f64,
+    /// Largest absolute value of a trained parameter while the term is on.
+    pub clip: f32,
+}
+
+impl Default for WganSettings {
+    fn default() -> Self {
+        Self {
+            weight: 0.0,
+            clip: 0.1,
+        }
+    }
+}
+
+/// What the tokens before the corruption of a perturbed demonstration are: they are the expert's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PrefixLabels {
+    /// Positive, as in the demonstration.
+    #[default]
+    Positive,
+    /// Without a label.
+    LeftOut,
+    /// Negative like the rest (the paper): not localised.
+    Whole,
+}
+
+/// What the tokens after the corrupted span of a perturbed demonstration are: the expert's own words, after an error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SuffixLabels {
+    /// Negative: what follows from an error is wrong.
+    #[default]
+    Negative,
+    /// Without a label.
+    LeftOut,
+    /// Positive: only the corrupted span is negative, so the reward marks where the error is made and recovers.
+    Positive,
+}
+
+/// Which tokens of a policy sample are negative.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PolicyLabels {
+    /// Those from the first difference to the demonstration; none if there is none.
+    #[default]
+    FromDivergence,
+    /// All (the paper).
+    Whole,
+}
+
+/// The loss of an update, its gradients and what it looked like.
+#[derive(Clone, Debug, Default)]
+pub struct LossOutput {
+    /// The weighted sum of the terms.
+    pub loss: f64,
+    /// The terms, each before its weight.
+    pub terms: LossTerms,
+    /// dL/dz, one list a trace, one entry a token; 0 where a token has no part in the loss.
+    pub grads: Vec<Vec<f32>>,
+    /// What the discriminator got right.
+    pub statistics: LossStatistics,
+}
+
+/// The terms of a loss before their weights; 0 for a term that is off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LossTerms {
+    /// Class-balanced cross-entropy.
+    pub bce: f64,
+    /// Pairs of traces.
+    pub relativistic: f64,
+    /// Pairs of tokens.
+    pub contrast: f64,
+    /// Wasserstein difference.
+    pub wgan: f64,
+    /// Half the mean squared logit.
+    pub retention: f64,
+}
+
+impl LossTerms {
+    /// Names and values.
+    pub fn named(&self) -> [(&'static str, f64); 5] {
+        [
+            ("bce", self.bce),
+            ("relativistic", self.relativistic),
+            ("contrast", self.contrast),
+            ("wgan", self.wgan),
+            ("retention", self.retention),
+        ]
+    }
+}
+
+/// The discriminator's loss over all traces of an update.
+///
+/// # Errors
+/// [`TrainError::NonFinite`] names the trace and token of a logit that is not finite; [`TrainError::LengthMismatch`] a
+/// trace with a labelled position beyond its end.
+pub fn discriminator_loss(
+    traces: &[LabelledTrace<'_>],
+    settings: &DiscriminatorLossSettings,
+) -> Result<LossOutput, TrainError> {
+    for (index, trace) in traces.iter().enumerate() {
+        check(index, trace)?;
+    }
+    let mut grads: Vec<Vec<f64>> = traces
+        .iter()
+        .map(|trace| vec![0.0; trace.logits.len()])
+        .collect();
+    let labels = labels::labels(traces, settings);
+    let mut terms = LossTerms::default();
+    if settings.bce.weight != 0.0 {
+        terms.bce = pointwise::bce(traces, &labels, &settings.bce, &mut grads);
+    }
+    if settings.wgan.weight != 0.0 {
+        terms.wgan = pointwise::wgan(traces, &labels, settings.wgan.weight, &mut grads);
+    }
+    if settings.retention != 0.0 {
+        terms.retention = pointwise::retention(traces, &labels, settings.retention, &mut grads);
+    }
+    if settings.relativistic.weight != 0.0 {
+        terms.relativistic = pairwise::relativistic(traces, settings, &mut grads);
+    }
+    if settings.contrast.weight != 0.0 {
+        terms.contrast = pairwise::contrast(traces, settings.contrast.weight, &mut grads);
+    }
+    let loss = settings.bce.weight * terms.bce
+        + settings.wgan.weight * terms.wgan
+        + settings.retention * terms.retention
+        + settings.relativistic.weight * terms.relativistic
+        + settings.contrast.weight * terms.contrast;
+    let grads = grads
+        .into_iter()
+        .map(|row| row.into_iter().map(|g| g as f32).collect())
+        .collect();
+    Ok(LossOutput {
+        loss,
+        terms,
+        grads,
+        statistics: statistics::statistics(traces, settings),
+    })
+}
+
+impl DiscriminatorLossSettings {
+    /// Refuses values without meaning; `key` is the dotted path of this table.
+    ///
+    /// # Errors
+    /// [`TrainError::InvalidSetting`] names the key.
+    pub fn validate(&self, key: &str) -> Result<(), TrainError> {
+        let weights = [
+            ("bce.weight", self.bce.weight),
+            ("relativistic.weight", self.relativistic.weight),
+            ("contrast.weight", self.contrast.weight),
+            ("wgan.weight", self.wgan.weight),
+            ("retention", self.retention),
+        ];
+        for (name, weight) in weights {
+            if !(weight.is_finite() && weight >= 0.0) {
+                let reason = format!("must be finite and at least 0, not {weight}");
+                return Err(TrainError::setting(format!("{key}.{name}"), reason));
+            }
+        }
+        if weights[..4].iter().all(|&(_, weight)| weight == 0.0) {
+            let reason = "bce, relativistic, contrast and wgan are all off: nothing is learned";
+            return Err(TrainError::setting(key, reason));
+        }
+        if !(0.0..0.5).contains(&self.bce.smoothing) {
+            let reason = format!("must lie in [0, 0.5), not {}", self.bce.smoothing);
+            return Err(TrainError::setting(format!("{key}.bce.smoothing"), reason));
+        }
+        if !(self.wgan.clip.is_finite() && self.wgan.clip > 0.0) {
+            let reason = format!("must be above 0, not {}", self.wgan.clip);
+            return Err(TrainError::setting(format!("{key}.wgan.clip"), reason));
+        }
+        if !(self.relativistic.scale.is_finite() && self.relativistic.scale > 0.0) {
+            let reason = format!("must be above 0, not {}", self.relativistic.scale);
+            return Err(TrainError::setting(
+                format!("{key}.relativistic.scale"),
+                reason,
+            ));
+        }
+        match self.relativistic.score {
+            PairScore::SoftMin { temperature }
+                if !(temperature.is_finite() && temperature > 0.0) =>
+            {
+                let reason = format!("must be above 0, not {temperature}");
+                Err(TrainError::setting(
+                    format!("{key}.relativistic.score.temperature"),
+                    reason,
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn check(index: usize, trace: &LabelledTrace<'_>) -> Result<(), TrainError> {
+    if let Some(token) = trace.logits.iter().position(|z| !z.is_finite()) {
+        let value = f64::from(trace.logits[token]);
+        return Err(TrainError::NonFinite {
+            what: "the logit",
+            trace: index,
+            token,
+            value,
+        });
+    }
+    match trace.positions.iter().max() {
+        Some(&last) if last >= trace.logits.len() => Err(TrainError::LengthMismatch {
+            what: "the list of logits",
+            trace: index,
+            found: trace.logits.len(),
+            expected: last + 1,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// log(1 + exp(x)) without overflow.
+fn softplus(x: f64) -> f64 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
+}
+
+/// 1 / (1 + exp(-x)) without overflow.
+fn sigmoid(x: f64) -> f64 {
+    if x >= 0.0 {
+        1.0 / (1.0 + (-x).exp())
+    } else {
+        let e = x.exp();
+        e / (1.0 + e)
+    }
+}
+
+#[cfg(test)]
+mod tests;

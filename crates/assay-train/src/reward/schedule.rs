@@ -1,0 +1,464 @@
+//! When the discriminator is trained, how much policy samples count, and which past samples come back.
+
+use std::collections::VecDeque;
+
+use assay_tasks::random::Stream;
+use serde::{Deserialize, Serialize};
+
+use crate::TrainError;
+
+/// When the discriminator is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DiscriminatorSchedule {
+    /// Optimiser steps in an iteration that trains the discriminator; at least 1.
+    pub updates_per_iteration: usize,
+    /// Trains in every n-th iteration after the warm-up, the first included; at least 1.
+    pub every: usize,
+    /// Iterations at the start that train the discriminator only.
+    pub warmup_iterations: usize,
+    /// Never trains: no loss, no optimiser.
+    pub frozen: bool,
+    /// Weight of policy samples among the negatives.
+    pub policy_negatives: PolicyNegatives,
+    /// Past policy samples among the negatives.
+    pub replay: ReplaySettings,
+}
+
+impl Default for DiscriminatorSchedule {
+    fn default() -> Self {
+        Self {
+            updates_per_iteration: 1,
+            every: 1,
+            warmup_iterations: 0,
+            frozen: false,
+            policy_negatives: PolicyNegatives::default(),
+            replay: ReplaySettings::default(),
+        }
+    }
+}
+
+/// What one iteration trains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IterationPlan {
+    /// Optimiser steps of the discriminator; 0 skips its loss altogether.
+    pub discriminator_updates: usize,
+    /// Optimiser steps of the policy's pass: 0 during the warm-up, else 1.
+    pub policy_updates: usize,
+}
+
+impl DiscriminatorSchedule {
+    /// The plan of an iteration, counted from 0.
+    ///
+    /// In the warm-up: every iteration trains the discriminator `updates_per_iteration` times and the policy not at
+    /// all. After it, iteration i trains the discriminator when (i - warm-up) mod `every` = 0. A frozen discriminator
+    /// is never trained.
+    pub fn plan(&self, iteration: usize) -> IterationPlan {
+        let (warming, due) = match iteration.checked_sub(self.warmup_iterations) {
+            None => (true, true),
+            Some(since) => (false, since.is_multiple_of(self.every.max(1))),
+        };
+        IterationPlan {
+            discriminator_updates: if due && !self.frozen {
+                self.updates_per_iteration
+            } else {
+                0
+            },
+            policy_updates: usize::from(!warming),
+        }
+    }
+
+    /// Discriminator updates of a whole run, for its learning-rate schedule.
+    pub fn total_updates(&self, iterations: usize) -> usize {
+        (0..iterations)
+            .map(|iteration| self.plan(iteration).discriminator_updates)
+            .sum()
+    }
+
+    /// Refuses values without meaning; `key` is the dotted path of this table.
+    ///
+    /// # Errors
+    /// [`TrainError::InvalidSetting`] names the key.
+    pub fn validate(&self, key: &str) -> Result<(), TrainError> {
+        if self.updates_per_iteration == 0 {
+            let reason = "must be at least 1, not 0; set `frozen = true` to leave the discriminator untrained";
+            return Err(TrainError::setting(
+                format!("{key}.updates_per_iteration"),
+                reason,
+            ));
+        }
+        if self.every == 0 {
+            return Err(TrainError::setting(
+                format!("{key}.every"),
+                "must be at least 1, not 0",
+            ));
+        }
+        if self.frozen && self.warmup_iterations > 0 {
+            let reason = "a frozen discriminator has no warm-up: set it to 0";
+            return Err(TrainError::setting(
+                format!("{key}.warmup_iterations"),
+                reason,
+            ));
+        }
+        self.policy_negatives
+            .validate(&format!("{key}.policy_negatives"))?;
+        self.replay.validate(&format!("{key}.replay"))
+    }
+}
+
+/// Weight of a policy sample among the negatives, a perturbed demonstration having weight 1.
+///
+/// Policy samples teach style before reasoning: while a demonstration can be told from a sample at a glance, labelling
+/// samples negative rewards the style. So their weight follows how alike the two already are.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum PolicyNegatives {
+    /// Weight 0.
+    Off,
+    /// The same weight in every iteration (the paper: 1).
+    Constant {
+        /// The weight.
+        weight: f64,
+    },
+    /// Linear in iterations: weight * clamp((i - start) / (end - start), 0, 1).
+    Ramp {
+        /// The weight from `end` on.
+        weight: f64,
+        /// The last iteration with weight 0.
+        start: usize,
+        /// The first iteration with the whole weight.
+        end: usize,
+    },
+    /// Grows as the discriminator's style advantage falls:
+    /// weight * clamp((ceiling - a) / (ceiling - floor), 0, 1), with a the running style advantage
+    /// ([`StyleAdvantage`]); 0 before anything is known.
+    ///
+    /// This is negative feedback: a discriminator that learns style raises a, which takes the weight back.
+    StyleAdvantage {
+        /// The weight at and below `floor`.
+        weight: f64,
+        /// Style advantage below which samples have the whole weight; 0.5 is indistinguishable.
+        floor: f64,
+        /// Style advantage above which samples have no weight; 1 is told apart always.
+        ceiling: f64,
+    },
+}
+
+impl Default for PolicyNegatives {
+    fn default() -> Self {
+        Self::StyleAdvantage {
+            weight: 0.5,
+            floor: 0.6,
+            ceiling: 0.95,
+        }
+    }
+}
+
+impl PolicyNegatives {
+    /// The weight in an iteration (from 0), given the running style advantage so far.
+    pub fn weight(&self, iteration: usize, style_advantage: Option<f64>) -> f64 {
+        match *self {
+            Self::Off => 0.0,
+            Self::Constant { weight } => weight,
+            Self::Ramp { weight, start, end } => {
+                let done = iteration.saturating_sub(start) as f64;
+                let length = end.saturating_sub(start).max(1) as f64;
+                weight * (done / length).min(1.0)
+            }
+            Self::StyleAdvantage {
+                weight,
+                floor,
+                ceiling,
+            } => {
+                let likeness = |a: f64| ((ceiling - a) / (ceiling - floor)).clamp(0.0, 1.0);
+                weight * style_advantage.map_or(0.0, likeness)
+            }
+        }
+    }
+
+    fn validate(&self, key: &str) -> Result<(), TrainError> {
+        let weight = match *self {
+            Self::Off => 0.0,
+            Self::Constant { weight }
+            | Self::Ramp { weight, .. }
+            | Self::StyleAdvantage { weight, .. } => weight,
+        };
+        if !(weight.is_finite() && weight >= 0.0) {
+            let reason = format!("must be finite and at least 0, not {weight}");
+            return Err(TrainError::setting(format!("{key}.weight"), reason));
+        }
+        match *self {
+            Self::Ramp { start, end, .. } if start >= end => {
+                let reason = format!("must lie after start = {start}, not at {end}");
+                Err(TrainError::setting(format!("{key}.end"), reason))
+            }
+            Self::StyleAdvantage { floor, ceiling, .. }
+                if !(0.0 <= floor && floor < ceiling && ceiling <= 1.0) =>
+            {
+                let reason =
+                    format!("0 <= floor < ceiling <= 1 must hold, not {floor} and {ceiling}");
+                Err(TrainError::setting(format!("{key}.floor"), reason))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Running share of same-prompt pairs in which the discriminator puts the demonstration above a policy sample.
+///
+/// a <- 0.9 a + 0.1 x after each observation x, a = x after the first. Saved with the run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StyleAdvantage {
+    running: Option<f64>,
+}
+
+impl StyleAdvantage {
+    const MEMORY: f64 = 0.9;
+
+    /// Takes in one update's share of pairs; `None` and non-finite values change nothing.
+    pub fn observe(&mut self, share: Option<f64>) {
+        if let Some(share) = share.filter(|share| share.is_finite()) {
+            let before = self.running.unwrap_or(share);
+            self.running = Some(Self::MEMORY * before + (1.0 - Self::MEMORY) * share);
+        }
+    }
+
+    /// The running value, `None` before the first observation.
+    pub fn running(&self) -> Option<f64> {
+        self.running
+    }
+}
+
+/// Past policy samples among the negatives.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReplaySettings {
+    /// Whether past samples come back at all.
+    pub enabled: bool,
+    /// Share of an update's policy samples that come from the buffer, in [0, 1].
+    pub share: f64,
+    /// Most samples kept; the oldest leave first.
+    pub capacity: usize,
+}
+
+impl Default for ReplaySettings {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            share: 0.5,
+            capacity: 1024,
+        }
+    }
+}
+
+impl ReplaySettings {
+    fn validate(&self, key: &str) -> Result<(), TrainError> {
+        if !(0.0..=1.0).contains(&self.share) {
+            let reason = format!("must lie in [0, 1], not {}", self.share);
+            return Err(TrainError::setting(format!("{key}.share"), reason));
+        }
+        if self.enabled && self.capacity == 0 {
+            return Err(TrainError::setting(
+                format!("{key}.capacity"),
+                "must be at least 1, not 0",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Past policy samples of any kind `T`, oldest first. Saved with the run when `T` can be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReplayBuffer<T> {
+    capacity: usize,
+    items: VecDeque<T>,
+}
+
+impl<T> ReplayBuffer<T> {
+    /// An empty buffer; without replay it keeps nothing.
+    pub fn new(settings: &ReplaySettings) -> Self {
+        let capacity = if settings.enabled {
+            settings.capacity
+        } else {
+            0
+        };
+        Self {
+            capacity,
+            items: VecDeque::new(),
+        }
+    }
+
+    /// Adds samples; beyond the capacity the oldest leave.
+    pub fn extend(&mut self, samples: impl IntoIterator<Item = T>) {
+        for sample in samples {
+            self.items.push_back(sample);
+            if self.items.len() > self.capacity {
+                self.items.pop_front();
+            }
+        }
+    }
+
+    /// Number of samples kept.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether nothing is kept.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// How many of `count` policy samples come from the buffer: round(share * count), at most what is kept.
+    pub fn replayed(&self, count: usize, share: f64) -> usize {
+        ((share * count as f64).round() as usize)
+            .min(count)
+            .min(self.items.len())
+    }
+
+    /// `count` different samples drawn uniformly (all of them when fewer are kept), in the order they were drawn.
+    pub fn draw(&self, count: usize, stream: &mut Stream) -> Vec<&T> {
+        let mut order: Vec<usize> = (0..self.items.len()).collect();
+        let count = count.min(order.len());
+        for place in 0..count {
+            let other = place + stream.below(order.len() - place);
+            order.swap(place, other);
+        }
+        order[..count]
+            .iter()
+            .map(|&index| &self.items[index])
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// "Updates per iteration" is a number of optimiser steps within each iteration; "every n-th" is another setting.
+    #[test]
+    fn fault_08_updates_per_iteration_loops() {
+        let schedule = DiscriminatorSchedule {
+            updates_per_iteration: 3,
+            ..Default::default()
+        };
+        let updates: Vec<usize> = (0..4)
+            .map(|i| schedule.plan(i).discriminator_updates)
+            .collect();
+        assert_eq!(updates, [3, 3, 3, 3]);
+        assert_eq!(schedule.total_updates(4), 12);
+        let sparse = DiscriminatorSchedule {
+            every: 3,
+            ..schedule
+        };
+        let updates: Vec<usize> = (0..5)
+            .map(|i| sparse.plan(i).discriminator_updates)
+            .collect();
+        assert_eq!(updates, [3, 0, 0, 3, 0]);
+    }
+
+    #[test]
+    fn warmup_trains_the_discriminator_only() {
+        let schedule = DiscriminatorSchedule {
+            warmup_iterations: 2,
+            every: 2,
+            ..Default::default()
+        };
+        let plans: Vec<_> = (0..6)
+            .map(|i| {
+                (
+                    schedule.plan(i).discriminator_updates,
+                    schedule.plan(i).policy_updates,
+                )
+            })
+            .collect();
+        assert_eq!(plans, [(1, 0), (1, 0), (1, 1), (0, 1), (1, 1), (0, 1)]);
+    }
+
+    #[test]
+    fn frozen_never_trains() {
+        let schedule = DiscriminatorSchedule {
+            frozen: true,
+            ..Default::default()
+        };
+        assert_eq!(schedule.total_updates(10), 0);
+        assert_eq!(schedule.plan(0).policy_updates, 1);
+        let confused = DiscriminatorSchedule {
+            warmup_iterations: 1,
+            ..schedule
+        };
+        assert!(confused.validate("reward.schedule").is_err());
+    }
+
+    #[test]
+    fn policy_negatives_grow_as_style_advantage_falls() {
+        let schedule = PolicyNegatives::StyleAdvantage {
+            weight: 0.5,
+            floor: 0.6,
+            ceiling: 0.9,
+        };
+        let weights: Vec<f64> = [None, Some(1.0), Some(0.9), Some(0.75), Some(0.6), Some(0.4)]
+            .map(|a| schedule.weight(7, a))
+            .into();
+        for (weight, expected) in weights.iter().zip([0.0, 0.0, 0.0, 0.25, 0.5, 0.5]) {
+            assert!((weight - expected).abs() < 1e-12, "{weights:?}");
+        }
+        let ramp = PolicyNegatives::Ramp {
+            weight: 2.0,
+            start: 2,
+            end: 6,
+        };
+        let weights: Vec<f64> = (0..9).map(|i| ramp.weight(i, None)).collect();
+        assert_eq!(weights, [0.0, 0.0, 0.0, 0.5, 1.0, 1.5, 2.0, 2.0, 2.0]);
+    }
+
+    #[test]
+    fn style_advantage_remembers() {
+        let mut advantage = StyleAdvantage::default();
+        advantage.observe(None);
+        assert_eq!(advantage.running(), None);
+        advantage.observe(Some(1.0));
+        advantage.observe(Some(f64::NAN));
+        advantage.observe(Some(0.5));
+        assert!((advantage.running().unwrap() - 0.95).abs() < 1e-12);
+    }
+
+    #[test]
+    fn replay_keeps_the_newest_and_draws_without_repetition() {
+        let settings = ReplaySettings {
+            enabled: true,
+            share: 0.5,
+            capacity: 5,
+        };
+        let mut buffer = ReplayBuffer::new(&settings);
+        buffer.extend(0..8);
+        let mut drawn: Vec<i32> = buffer
+            .draw(9, &mut Stream::new(1, &[2]))
+            .into_iter()
+            .copied()
+            .collect();
+        let again: Vec<i32> = buffer
+            .draw(3, &mut Stream::new(1, &[2]))
+            .into_iter()
+            .copied()
+            .collect();
+        assert_eq!(again, drawn[..3], "a stream decides the draw");
+        drawn.sort_unstable();
+        assert_eq!(drawn, [3, 4, 5, 6, 7]);
+        assert_eq!(
+            (
+                buffer.replayed(4, 0.5),
+                buffer.replayed(16, 0.5),
+                buffer.replayed(3, 0.5)
+            ),
+            (2, 5, 2)
+        );
+        let text = serde_json::to_string(&buffer).unwrap();
+        assert_eq!(
+            serde_json::from_str::<ReplayBuffer<i32>>(&text).unwrap(),
+            buffer
+        );
+        let mut off = ReplayBuffer::new(&ReplaySettings::default());
+        off.extend(0..3);
+        assert!(off.is_empty());
+    }
+}

@@ -1,0 +1,594 @@
+//! One run: its phases, its iterations, its checkpoints.
+//!
+//! Iterations are counted over all phases: first the supervised ones (when the policy starts from SFT, or in `sft`), then
+//! those of the game. An iteration is a function of its number, the settings and the weights, so a resumed run continues with
+//! the same bits. An iteration of the game has these phases:
+//!
+//! 1. sample completions of the iteration's prompts from the policy;
+//! 2. update the discriminator on demonstrations, perturbed demonstrations and samples;
+//! 3. score the samples with the updated discriminator;
+//! 4. update the policy on the samples and their token rewards;
+//! 5. record metrics, and save a checkpoint when one is due.
+
+mod data;
+mod directory;
+pub mod discriminator;
+pub mod evaluate;
+mod failure;
+mod health;
+mod inputs;
+mod lock;
+mod observer;
+pub mod order;
+mod player_update;
+mod players;
+pub mod policy_update;
+mod rank_checks;
+mod record;
+pub mod replay;
+mod report;
+pub mod rollout;
+mod rollout_server;
+mod saving;
+mod start;
+mod state;
+
+use std::path::{Path, PathBuf};
+
+use assay_critic::encode::{Encoder, TokenLimits};
+use assay_lm::draw::SamplingSettings as DrawSettings;
+use assay_lm::sampling::SamplingLimits;
+
+use self::directory::{Best, RunDirectory};
+use self::discriminator::DiscriminatorPlan;
+use self::evaluate::{EvaluationPlan, sample_problems};
+use self::failure::{Computed, UpdateBatch};
+use self::player_update::{LossValue, OptimiserReport, PlayerUpdate};
+use self::players::Players;
+use self::policy_update::{
+    PolicyPlan, PolicyReport, fill_rewards, fill_zero_rewards, policy_groups, update_policy,
+};
+use self::rank_checks::{compare_inputs, compare_weights, gather_samples};
+use self::record::{Record, recorded};
+use self::report::{
+    DiscriminatorPhase, IterationReport, RewardsReport, RolloutReport, ValidationReport,
+};
+use self::rollout::{ROLLOUT, RolloutPlan, rollout};
+use self::rollout_server::RolloutServer;
+use self::saving::{Checkpoints, Restored, choose, fingerprint};
+use crate::backoff::{BoundedWork, MemoryBackoff};
+use crate::execution::Execution;
+use crate::failed_update::FailedPart;
+use crate::metrics::IterationMetrics;
+use crate::settings::{PolicyStart, Settings};
+use crate::sft::token_mean_nll;
+use crate::trace::PromptGroup;
+use crate::update::Reach;
+use crate::{TrainError, checkpoint, ranks};
+
+pub use self::directory::RunMode;
+pub use self::inputs::{TrainInputs, Trained, TrainerKind};
+pub use self::lock::RunLock;
+pub use self::observer::{Observer, Silent};
+
+/// A run in progress.
+struct Run<'i> {
+    inputs: &'i TrainInputs<'i>,
+    settings: &'i Settings,
+    encoder: Encoder<'i>,
+    /// The demonstrations, one group each.
+    demonstrations: Vec<PromptGroup>,
+    draw: DrawSettings,
+    limits: SamplingLimits,
+    sft_iterations: usize,
+    players: Players,
+    /// The server that samples; `None` when this process samples.
+    server: Option<RolloutServer>,
+    backoff: &'i MemoryBackoff,
+    checkpoints: Checkpoints<'i>,
+}
+
+/// Trains in a run directory, which it locks.
+///
+/// # Errors
+/// Settings or data without meaning, a directory that holds another run or is in use, a number that is not finite, a
+/// trainable parameter without gradient, or a file that cannot be written. The last checkpoint is intact in every case.
+pub fn train(
+    inputs: &TrainInputs<'_>,
+    dir: &Path,
+    mode: RunMode,
+    observer: &mut dyn Observer,
+) -> Result<Trained, TrainError> {
+    let ranks = inputs.ranks;
+    inputs.settings.validate()?;
+    let directory = ranks::on_first(ranks, || {
+        RunDirectory::open(dir, inputs.settings, mode, observer)
+    })?;
+    let backoff = MemoryBackoff::default();
+    let mut run = Run::new(inputs, &backoff, dir, observer)?;
+    compare_inputs(inputs, &run.checkpoints.data)?;
+    let total = run.total();
+    let mut now = run.resume(dir, directory.as_ref(), observer)?;
+    let record = directory.map(|own| Record::open(own, inputs.settings, now.iterations));
+    let mut record = record.transpose()?;
+    let last = record.as_ref().and_then(|record| record.metrics.last());
+    let mut metrics = last.cloned().unwrap_or_default();
+    backoff.restore(&metrics);
+    let mut saved = now.iterations;
+    while now.iterations < total && !ranks::any(ranks, observer.wants_stop())? {
+        metrics = run
+            .iterate(now.iterations, observer)
+            .map_err(|error| recorded(error, dir, ranks, now.iterations))?;
+        compare_weights(ranks, &run.players)?;
+        if let Some(record) = &mut record {
+            record.metrics.append(&metrics)?;
+        }
+        observer.iteration(&metrics, total);
+        now.iterations += 1;
+        if let Some(first) = run.demonstrations.first()
+            && now.iterations == total
+        {
+            health::check(&run.players, first, total)?;
+        }
+        if run.is_due(&metrics, &mut now.best) {
+            run.save(record.as_ref(), &now)?;
+            saved = now.iterations;
+        }
+    }
+    if now.iterations > saved {
+        run.save(record.as_ref(), &now)?;
+    }
+    Ok(Trained {
+        policy: run.players.policy,
+        reward: run.players.discriminator.map(|own| own.model),
+        metrics,
+        iterations: now.iterations,
+        total,
+    })
+}
+
+/// The directory of the newest checkpoint's policy and reward.
+///
+/// # Errors
+/// The directory cannot be read, or holds no checkpoint.
+pub fn newest_checkpoint(dir: &Path) -> Result<PathBuf, TrainError> {
+    match checkpoint::list(dir)?.pop() {
+        Some((_, path)) => Ok(path),
+        None => Err(TrainError::Malformed {
+            path: dir.to_owned(),
+            reason: "it holds no checkpoint".to_owned(),
+        }),
+    }
+}
+
+impl<'i> Run<'i> {
+    fn new(
+        inputs: &'i TrainInputs<'i>,
+        backoff: &'i MemoryBackoff,
+        dir: &Path,
+        observer: &mut dyn Observer,
+    ) -> Result<Self, TrainError> {
+        let settings = inputs.settings;
+        let sampling = &settings.sampling;
+        let limits = TokenLimits {
+            prompt: sampling.max_prompt_tokens,
+            completion: sampling.max_completion_tokens,
+        };
+        let encoder = Encoder::new(inputs.model, &settings.prompt, limits);
+        let demonstrations = data::demonstrations(inputs.train, &encoder, settings, observer)?;
+        let sft_iterations = match (inputs.kind, &settings.policy.start) {
+            (TrainerKind::Sft, _) | (_, PolicyStart::Sft) => {
+                let visits = settings.sft.epochs * demonstrations.len();
+                visits.div_ceil(settings.sft.demonstrations_per_update)
+            }
+            _ => 0,
+        };
+        let checkpoints = Checkpoints {
+            inputs,
+            data: fingerprint(&demonstrations),
+        };
+        Ok(Self {
+            inputs,
+            settings,
+            encoder,
+            demonstrations,
+            draw: DrawSettings {
+                temperature: sampling.temperature,
+                top_p: sampling.top_p,
+                top_k: sampling.top_k,
+            },
+            limits: SamplingLimits {
+                max_new_tokens: sampling.max_completion_tokens,
+                stop_tokens: vec![inputs.model.end_of_turn()],
+                max_sequences: sampling.max_sequences,
+            },
+            sft_iterations,
+            players: Players::start(inputs)?,
+            server: RolloutServer::new(&sampling.engine, dir)?,
+            backoff,
+            checkpoints,
+        })
+    }
+
+    /// Continues from the newest whole checkpoint, which the rank that holds the run directory chooses and all read.
+    fn resume(
+        &mut self,
+        dir: &Path,
+        directory: Option<&RunDirectory>,
+        observer: &mut dyn Observer,
+    ) -> Result<Restored, TrainError> {
+        let ranks = self.inputs.ranks;
+        let chosen = directory.map_or(Ok(None), |own| choose(own, observer));
+        let Some(number) = ranks::from_first(ranks, chosen)? else {
+            return Ok(Restored {
+                iterations: 0,
+                best: None,
+            });
+        };
+        let path = checkpoint::path(dir, number);
+        let restored = self.checkpoints.restore(&mut self.players, &path);
+        let restored = ranks::agree(ranks, restored)?;
+        if let Some(directory) = directory {
+            self.checkpoints.tidy(directory, restored.best.as_ref())?;
+        }
+        observer.note(&format!(
+            "resuming after iteration {} of {}",
+            restored.iterations,
+            self.total()
+        ));
+        Ok(restored)
+    }
+
+    /// Iterations of the whole run.
+    fn total(&self) -> usize {
+        let game = match self.inputs.kind {
+            TrainerKind::Sft => 0,
+            TrainerKind::Grpo | TrainerKind::Airl => self.settings.run.iterations,
+        };
+        self.sft_iterations + game
+    }
+
+    fn iterate(
+        &mut self,
+        iteration: usize,
+        observer: &mut dyn Observer,
+    ) -> Result<IterationMetrics, TrainError> {
+        let started = std::time::Instant::now();
+        let halved_before = self.backoff.limits();
+        let mut report = IterationReport::default();
+        match iteration.checked_sub(self.sft_iterations) {
+            None => {
+                report.phase = "sft";
+                report.sft = Some(self.fine_tune(iteration)?);
+            }
+            Some(game) => {
+                if game == 0 {
+                    self.players.reset_policy_optimiser()?;
+                }
+                self.play(game, &mut report, observer)?;
+            }
+        }
+        if self.is_measured(iteration) {
+            let validation = self.validate(observer);
+            report.validation =
+                validation.map_err(|error| health::in_evaluation(error, iteration))?;
+        }
+        report.halved = self.backoff.limits();
+        for halved in &report.halved {
+            if !halved_before.contains(halved) {
+                observer.note(&halved.warning(iteration));
+            }
+        }
+        report.seconds = started.elapsed().as_secs_f64();
+        report.metrics(iteration)
+    }
+
+    /// An iteration of the game.
+    fn play(
+        &mut self,
+        game: usize,
+        report: &mut IterationReport,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let schedule = &self.settings.reward.schedule;
+        let warming =
+            self.players.discriminator.is_some() && schedule.plan(game).policy_updates == 0;
+        report.phase = if warming { "reward_warmup" } else { "policy" };
+        let mut groups = self.picked(game, self.settings.run.prompts_per_iteration);
+        if !warming || self.policy_weight(game) != 0.0 {
+            self.sample(&mut groups, game, observer)?;
+        }
+        report.rollout = Some(self.rollout_report(&groups));
+        report.discriminator = self.update_discriminator(&groups, game)?;
+        if warming {
+            return Ok(());
+        }
+        let expert = self.settings.policy.advantage.expert_in_group;
+        let mut learned = policy_groups(&groups, expert);
+        report.rewards = self.score(&mut learned)?;
+        report.policy = Some(self.update_policy(&learned)?);
+        Ok(())
+    }
+
+    /// Supervised fine-tuning: one update of the policy on demonstrations.
+    fn fine_tune(&mut self, iteration: usize) -> Result<OptimiserReport, TrainError> {
+        let sft = &self.settings.sft;
+        let groups = self.picked(iteration, sft.demonstrations_per_update);
+        let execution = self.execution();
+        let Players {
+            policy,
+            policy_optimiser,
+            ..
+        } = &mut self.players;
+        let update = PlayerUpdate {
+            player: policy,
+            batch: UpdateBatch {
+                part: FailedPart::Sft,
+                update: 0,
+                groups: &groups,
+            },
+            execution,
+            reach: Reach::Completion,
+            optimiser: &sft.optimiser,
+            schedule: &sft.optimiser.schedule(self.sft_iterations),
+        };
+        let updated = update.apply(policy_optimiser, |logprobs, _| {
+            let output = token_mean_nll(logprobs);
+            Ok(LossValue {
+                loss: output.loss,
+                report: (),
+                gradients: output.grads,
+            })
+        })?;
+        Ok(updated.optimiser)
+    }
+
+    /// The demonstrations of an iteration, `size` of them.
+    fn picked(&self, iteration: usize, size: usize) -> Vec<PromptGroup> {
+        let count = self.demonstrations.len();
+        let picked = order::batch(self.settings.seed, count, size, iteration);
+        let groups = picked.into_iter().map(|index| &self.demonstrations[index]);
+        groups.cloned().collect()
+    }
+
+    /// Phase 1: adds samples of the policy to the groups.
+    fn sample(
+        &self,
+        groups: &mut [PromptGroup],
+        game: usize,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let ranks = self.inputs.ranks;
+        let own = match &self.server {
+            None => ranks::share(ranks, groups.len()),
+            // A server batches by itself, and one rank hands the adapter over.
+            Some(_) if ranks::is_first(ranks) => 0..groups.len(),
+            Some(_) => 0..0,
+        };
+        let drawn = self.sample_own(groups[own].to_vec(), game, observer);
+        let samples = gather_samples(ranks, drawn)?;
+        for (group, samples) in groups.iter_mut().zip(samples) {
+            group.traces.extend(samples);
+        }
+        Ok(())
+    }
+
+    /// The groups of this rank with samples.
+    fn sample_own(
+        &self,
+        groups: Vec<PromptGroup>,
+        game: usize,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<PromptGroup>, TrainError> {
+        if groups.is_empty() {
+            return Ok(groups);
+        }
+        let plan = RolloutPlan {
+            sampling: &self.draw,
+            limits: &self.limits,
+            samples: self.settings.sampling.samples,
+            stream_path: &[ROLLOUT, game as u64],
+            seed: self.settings.seed,
+        };
+        let mut on_token = |count| observer.tokens(count);
+        let drawn = match &self.server {
+            None => self.with_sequences(groups.len() * plan.samples, |limits| {
+                let plan = RolloutPlan { limits, ..plan };
+                let mut drawn = groups.clone();
+                let policy = &self.players.policy;
+                rollout(policy, &self.encoder, &mut drawn, &plan, &mut on_token)?;
+                Ok(drawn)
+            }),
+            Some(server) => {
+                let mut drawn = groups.clone();
+                let execution = Execution::single_process(self.settings.run.token_budget);
+                let sampler = rollout_server::Sampler {
+                    policy: &self.players.policy,
+                    model: self.inputs.model,
+                    encoder: &self.encoder,
+                    execution,
+                };
+                let done = server.sample(&sampler, &mut drawn, &plan, on_token);
+                done.map(|()| drawn)
+            }
+        };
+        drawn.map_err(|error| {
+            let batch = UpdateBatch {
+                part: FailedPart::Rollout,
+                update: 0,
+                groups: &groups,
+            };
+            batch.explain(error, &Computed::default())
+        })
+    }
+
+    fn rollout_report(&self, groups: &[PromptGroup]) -> RolloutReport {
+        let mut report = RolloutReport::of(groups);
+        report.discarded_answers = self.server.as_ref().map(RolloutServer::take_discarded);
+        report
+    }
+
+    /// Weight of policy samples among the discriminator's negatives.
+    fn policy_weight(&self, game: usize) -> f64 {
+        let discriminator = self.players.discriminator.as_ref();
+        discriminator.map_or(0.0, |own| own.policy_weight(game, &self.settings.reward))
+    }
+
+    /// Phase 2: updates the discriminator as often as the schedule says; `None` without a discriminator.
+    fn update_discriminator(
+        &mut self,
+        groups: &[PromptGroup],
+        game: usize,
+    ) -> Result<Option<DiscriminatorPhase>, TrainError> {
+        let policy_weight = self.policy_weight(game);
+        let (execution, reward) = (self.execution(), &self.settings.reward);
+        let Some(discriminator) = &mut self.players.discriminator else {
+            return Ok(None);
+        };
+        let total = reward.schedule.total_updates(self.settings.run.iterations);
+        let plan = DiscriminatorPlan {
+            settings: reward,
+            encoder: &self.encoder,
+            schedule: &reward.optimiser.schedule(total),
+            execution,
+            iteration: game,
+            seed: self.settings.seed,
+        };
+        let mut update = None;
+        for index in 0..reward.schedule.plan(game).discriminator_updates {
+            update = Some(discriminator.update(groups, index, &plan)?);
+        }
+        discriminator.remember(groups);
+        Ok(Some(DiscriminatorPhase {
+            policy_weight,
+            update,
+        }))
+    }
+
+    /// Phase 3: fills the token rewards; zeros without a discriminator.
+    fn score(&self, groups: &mut [PromptGroup]) -> Result<Option<RewardsReport>, TrainError> {
+        let Some(discriminator) = &self.players.discriminator else {
+            fill_zero_rewards(groups);
+            return Ok(None);
+        };
+        let model = &discriminator.model;
+        fill_rewards(model, groups, &self.settings.reward, self.execution())?;
+        Ok(Some(RewardsReport::of(groups)))
+    }
+
+    /// Phase 4: updates the policy on traces with token rewards.
+    fn update_policy(&mut self, groups: &[PromptGroup]) -> Result<PolicyReport, TrainError> {
+        let mut settings = self.settings.policy.clone();
+        let mut warmup = self.settings.reward.schedule.warmup_iterations;
+        if self.players.discriminator.is_none() {
+            settings.advantage.outcome_weight = 1.0;
+            warmup = 0;
+        }
+        let iterations = self.settings.run.iterations.saturating_sub(warmup);
+        let updates = iterations * settings.updates_per_iteration;
+        let plan = PolicyPlan {
+            settings: &settings,
+            schedule: &settings.optimiser.schedule(updates),
+            execution: self.execution(),
+        };
+        let Players {
+            policy,
+            policy_optimiser,
+            ..
+        } = &mut self.players;
+        update_policy(policy, policy_optimiser, groups, &plan)
+    }
+
+    fn is_measured(&self, iteration: usize) -> bool {
+        let every = self.settings.run.eval_every;
+        let last = iteration + 1 == self.total();
+        every > 0 && (last || (iteration + 1).is_multiple_of(every))
+    }
+
+    /// Measures the policy on validation problems; `None` without any.
+    fn validate(
+        &self,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<ValidationReport>, TrainError> {
+        let run = &self.settings.run;
+        let count = run.eval_problems.min(self.inputs.validation.len());
+        if count == 0 {
+            return Ok(None);
+        }
+        let ranks = self.inputs.ranks;
+        let own = ranks::share(ranks, count);
+        let traces = self.with_sequences(own.len() * run.eval_samples, |limits| {
+            let plan = EvaluationPlan {
+                draw: &self.draw,
+                limits,
+                samples: run.eval_samples,
+                seed: self.settings.seed,
+                first_problem: own.start,
+                generator: "policy",
+            };
+            let problems = &self.inputs.validation[own.clone()];
+            let policy = &self.players.policy;
+            sample_problems(policy, &self.encoder, problems, &plan, |count| {
+                observer.tokens(count);
+            })
+        });
+        let verdicts = traces.map(|traces| {
+            let right = traces.iter().map(|trace| trace.correct == Some(true));
+            right.map(u8::from).collect()
+        });
+        let verdicts = ranks::exchange(ranks, verdicts)?.concat();
+        Ok(Some(ValidationReport {
+            right: verdicts.iter().filter(|&&right| right == 1).count(),
+            traces: verdicts.len(),
+        }))
+    }
+
+    /// Whether the iteration is saved; updates the best checkpoint.
+    fn is_due(&self, metrics: &IterationMetrics, best: &mut Option<Best>) -> bool {
+        let run = &self.settings.run;
+        let every = run.checkpoint_every;
+        let regular = every > 0 && (metrics.iteration + 1).is_multiple_of(every);
+        let before = *best;
+        if run.keep_best {
+            *best = Best::after(before, metrics);
+        }
+        regular || *best != before
+    }
+
+    /// Phase 5: writes a checkpoint if this rank writes.
+    fn save(&self, record: Option<&Record>, now: &Restored) -> Result<(), TrainError> {
+        let Some(record) = record else {
+            return Ok(());
+        };
+        record.metrics.sync()?;
+        self.checkpoints
+            .write(&record.directory, &self.players, now)
+    }
+
+    /// How passes are executed.
+    fn execution(&self) -> Execution<'i> {
+        Execution {
+            budget: self.settings.run.pass_budget(),
+            ranks: self.inputs.ranks,
+            // Ranks that cut an update in different places would not do the same work.
+            backoff: (self.inputs.ranks.size() == 1).then_some(self.backoff),
+        }
+    }
+
+    /// Samples `total` sequences, as many at a time as memory allows.
+    fn with_sequences<T>(
+        &self,
+        total: usize,
+        mut sample: impl FnMut(&SamplingLimits) -> Result<T, TrainError>,
+    ) -> Result<T, TrainError> {
+        let most = self.limits.max_sequences.min(total).max(1);
+        let work = BoundedWork::Sequences;
+        self.backoff.attempt(work, most, |max_sequences| {
+            let limits = self.limits.clone();
+            sample(&SamplingLimits {
+                max_sequences,
+                ..limits
+            })
+        })
+    }
+}

@@ -1,0 +1,78 @@
+//! The demonstrations of a run as groups that are ready for training.
+
+use assay_critic::encode::{Demonstration, EncodeReport, Encoder};
+use assay_tasks::perturbations::DemonstrationGroup;
+use assay_tasks::problem::Problem;
+use assay_tasks::random::Stream;
+
+use super::observer::Observer;
+use crate::TrainError;
+use crate::settings::Settings;
+use crate::trace::PromptGroup;
+
+/// Key of the streams that choose and make wrong demonstrations.
+const WRONG: u64 = 0x3d;
+
+/// Encodes the demonstrations of `problems`, one group each, and replaces a share of them by wrong ones if the settings ask
+/// for it. What is left out is reported.
+///
+/// # Errors
+/// The chat template or the tokenizer fails; no demonstration is left.
+pub(super) fn demonstrations(
+    problems: &[Problem],
+    encoder: &Encoder<'_>,
+    settings: &Settings,
+    observer: &mut dyn Observer,
+) -> Result<Vec<PromptGroup>, TrainError> {
+    let (mut encoded, report) = encoder.demonstrations(problems)?;
+    let limit = settings.sampling.max_completion_tokens;
+    observer.note(&summary(encoded.len(), &report, limit));
+    let wrong = corrupt_share(&mut encoded, encoder, settings)?;
+    if wrong > 0 {
+        observer.note(&format!(
+            "{wrong} demonstrations replaced by wrong ones, as the settings ask"
+        ));
+    }
+    let groups = encoded.into_iter().enumerate();
+    Ok(groups
+        .map(|(index, demonstration)| PromptGroup::of_demonstration(index, demonstration))
+        .collect())
+}
+
+fn summary(count: usize, report: &EncodeReport, limit: usize) -> String {
+    format!(
+        "{count} demonstrations; left out: {} without one, {} beyond {limit} tokens; {} prompts lost their beginning",
+        report.without_demonstration, report.too_long, report.prompts_cut
+    )
+}
+
+/// Replaces a share of the demonstrations by perturbed ones, for robustness studies; returns how many.
+fn corrupt_share(
+    demonstrations: &mut [Demonstration],
+    encoder: &Encoder<'_>,
+    settings: &Settings,
+) -> Result<usize, TrainError> {
+    let share = settings.data.wrong_demonstrations;
+    let mut replaced = 0;
+    if share <= 0.0 {
+        return Ok(0);
+    }
+    let registry = settings.reward.perturbations.registry();
+    for (index, demonstration) in demonstrations.iter_mut().enumerate() {
+        let mut stream = Stream::new(settings.seed, &[WRONG, index as u64]);
+        if stream.uniform_f64() >= share {
+            continue;
+        }
+        let text = demonstration.completion.text.clone();
+        let source = (&demonstration.problem, text.as_str());
+        let group = DemonstrationGroup::corrupt(source, &registry, 1, &mut stream);
+        let Some(wrong) = group.perturbed().first() else {
+            continue;
+        };
+        if let Some(completion) = encoder.completion(&wrong.text)? {
+            demonstration.completion = completion;
+            replaced += 1;
+        }
+    }
+    Ok(replaced)
+}

@@ -1,0 +1,67 @@
+//! What a run needs and what it returns.
+
+use std::sync::Arc;
+
+use assay_critic::{PolicyModel, RewardModel};
+use assay_lm::LanguageModel;
+use assay_lm::transformer::Transformer;
+use assay_tasks::problem::Problem;
+use serde::{Deserialize, Serialize};
+
+use crate::metrics::IterationMetrics;
+use crate::ranks::Collective;
+use crate::settings::Settings;
+
+/// Which trainer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrainerKind {
+    /// Supervised fine-tuning on demonstrations.
+    Sft,
+    /// GRPO with the answer verifier.
+    Grpo,
+    /// Adversarial inverse reinforcement learning from demonstrations: training reads no answer.
+    Airl,
+}
+
+impl std::fmt::Display for TrainerKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Sft => "sft",
+            Self::Grpo => "grpo",
+            Self::Airl => "airl",
+        })
+    }
+}
+
+/// What a run needs.
+pub struct TrainInputs<'i> {
+    /// Which trainer.
+    pub kind: TrainerKind,
+    /// All settings.
+    pub settings: &'i Settings,
+    /// The policy's base model.
+    pub model: &'i LanguageModel,
+    /// The discriminator's base: the same transformer, or another.
+    pub reward_backbone: Arc<Transformer>,
+    /// Problems with demonstrations.
+    pub train: &'i [Problem],
+    /// Problems for measurements during the run; may be empty.
+    pub validation: &'i [Problem],
+    /// The processes that train together; [`SingleProcess`](crate::ranks::SingleProcess) for one.
+    pub ranks: &'i dyn Collective,
+}
+
+/// What a run leaves in memory.
+pub struct Trained {
+    /// The policy.
+    pub policy: PolicyModel,
+    /// The reward, after `airl`.
+    pub reward: Option<RewardModel>,
+    /// Metrics of the last iteration.
+    pub metrics: IterationMetrics,
+    /// Iterations done, over all phases.
+    pub iterations: usize,
+    /// Iterations of the whole run: more than are done when the observer stopped it.
+    pub total: usize,
+}

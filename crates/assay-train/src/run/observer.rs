@@ -1,0 +1,29 @@
+//! What a run reports while it runs. Training never prints.
+
+use crate::metrics::IterationMetrics;
+
+/// Receives the events of a run.
+pub trait Observer {
+    /// An iteration ended; `total` counts all phases.
+    fn iteration(&mut self, metrics: &IterationMetrics, total: usize);
+
+    /// Tokens were drawn in a rollout.
+    fn tokens(&mut self, count: usize);
+
+    /// A message for the user: a skip, a resume, an alarm.
+    fn note(&mut self, text: &str);
+
+    /// Whether the run should stop. It is asked before each iteration; the work done so far is saved.
+    fn wants_stop(&self) -> bool {
+        false
+    }
+}
+
+/// An observer that ignores every event.
+pub struct Silent;
+
+impl Observer for Silent {
+    fn iteration(&mut self, _metrics: &IterationMetrics, _total: usize) {}
+    fn tokens(&mut self, _count: usize) {}
+    fn note(&mut self, _text: &str) {}
+}

@@ -1,0 +1,66 @@
+//! The two players of a run with their optimisers: what training changes and what a checkpoint holds.
+
+use assay_critic::PolicyModel;
+use assay_critic::player::Player;
+use candle_core::Var;
+
+use super::discriminator::Discriminator;
+use super::inputs::{TrainInputs, TrainerKind};
+use super::start::{start_discriminator, start_policy};
+use crate::TrainError;
+use crate::adam::AdamW;
+
+/// The players of a run.
+pub(super) struct Players {
+    pub(super) policy: PolicyModel,
+    pub(super) policy_optimiser: AdamW,
+    /// Of `airl` only.
+    pub(super) discriminator: Option<Discriminator>,
+}
+
+impl Players {
+    /// The players before their first update.
+    ///
+    /// # Errors
+    /// A saved adapter cannot be read, or a device has no memory.
+    pub(super) fn start(inputs: &TrainInputs<'_>) -> Result<Self, TrainError> {
+        let policy = start_policy(inputs)?;
+        let policy_optimiser = AdamW::new(&policy.parameters())?;
+        let discriminator = match inputs.kind {
+            TrainerKind::Airl => Some(start_discriminator(inputs)?),
+            TrainerKind::Sft | TrainerKind::Grpo => None,
+        };
+        Ok(Self {
+            policy,
+            policy_optimiser,
+            discriminator,
+        })
+    }
+
+    /// Forgets the moments of the policy's optimiser: the game starts anew after fine-tuning.
+    ///
+    /// # Errors
+    /// A device has no memory for the optimiser's state.
+    pub(super) fn reset_policy_optimiser(&mut self) -> Result<(), TrainError> {
+        self.policy_optimiser = AdamW::new(&self.policy.parameters())?;
+        Ok(())
+    }
+
+    /// Every player by name.
+    pub(super) fn named(&self) -> Vec<(&'static str, &dyn Player)> {
+        let mut players: Vec<(&'static str, &dyn Player)> = vec![("policy", &self.policy)];
+        if let Some(discriminator) = &self.discriminator {
+            players.push(("reward", &discriminator.model));
+        }
+        players
+    }
+
+    /// Trainable tensors of both players, in a fixed order.
+    pub(super) fn parameters(&self) -> Vec<(String, Var)> {
+        let players = self.named();
+        players
+            .iter()
+            .flat_map(|(_, player)| player.parameters())
+            .collect()
+    }
+}

@@ -1,0 +1,139 @@
+//! Requests to a rollout server: which failures are retried, and the error after the last try.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::TrainError;
+
+/// Most bytes of an answer that are read.
+const MAX_ANSWER_BYTES: u64 = 64 << 20;
+/// Longest pause between two tries.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+/// Most characters of a server's message in an error.
+const MAX_MESSAGE_CHARS: usize = 300;
+
+/// How long and how often a request is tried.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RetryLimits {
+    /// Until a try counts as failed.
+    pub(super) timeout: Duration,
+    /// Tries of a request that may succeed later.
+    pub(super) attempts: usize,
+}
+
+/// A server by its address.
+pub(super) struct Client {
+    agent: ureq::Agent,
+    url: String,
+    key: Option<String>,
+    attempts: usize,
+}
+
+/// Why one try failed.
+enum Failure {
+    /// It may succeed later.
+    Retryable(String),
+    /// It will not.
+    Final(String),
+}
+
+impl Client {
+    /// A client of the address before `/completions`; the bearer token is read from `key_file` unless that is empty.
+    ///
+    /// # Errors
+    /// Names the key file that cannot be read.
+    pub(super) fn new(
+        url: &str,
+        key_file: &Path,
+        retries: RetryLimits,
+    ) -> Result<Self, TrainError> {
+        let key = match key_file.as_os_str().is_empty() {
+            true => None,
+            false => {
+                let read = std::fs::read_to_string(key_file);
+                let key =
+                    read.map_err(|source| TrainError::io("reading the key", key_file, source))?;
+                Some(key.trim().to_owned())
+            }
+        };
+        let agent = ureq::Agent::config_builder()
+            .timeout_global(Some(retries.timeout))
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .build()
+            .into();
+        let url = url.trim_end_matches('/').to_owned();
+        Ok(Self {
+            agent,
+            url,
+            key,
+            attempts: retries.attempts,
+        })
+    }
+
+    /// The body of a successful answer, after as many tries as it may take.
+    ///
+    /// # Errors
+    /// [`TrainError::RolloutServer`] names the address and what the last try met.
+    pub(super) fn post(&self, endpoint: &str, body: &Value) -> Result<Vec<u8>, TrainError> {
+        let mut pause = Duration::from_millis(500);
+        let mut tries = 1;
+        loop {
+            match self.once(endpoint, body) {
+                Ok(answer) => return Ok(answer),
+                Err(Failure::Retryable(_)) if tries < self.attempts => {}
+                Err(Failure::Retryable(reason)) => {
+                    return Err(self.error(endpoint, format!("{reason} (tried {tries} times)")));
+                }
+                Err(Failure::Final(reason)) => return Err(self.error(endpoint, reason)),
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(MAX_PAUSE);
+            tries += 1;
+        }
+    }
+
+    /// An error of this server.
+    pub(super) fn error(&self, endpoint: &str, reason: String) -> TrainError {
+        TrainError::RolloutServer {
+            url: format!("{}/{endpoint}", self.url),
+            reason,
+        }
+    }
+
+    fn once(&self, endpoint: &str, body: &Value) -> Result<Vec<u8>, Failure> {
+        let mut request = self.agent.post(format!("{}/{endpoint}", self.url));
+        if let Some(key) = &self.key {
+            request = request.header("Authorization", format!("Bearer {key}"));
+        }
+        let mut response = request
+            .send_json(body)
+            .map_err(|error| Failure::Retryable(error.to_string()))?;
+        let status = response.status();
+        let read = response
+            .body_mut()
+            .with_config()
+            .limit(MAX_ANSWER_BYTES)
+            .read_to_vec();
+        let bytes = read.map_err(|error| match error {
+            ureq::Error::BodyExceedsLimit(limit) => {
+                Failure::Final(format!("the answer is larger than {limit} bytes"))
+            }
+            other => Failure::Retryable(format!("the answer broke off: {other}")),
+        })?;
+        if status.is_success() {
+            return Ok(bytes);
+        }
+        let message: String = String::from_utf8_lossy(&bytes)
+            .chars()
+            .take(MAX_MESSAGE_CHARS)
+            .collect();
+        let reason = format!("status {}: {message}", status.as_u16());
+        match status.as_u16() {
+            429 | 500.. => Err(Failure::Retryable(reason)),
+            _ => Err(Failure::Final(reason)),
+        }
+    }
+}

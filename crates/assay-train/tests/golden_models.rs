@@ -1,0 +1,616 @@
+//! Tiny random Llama and Qwen2 models against transformers and peft: logits, log-probabilities, gradients of the SFT,
+//! GRPO and BCE losses and of the implicit head, ten AdamW steps. The references come from tools/golden/models.py.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // tests stop where something is not as expected
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use assay_critic::HeadSettings;
+use assay_critic::player::{Player, TokenScalars};
+use assay_critic::policy_model::{PolicyModel, Trainable, logprobs_and_entropies};
+use assay_critic::reward_model::RewardModel;
+use assay_lm::gradients::Gradients;
+use assay_lm::packed::{Group, PackedBatch};
+use assay_lm::transformer::Transformer;
+use assay_lm::{DeviceName, ModelConfig, Placement, PlacementSettings, Precision, Weights, peft};
+use assay_ops::{AdamWSettings, linear};
+use assay_train::TrainError;
+use assay_train::adam::AdamW;
+use assay_train::execution::Execution;
+use assay_train::settings::PassBudget;
+use assay_train::update::{LossGradients, Reach, UpdatePasses, update};
+use candle_core::{Device, Tensor};
+use serde::Deserialize;
+
+const MODELS: [&str; 4] = ["llama", "llama-tied", "qwen2-tied", "qwen2"];
+
+#[derive(Deserialize)]
+struct Golden {
+    groups: Vec<GoldenGroup>,
+    extra: Vec<Extra>,
+    beta: f64,
+    head_bias: f32,
+    base_logprobs: TokenScalars,
+    base_logits: Vec<Vec<Vec<f32>>>,
+    policy_logprobs: TokenScalars,
+    old_logprobs: TokenScalars,
+    full_sft_loss: f64,
+    sft_loss: f64,
+    grpo_loss: f64,
+    implicit_logits: TokenScalars,
+    implicit_loss: f64,
+    reward_logits: TokenScalars,
+    reward_loss: f64,
+    trajectory: Vec<Iteration>,
+}
+
+#[derive(Deserialize)]
+struct GoldenGroup {
+    prompt: Vec<u32>,
+    completions: Vec<Vec<u32>>,
+}
+
+#[derive(Deserialize)]
+struct Extra {
+    advantages: Vec<f32>,
+    label: u8,
+}
+
+#[derive(Deserialize)]
+struct Iteration {
+    loss: f64,
+    norm: f64,
+    lr: f64,
+}
+
+struct Case {
+    dir: PathBuf,
+    golden: Golden,
+    groups: Vec<Group>,
+    config: ModelConfig,
+    base: Arc<Transformer>,
+}
+
+/// f32 on the first GPU where the tests are built for one, else on the CPU.
+fn place() -> Placement {
+    let device = match cfg!(feature = "cuda") {
+        true => DeviceName::Cuda(0),
+        false => DeviceName::Cpu,
+    };
+    let dtype = Precision::F32;
+    PlacementSettings { device, dtype }.resolve().unwrap()
+}
+
+fn case(name: &str) -> Case {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden/models")
+        .join(name);
+    let golden: Golden =
+        serde_json::from_slice(&std::fs::read(dir.join("golden.json")).unwrap()).unwrap();
+    let groups = golden.groups.iter().map(|g| Group {
+        prompt: g.prompt.clone(),
+        completions: g.completions.clone(),
+    });
+    let groups = groups.collect();
+    let config = ModelConfig::read(&dir.join("model")).unwrap();
+    let weights = Weights::open(&dir.join("model")).unwrap();
+    let base = Arc::new(Transformer::load(&config, &weights, &place()).unwrap());
+    Case {
+        dir,
+        golden,
+        groups,
+        config,
+        base,
+    }
+}
+
+impl Case {
+    fn policy(&self) -> PolicyModel {
+        let loaded = peft::load(&self.dir.join("policy"), &self.config).unwrap();
+        PolicyModel {
+            transformer: self.base.clone(),
+            trainable: Trainable::Adapter(
+                loaded
+                    .adapter
+                    .to_device(&self.base.placement().device)
+                    .unwrap(),
+            ),
+        }
+    }
+
+    fn reference(&self, file: &str) -> HashMap<String, Tensor> {
+        candle_core::safetensors::load(self.dir.join(file), &Device::Cpu).unwrap()
+    }
+
+    fn tokens(&self) -> usize {
+        self.groups
+            .iter()
+            .flat_map(|g| &g.completions)
+            .map(Vec::len)
+            .sum()
+    }
+}
+
+/// An update with a loss that compares completions of one group at most.
+fn updated(
+    player: &dyn Player,
+    groups: &[Group],
+    execution: Execution<'_>,
+    loss: impl Fn(&[Vec<f32>]) -> Result<(f64, TokenScalars), TrainError>,
+) -> Result<(f64, Gradients), TrainError> {
+    let passes = UpdatePasses {
+        execution,
+        reach: Reach::Group,
+    };
+    update(player, groups, passes, |scalars, _| {
+        let (report, gradients) = loss(scalars)?;
+        Ok(LossGradients { report, gradients })
+    })
+}
+
+fn close(found: f64, expected: f64, tolerance: f64, what: &str) {
+    assert!(
+        (found - expected).abs() <= tolerance * expected.abs().max(1.0),
+        "{what}: {found} against {expected}"
+    );
+}
+
+fn close_lists(found: &[Vec<f32>], expected: &[Vec<f32>], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (f, e) in found.iter().zip(expected) {
+        assert_eq!(f.len(), e.len(), "{what}");
+        for (f, e) in f.iter().zip(e) {
+            close(f64::from(*f), f64::from(*e), 1e-4, what);
+        }
+    }
+}
+
+/// Every gradient within 1e-4 of the largest entry of its reference, and none missing on either side.
+fn close_gradients(
+    player: &dyn Player,
+    gradients: &Gradients,
+    expected: &HashMap<String, Tensor>,
+    what: &str,
+) {
+    let parameters = player.parameters();
+    assert_eq!(
+        parameters.len(),
+        expected.len(),
+        "{what}: number of parameters"
+    );
+    for (name, var) in parameters {
+        let expected = expected
+            .get(&name)
+            .unwrap_or_else(|| panic!("{what}: no reference for {name}"));
+        let found = gradients
+            .get(&var)
+            .unwrap_or_else(|| panic!("{what}: no gradient for {name}"));
+        close_tensors(found, expected, 1e-4, &format!("{what} {name}"));
+    }
+}
+
+fn close_tensors(found: &Tensor, expected: &Tensor, tolerance: f32, what: &str) {
+    let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let (found, expected) = (flat(found), flat(expected));
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let scale = expected.iter().fold(1e-3_f32, |m, e| m.max(e.abs()));
+    for (f, e) in found.iter().zip(&expected) {
+        assert!(
+            (f - e).abs() <= tolerance * scale,
+            "{what}: {f} against {e} (scale {scale})"
+        );
+    }
+}
+
+fn sft(tokens: usize) -> impl Fn(&[Vec<f32>]) -> Result<(f64, TokenScalars), TrainError> {
+    move |logprobs| {
+        let n = tokens as f32;
+        let loss = -logprobs
+            .iter()
+            .flatten()
+            .map(|&l| f64::from(l))
+            .sum::<f64>()
+            / tokens as f64;
+        Ok((
+            loss,
+            logprobs.iter().map(|l| vec![-1.0 / n; l.len()]).collect(),
+        ))
+    }
+}
+
+/// Class-balanced BCE with smoothing 0.1 written out by hand, independent of the crate's loss.
+fn bce(golden: &Golden) -> impl Fn(&[Vec<f32>]) -> Result<(f64, TokenScalars), TrainError> + '_ {
+    move |logits| {
+        let count = |label| -> f64 {
+            let of = |(z, e): (&Vec<f32>, &Extra)| if e.label == label { z.len() } else { 0 };
+            logits.iter().zip(&golden.extra).map(of).sum::<usize>() as f64
+        };
+        let mut loss = 0.0;
+        let mut grads = Vec::new();
+        for (row, extra) in logits.iter().zip(&golden.extra) {
+            let (target, weight) = if extra.label == 1 {
+                (0.9, 0.5 / count(1))
+            } else {
+                (0.1, 0.5 / count(0))
+            };
+            grads.push(
+                row.iter()
+                    .map(|&z| {
+                        let z = f64::from(z);
+                        loss += weight * ((1.0 + z.exp()).ln() - target * z);
+                        (weight * (1.0 / (1.0 + (-z).exp()) - target)) as f32
+                    })
+                    .collect(),
+            );
+        }
+        Ok((loss, grads))
+    }
+}
+
+#[test]
+fn logits_and_logprobs_equal_transformers() {
+    for name in MODELS {
+        let case = case(name);
+        let batch = PackedBatch::new(&case.groups).unwrap();
+        let (logprobs, _) = logprobs_and_entropies(&case.base, None, &batch).unwrap();
+        close_lists(&logprobs, &case.golden.base_logprobs, name);
+        let hidden = case.base.hidden(&batch, None).unwrap();
+        let logits = linear(&hidden, case.base.output_matrix(), None, None)
+            .unwrap()
+            .to_vec2::<f32>()
+            .unwrap();
+        for (span, expected) in batch.completions.iter().zip(&case.golden.base_logits) {
+            let rows: Vec<Vec<f32>> = span
+                .prediction_rows()
+                .map(|row| logits[row as usize].clone())
+                .collect();
+            close_lists(&rows, expected, name);
+        }
+        let (logprobs, _) = case.policy().logprobs_and_entropies(&batch).unwrap();
+        close_lists(&logprobs, &case.golden.policy_logprobs, name);
+    }
+}
+
+#[test]
+fn every_gradient_of_every_loss_equals_peft() {
+    for name in MODELS {
+        let case = case(name);
+        let golden = &case.golden;
+        let policy = case.policy();
+        let (loss, gradients) = updated(
+            &policy,
+            &case.groups,
+            Execution::single_process(100_000),
+            sft(case.tokens()),
+        )
+        .unwrap();
+        close(loss, golden.sft_loss, 1e-5, name);
+        close_gradients(
+            &policy,
+            &gradients,
+            &case.reference("grad_sft.safetensors"),
+            &format!("{name} sft"),
+        );
+
+        let (loss, gradients) = updated(
+            &policy,
+            &case.groups,
+            Execution::single_process(100_000),
+            grpo(golden),
+        )
+        .unwrap();
+        close(loss, golden.grpo_loss, 1e-5, name);
+        close_gradients(
+            &policy,
+            &gradients,
+            &case.reference("grad_grpo.safetensors"),
+            &format!("{name} grpo"),
+        );
+
+        let reward = RewardModel::load(&case.dir.join("reward"), case.base.clone()).unwrap();
+        let batch = PackedBatch::new(&case.groups).unwrap();
+        close_lists(&reward.infer(&batch).unwrap(), &golden.reward_logits, name);
+        let (loss, gradients) = updated(
+            &reward,
+            &case.groups,
+            Execution::single_process(100_000),
+            bce(golden),
+        )
+        .unwrap();
+        close(loss, golden.reward_loss, 1e-5, name);
+        close_gradients(
+            &reward,
+            &gradients,
+            &case.reference("grad_reward.safetensors"),
+            &format!("{name} bce"),
+        );
+    }
+}
+
+#[test]
+fn the_implicit_head_equals_its_formula_in_torch() {
+    for name in MODELS {
+        let case = case(name);
+        let adapter = peft::load(&case.dir.join("policy"), &case.config)
+            .unwrap()
+            .adapter;
+        let head = HeadSettings::Implicit {
+            beta: case.golden.beta,
+            reference_weight: 1.0,
+        };
+        let reward = RewardModel::new(case.base.clone(), adapter, head).unwrap();
+        reward.set_bias(case.golden.head_bias).unwrap();
+        let batch = PackedBatch::new(&case.groups).unwrap();
+        close_lists(
+            &reward.infer(&batch).unwrap(),
+            &case.golden.implicit_logits,
+            name,
+        );
+        let (loss, gradients) = updated(
+            &reward,
+            &case.groups,
+            Execution::single_process(100_000),
+            bce(&case.golden),
+        )
+        .unwrap();
+        close(loss, case.golden.implicit_loss, 1e-5, name);
+        let mut expected = case.reference("grad_implicit.safetensors");
+        let bias = expected.remove("head.bias").unwrap();
+        expected.insert("base_model.model.score.bias".to_owned(), bias);
+        close_gradients(&reward, &gradients, &expected, &format!("{name} implicit"));
+    }
+}
+
+#[test]
+fn training_the_whole_model_gives_every_weight_torchs_gradient() {
+    for name in MODELS {
+        let case = case(name);
+        let tensors: HashMap<String, Tensor> =
+            case.base.named_tensors().unwrap().into_iter().collect();
+        let (model, parameters) =
+            Transformer::trainable(&case.config, |name, _| Ok(tensors[name].clone())).unwrap();
+        let model = PolicyModel {
+            transformer: Arc::new(model),
+            trainable: Trainable::Whole(parameters),
+        };
+        let (loss, gradients) = updated(
+            &model,
+            &case.groups,
+            Execution::single_process(100_000),
+            sft(case.tokens()),
+        )
+        .unwrap();
+        close(loss, case.golden.full_sft_loss, 1e-5, name);
+        close_gradients(
+            &model,
+            &gradients,
+            &case.reference("grad_full_sft.safetensors"),
+            &format!("{name} full"),
+        );
+    }
+}
+
+#[test]
+fn ten_adamw_steps_follow_torch() {
+    for name in MODELS {
+        let case = case(name);
+        let policy = case.policy();
+        let parameters = policy.parameters();
+        let mut optimiser = AdamW::new(&parameters).unwrap();
+        for (index, expected) in case.golden.trajectory.iter().enumerate() {
+            let (loss, gradients) = updated(
+                &policy,
+                &case.groups,
+                Execution::single_process(100_000),
+                sft(case.tokens()),
+            )
+            .unwrap();
+            let settings = AdamWSettings {
+                lr: expected.lr,
+                beta1: 0.9,
+                beta2: 0.99,
+                eps: 1e-8,
+                weight_decay: 0.1,
+            };
+            let report = optimiser
+                .step(&parameters, &gradients, &settings, 1.0)
+                .unwrap();
+            close(loss, expected.loss, 1e-4, &format!("{name} loss {index}"));
+            close(
+                report.gradient_norm,
+                expected.norm,
+                1e-3,
+                &format!("{name} norm {index}"),
+            );
+        }
+        let expected = case.reference("adamw_final.safetensors");
+        for (parameter, var) in &parameters {
+            close_tensors(
+                var.as_tensor(),
+                &expected[parameter],
+                2e-3,
+                &format!("{name} {parameter}"),
+            );
+        }
+    }
+}
+
+/// Softplus of the difference to the mean of the group's other completions' sums: it sees whole groups.
+fn compared(groups: &[Group], scalars: &[Vec<f32>]) -> (f64, TokenScalars) {
+    let (mut loss, mut gradients) = (0.0, TokenScalars::new());
+    let mut rest = scalars;
+    for group in groups {
+        let (own, later) = rest.split_at(group.completions.len());
+        rest = later;
+        let sums: Vec<f64> = own
+            .iter()
+            .map(|row| row.iter().map(|&x| f64::from(x)).sum())
+            .collect();
+        let mean = sums.iter().sum::<f64>() / sums.len() as f64;
+        for (row, sum) in own.iter().zip(&sums) {
+            loss += 0.5 * (sum - mean).powi(2);
+            gradients.push(vec![(sum - mean) as f32; row.len()]);
+        }
+    }
+    (loss, gradients)
+}
+
+#[test]
+fn any_token_budget_gives_the_same_update() {
+    let case = case("llama");
+    let policy = case.policy();
+    let pairs = |scalars: &[Vec<f32>]| compared(&case.groups, scalars);
+    let tokens = case.tokens();
+    let sft_loss = move |scalars: &[Vec<f32>]| sft(tokens)(scalars).unwrap();
+    type Loss<'l> = &'l dyn Fn(&[Vec<f32>]) -> (f64, TokenScalars);
+    let losses: [(Reach, Loss<'_>); 3] = [
+        (Reach::Completion, &sft_loss),
+        (Reach::Group, &sft_loss),
+        (Reach::Group, &pairs),
+    ];
+    for (reach, loss) in losses {
+        let run = |budget| {
+            let passes = UpdatePasses {
+                execution: Execution::single_process(budget),
+                reach,
+            };
+            let value = |scalars: &[Vec<f32>], _: Range<usize>| {
+                let (report, gradients) = loss(scalars);
+                Ok(LossGradients { report, gradients })
+            };
+            update(&policy, &case.groups, passes, value).unwrap()
+        };
+        let (whole_loss, whole) = run(100_000);
+        for budget in [1, 20, 30, 60] {
+            let (loss, parts) = run(budget);
+            close(loss, whole_loss, 1e-6, "loss");
+            for (name, var) in policy.parameters() {
+                close_tensors(
+                    parts.get(&var).unwrap(),
+                    whole.get(&var).unwrap(),
+                    1e-5,
+                    &format!("{reach:?} {budget} {name}"),
+                );
+            }
+        }
+    }
+    // A loss that compares completions cannot be cut between them.
+    let passes = UpdatePasses {
+        execution: Execution::single_process(20),
+        reach: Reach::Completion,
+    };
+    let cut = update(&policy, &case.groups, passes, |scalars, _| {
+        let (report, gradients) = pairs(scalars);
+        Ok(LossGradients { report, gradients })
+    });
+    assert!(
+        matches!(cut, Err(TrainError::LossReach { .. })),
+        "{:?}",
+        cut.err()
+    );
+}
+
+#[test]
+fn kept_activations_give_the_bits_of_recomputed_ones() {
+    for name in ["llama", "qwen2"] {
+        let case = case(name);
+        let policy = case.policy();
+        let rows = case.groups.iter().map(Group::rows).sum();
+        let layer = policy.transformer.layer_bytes(rows);
+        let passes = |kept_bytes| Execution {
+            budget: PassBudget {
+                tokens: 100_000,
+                kept_bytes,
+            },
+            ..Execution::single_process(100_000)
+        };
+        let bits = |kept_bytes| {
+            let updated = updated(
+                &policy,
+                &case.groups,
+                passes(kept_bytes),
+                sft(case.tokens()),
+            );
+            let (loss, gradients) = updated.unwrap();
+            let of = |var| gradients.get(var).unwrap().flatten_all().unwrap();
+            let parameters = policy.parameters();
+            let values: Vec<Vec<f32>> = parameters
+                .iter()
+                .map(|(_, var)| of(var).to_vec1().unwrap())
+                .collect();
+            (loss, values)
+        };
+        let recomputed = bits(0);
+        for kept_bytes in [layer, 2 * layer, u64::MAX] {
+            assert!(bits(kept_bytes) == recomputed, "{name}, {kept_bytes} bytes");
+        }
+    }
+}
+
+#[test]
+fn packed_and_one_at_a_time_agree() {
+    let case = case("qwen2");
+    let batch = PackedBatch::new(&case.groups).unwrap();
+    let (packed, _) = case.policy().logprobs_and_entropies(&batch).unwrap();
+    let mut single = Vec::new();
+    for group in &case.groups {
+        for completion in &group.completions {
+            let alone = Group {
+                prompt: group.prompt.clone(),
+                completions: vec![completion.clone()],
+            };
+            let batch = PackedBatch::new(&[alone]).unwrap();
+            single.extend(case.policy().logprobs_and_entropies(&batch).unwrap().0);
+        }
+    }
+    assert_eq!(
+        packed, single,
+        "bits differ between packed and one at a time"
+    );
+}
+
+#[test]
+fn fault_21_merged_and_unmerged_adapters_agree_at_scale_1_5() {
+    for name in MODELS {
+        let case = case(name);
+        let policy = case.policy();
+        assert_eq!(policy.adapter().unwrap().settings.scale(), 1.5);
+        let batch = PackedBatch::new(&case.groups).unwrap();
+        let merged = case.base.merged(policy.adapter().unwrap()).unwrap();
+        let (logprobs, _) = logprobs_and_entropies(&merged, None, &batch).unwrap();
+        close_lists(&logprobs, &case.golden.policy_logprobs, name);
+    }
+}
+
+fn grpo(golden: &Golden) -> impl Fn(&[Vec<f32>]) -> Result<(f64, TokenScalars), TrainError> + '_ {
+    move |logprobs| {
+        let traces = logprobs.len() as f64;
+        let mut loss = 0.0;
+        let mut grads = Vec::new();
+        for ((row, old), extra) in logprobs.iter().zip(&golden.old_logprobs).zip(&golden.extra) {
+            let weight = 1.0 / (traces * row.len() as f64);
+            let token = |((&new, &old), &advantage): ((&f32, &f32), &f32)| {
+                let (ratio, advantage) = (f64::from(new - old).exp(), f64::from(advantage));
+                let clipped = ratio.clamp(0.8, 1.2) * advantage;
+                loss -= weight * (ratio * advantage).min(clipped);
+                let flows = ratio * advantage <= clipped;
+                if flows {
+                    (-weight * ratio * advantage) as f32
+                } else {
+                    0.0
+                }
+            };
+            grads.push(
+                row.iter()
+                    .zip(old)
+                    .zip(&extra.advantages)
+                    .map(token)
+                    .collect(),
+            );
+        }
+        Ok((loss, grads))
+    }
+}

@@ -1,0 +1,59 @@
+//! Samples are those of each prompt alone, however many prompts are read and decoded together.
+
+use assay_critic::player::Player;
+use assay_critic::policy_model::Trainable;
+use assay_lm::draw::SamplingSettings;
+use assay_lm::sampling::{Completion, SampleRequest, SamplingLimits, sample};
+use assay_tasks::random::Stream;
+
+use super::*;
+
+/// More rows of prompts than are read at one time on the CPU.
+const PROMPTS: u64 = 12;
+
+#[test]
+fn many_prompts_give_the_samples_of_each_alone() {
+    let model = model();
+    let adapter = Adapter::new(model.transformer.config(), &LoraSettings::with_rank(4), 7).unwrap();
+    let policy = PolicyModel {
+        transformer: model.transformer.clone(),
+        trainable: Trainable::Adapter(adapter.to_device(&place().device).unwrap()),
+    };
+    for (_, var) in policy.parameters() {
+        let wave = var.as_tensor().flatten_all().unwrap().ones_like().unwrap();
+        let wave = (wave.cumsum(0).unwrap().sin().unwrap() * 0.3).unwrap();
+        var.set(&wave.reshape(var.as_tensor().shape()).unwrap())
+            .unwrap();
+    }
+    let vocabulary = model.transformer.config().vocab_size as u64;
+    let request = |prompt: u64| SampleRequest {
+        prompt: (0..60 + prompt)
+            .map(|i| ((i * 7 + prompt * 3) % (vocabulary - 1) + 1) as u32)
+            .collect(),
+        streams: (0..2).map(|i| Stream::new(11, &[prompt, i])).collect(),
+        max_new_tokens: None,
+    };
+    let limits = SamplingLimits {
+        max_new_tokens: 9,
+        stop_tokens: Vec::new(),
+        max_sequences: 24,
+    };
+    let draw = SamplingSettings::default();
+    let drawn = |requests: &[SampleRequest]| -> Vec<Vec<Completion>> {
+        let adapter = policy.adapter();
+        sample(
+            &policy.transformer,
+            adapter,
+            requests,
+            (&draw, &limits),
+            |_| (),
+        )
+        .unwrap()
+    };
+    let all: Vec<SampleRequest> = (0..PROMPTS).map(request).collect();
+    assert!(all.iter().map(|r| r.prompt.len()).sum::<usize>() > 512);
+    let together = drawn(&all);
+    for (request, together) in all.into_iter().zip(together) {
+        assert_eq!(drawn(&[request])[0], together);
+    }
+}
