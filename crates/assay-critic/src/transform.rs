@@ -12,18 +12,20 @@ use crate::CriticError;
 pub struct RewardTransform {
     /// Divides the logit; above 0.
     pub temperature: f64,
-    /// Least reward; `-inf` for none.
-    pub lower: f64,
-    /// Largest reward; `inf` for none.
-    pub upper: f64,
+    /// Least reward, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lower: Option<f64>,
+    /// Largest reward, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upper: Option<f64>,
 }
 
 impl Default for RewardTransform {
     fn default() -> Self {
         Self {
             temperature: 1.0,
-            lower: f64::NEG_INFINITY,
-            upper: f64::INFINITY,
+            lower: None,
+            upper: None,
         }
     }
 }
@@ -32,8 +34,8 @@ impl RewardTransform {
     /// The reward of a logit.
     pub fn reward(&self, logit: f32) -> f32 {
         (f64::from(logit) / self.temperature)
-            .max(self.lower)
-            .min(self.upper) as f32
+            .max(self.lower.unwrap_or(f64::NEG_INFINITY))
+            .min(self.upper.unwrap_or(f64::INFINITY)) as f32
     }
 
     /// The rewards of a trace's logits, one a token.
@@ -50,11 +52,10 @@ impl RewardTransform {
             let reason = format!("must be above 0, not {}", self.temperature);
             return Err(CriticError::setting(format!("{key}.temperature"), reason));
         }
-        if self.lower.is_nan() || self.upper.is_nan() || self.lower >= self.upper {
-            let reason = format!(
-                "must lie below upper: {} is not below {}",
-                self.lower, self.upper
-            );
+        let lower = self.lower.unwrap_or(f64::NEG_INFINITY);
+        let upper = self.upper.unwrap_or(f64::INFINITY);
+        if lower.is_nan() || upper.is_nan() || lower >= upper {
+            let reason = format!("must lie below upper: {lower} is not below {upper}");
             return Err(CriticError::setting(format!("{key}.lower"), reason));
         }
         Ok(())
@@ -69,8 +70,8 @@ mod tests {
     fn divides_then_clamps() {
         let transform = RewardTransform {
             temperature: 2.0,
-            lower: -1.0,
-            upper: 3.0,
+            lower: Some(-1.0),
+            upper: Some(3.0),
         };
         assert_eq!(
             transform.rewards(&[-4.0, 1.0, 5.0, 8.0]),
@@ -85,8 +86,8 @@ mod tests {
     #[test]
     fn an_empty_interval_is_refused() {
         let crossed = RewardTransform {
-            lower: 1.0,
-            upper: 0.0,
+            lower: Some(1.0),
+            upper: Some(0.0),
             ..RewardTransform::default()
         };
         assert!(

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 
-/// Settings of one player's optimiser: AdamW with decoupled weight decay.
+/// One player's optimiser: AdamW with decoupled weight decay.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimiserSettings {
@@ -25,6 +25,127 @@ pub struct OptimiserSettings {
     pub decay: LrDecay,
     /// Share of all updates that warm up, in [0, 1].
     pub warmup_share: f64,
+}
+
+/// The optimisers of a run: values that all players share, and a table per player.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimiserTable {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Decoupled weight decay, times the learning rate an update.
+    pub weight_decay: f64,
+    /// Largest global gradient norm; `inf` for none.
+    pub clip_norm: f64,
+    /// Shape of the learning rate after the warm-up.
+    pub decay: LrDecay,
+    /// Share of all updates that warm up, in [0, 1].
+    pub warmup_share: f64,
+    /// The policy while it is fine-tuned on demonstrations.
+    pub sft: PlayerOptimiser,
+    /// The discriminator.
+    pub reward: PlayerOptimiser,
+    /// The policy in the game.
+    pub policy: PlayerOptimiser,
+}
+
+/// One player's learning rate, and values of its own in place of the shared ones.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PlayerOptimiser {
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Its own [`OptimiserTable::beta2`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beta2: Option<f64>,
+    /// Its own [`OptimiserTable::weight_decay`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_decay: Option<f64>,
+    /// Its own [`OptimiserTable::decay`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decay: Option<LrDecay>,
+    /// Its own [`OptimiserTable::warmup_share`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_share: Option<f64>,
+}
+
+impl PlayerOptimiser {
+    /// A player that differs from the others by its learning rate alone.
+    pub fn with_rate(learning_rate: f64) -> Self {
+        Self {
+            learning_rate,
+            ..Self::default()
+        }
+    }
+}
+
+impl Default for OptimiserTable {
+    fn default() -> Self {
+        let shared = OptimiserSettings::default();
+        Self {
+            beta1: shared.beta1,
+            beta2: shared.beta2,
+            weight_decay: shared.weight_decay,
+            clip_norm: shared.clip_norm,
+            decay: shared.decay,
+            warmup_share: shared.warmup_share,
+            sft: PlayerOptimiser::with_rate(1e-4),
+            reward: PlayerOptimiser::with_rate(2e-4),
+            policy: PlayerOptimiser::with_rate(1e-5),
+        }
+    }
+}
+
+impl OptimiserTable {
+    /// The policy's optimiser while it is fine-tuned.
+    pub fn sft(&self) -> OptimiserSettings {
+        self.of(&self.sft)
+    }
+
+    /// The discriminator's optimiser.
+    pub fn reward(&self) -> OptimiserSettings {
+        self.of(&self.reward)
+    }
+
+    /// The policy's optimiser in the game.
+    pub fn policy(&self) -> OptimiserSettings {
+        self.of(&self.policy)
+    }
+
+    fn of(&self, player: &PlayerOptimiser) -> OptimiserSettings {
+        OptimiserSettings {
+            learning_rate: player.learning_rate,
+            beta1: self.beta1,
+            beta2: player.beta2.unwrap_or(self.beta2),
+            weight_decay: player.weight_decay.unwrap_or(self.weight_decay),
+            clip_norm: self.clip_norm,
+            decay: player.decay.unwrap_or(self.decay),
+            warmup_share: player.warmup_share.unwrap_or(self.warmup_share),
+            ..OptimiserSettings::default()
+        }
+    }
+
+    /// Refuses values without meaning; `key` is the dotted path of this table.
+    ///
+    /// # Errors
+    /// [`TrainError::InvalidSetting`] names the key.
+    pub fn validate(&self, key: &str) -> Result<(), TrainError> {
+        let shared = OptimiserSettings {
+            learning_rate: 0.0,
+            ..self.of(&PlayerOptimiser::default())
+        };
+        shared.validate(key)?;
+        for (name, player) in [
+            ("sft", &self.sft),
+            ("reward", &self.reward),
+            ("policy", &self.policy),
+        ] {
+            self.of(player).validate(&format!("{key}.{name}"))?;
+        }
+        Ok(())
+    }
 }
 
 impl Default for OptimiserSettings {

@@ -195,7 +195,7 @@ impl<'i> Run<'i> {
             draw: DrawSettings {
                 temperature: sampling.temperature,
                 top_p: sampling.top_p,
-                top_k: sampling.top_k,
+                top_k: 0,
             },
             limits: SamplingLimits {
                 max_new_tokens: sampling.max_completion_tokens,
@@ -315,6 +315,7 @@ impl<'i> Run<'i> {
         let sft = &self.settings.sft;
         let groups = self.picked(iteration, sft.demonstrations_per_update);
         let execution = self.execution();
+        let optimiser = self.settings.optimiser.sft();
         let Players {
             policy,
             policy_optimiser,
@@ -329,8 +330,8 @@ impl<'i> Run<'i> {
             },
             execution,
             reach: Reach::Completion,
-            optimiser: &sft.optimiser,
-            schedule: &sft.optimiser.schedule(self.sft_iterations),
+            optimiser: &optimiser,
+            schedule: &optimiser.schedule(self.sft_iterations),
         };
         let updated = update.apply(policy_optimiser, |logprobs, _| {
             let output = token_mean_nll(logprobs);
@@ -446,10 +447,12 @@ impl<'i> Run<'i> {
             return Ok(None);
         };
         let total = reward.schedule.total_updates(self.settings.run.iterations);
+        let optimiser = self.settings.optimiser.reward();
         let plan = DiscriminatorPlan {
             settings: reward,
             encoder: &self.encoder,
-            schedule: &reward.optimiser.schedule(total),
+            optimiser: &optimiser,
+            schedule: &optimiser.schedule(total),
             execution,
             iteration: game,
             seed: self.settings.seed,
@@ -486,9 +489,11 @@ impl<'i> Run<'i> {
         }
         let iterations = self.settings.run.iterations.saturating_sub(warmup);
         let updates = iterations * settings.updates_per_iteration;
+        let optimiser = self.settings.optimiser.policy();
         let plan = PolicyPlan {
             settings: &settings,
-            schedule: &settings.optimiser.schedule(updates),
+            optimiser: &optimiser,
+            schedule: &optimiser.schedule(updates),
             execution: self.execution(),
         };
         let Players {
@@ -549,9 +554,7 @@ impl<'i> Run<'i> {
         let every = run.checkpoint_every;
         let regular = every > 0 && (metrics.iteration + 1).is_multiple_of(every);
         let before = *best;
-        if run.keep_best {
-            *best = Best::after(before, metrics);
-        }
+        *best = Best::after(before, metrics);
         regular || *best != before
     }
 

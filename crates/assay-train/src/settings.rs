@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use assay_critic::HeadSettings;
 use assay_critic::granularity::Granularity;
 use assay_critic::transform::RewardTransform;
-use assay_lm::adapter::LoraSettings;
+use assay_lm::adapter::{LoraSettings, Projection};
 use assay_lm::{PlacementSettings, Storage};
 use assay_tasks::datasets::DatasetSettings;
 use assay_tasks::perturbations::{Perturbation, Registry};
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use engine::{EngineSettings, Handover, PromptForm};
 
-use crate::optimiser::OptimiserSettings;
+use crate::optimiser::OptimiserTable;
 use crate::policy::advantage::AdvantageSettings;
 use crate::policy::objective::ObjectiveSettings;
 use crate::reward::loss::DiscriminatorLossSettings;
@@ -36,8 +36,8 @@ pub struct Settings {
     pub seed: u64,
     /// The policy's base model.
     pub model: ModelSettings,
-    /// The discriminator's base model; an empty path shares the policy's base in memory.
-    pub reward_model: ModelSettings,
+    /// The discriminator's base model.
+    pub reward_model: RewardModelSettings,
     /// Where both players compute.
     pub compute: PlacementSettings,
     /// Low-rank adapters of both players.
@@ -48,6 +48,8 @@ pub struct Settings {
     pub prompt: PromptSettings,
     /// How completions are drawn.
     pub sampling: SamplingSettings,
+    /// The optimisers of all players.
+    pub optimiser: OptimiserTable,
     /// Supervised fine-tuning on the demonstrations.
     pub sft: SftSettings,
     /// The discriminator.
@@ -63,12 +65,13 @@ impl Default for Settings {
         Self {
             seed: 42,
             model: ModelSettings::default(),
-            reward_model: ModelSettings::default(),
+            reward_model: RewardModelSettings::default(),
             compute: PlacementSettings::default(),
             lora: LoraPlayers::default(),
             data: DataSettings::default(),
             prompt: PromptSettings::default(),
             sampling: SamplingSettings::default(),
+            optimiser: OptimiserTable::default(),
             sft: SftSettings::default(),
             reward: RewardSettings::default(),
             policy: PolicySettings::default(),
@@ -92,10 +95,18 @@ impl Settings {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelSettings {
-    /// A Hugging Face directory or a .gguf file.
+    /// A Hugging Face directory, a .gguf file, or a hub name.
     pub path: PathBuf,
-    /// How quantised matrices of a .gguf file are kept: less memory or more speed, the same numbers.
+    /// How quantised matrices of .gguf files are kept, the discriminator's too: less memory or more speed, the same numbers.
     pub storage: Storage,
+}
+
+/// The discriminator's base model.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RewardModelSettings {
+    /// As [`ModelSettings::path`]; an empty path shares the policy's base in memory.
+    pub path: PathBuf,
 }
 
 /// The adapters of both players.
@@ -103,16 +114,57 @@ pub struct ModelSettings {
 #[serde(deny_unknown_fields, default)]
 pub struct LoraPlayers {
     /// The policy's adapter; unread when the policy is trained whole.
-    pub policy: LoraSettings,
+    pub policy: PlayerLora,
     /// The discriminator's adapter.
-    pub reward: LoraSettings,
+    pub reward: PlayerLora,
+    /// Projections that get a pair in both, by PEFT's names.
+    pub targets: Vec<Projection>,
+}
+
+/// One player's adapter.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlayerLora {
+    /// Rank r of A and B.
+    pub rank: usize,
+    /// Numerator of the scale alpha / rank; twice the rank where it is not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alpha: Option<f64>,
+}
+
+impl PlayerLora {
+    /// Scale 2.
+    pub fn with_rank(rank: usize) -> Self {
+        Self { rank, alpha: None }
+    }
+}
+
+impl LoraPlayers {
+    /// The policy's adapter.
+    pub fn policy(&self) -> LoraSettings {
+        self.of(&self.policy)
+    }
+
+    /// The discriminator's adapter.
+    pub fn reward(&self) -> LoraSettings {
+        self.of(&self.reward)
+    }
+
+    fn of(&self, player: &PlayerLora) -> LoraSettings {
+        LoraSettings {
+            rank: player.rank,
+            alpha: player.alpha.unwrap_or(2.0 * player.rank as f64),
+            targets: self.targets.clone(),
+        }
+    }
 }
 
 impl Default for LoraPlayers {
     fn default() -> Self {
         Self {
-            policy: LoraSettings::with_rank(128),
-            reward: LoraSettings::with_rank(32),
+            policy: PlayerLora::with_rank(128),
+            reward: PlayerLora::with_rank(32),
+            targets: Projection::ALL.to_vec(),
         }
     }
 }
@@ -141,8 +193,6 @@ pub struct SamplingSettings {
     pub temperature: f64,
     /// Mass of the likeliest tokens kept; 1 keeps all.
     pub top_p: f64,
-    /// Number of likeliest tokens kept; 0 keeps all.
-    pub top_k: usize,
     /// Most prompt tokens; a longer prompt keeps its end.
     pub max_prompt_tokens: usize,
     /// Most completion tokens, end-of-turn token included.
@@ -159,7 +209,6 @@ impl Default for SamplingSettings {
             samples: 16,
             temperature: 1.0,
             top_p: 1.0,
-            top_k: 0,
             max_prompt_tokens: 300,
             max_completion_tokens: 824,
             max_sequences: 128,
@@ -174,22 +223,15 @@ impl Default for SamplingSettings {
 pub struct SftSettings {
     /// Passes over the demonstrations.
     pub epochs: usize,
-    /// Demonstrations an optimiser step.
+    /// Demonstrations per update.
     pub demonstrations_per_update: usize,
-    /// The policy's optimiser while it is fine-tuned.
-    pub optimiser: OptimiserSettings,
 }
 
 impl Default for SftSettings {
     fn default() -> Self {
-        let optimiser = OptimiserSettings {
-            learning_rate: 1e-4,
-            ..OptimiserSettings::default()
-        };
         Self {
             epochs: 2,
             demonstrations_per_update: 16,
-            optimiser,
         }
     }
 }
@@ -212,8 +254,6 @@ pub struct RewardSettings {
     pub perturbations: PerturbationSettings,
     /// When it is trained.
     pub schedule: DiscriminatorSchedule,
-    /// Its optimiser.
-    pub optimiser: OptimiserSettings,
     /// The head's weight and bias learn at this factor times the learning rate; above 0.
     pub head_learning_rate_factor: f64,
     /// Whether samples that a verifier found right become positives: a use of the verifier, marked as such in the run.
@@ -230,10 +270,6 @@ impl Default for RewardSettings {
             loss: DiscriminatorLossSettings::default(),
             perturbations: PerturbationSettings::default(),
             schedule: DiscriminatorSchedule::default(),
-            optimiser: OptimiserSettings {
-                learning_rate: 2e-4,
-                ..OptimiserSettings::default()
-            },
             head_learning_rate_factor: 1.0,
             label_switch: false,
         }
@@ -264,18 +300,22 @@ pub struct PerturbationSettings {
     pub kinds: Vec<Perturbation>,
     /// Kinds kept for measuring localisation on errors never trained on.
     pub held_out: Vec<Perturbation>,
-    /// Characters that perturbed text may use, for models of a small vocabulary; empty for all.
-    pub alphabet: String,
+    /// Characters that perturbed text may use, for models of a small vocabulary; all where it is not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alphabet: Option<String>,
 }
 
 impl PerturbationSettings {
     /// The kinds of training, within the alphabet.
     pub fn registry(&self) -> Registry {
-        let registry = Registry::of(&self.kinds);
-        if self.alphabet.is_empty() {
-            registry
-        } else {
-            registry.within(&self.alphabet)
+        self.within_alphabet(Registry::of(&self.kinds))
+    }
+
+    /// A registry that writes no other characters than the alphabet's.
+    pub fn within_alphabet(&self, registry: Registry) -> Registry {
+        match &self.alphabet {
+            Some(alphabet) => registry.within(alphabet),
+            None => registry,
         }
     }
 }
@@ -298,7 +338,7 @@ impl Default for PerturbationSettings {
                 SwapSteps,
             ],
             held_out: vec![CarryError, WrongUnitScale, OffByOne],
-            alphabet: String::new(),
+            alphabet: None,
         }
     }
 }
@@ -317,8 +357,6 @@ pub struct PolicySettings {
     pub objective: ObjectiveSettings,
     /// Optimiser steps on the same samples in an iteration; the importance ratio is 1 in the first.
     pub updates_per_iteration: usize,
-    /// Its optimiser.
-    pub optimiser: OptimiserSettings,
 }
 
 impl Default for PolicySettings {
@@ -329,7 +367,6 @@ impl Default for PolicySettings {
             advantage: AdvantageSettings::default(),
             objective: ObjectiveSettings::default(),
             updates_per_iteration: 1,
-            optimiser: OptimiserSettings::default(),
         }
     }
 }
@@ -376,10 +413,8 @@ pub struct RunSettings {
     pub activation_mib: u64,
     /// Saves every n-th iteration and the last; 0 saves the last only.
     pub checkpoint_every: usize,
-    /// Newest checkpoints kept; 0 keeps all.
+    /// Newest checkpoints kept, beside the one with the highest validation accuracy; 0 keeps all.
     pub keep_last: usize,
-    /// Saves an iteration whose validation accuracy is the highest so far, and keeps it beside the newest.
-    pub keep_best: bool,
     /// Measures on validation problems every n-th iteration and after the last; 0 never.
     pub eval_every: usize,
     /// Problems a measurement.
@@ -416,7 +451,6 @@ impl Default for RunSettings {
             activation_mib: 2048,
             checkpoint_every: 50,
             keep_last: 3,
-            keep_best: true,
             eval_every: 50,
             eval_problems: 100,
             eval_samples: 4,

@@ -23,6 +23,9 @@ use serde::{Deserialize, Serialize};
 use crate::TrainError;
 use crate::trace::TraceRole;
 
+/// Added to a standard deviation that divides.
+const EPSILON: f64 = 1e-4;
+
 /// How token rewards become advantages; see the table of this module.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
@@ -113,8 +116,6 @@ pub struct AdvantageSettings {
     pub centre: bool,
     /// What the difference is divided by.
     pub scale: StdScale,
-    /// Added to the standard deviation.
-    pub epsilon: f64,
     /// Share lambda of the verifier's outcome: A = (1 - lambda) A_reward + lambda A_outcome, A_outcome being `sparse`
     /// on outcomes 0 and 1. 1 is GRPO with a verifier; anything above 0 is not demonstrations-only.
     pub outcome_weight: f64,
@@ -128,7 +129,6 @@ impl Default for AdvantageSettings {
             estimator: AdvantageKind::Average,
             centre: true,
             scale: StdScale::Unbiased,
-            epsilon: 1e-4,
             outcome_weight: 0.0,
             expert_in_group: ExpertInGroup::Off,
         }
@@ -264,10 +264,6 @@ impl AdvantageSettings {
                 ));
             }
             _ => {}
-        }
-        if !(self.epsilon.is_finite() && self.epsilon > 0.0) {
-            let reason = format!("must be above 0, not {}", self.epsilon);
-            return Err(TrainError::setting(format!("{key}.epsilon"), reason));
         }
         if !(0.0..=1.0).contains(&self.outcome_weight) {
             let reason = format!("must lie in [0, 1], not {}", self.outcome_weight);
@@ -470,7 +466,7 @@ fn moments(scores: &[f64], multiplicities: &[f64], settings: &AdvantageSettings)
         divisor: if settings.scale == StdScale::None {
             1.0
         } else {
-            std + settings.epsilon
+            std + EPSILON
         },
         std,
         constant: members().all(|(&score, _)| Some(score) == first),

@@ -75,7 +75,8 @@ pub struct ObjectiveSettings {
     /// Upper clip distance; 0.28 is clip-higher.
     pub clip_high: f64,
     /// Largest ratio even where clipping does not act (negative advantages); `inf` for none.
-    pub delta: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delta: Option<f64>,
     /// Weight beta of the KL term against the reference policy; 0 is off.
     pub kl_weight: f64,
     /// How token losses become one number.
@@ -91,7 +92,7 @@ impl Default for ObjectiveSettings {
         Self {
             clip_low: 0.2,
             clip_high: 0.2,
-            delta: f64::INFINITY,
+            delta: None,
             kl_weight: 0.0,
             reduction: Reduction::Grpo,
             mask_truncated: false,
@@ -218,6 +219,11 @@ pub fn objective_of_part(
 }
 
 impl ObjectiveSettings {
+    /// delta, or infinity where it is not set.
+    fn largest_ratio(&self) -> f64 {
+        self.delta.unwrap_or(f64::INFINITY)
+    }
+
     /// Refuses values without meaning; `key` is the dotted path of this table.
     ///
     /// # Errors
@@ -234,7 +240,7 @@ impl ObjectiveSettings {
                 self.clip_high,
                 self.clip_high.is_finite() && self.clip_high >= 0.0,
             ),
-            ("delta", self.delta, self.delta > 1.0 + self.clip_high),
+            ("delta", self.largest_ratio(), self.largest_ratio() > 1.0 + self.clip_high),
             (
                 "kl_weight",
                 self.kl_weight,
@@ -319,8 +325,9 @@ impl TokenTerm {
 /// minimum has it.
 fn surrogate(ratio: f64, advantage: f64, settings: &ObjectiveSettings) -> (f64, f64) {
     let (low, high) = (1.0 - settings.clip_low, 1.0 + settings.clip_high);
-    let free = ratio.min(settings.delta) * advantage;
-    let free_slope = if ratio <= settings.delta {
+    let largest = settings.largest_ratio();
+    let free = ratio.min(largest) * advantage;
+    let free_slope = if ratio <= largest {
         ratio * advantage
     } else {
         0.0

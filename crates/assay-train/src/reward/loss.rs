@@ -10,7 +10,6 @@
 //! | `relativistic` | mean over pairs of one prompt of softplus(-scale (S_expert - S_negative)) | [`RelativisticSettings`] |
 //! | `contrast` | the same on z at the first corrupted token of demonstration and perturbation | [`ContrastSettings`] |
 //! | `wgan` | mean_neg z - mean_pos z | [`WganSettings`] |
-//! | `retention` | 1/2 mean z^2 over labelled positions | [`DiscriminatorLossSettings::retention`] |
 //!
 //! Left out: which tokens carry a label ([`assay_critic::granularity`]) and how often this runs ([`super::schedule`]).
 
@@ -57,9 +56,6 @@ pub struct DiscriminatorLossSettings {
     pub contrast: ContrastSettings,
     /// Wasserstein critic.
     pub wgan: WganSettings,
-    /// Weight of 1/2 mean z^2 over labelled positions: keeps an implicit head near its reference (z = 0 where both
-    /// models agree) and any head's logits small; 0 is off.
-    pub retention: f64,
     /// What tokens before the corruption of a perturbed demonstration are.
     pub prefix_labels: PrefixLabels,
     /// What tokens after the corrupted span of a perturbed demonstration are.
@@ -74,10 +70,8 @@ pub struct DiscriminatorLossSettings {
 pub struct BceSettings {
     /// Factor of the term; 0 is off.
     pub weight: f64,
-    /// Label smoothing eps in [0, 1/2); 0 is hard labels.
+    /// Label smoothing eps in [0, 1/2): positives 1 - eps, negatives eps. The paper's first version halves its eps.
     pub smoothing: f64,
-    /// How eps moves the labels.
-    pub smoothing_style: SmoothingStyle,
     /// What a class mean is taken over.
     pub reduction: BceReduction,
 }
@@ -87,21 +81,9 @@ impl Default for BceSettings {
         Self {
             weight: 1.0,
             smoothing: 0.0,
-            smoothing_style: SmoothingStyle::V2,
             reduction: BceReduction::Global,
         }
     }
-}
-
-/// How label smoothing eps moves the labels.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SmoothingStyle {
-    /// Positives 1 - eps/2, negatives eps/2 (the paper's first version).
-    V1,
-    /// Positives 1 - eps, negatives eps (its second version).
-    #[default]
-    V2,
 }
 
 /// What a class mean of the cross-entropy is taken over.
@@ -256,19 +238,16 @@ pub struct LossTerms {
     pub contrast: f64,
     /// Wasserstein difference.
     pub wgan: f64,
-    /// Half the mean squared logit.
-    pub retention: f64,
 }
 
 impl LossTerms {
     /// Names and values.
-    pub fn named(&self) -> [(&'static str, f64); 5] {
+    pub fn named(&self) -> [(&'static str, f64); 4] {
         [
             ("bce", self.bce),
             ("relativistic", self.relativistic),
             ("contrast", self.contrast),
             ("wgan", self.wgan),
-            ("retention", self.retention),
         ]
     }
 }
@@ -297,9 +276,6 @@ pub fn discriminator_loss(
     if settings.wgan.weight != 0.0 {
         terms.wgan = pointwise::wgan(traces, &labels, settings.wgan.weight, &mut grads);
     }
-    if settings.retention != 0.0 {
-        terms.retention = pointwise::retention(traces, &labels, settings.retention, &mut grads);
-    }
     if settings.relativistic.weight != 0.0 {
         terms.relativistic = pairwise::relativistic(traces, settings, &mut grads);
     }
@@ -308,7 +284,6 @@ pub fn discriminator_loss(
     }
     let loss = settings.bce.weight * terms.bce
         + settings.wgan.weight * terms.wgan
-        + settings.retention * terms.retention
         + settings.relativistic.weight * terms.relativistic
         + settings.contrast.weight * terms.contrast;
     let grads = grads
@@ -334,7 +309,6 @@ impl DiscriminatorLossSettings {
             ("relativistic.weight", self.relativistic.weight),
             ("contrast.weight", self.contrast.weight),
             ("wgan.weight", self.wgan.weight),
-            ("retention", self.retention),
         ];
         for (name, weight) in weights {
             if !(weight.is_finite() && weight >= 0.0) {
@@ -342,7 +316,7 @@ impl DiscriminatorLossSettings {
                 return Err(TrainError::setting(format!("{key}.{name}"), reason));
             }
         }
-        if weights[..4].iter().all(|&(_, weight)| weight == 0.0) {
+        if weights.iter().all(|&(_, weight)| weight == 0.0) {
             let reason = "bce, relativistic, contrast and wgan are all off: nothing is learned";
             return Err(TrainError::setting(key, reason));
         }

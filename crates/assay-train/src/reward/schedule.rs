@@ -233,9 +233,7 @@ impl StyleAdvantage {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReplaySettings {
-    /// Whether past samples come back at all.
-    pub enabled: bool,
-    /// Share of an update's policy samples that come from the buffer, in [0, 1].
+    /// Share of an update's policy samples that come from the buffer, in [0, 1]; 0 keeps no past samples.
     pub share: f64,
     /// Most samples kept; the oldest leave first.
     pub capacity: usize,
@@ -244,8 +242,7 @@ pub struct ReplaySettings {
 impl Default for ReplaySettings {
     fn default() -> Self {
         Self {
-            enabled: false,
-            share: 0.5,
+            share: 0.0,
             capacity: 1024,
         }
     }
@@ -257,7 +254,7 @@ impl ReplaySettings {
             let reason = format!("must lie in [0, 1], not {}", self.share);
             return Err(TrainError::setting(format!("{key}.share"), reason));
         }
-        if self.enabled && self.capacity == 0 {
+        if self.share > 0.0 && self.capacity == 0 {
             return Err(TrainError::setting(
                 format!("{key}.capacity"),
                 "must be at least 1, not 0",
@@ -277,7 +274,7 @@ pub struct ReplayBuffer<T> {
 impl<T> ReplayBuffer<T> {
     /// An empty buffer; without replay it keeps nothing.
     pub fn new(settings: &ReplaySettings) -> Self {
-        let capacity = if settings.enabled {
+        let capacity = if settings.share > 0.0 {
             settings.capacity
         } else {
             0
@@ -425,7 +422,6 @@ mod tests {
     #[test]
     fn replay_keeps_the_newest_and_draws_without_repetition() {
         let settings = ReplaySettings {
-            enabled: true,
             share: 0.5,
             capacity: 5,
         };

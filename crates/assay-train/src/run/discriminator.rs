@@ -16,7 +16,7 @@ use crate::TrainError;
 use crate::adam::AdamW;
 use crate::execution::Execution;
 use crate::failed_update::FailedPart;
-use crate::optimiser::LrSchedule;
+use crate::optimiser::{LrSchedule, OptimiserSettings};
 use crate::reward::loss::{LabelledTrace, LossOutput, discriminator_loss};
 use crate::reward::schedule::{ReplayBuffer, StyleAdvantage};
 use crate::settings::RewardSettings;
@@ -46,6 +46,8 @@ pub struct DiscriminatorPlan<'p> {
     pub settings: &'p RewardSettings,
     /// Encodes perturbed demonstrations.
     pub encoder: &'p Encoder<'p>,
+    /// The discriminator's optimiser.
+    pub optimiser: &'p OptimiserSettings,
     /// The learning rate by update.
     pub schedule: &'p LrSchedule,
     /// How passes are executed.
@@ -129,7 +131,7 @@ impl Discriminator {
             },
             execution: plan.execution,
             reach: Reach::Group,
-            optimiser: &settings.optimiser,
+            optimiser: plan.optimiser,
             schedule: plan.schedule,
         };
         let updated = update.apply(&mut self.optimiser, |logits, _| {

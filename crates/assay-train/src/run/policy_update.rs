@@ -10,7 +10,7 @@ use crate::TrainError;
 use crate::adam::AdamW;
 use crate::execution::{Execution, in_micro_batches, infer_all};
 use crate::failed_update::FailedPart;
-use crate::optimiser::LrSchedule;
+use crate::optimiser::{LrSchedule, OptimiserSettings};
 use crate::policy::advantage::{
     AdvantageOutput, AdvantageSettings, AdvantageStatistics, ExpertInGroup, RewardedTrace,
     TraceAdvantage, advantages,
@@ -25,6 +25,8 @@ use crate::update::Reach;
 pub struct PolicyPlan<'p> {
     /// The policy's settings.
     pub settings: &'p PolicySettings,
+    /// The policy's optimiser.
+    pub optimiser: &'p OptimiserSettings,
     /// The learning rate by update.
     pub schedule: &'p LrSchedule,
     /// How passes are executed.
@@ -148,7 +150,7 @@ pub fn update_policy(
             },
             execution: plan.execution,
             reach: Reach::Completion,
-            optimiser: &settings.optimiser,
+            optimiser: plan.optimiser,
             schedule: plan.schedule,
         };
         let updated = update.apply(adamw, |logprobs, part| {

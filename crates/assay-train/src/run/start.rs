@@ -68,7 +68,7 @@ pub(super) fn start_policy(inputs: &TrainInputs<'_>) -> Result<PolicyModel, Trai
         PolicyStart::Adapter { path } => peft::load(path, base.config())?.adapter,
         PolicyStart::Base | PolicyStart::Sft => Adapter::new(
             base.config(),
-            &settings.lora.policy,
+            &settings.lora.policy(),
             settings.seed ^ POLICY_ADAPTER,
         )?,
     };
@@ -86,7 +86,7 @@ pub(super) fn start_discriminator(inputs: &TrainInputs<'_>) -> Result<Discrimina
         RewardStart::Adapter { path } => RewardModel::load(path, backbone)?,
         RewardStart::Fresh => {
             let seed = settings.seed ^ REWARD_ADAPTER;
-            let adapter = Adapter::new(backbone.config(), &settings.lora.reward, seed)?;
+            let adapter = Adapter::new(backbone.config(), &settings.lora.reward(), seed)?;
             RewardModel::new(backbone, adapter, settings.reward.head)?
         }
     };

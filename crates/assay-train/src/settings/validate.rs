@@ -17,8 +17,8 @@ impl Settings {
                 format!("must be at most 2^63 - 1, not {}", self.seed),
             ));
         }
-        lora("lora.policy", &self.lora.policy)?;
-        lora("lora.reward", &self.lora.reward)?;
+        lora("lora.policy", &self.lora.policy())?;
+        lora("lora.reward", &self.lora.reward())?;
         self.validate_counts()?;
         self.validate_sampling()?;
         self.validate_reward()?;
@@ -26,8 +26,7 @@ impl Settings {
             .advantage
             .validate("policy.advantage", self.sampling.samples)?;
         self.policy.objective.validate("policy.objective")?;
-        self.policy.optimiser.validate("policy.optimiser")?;
-        self.sft.optimiser.validate("sft.optimiser")
+        self.optimiser.validate("optimiser")
     }
 
     fn validate_counts(&self) -> Result<(), TrainError> {
@@ -124,8 +123,7 @@ impl Settings {
         reward.granularity.validate("reward.granularity")?;
         reward.transform.validate("reward.transform")?;
         reward.loss.validate("reward.loss")?;
-        reward.schedule.validate("reward.schedule")?;
-        reward.optimiser.validate("reward.optimiser")
+        reward.schedule.validate("reward.schedule")
     }
 }
 
@@ -143,7 +141,7 @@ fn lora(key: &str, settings: &LoraSettings) -> Result<(), TrainError> {
     let twice = |p: &&Projection| settings.targets.iter().filter(|q| q == p).count() > 1;
     if settings.targets.is_empty() || settings.targets.iter().any(|p| twice(&p)) {
         let reason = "must name at least one projection, and each once".to_owned();
-        return Err(TrainError::setting(format!("{key}.targets"), reason));
+        return Err(TrainError::setting("lora.targets", reason));
     }
     Ok(())
 }

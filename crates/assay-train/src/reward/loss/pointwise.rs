@@ -1,7 +1,7 @@
-//! Terms over single token logits: cross-entropy, Wasserstein difference, retention.
+//! Terms over single token logits: cross-entropy, Wasserstein difference.
 
 use super::labels::{Class, Label};
-use super::{BceReduction, BceSettings, LabelledTrace, SmoothingStyle, sigmoid, softplus};
+use super::{BceReduction, BceSettings, LabelledTrace, sigmoid, softplus};
 use crate::masked_mean::masked_mean;
 
 /// 1/2 mean_pos + 1/2 mean_neg of softplus(z) - y z; adds weight * gradient to `grads`.
@@ -11,10 +11,7 @@ pub(super) fn bce(
     settings: &BceSettings,
     grads: &mut [Vec<f64>],
 ) -> f64 {
-    let eps = match settings.smoothing_style {
-        SmoothingStyle::V1 => settings.smoothing / 2.0,
-        SmoothingStyle::V2 => settings.smoothing,
-    };
+    let eps = settings.smoothing;
     let mut loss = 0.0;
     for (class, target) in [(Class::Positive, 1.0 - eps), (Class::Negative, eps)] {
         let own = of_class(labels, class, settings.reduction);
@@ -49,22 +46,6 @@ pub(super) fn wgan(
         loss += sign * mean.mean;
     }
     loss
-}
-
-/// 1/2 mean z^2 over all labels; adds weight * gradient to `grads`.
-pub(super) fn retention(
-    traces: &[LabelledTrace<'_>],
-    labels: &[Label],
-    weight: f64,
-    grads: &mut [Vec<f64>],
-) -> f64 {
-    let square = |label: &Label| 0.5 * logit(traces, label).powi(2);
-    let mean = masked_mean(labels.iter().map(|label| (square(label), label.weight)));
-    for label in labels {
-        grads[label.trace][label.token] +=
-            weight * mean.scale * label.weight * logit(traces, label);
-    }
-    mean.mean
 }
 
 fn logit(traces: &[LabelledTrace<'_>], label: &Label) -> f64 {

@@ -1,7 +1,7 @@
 """Reference numbers of losses, advantages, objectives and optimiser steps from torch autograd.
 
 Run by hand: python tools/golden/irl.py
-Writes crates/assay-irl/tests/golden/{loss,advantage,objective,optimiser}.json. Everything is f64 in torch from numbers
+Writes crates/assay-train/tests/golden/{loss,advantage,objective,optimiser}.json. Everything is f64 in torch from numbers
 rounded to f32, on ragged groups; each case holds its settings as the crate's serde structs read them.
 """
 
@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-OUT = Path(__file__).resolve().parents[2] / "crates/assay-irl/tests/golden"
+OUT = Path(__file__).resolve().parents[2] / "crates/assay-train/tests/golden"
+# Added to a standard deviation, as in assay-train/src/policy/advantage.rs.
+EPSILON = 1e-4
 GENERATOR = torch.Generator().manual_seed(20251001)
 
 
@@ -118,7 +120,7 @@ def pairs(traces):
 
 def loss_terms(traces, z, settings):
     bce = settings["bce"]
-    eps = bce["smoothing"] / (2 if bce["smoothing_style"] == "v1" else 1)
+    eps = bce["smoothing"]
 
     def cross_entropy(logit, label):
         target = torch.tensor(1 - eps if label else eps, dtype=torch.float64)
@@ -128,12 +130,6 @@ def loss_terms(traces, z, settings):
     terms = {"bce": 0.5 * positive + 0.5 * negative}
     positive, negative = class_means(traces, z, settings, lambda logit, _: logit, False)
     terms["wgan"] = negative - positive
-    values, weights = [], []
-    for trace, logits in zip(traces, z):
-        own = [0.5 * logits[t] ** 2 for t in trace["positions"] if class_of(trace, t, settings) is not None]
-        values += own
-        weights += [trace["weight"]] * len(own)
-    terms["retention"] = weighted_mean(values, weights)
     whole, local, whole_weights, local_weights = [], [], [], []
     score = settings["relativistic"]["score"]
     for i, j in pairs(traces):
@@ -157,9 +153,9 @@ def loss_terms(traces, z, settings):
 
 def loss_settings(**changes):
     settings = dict(
-        bce=dict(weight=1.0, smoothing=0.0, smoothing_style="v2", reduction="global"),
+        bce=dict(weight=1.0, smoothing=0.0, reduction="global"),
         relativistic=dict(weight=0.0, scale=1.0, score=dict(kind="mean")), contrast=dict(weight=0.0), wgan=dict(weight=0.0),
-        retention=0.0, prefix_labels="positive", suffix_labels="negative", policy_labels="whole",
+        prefix_labels="positive", suffix_labels="negative", policy_labels="whole",
     )
     for key, value in changes.items():
         settings[key] = {**settings[key], **value} if isinstance(value, dict) else value
@@ -173,8 +169,8 @@ def off(**changes):
 def losses():
     variants = {
         "bce": loss_settings(),
-        "bce_whole_smoothed_v2": loss_settings(bce=dict(smoothing=0.1), prefix_labels="whole"),
-        "bce_smoothed_v1": loss_settings(bce=dict(smoothing=0.1, smoothing_style="v1"), prefix_labels="left_out",
+        "bce_whole_smoothed": loss_settings(bce=dict(smoothing=0.1), prefix_labels="whole"),
+        "bce_smoothed_left_out": loss_settings(bce=dict(smoothing=0.05), prefix_labels="left_out",
                                         suffix_labels="positive"),
         "bce_per_sequence": loss_settings(bce=dict(reduction="per_sequence", weight=0.7), policy_labels="from_divergence"),
         "relativistic_mean": off(relativistic=dict(weight=1.0), policy_labels="from_divergence"),
@@ -183,17 +179,17 @@ def losses():
         "contrast": off(contrast=dict(weight=1.5)),
         "wgan": off(wgan=dict(weight=1.0), prefix_labels="left_out", suffix_labels="left_out"),
         "all": loss_settings(bce=dict(smoothing=0.05), relativistic=dict(weight=0.5), contrast=dict(weight=0.25),
-                             wgan=dict(weight=0.125), retention=0.01, policy_labels="from_divergence"),
+                             wgan=dict(weight=0.125), policy_labels="from_divergence"),
     }
     cases = []
     for name, settings in variants.items():
         traces = loss_update()
         z = [torch.tensor(t["logits"], dtype=torch.float64, requires_grad=True) for t in traces]
         terms = loss_terms(traces, z, settings)
-        total = sum(terms[k] * (settings[k] if k == "retention" else settings[k]["weight"]) for k in terms)
+        total = sum(terms[k] * settings[k]["weight"] for k in terms)
         total.backward()
         grads = [(t.grad if t.grad is not None else torch.zeros_like(t)).tolist() for t in z]
-        on = {k: v.item() for k, v in terms.items() if (settings[k] if k == "retention" else settings[k]["weight"])}
+        on = {k: v.item() for k, v in terms.items() if settings[k]["weight"]}
         cases.append(dict(name=name, settings=settings, traces=traces, loss=total.item(), terms=on, grads=grads))
     write("loss", cases)
 
@@ -220,7 +216,7 @@ def advantage(group, settings):
         mean = values.mean() if settings["centre"] else torch.tensor(0.0).double()
         if settings["scale"] == "none":
             return mean, torch.tensor(1.0).double()
-        return mean, values.std(unbiased=settings["scale"] == "unbiased") + settings["epsilon"]
+        return mean, values.std(unbiased=settings["scale"] == "unbiased") + EPSILON
 
     members = [score(i) for i, count in enumerate(counts) for _ in range(count)]
     mu, sigma = moments(members)
@@ -258,7 +254,7 @@ def advantage(group, settings):
 
 
 def advantages():
-    base = dict(estimator=dict(kind="average"), centre=True, scale="unbiased", epsilon=1e-4, outcome_weight=0.0,
+    base = dict(estimator=dict(kind="average"), centre=True, scale="unbiased", outcome_weight=0.0,
                 expert_in_group="off")
     kinds = [dict(kind="sparse"), dict(kind="average"), dict(kind="dense", gamma=0.9), dict(kind="dense", gamma=0.0),
              dict(kind="prime", gamma=0.95), dict(kind="soft_min", temperature=0.7), dict(kind="potential", gamma=1.0),
