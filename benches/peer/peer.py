@@ -1,6 +1,6 @@
 """One stage of an iteration in PyTorch + transformers + peft, at the shapes of `assay bench`; prints one JSON line.
 
-What a user of TRL without a separate rollout engine gets: right-padded batches (none needed here, all lengths are equal), each prompt
+The configuration of a TRL user without a separate rollout engine: right-padded batches (none needed here, all lengths are equal), each prompt
 repeated for every sample, LoRA on all linear layers, SDPA attention, no gradient checkpointing, f32 on the CPU.
 Install: pip install torch transformers peft
 """

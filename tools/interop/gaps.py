@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a run says of its rollouts from a server: tokens, gap of log-probabilities, importance weights, seconds; one line an iteration."""
+"""Metrics of rollouts from a server, one line an iteration: tokens, gap of log-probabilities, importance weights, seconds."""
 import json
 import sys
 

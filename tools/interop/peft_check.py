@@ -1,4 +1,4 @@
-"""assay against transformers and peft, both ways: every number twice, once here and once there.
+"""Compares assay with transformers and peft in both directions: each number is computed by both.
 
     python -m venv venv && venv/bin/pip install torch transformers peft gguf tensorboard
     cargo build --release -p assay-cli

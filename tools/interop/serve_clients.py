@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""The clients that people have, against a running `assay serve --reward ... --policy ...`.
+"""Tests a running `assay serve --reward ... --policy ...` with widely used clients.
 
     python -m venv venv && venv/bin/pip install openai cohere httpx
     venv/bin/python tools/interop/serve_clients.py http://127.0.0.1:8000
 
-Prints one line a check and fails if one does. The server needs a policy and no token.
+Prints one line for each check and fails if a check fails. The server needs a policy and no token.
 """
 
 import math

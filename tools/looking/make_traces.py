@@ -1,4 +1,4 @@
-"""A large traces.jsonl to measure `assay eval` and `assay report` on.
+"""Writes a large traces.jsonl for measuring `assay eval` and `assay report`.
 
     python tools/looking/make_traces.py big.jsonl --traces 100000 --tokens 300
     /usr/bin/time -v assay eval --traces big.jsonl > /dev/null

@@ -1,4 +1,4 @@
-"""Opens a report in headless Chromium as a reader would: mouse, keyboard, light, dark, narrow. Fails on what does not work.
+"""Tests a report in headless Chromium with mouse and keyboard, in light, dark and narrow layout. Fails at the first error.
 
     pip install selenium        # Debian: apt-get install chromium chromium-driver
     python tools/looking/report_check.py runs/quickstart/report.html screenshots/

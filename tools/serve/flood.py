@@ -4,7 +4,7 @@
     python tools/serve/flood.py http://127.0.0.1:8000 --pid PID --clients 32 --seconds 60
 
 Standard library only; Linux. Prints one JSON object: connections and answers by kind of request and status, resident
-memory before, at its peak and after (MB), and whether a proper request is answered afterwards. Exit 1 if it is not.
+memory before, at its peak and after (MB), and whether a valid request is answered afterwards. Exit 1 if it is not.
 """
 
 import argparse

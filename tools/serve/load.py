@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Load on a running `assay serve`: many clients that score texts for a while, or a flood to see the memory ceiling.
+"""Load test of a running `assay serve`: many clients that score texts, or a flood that measures the peak memory.
 
     python tools/serve/load.py http://127.0.0.1:8000 --clients 64 --seconds 60
     python tools/serve/load.py http://127.0.0.1:8000 --flood --pid PID
@@ -8,7 +8,7 @@
 Standard library only. Prints one JSON object: answers by status, p50 and p99 of answered requests (s), answers and
 scored texts a second, and with --pid the server's peak resident memory (MB, Linux). With --reward, the directory that is served,
 every scored text is scored again by `assay score` afterwards: `unequal` counts those with a score that differs in any bit.
-Requests under way at the end of the time are awaited.
+Requests in progress at the end of the time are awaited.
 """
 
 import argparse

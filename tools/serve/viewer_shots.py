@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Drives the viewer of a running `assay serve` in headless Chromium, checks what it does and takes pictures of it.
+"""Tests the viewer of a running `assay serve` in headless Chromium and takes screenshots.
 
     apt-get install chromium chromium-driver; python -m venv venv && venv/bin/pip install selenium
     venv/bin/python tools/serve/viewer_shots.py http://127.0.0.1:8000 shots/
 
-Fails when the page logs an error, when an answer is missing, or when the keyboard does not do what the help says.
+Fails when the page logs an error, when an answer is missing, or when a key does not act as the help describes.
 """
 
 import pathlib
