@@ -28,7 +28,7 @@ fuzz_target!(init: pass_over_caught_panics(), |bytes: &[u8]| {
         let settings = DatasetSettings {
             path: path.clone(),
             format,
-            required: Required::Question,
+            required: Some(Required::Question),
             ..DatasetSettings::default()
         };
         let _ = load_problems(&settings);

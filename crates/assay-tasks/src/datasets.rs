@@ -1,8 +1,9 @@
-//! Reading problems from JSON lines, JSON arrays (both plain or compressed with gzip or zstd) and parquet: GSM8K,
-//! MedReason, MMLU-Pro, AIME and Countdown as published, any columns, or chats.
+//! Reading problems from JSON lines, JSON arrays (both plain or compressed with gzip or zstd) and
+//! parquet: GSM8K, MedReason, MMLU-Pro, AIME and Countdown as published, any columns, or chats.
 //!
-//! A record that cannot be used is left out, counted and named by its number in the file; the records after it are
-//! read. A file that cannot be read to its end is an error, and so is a data set in which no record can be used.
+//! A record that cannot be used is left out, counted and named by its number in the file; the
+//! records after it are read. A file that cannot be read to its end is an error, and so is a data
+//! set in which no record can be used.
 
 mod chat;
 mod columns;
@@ -42,18 +43,20 @@ pub enum DatasetFormat {
     Gsm8k,
     /// One column a field, named by the settings.
     Columns,
-    /// A chat in `messages` or `conversations`: the last assistant turn is the demonstration, the last user turn before
-    /// it the question.
+    /// A chat in `messages` or `conversations`: the last assistant turn is the demonstration, the
+    /// last user turn before it the question.
     Messages,
-    /// MedReason (`UCSC-VLAA/MedReason`): `question`, `options`, `reasoning`, `answer`; the answer is a choice's letter
-    /// where it is one of the options.
+    /// MedReason (`UCSC-VLAA/MedReason`): `question`, `options`, `reasoning`, `answer`; the answer
+    /// is a choice's letter where it is one of the options.
     Medreason,
-    /// MMLU-Pro (`TIGER-Lab/MMLU-Pro`): `question`, `options`, `answer`, a letter; `cot_content` is the demonstration.
+    /// MMLU-Pro (`TIGER-Lab/MMLU-Pro`): `question`, `options`, `answer`, a letter; `cot_content` is
+    /// the demonstration.
     MmluPro,
-    /// AIME (`Maxwell-Jia/AIME_2024`, `HuggingFaceH4/aime_2024` and their like): `problem`, `solution`, `answer`, an
-    /// integer.
+    /// AIME (`Maxwell-Jia/AIME_2024`, `HuggingFaceH4/aime_2024` and their like): `problem`,
+    /// `solution`, `answer`, an integer.
     Aime,
-    /// Countdown (`Jiayi-Pan/Countdown-Tasks-3to4`): `nums`, `target`; an answer is an expression, evaluated exactly.
+    /// Countdown (`Jiayi-Pan/Countdown-Tasks-3to4`): `nums`, `target`; an answer is an expression,
+    /// evaluated exactly.
     Countdown,
 }
 
@@ -79,20 +82,21 @@ pub enum Required {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DatasetSettings {
-    /// A file of JSON lines, a JSON array (both plain or compressed with gzip or zstd) or parquet; `*` in its name stands
-    /// for any text, and the files it matches are read in order of their names.
+    /// A file of JSON lines, a JSON array (both plain or compressed with gzip or zstd) or parquet;
+    /// `*` in its name stands for any text, and the files it matches are read in order of their
+    /// names.
     pub path: PathBuf,
     /// How its records are laid out.
     pub format: DatasetFormat,
-    /// Column of the question (`columns`, `gsm8k`), or of the chat (`messages`). A dotted name leads into nested columns:
-    /// `reward_model.ground_truth`.
+    /// Column of the question (`columns`, `gsm8k`), or of the chat (`messages`). A dotted name
+    /// leads into nested columns: `reward_model.ground_truth`.
     pub question: String,
     /// Column of the expert's reasoning (`columns`, `gsm8k`).
     pub demonstration: String,
     /// Column of the gold answer (`columns`, `gsm8k`, `messages`).
     pub answer: String,
-    /// Column of the identifier. A record without it is called after the file and its line, counted from 0:
-    /// `gsm8k-train-0` for GSM8K, `train-0` otherwise.
+    /// Column of the identifier. A record without it is called after the file and its line, counted
+    /// from 0: `gsm8k-train-0` for GSM8K, `train-0` otherwise.
     pub id: String,
     /// Which fields a problem must have; what the command needs where it is absent.
     pub required: Option<Required>,
@@ -123,9 +127,10 @@ impl Default for DatasetSettings {
 /// Without [`DatasetSettings::required`] a problem must have a demonstration and an answer.
 ///
 /// # Errors
-/// [`TasksError::Read`], [`TasksError::Parquet`], [`TasksError::FileKind`] and [`TasksError::LineTooLong`] where a file
-/// cannot be read to its end; [`TasksError::NoUsableRecord`] where every record is left out;
-/// [`TasksError::FixedColumns`]; [`TasksError::TooMuchText`] for problems beyond 4 GiB.
+/// [`TasksError::Read`], [`TasksError::Parquet`], [`TasksError::FileKind`] and
+/// [`TasksError::LineTooLong`] where a file cannot be read to its end;
+/// [`TasksError::NoUsableRecord`] where every record is left out; [`TasksError::FixedColumns`];
+/// [`TasksError::TooMuchText`] for problems beyond 4 GiB.
 pub fn load_problems(settings: &DatasetSettings) -> Result<(Vec<Problem>, LoadReport), TasksError> {
     formats::check_names(settings)?;
     let mut loader = Loader {
@@ -257,7 +262,8 @@ fn split_expert(expert: &str) -> (String, Option<String>) {
     (reasoning, stated)
 }
 
-/// Refuses a problem that lacks what is required; says which column was looked for and does not exist.
+/// Refuses a problem that lacks what is required; says which column was looked for and does not
+/// exist.
 fn check_required(
     problem: &Problem,
     required: Required,

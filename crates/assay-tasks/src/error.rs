@@ -263,7 +263,8 @@ pub enum RecordFault {
 }
 
 impl RecordFault {
-    /// The parser's error as a fault; a record is one line to its reader, so only the column is named.
+    /// The parser's error as a fault; a record is one line to its reader, so only the column is
+    /// named.
     pub(crate) fn json(error: &serde_json::Error) -> Self {
         let reason = error
             .to_string()

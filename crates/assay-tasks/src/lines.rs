@@ -13,8 +13,8 @@ pub(crate) const MAX_PASSED_OVER: u64 = 256 * 1024 * 1024;
 
 /// Non-blank lines with their numbers, from 1.
 ///
-/// A line that is too long or not UTF-8 is an error, and the lines after it follow. Nothing follows an error of the
-/// file itself.
+/// A line that is too long or not UTF-8 is an error, and the lines after it follow. Nothing follows
+/// an error of the file itself.
 pub(crate) struct Lines<R> {
     path: PathBuf,
     reader: R,

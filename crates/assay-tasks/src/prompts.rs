@@ -1,7 +1,8 @@
-//! How a question is asked and how a completion is written: one rendering for demonstrations and foreign traces alike.
+//! Prompt styles: the messages that ask a question, and the layout of a completion.
 //!
-//! Demonstrations, policy samples and foreign traces must look alike, or a discriminator learns their layout instead of
-//! their reasoning. Chat templates belong to the model, not to this module.
+//! Demonstrations, policy samples and foreign traces are written in the same layout. Otherwise a
+//! discriminator would learn their layout instead of their reasoning. Chat templates belong to the
+//! model, not to this module.
 
 use serde::{Deserialize, Serialize};
 
@@ -120,8 +121,9 @@ impl PromptSettings {
 
     /// Rewrites a foreign text in this style.
     ///
-    /// Calculator marks are stripped and a stated final answer (`<answer>`, `####`, `A: 26`, `The answer is 26.`) is
-    /// moved into the style's form. A text that states none ends with its reasoning; no answer is put in its mouth.
+    /// Calculator marks are stripped and a stated final answer (`<answer>`, `####`, `A: 26`, `The
+    /// answer is 26.`) is moved into the style's form. A text that states none ends with its
+    /// reasoning; no answer is added.
     pub fn render_foreign(&self, text: &str) -> RenderedTrace {
         let plain = without_calculator_marks(text);
         let (reasoning, stated) = split_completion(&plain);

@@ -30,8 +30,8 @@ pub struct StepTrace {
 /// A record that cannot be used is left out and counted, one whose label names no step among them.
 ///
 /// # Errors
-/// [`TasksError::Read`], [`TasksError::Parquet`], [`TasksError::FileKind`] where a file cannot be read to its end;
-/// [`TasksError::NoUsableRecord`] where every record is left out.
+/// [`TasksError::Read`], [`TasksError::Parquet`], [`TasksError::FileKind`] where a file cannot be
+/// read to its end; [`TasksError::NoUsableRecord`] where every record is left out.
 pub fn read_step_traces(path: &Path) -> Result<(Vec<StepTrace>, LoadReport), TasksError> {
     let mut traces = Vec::new();
     let mut report = LoadReport::default();
@@ -58,7 +58,8 @@ pub fn read_step_traces(path: &Path) -> Result<(Vec<StepTrace>, LoadReport), Tas
     Ok((traces, report))
 }
 
-/// Whether a file holds step traces, by its first record: it has `steps`, a list, beside `label` or `problem`.
+/// Whether a file holds step traces, by its first record: it has `steps`, a list, beside `label` or
+/// `problem`.
 ///
 /// # Errors
 /// What stops the file from being opened or its first record from being read.

@@ -1,7 +1,8 @@
-//! Opens text files that may be compressed with gzip or zstd, by their first bytes and not by their names.
+//! Opens text files that may be compressed with gzip or zstd, by their first bytes and not by their
+//! names.
 //!
-//! Files of other kinds (xz, zip, UTF-16, a Git LFS pointer, ...) are refused by name. A compressed file may expand
-//! to [`MAX_DECOMPRESSED`] bytes; it is never in memory as a whole.
+//! Files of other kinds (xz, zip, UTF-16, a Git LFS pointer, ...) are refused by name. A compressed
+//! file may expand to [`MAX_DECOMPRESSED`] bytes; it is never in memory as a whole.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};

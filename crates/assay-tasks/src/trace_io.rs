@@ -1,7 +1,8 @@
 //! Reading and writing traces: `traces.jsonl`, foreign traces, and step traces (`step_traces`).
 //!
-//! Numbers are written with the fewest digits that read back to the same f32. Files are written beside their
-//! destination and renamed, so a reader sees the old file or the whole new one.
+//! Numbers are written with the fewest digits that read back to the same f32. A file is written
+//! under a temporary name in the folder of its destination and then renamed: a reader sees the old
+//! file or the whole new one.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -53,12 +54,12 @@ pub struct TraceWriter {
 }
 
 impl TraceWriter {
-    /// Starts a file beside `path`, in an existing folder.
+    /// Starts a temporary file in the folder of `path`, which must exist.
     ///
     /// # Errors
     /// [`TasksError::Write`].
     pub fn create(path: &Path) -> Result<Self, TasksError> {
-        let file = temporary_beside(path).map_err(|source| write_error(path, source))?;
+        let file = temporary_in_folder_of(path).map_err(|source| write_error(path, source))?;
         Ok(Self {
             path: path.to_owned(),
             file: BufWriter::with_capacity(1 << 18, file),
@@ -117,14 +118,15 @@ pub fn write_traces(path: &Path, traces: &[ScoredTrace]) -> Result<(), TasksErro
     writer.finish()
 }
 
-/// Reads traces that another system wrote, one trace a record or one problem with its `traces` a record.
+/// Reads traces that another system wrote, one trace a record or one problem with its `traces` a
+/// record.
 ///
-/// The records stand in JSON lines, in a JSON array or in parquet. One with `token_ids` is one of ours and keeps
-/// everything it carries. A missing generator becomes `unknown`.
+/// The records stand in JSON lines, in a JSON array or in parquet. One with `token_ids` is one of
+/// ours and keeps everything it carries. A missing generator becomes `unknown`.
 ///
 /// # Errors
-/// [`TasksError::Record`], [`TasksError::Json`] or [`TasksError::Column`] naming file and record; what [`check_trace`]
-/// finds; what stops the file from being read.
+/// [`TasksError::Record`], [`TasksError::Json`] or [`TasksError::Column`] naming file and record;
+/// what [`check_trace`] finds; what stops the file from being read.
 pub fn read_foreign_traces(path: &Path) -> Result<Vec<ScoredTrace>, TasksError> {
     let mut traces = Vec::new();
     for record in Records::open(path)? {
@@ -186,8 +188,8 @@ fn foreign_traces(
     }
 }
 
-/// Checks that the token arrays have one length, that offsets ascend on character boundaries inside the text, and that
-/// every number is finite. `place` names the trace in errors.
+/// Checks that the token arrays have one length, that offsets ascend on character boundaries inside
+/// the text, and that every number is finite. `place` names the trace in errors.
 ///
 /// `token_rewards` may be empty in a trace that no reward has read.
 ///
@@ -372,7 +374,7 @@ fn folder_of(path: &Path) -> &Path {
 }
 
 /// A temporary file in the destination's folder, with the permissions an ordinary new file has.
-fn temporary_beside(path: &Path) -> std::io::Result<NamedTempFile> {
+fn temporary_in_folder_of(path: &Path) -> std::io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
@@ -497,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_traces_come_in_two_shapes_and_ours_stay_whole() {
+    fn foreign_traces_come_in_two_shapes() {
         let ours = serde_json::to_string(&example()).unwrap();
         let lines = [
             r#"{"id": "a", "question": "Q", "text": "A: 1", "answer": 2, "correct": false}"#,

@@ -1,5 +1,6 @@
-//! Data files as they are published: parquet, compressed lines, the layouts of MedReason, MMLU-Pro, AIME and Countdown; and
-//! files that are made to do harm. The binary files come from tools/golden/datasets.py.
+//! Data files as they are published: parquet, compressed lines, the layouts of MedReason, MMLU-Pro,
+//! AIME and Countdown; and files that are made to do harm. The binary files come from
+//! tools/golden/datasets.py.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // tests stop where something is not as expected
 

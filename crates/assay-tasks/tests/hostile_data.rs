@@ -1,4 +1,5 @@
-//! Data files of strangers: every malformed one is an error that names the file, the line and the thing.
+//! Data files of strangers: every malformed one is an error that names the file, the line and the
+//! thing.
 #![allow(clippy::unwrap_used)]
 
 use std::error::Error;
@@ -145,7 +146,8 @@ fn problems() {
     check(cases, |path| problems_of(path, DatasetFormat::Gsm8k, 0));
 }
 
-/// A broken record before the offset is passed over like any other; a file that cannot be read is an error.
+/// A broken record before the offset is passed over like any other; a file that cannot be read is
+/// an error.
 #[test]
 fn records_before_the_offset_are_passed_over() {
     let cases: &[Case<'_>] = &[

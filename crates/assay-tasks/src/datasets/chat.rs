@@ -1,7 +1,7 @@
 //! Chats as data sets have them: OpenAI's `role` and `content`, ShareGPT's `from` and `value`.
 //!
-//! Content is a text, null, or a list of parts. Reasoning of an assistant turn stands in `reasoning_content`,
-//! `reasoning`, `thinking`, or in a part of that type.
+//! Content is a text, null, or a list of parts. Reasoning of an assistant turn stands in
+//! `reasoning_content`, `reasoning`, `thinking`, or in a part of that type.
 
 use serde_json::{Map, Value};
 
@@ -53,7 +53,8 @@ pub(super) fn is_chat(value: &Value) -> bool {
 /// The turns of a chat.
 ///
 /// # Errors
-/// [`RecordFault::Column`] for a value that is no chat, an unknown speaker, or content that is not text.
+/// [`RecordFault::Column`] for a value that is no chat, an unknown speaker, or content that is not
+/// text.
 pub(super) fn turns(column: &str, value: &Value) -> Result<Vec<Turn>, RecordFault> {
     let fault = |problem: String| RecordFault::Column {
         column: column.to_owned(),
@@ -166,7 +167,8 @@ fn part_text(part: &Map<String, Value>) -> Result<Part, String> {
     }
 }
 
-/// The last assistant turn and the last user turn before it; without an assistant turn, the last user turn.
+/// The last assistant turn and the last user turn before it; without an assistant turn, the last
+/// user turn.
 pub(super) fn exchange(turns: &[Turn]) -> Exchange {
     let reply = turns
         .iter()

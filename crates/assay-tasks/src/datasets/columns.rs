@@ -17,10 +17,11 @@ pub(super) struct Record<'r> {
 }
 
 impl Record<'_> {
-    /// The value of a column: the one that has exactly this name, else the one that a dotted name leads to.
+    /// The value of a column: the one that has exactly this name, else the one that a dotted name
+    /// leads to.
     ///
-    /// A part of a dotted name is a key of an object or the index of a list's element. Text that is a JSON object or
-    /// list is looked into as well.
+    /// A part of a dotted name is a key of an object or the index of a list's element. Text that is
+    /// a JSON object or list is looked into as well.
     pub(super) fn get(&self, column: &str) -> Option<Cow<'_, Value>> {
         let values = &self.columns.values;
         if let Some(value) = values.get(column) {
@@ -32,7 +33,8 @@ impl Record<'_> {
             .find_map(|(name, rest)| inside(values.get(name)?, rest))
     }
 
-    /// The first of these columns that exists, whatever the case of its letters; its name as the record has it.
+    /// The first of these columns that exists, whatever the case of its letters; its name as the
+    /// record has it.
     pub(super) fn find(&self, names: &[&str]) -> Option<String> {
         names.iter().find_map(|name| {
             if self.get(name).is_some() {
@@ -70,7 +72,8 @@ impl Record<'_> {
         self.joined(column, "\n")
     }
 
-    /// A gold answer: a text, a number, true or false, or a list of them, which are joined with commas.
+    /// A gold answer: a text, a number, true or false, or a list of them, which are joined with
+    /// commas.
     pub(super) fn answer(&self, column: &str) -> Result<Option<String>, RecordFault> {
         if let Some(Value::Bool(value)) = self.get(column).as_deref() {
             return Ok(Some(value.to_string()));

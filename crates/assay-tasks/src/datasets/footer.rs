@@ -1,9 +1,10 @@
 //! The schema of a parquet file, checked before its reader builds it.
 //!
-//! The reader recurses into groups and allocates by the number of children that a group claims, both without a limit.
-//! Here the list of schema elements, which begins every footer, is walked without recursion (Thrift's compact protocol).
-//! It is refused where it nests deeper than [`MAX_DEPTH`] or claims more children than there are elements. Types are
-//! those of the format, in its order: where this walk and the reader could understand a byte differently, it refuses.
+//! The reader recurses into groups and allocates by the number of children that a group claims,
+//! both without a limit. Here the list of schema elements, which begins every footer, is walked
+//! without recursion (Thrift's compact protocol). It is refused where it nests deeper than
+//! [`MAX_DEPTH`] or claims more children than there are elements. Types are those of the format, in
+//! its order: where this walk and the reader could understand a byte differently, it refuses.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -21,7 +22,8 @@ const MAX_FOOTER: u64 = 16 << 20;
 /// What follows the footer: its length and `PAR1`.
 const TAIL: u64 = 8;
 
-/// Refuses a file whose schema its reader could not build within bounds; other damage is left to the reader.
+/// Refuses a file whose schema its reader could not build within bounds; other damage is left to
+/// the reader.
 ///
 /// # Errors
 /// [`ParquetError::General`] with what is wrong; the file cannot be read.
@@ -96,7 +98,8 @@ impl Compact<'_> {
         while let Some((distance, kind)) = self.field()? {
             id += distance;
             match (id, kind) {
-                // An i32 is stored with its sign in the lowest bit; a negative number of children is refused as a huge one.
+                // An i32 is stored with its sign in the lowest bit; a negative number of children
+                // is refused as a huge one.
                 (5, I32) => {
                     let stored = self.number()?;
                     children = if stored & 1 == 0 {
@@ -153,7 +156,8 @@ impl Compact<'_> {
 mod tests {
     use super::*;
 
-    /// A footer up to its schema, whose elements have these numbers of children, sign in the lowest bit.
+    /// A footer up to its schema, whose elements have these numbers of children, sign in the lowest
+    /// bit.
     fn footer(children: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0x15, 2, 0x19, 0xfc];
         let mut length = children.len();

@@ -102,7 +102,8 @@ pub(super) fn read(settings: &DatasetSettings, record: &Record<'_>) -> Result<Fi
     }
 }
 
-/// `question` and `answer`, the expert's text with the gold answer at its end; named columns take their places.
+/// `question` and `answer`, the expert's text with the gold answer at its end; named columns take
+/// their places.
 fn gsm8k(settings: &DatasetSettings, record: &Record<'_>) -> Result<Fields, RecordFault> {
     let default = DatasetSettings::default();
     let expert = match settings.demonstration == default.demonstration {
@@ -125,8 +126,8 @@ fn gsm8k(settings: &DatasetSettings, record: &Record<'_>) -> Result<Fields, Reco
     })
 }
 
-/// Named columns. Where a name is the default and does not exist, names that data sets commonly use are tried; a note
-/// says which was taken. A column of text may hold a chat instead.
+/// Named columns. Where a name is the default and does not exist, names that data sets commonly use
+/// are tried; a note says which was taken. A column of text may hold a chat instead.
 fn columns(settings: &DatasetSettings, record: &Record<'_>) -> Result<Fields, RecordFault> {
     let default = DatasetSettings::default();
     let mut notes = Vec::new();
@@ -246,8 +247,9 @@ fn column(column: &str, problem: &str) -> RecordFault {
     }
 }
 
-/// `question`, `options` (lines `A. text`, under a heading), `reasoning`, `answer` (the option's text, then perhaps an
-/// explanation). Where the answer is one of the options its letter is the gold answer, else its text.
+/// `question`, `options` (lines `A. text`, under a heading), `reasoning`, `answer` (the option's
+/// text, then perhaps an explanation). Where the answer is one of the options its letter is the
+/// gold answer, else its text.
 fn medreason(record: &Record<'_>) -> Result<Fields, RecordFault> {
     let question = record.required_text("question")?;
     let options = record.text("options")?.unwrap_or_default();
@@ -278,7 +280,8 @@ fn medreason(record: &Record<'_>) -> Result<Fields, RecordFault> {
     })
 }
 
-/// `question`, `options` (a list), `answer` (a letter), `cot_content` (worked reasoning, in the validation part).
+/// `question`, `options` (a list), `answer` (a letter), `cot_content` (worked reasoning, in the
+/// validation part).
 fn mmlu_pro(record: &Record<'_>) -> Result<Fields, RecordFault> {
     let question = record.required_text("question")?;
     let options = record.get("options");
@@ -309,7 +312,8 @@ fn mmlu_pro(record: &Record<'_>) -> Result<Fields, RecordFault> {
     })
 }
 
-/// `problem` or `question`, `answer` (an integer from 0 to 999), `solution` where there is one; in any case of letters.
+/// `problem` or `question`, `answer` (an integer from 0 to 999), `solution` where there is one; in
+/// any case of letters.
 fn aime(record: &Record<'_>) -> Result<Fields, RecordFault> {
     let text = |names: &[&str]| -> Result<Option<String>, RecordFault> {
         let name = record.find(names);
@@ -329,7 +333,8 @@ fn aime(record: &Record<'_>) -> Result<Fields, RecordFault> {
     }
 }
 
-/// `nums` (a list of integers) and `target`; the gold answer is the task, which [`CountdownTask`] checks.
+/// `nums` (a list of integers) and `target`; the gold answer is the task, which [`CountdownTask`]
+/// checks.
 fn countdown(record: &Record<'_>) -> Result<Fields, RecordFault> {
     let target = record.get("target").and_then(|target| target.as_i64());
     let target = target.ok_or_else(|| column("target", "is missing or no integer"))?;

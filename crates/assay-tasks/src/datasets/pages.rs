@@ -1,8 +1,10 @@
-//! The pages of a parquet column, expanded once without being kept, before their reader expands them.
+//! The pages of a parquet column, expanded once without being kept, before their reader expands
+//! them.
 //!
-//! The reader expands a page of gzip or brotli to its end, whatever size the page states, and compares sizes only then.
-//! A page of some kilobytes could fill the memory. Here every such page is expanded up to the size it states. The other
-//! codecs never expand a page beyond that size, except the frames of the old lz4 layout, which are refused.
+//! The reader expands a page of gzip or brotli to its end, whatever size the page states, and
+//! compares sizes only then. A page of some kilobytes could fill the memory. Here every such page
+//! is expanded up to the size it states. The other codecs never expand a page beyond that size,
+//! except the frames of the old lz4 layout, which are refused.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -15,7 +17,8 @@ use super::thrift::{Compact, FALSE, I32, STRUCT, TRUE, refuse};
 
 /// Bytes in which the header of a page is looked for first.
 const HEADER: u64 = 1 << 12;
-/// Maximum length of a page's header, in bytes; it may hold the smallest and the largest value of a column.
+/// Maximum length of a page's header, in bytes; it may hold the smallest and the largest value of a
+/// column.
 const MAX_HEADER: u64 = 16 << 20;
 /// Bytes of brotli's input buffer.
 const BROTLI_BUFFER: usize = 1 << 12;
@@ -82,8 +85,8 @@ fn header(file: &mut File, at: u64, end: u64) -> Result<PageHeader, ParquetError
     }
 }
 
-/// `PageHeader`: 1 type, 2 expanded size, 3 stored size, 8 the second version's header, which has 5 and 6, the lengths of
-/// the uncompressed levels, and 7, whether the rest is compressed.
+/// `PageHeader`: 1 type, 2 expanded size, 3 stored size, 8 the second version's header, which has 5
+/// and 6, the lengths of the uncompressed levels, and 7, whether the rest is compressed.
 fn page_header(bytes: &[u8]) -> Result<PageHeader, ParquetError> {
     let mut input = Compact { bytes };
     let (mut expanded, mut stored) = (None, None);

@@ -1,7 +1,8 @@
-//! Records of a data file, one at a time: JSON lines, a JSON array, records over several lines, or parquet rows.
+//! Records of a data file, one at a time: JSON lines, a JSON array, records over several lines, or
+//! parquet rows.
 //!
-//! The first bytes say which, and the ending `.parquet`. Files are not trusted: a record has at most 16 MiB, and what
-//! is decompressed is bounded (`text_file`, `rows`).
+//! The first bytes say which, and the ending `.parquet`. Files are not trusted: a record has at
+//! most 16 MiB, and what is decompressed is bounded (`text_file`, `rows`).
 
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
@@ -98,7 +99,8 @@ impl Records {
     }
 }
 
-/// The layout of a text, from its first line: `[` begins an array, a line that is `{` alone a record over several lines.
+/// The layout of a text, from its first line: `[` begins an array, a line that is `{` alone a
+/// record over several lines.
 fn text_source(path: &Path, mut reader: TextReader) -> Result<Source, TasksError> {
     let first = reader.fill_buf().map_err(|source| TasksError::Read {
         path: path.to_owned(),

@@ -26,7 +26,8 @@ pub struct LoadReport {
 pub struct Counted {
     /// How many there are.
     pub count: usize,
-    /// The first three: file name and number of the record, and details where the records differ in them.
+    /// The first three: file name and number of the record, and details where the records differ in
+    /// them.
     pub first: Vec<String>,
 }
 
@@ -38,7 +39,8 @@ pub(super) struct Place<'p> {
 }
 
 impl LoadReport {
-    /// One line for every reason and every note: `left out 2: no answer (train.jsonl:3, train.jsonl:9)`.
+    /// One line for every reason and every note: `left out 2: no answer (train.jsonl:3,
+    /// train.jsonl:9)`.
     pub fn lines(&self) -> Vec<String> {
         let skipped = self.skipped.iter();
         let skipped =

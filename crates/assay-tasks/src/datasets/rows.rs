@@ -1,7 +1,7 @@
 //! Rows of a parquet file as records.
 //!
-//! Files are not trusted: before a row is read, the schema, the number of values and the expansion of every page are
-//! checked. A row has at most 16 MiB of text.
+//! Files are not trusted: before a row is read, the schema, the number of values and the expansion
+//! of every page are checked. A row has at most 16 MiB of text.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -24,7 +24,8 @@ use crate::{RecordFault, TasksError};
 
 /// Maximum number of values in all columns of one row group.
 const MAX_GROUP_VALUES: usize = 1 << 25;
-/// Maximum number of bytes that a column of one row group may expand to, as the file itself states it.
+/// Maximum number of bytes that a column of one row group may expand to, as the file itself states
+/// it.
 const MAX_GROUP_BYTES: i64 = 2 << 30;
 /// The only key of the object that stands for bytes that are no text.
 const BINARY: &str = "\0binary";
@@ -143,13 +144,14 @@ thread_local! {
     static CATCHING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether a panic of this thread is caught here and returned as an error; a panic hook need not report it.
+/// Whether a panic of this thread is caught here and returned as an error; a panic hook need not
+/// report it.
 pub fn catches_panics() -> bool {
     CATCHING.get()
 }
 
-/// Runs the parquet reader, which panics on some damaged files, and returns its panics as errors. Reading ends with the
-/// first error, so a reader that panicked is not used again.
+/// Runs the parquet reader, which panics on some damaged files, and returns its panics as errors.
+/// Reading ends with the first error, so a reader that panicked is not used again.
 fn unpanicked<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
     CATCHING.set(true);
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
@@ -160,7 +162,8 @@ fn unpanicked<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, Pa
     })
 }
 
-/// The rows of a parquet file, and the names of the columns that are left out because of their types.
+/// The rows of a parquet file, and the names of the columns that are left out because of their
+/// types.
 fn open_rows(path: &Path) -> Result<(RowIter<'static>, Vec<String>), ParquetError> {
     let mut file = File::open(path)?;
     footer::check(&mut file)?;
@@ -225,7 +228,8 @@ fn check_codec(chunk: &ColumnChunkMetaData) -> Result<(), ParquetError> {
     }
 }
 
-/// Whether the row reader takes this type: values, groups of them, and lists in the three-level form.
+/// Whether the row reader takes this type: values, groups of them, and lists in the three-level
+/// form.
 fn is_readable(field: &Type) -> bool {
     if field.is_primitive() {
         return true;

@@ -59,8 +59,8 @@ impl Compact<'_> {
         Ok(stored >> 1)
     }
 
-    /// Distance to the field before and type; none at the end of a struct. Fields whose number is written out are not
-    /// those of a schema.
+    /// Distance to the field before and type; none at the end of a struct. Fields whose number is
+    /// written out are not those of a schema.
     pub(super) fn field(&mut self) -> Result<Option<(u8, u8)>, ParquetError> {
         let byte = self.byte()?;
         match (byte >> 4, byte & 0xf) {

@@ -1,6 +1,8 @@
-//! JSON values of a text that is not one record a line: an array of records, or records over several lines.
+//! JSON values of a text that is not one record a line: an array of records, or records over
+//! several lines.
 //!
-//! The text is cut at the brackets and never held as a whole; whether a value is JSON is left to its parser.
+//! The text is cut at the brackets and never held as a whole; whether a value is JSON is left to
+//! its parser.
 
 use std::io::{self, BufRead};
 
@@ -60,7 +62,8 @@ impl<R: BufRead> Values<R> {
         }
     }
 
-    /// The next value's number, from 1, and text; nothing after the end or after an error of the text.
+    /// The next value's number, from 1, and text; nothing after the end or after an error of the
+    /// text.
     pub(super) fn next_value(&mut self) -> Option<Result<(usize, String), ValueFault>> {
         if self.layout == Layout::Done {
             return None;
@@ -138,7 +141,8 @@ impl<R: BufRead> Values<R> {
         }
     }
 
-    /// The next byte that is not white space, which is passed over; a byte order mark is white space.
+    /// The next byte that is not white space, which is passed over; a byte order mark is white
+    /// space.
     fn peek(&mut self) -> io::Result<Option<u8>> {
         loop {
             let buffer = self.reader.fill_buf()?;
