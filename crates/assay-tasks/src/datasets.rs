@@ -252,12 +252,14 @@ impl Loader<'_> {
     }
 }
 
-/// The reasoning of an expert's text, and the answer that it states, in a box if nowhere else.
+/// The reasoning of an expert's text, and the answer that it states: apart from the reasoning, or in
+/// a box inside it.
 fn split_expert(expert: &str) -> (String, Option<String>) {
-    let (reasoning, stated) = split_completion(&without_calculator_marks(expert));
+    let plain = without_calculator_marks(expert);
+    let (reasoning, stated) = split_completion(&plain);
     let stated = stated.or_else(|| {
-        let found = extract_lenient(expert)?;
-        (found.source == AnswerSource::Boxed).then(|| found.text.to_owned())
+        let found = extract_lenient(&plain)?;
+        (found.source != AnswerSource::LastNumber).then(|| found.text.to_owned())
     });
     (reasoning, stated)
 }

@@ -121,9 +121,8 @@ impl PromptSettings {
 
     /// Rewrites a foreign text in this style.
     ///
-    /// Calculator marks are stripped and a stated final answer (`<answer>`, `####`, `A: 26`, `The
-    /// answer is 26.`) is moved into the style's form. A text that states none ends with its
-    /// reasoning; no answer is added.
+    /// Calculator marks are stripped and a stated final answer (`<answer>`, `####`, `A: 26`, `The answer is 26.`) is
+    /// moved into the style's form. A text that states none ends with its reasoning; no answer is put in its mouth.
     pub fn render_foreign(&self, text: &str) -> RenderedTrace {
         let plain = without_calculator_marks(text);
         let (reasoning, stated) = split_completion(&plain);

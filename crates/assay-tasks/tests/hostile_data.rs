@@ -121,7 +121,10 @@ fn problems() {
             b"{\"question\":{}}",
             "`question` is neither a text nor a number",
         ),
-        (b"{\"question\":\"a\",\"answer\":[]}", "`answer` is neither"),
+        (
+            b"{\"question\":\"a\",\"answer\":[[]]}",
+            "`answer` is neither",
+        ),
         (
             b"{\"question\":\"a\",\"answer\":\"b\",\"id\":[]}",
             "`id` is neither",

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::chat::{self, Exchange};
 use super::columns::Record;
 use super::{DatasetFormat, DatasetSettings};
+use crate::answers::parse_number;
 use crate::countdown::CountdownTask;
 use crate::{RecordFault, TasksError};
 
@@ -103,20 +104,25 @@ pub(super) fn read(settings: &DatasetSettings, record: &Record<'_>) -> Result<Fi
 }
 
 /// `question` and `answer`, the expert's text with the gold answer at its end; named columns take
-/// their places.
+/// their places. An `answer` that is a number, true, false or a list is the gold answer alone.
 fn gsm8k(settings: &DatasetSettings, record: &Record<'_>) -> Result<Fields, RecordFault> {
     let default = DatasetSettings::default();
-    let expert = match settings.demonstration == default.demonstration {
-        true => "answer",
-        false => &settings.demonstration,
+    let is_named = settings.demonstration != default.demonstration;
+    let expert = match is_named {
+        true => &settings.demonstration,
+        false => "answer",
     };
-    let answer = match settings.answer == default.answer {
-        true => None,
-        false => record.answer(&settings.answer)?,
+    let is_gold = !is_named && is_answer_alone(record.get(expert).as_deref());
+    let answer = match is_gold || settings.answer != default.answer {
+        true => record.answer(&settings.answer)?,
+        false => None,
     };
     Ok(Fields {
         question: record.required_text(&settings.question)?,
-        expert: record.text(expert)?,
+        expert: match is_gold {
+            true => None,
+            false => record.text(expert)?,
+        },
         answer,
         absent: Absent {
             demonstration: absent(record, expert),
@@ -124,6 +130,15 @@ fn gsm8k(settings: &DatasetSettings, record: &Record<'_>) -> Result<Fields, Reco
         },
         ..Fields::default()
     })
+}
+
+/// Whether a value is an answer without any reasoning.
+fn is_answer_alone(value: Option<&Value>) -> bool {
+    match value {
+        Some(Value::String(text)) => parse_number(text).is_some(),
+        Some(Value::Number(_) | Value::Bool(_) | Value::Array(_)) => true,
+        _ => false,
+    }
 }
 
 /// Named columns. Where a name is the default and does not exist, names that data sets commonly use

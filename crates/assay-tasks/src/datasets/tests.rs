@@ -323,6 +323,29 @@ fn answers_are_texts_numbers_booleans_or_lists() {
 }
 
 #[test]
+fn an_answer_alone_is_no_demonstration() {
+    for (answer, gold, demonstration) in [
+        ("72", Some("72"), None),
+        ("\"-1,072\"", Some("-1,072"), None),
+        ("false", Some("false"), None),
+        ("[\"7\"]", Some("7"), None),
+        ("\"one step\"", None, Some("one step")),
+        ("\"1+1 = 2\\n#### 2\"", Some("2"), Some("1+1 = 2")),
+    ] {
+        let line = format!(r#"{{"question": "Q", "answer": {answer}}}"#);
+        let (problems, _) = load(line.as_bytes(), |settings| {
+            settings.required = Some(Required::Question);
+        })
+        .unwrap();
+        let found = (
+            problems[0].answer.as_deref(),
+            problems[0].demonstration.as_deref(),
+        );
+        assert_eq!(found, (gold, demonstration), "{answer}");
+    }
+}
+
+#[test]
 fn demonstrations_may_be_lists_of_steps() {
     let line = br#"{"question": "Q", "steps": ["1+1 = 2", "2+2 = 4"], "answer": 4}"#;
     let (problems, _) = load(line, |settings| {
