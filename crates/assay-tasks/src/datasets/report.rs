@@ -7,8 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::RecordFault;
 
-/// Number of records that a report names for each reason.
+/// Maximum number of records that a report names for each reason.
 const MAX_NAMED: usize = 3;
+/// Maximum number of reasons and of notes that are counted apart; hostile files could have one for
+/// each record.
+const MAX_REASONS: usize = 32;
+/// Maximum length of a reason or of a record's details, in characters.
+const MAX_TEXT: usize = 400;
+/// The reason that further ones are counted under.
+const OTHER: &str = "other reasons";
 
 /// What became of a file's records.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,8 +61,7 @@ impl LoadReport {
     pub(super) fn skip(&mut self, place: Place<'_>, fault: &RecordFault) {
         let (kind, detail) = (fault.kind(), fault.to_string());
         let detail = (detail != kind).then_some(detail);
-        let counted = self.skipped.entry(kind).or_default();
-        counted.add(place, detail);
+        counted(&mut self.skipped, kind).add(place, detail);
     }
 
     /// Counts the record of this number in a file as left out.
@@ -65,7 +71,7 @@ impl LoadReport {
 
     /// Counts a record that is kept and has something worth a note.
     pub(super) fn note(&mut self, place: Place<'_>, note: String) {
-        self.notes.entry(note).or_default().add(place, None);
+        counted(&mut self.notes, note).add(place, None);
     }
 
     /// The reasons of all records that were left out, in one line.
@@ -85,7 +91,7 @@ impl Counted {
         let name = place.path.file_name().unwrap_or(place.path.as_os_str());
         let place = format!("{}:{}", name.to_string_lossy(), place.number);
         self.first.push(match detail {
-            Some(detail) => format!("{place}: {detail}"),
+            Some(detail) => format!("{place}: {}", shortened(&detail)),
             None => place,
         });
     }
@@ -98,6 +104,21 @@ impl Counted {
             ""
         };
         format!("{}: {reason} ({}{more})", self.count, self.first.join(", "))
+    }
+}
+
+/// The records that are counted under a reason.
+fn counted(reasons: &mut BTreeMap<String, Counted>, reason: String) -> &mut Counted {
+    let reason = shortened(&reason);
+    let is_known = reasons.contains_key(&reason) || reasons.len() < MAX_REASONS;
+    let reason = if is_known { reason } else { OTHER.to_owned() };
+    reasons.entry(reason).or_default()
+}
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(MAX_TEXT) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
     }
 }
 
@@ -125,5 +146,22 @@ mod tests {
                 "note for 1: something (b.jsonl:9)"
             ]
         );
+    }
+
+    #[test]
+    fn reasons_of_hostile_files_are_bounded() {
+        let mut report = LoadReport::default();
+        for number in 0..100 {
+            let fault = RecordFault::Column {
+                column: number.to_string(),
+                problem: "ä".repeat(1000),
+            };
+            let path = Path::new("a.jsonl");
+            report.skip(Place { path, number }, &fault);
+        }
+        assert_eq!(report.skipped.len(), 33);
+        assert_eq!(report.skipped["other reasons"].count, 68);
+        let length = |text: &String| text.chars().count();
+        assert_eq!(report.skipped.keys().map(length).max(), Some(403));
     }
 }
