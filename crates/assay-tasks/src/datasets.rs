@@ -29,7 +29,7 @@ use self::records::{Fault, RawRecord, Records};
 use self::report::Place;
 pub use self::report::{Counted, LoadReport};
 pub use self::rows::catches_panics;
-use crate::answers::{AnswerSource, extract_lenient};
+use crate::answers::{AnswerSource, extract_lenient, parse_number};
 use crate::problem::Problem;
 use crate::prompts::{split_completion, without_calculator_marks};
 use crate::{RecordFault, TasksError};
@@ -253,9 +253,12 @@ impl Loader<'_> {
 }
 
 /// The reasoning of an expert's text, and the answer that it states: apart from the reasoning, or in
-/// a box inside it.
+/// a box inside it. A number alone is an answer without reasoning.
 fn split_expert(expert: &str) -> (String, Option<String>) {
     let plain = without_calculator_marks(expert);
+    if parse_number(plain.trim()).is_some() {
+        return (String::new(), Some(plain.trim().to_owned()));
+    }
     let (reasoning, stated) = split_completion(&plain);
     let stated = stated.or_else(|| {
         let found = extract_lenient(&plain)?;

@@ -20,7 +20,8 @@ pub(crate) struct Columns {
     pub(crate) non_finite: usize,
 }
 
-/// Parses one JSON object.
+/// Parses one JSON object. A chat that is a record by itself, a list of objects, becomes the column
+/// `messages`.
 ///
 /// # Errors
 /// [`RecordFault::Json`], [`RecordFault::NotAnObject`], [`RecordFault::UnpairedSurrogate`].
@@ -28,6 +29,13 @@ pub(crate) fn parse(text: &str) -> Result<Columns, RecordFault> {
     let (text, non_finite) = with_json_numbers(text);
     match serde_json::from_str(&text) {
         Ok(Value::Object(values)) => Ok(Columns { values, non_finite }),
+        Ok(Value::Array(turns)) if turns.first().is_some_and(Value::is_object) => {
+            let messages = ("messages".to_owned(), Value::Array(turns));
+            Ok(Columns {
+                values: Map::from_iter([messages]),
+                non_finite,
+            })
+        }
         Ok(other) => Err(RecordFault::NotAnObject {
             found: type_name(&other),
         }),

@@ -1,4 +1,5 @@
-//! Traces cut into steps, with the first wrong one, as ProcessBench publishes them.
+//! Traces cut into steps, with the first wrong one: `problem`, `steps` and `label` as ProcessBench
+//! publishes them, or `prompt`, `completions` and `labels` as TRL's stepwise supervision has them.
 
 use std::path::Path;
 
@@ -25,7 +26,7 @@ pub struct StepTrace {
     pub label: Option<usize>,
 }
 
-/// Reads step traces from a JSON array as ProcessBench publishes it, JSON lines or parquet.
+/// Reads step traces from JSON lines, a JSON array or parquet.
 ///
 /// A record that cannot be used is left out and counted, one whose label names no step among them.
 ///
@@ -76,8 +77,10 @@ pub fn holds_step_traces(path: &Path) -> Result<bool, TasksError> {
         // The first record that can be parsed decides.
         if let Ok(columns) = columns {
             let has = |name: &str| columns.values.contains_key(name);
-            let steps = columns.values.get("steps").is_some_and(Value::is_array);
-            return Ok(steps && (has("label") || has("problem")) && !has("text"));
+            let is_list = |name: &str| columns.values.get(name).is_some_and(Value::is_array);
+            let published = is_list("steps") && (has("label") || has("problem"));
+            let stepwise = is_list("completions") && is_list("labels");
+            return Ok((published || stepwise) && !has("text"));
         }
     }
     Ok(false)
@@ -88,26 +91,37 @@ struct StepRecord {
     /// Its number in the file where it has none.
     id: Option<TextOrNumber>,
     generator: Option<String>,
-    #[serde(alias = "question")]
+    #[serde(alias = "question", alias = "prompt")]
     problem: String,
+    #[serde(alias = "completions")]
     steps: Vec<String>,
-    label: i64,
+    /// Index of the first wrong step, or -1.
+    label: Option<i64>,
+    /// Whether each step is right.
+    labels: Option<Vec<StepLabel>>,
+}
+
+/// Whether one step is right: true or 1.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum StepLabel {
+    Bool(bool),
+    Number(i64),
+}
+
+impl StepLabel {
+    fn is_right(&self) -> bool {
+        match self {
+            Self::Bool(right) => *right,
+            Self::Number(number) => *number == 1,
+        }
+    }
 }
 
 fn step_trace(number: usize, record: RawRecord) -> Result<StepTrace, RecordFault> {
     let columns = Value::Object(record.parse()?.values);
     let record = StepRecord::deserialize(columns).map_err(|error| RecordFault::json(&error))?;
-    let label = match record.label {
-        -1 => None,
-        label => {
-            let label = usize::try_from(label).ok();
-            let label = label.filter(|&label| label < record.steps.len());
-            Some(label.ok_or_else(|| RecordFault::Column {
-                column: "label".to_owned(),
-                problem: "names no step".to_owned(),
-            })?)
-        }
-    };
+    let label = first_wrong_step(&record)?;
     Ok(StepTrace {
         id: record.id.map_or_else(|| number.to_string(), |id| id.text()),
         generator: record.generator.unwrap_or_else(|| "unknown".into()),
@@ -115,6 +129,29 @@ fn step_trace(number: usize, record: RawRecord) -> Result<StepTrace, RecordFault
         steps: record.steps,
         label,
     })
+}
+
+fn first_wrong_step(record: &StepRecord) -> Result<Option<usize>, RecordFault> {
+    let fault = |column: &str, problem: &str| RecordFault::Column {
+        column: column.to_owned(),
+        problem: problem.to_owned(),
+    };
+    match (record.label, &record.labels) {
+        (Some(-1), _) => Ok(None),
+        (Some(label), _) => {
+            let label = usize::try_from(label).ok();
+            let label = label.filter(|&label| label < record.steps.len());
+            let label = label.ok_or_else(|| fault("label", "names no step"))?;
+            Ok(Some(label))
+        }
+        (None, Some(labels)) if labels.len() == record.steps.len() => {
+            Ok(labels.iter().position(|label| !label.is_right()))
+        }
+        (None, Some(_)) => Err(fault("labels", "does not have one entry for each step")),
+        (None, None) => Err(RecordFault::Json {
+            reason: "missing field `label`".to_owned(),
+        }),
+    }
 }
 
 #[cfg(test)]
@@ -166,6 +203,27 @@ mod tests {
     }
 
     #[test]
+    fn labels_of_every_step_name_the_first_wrong_one() {
+        let record = |labels: &str| {
+            format!(r#"{{"prompt": "Q", "completions": ["a", "b"], "labels": {labels}}}"#)
+        };
+        for (labels, expected) in [
+            ("[true, false]", Some(1)),
+            ("[1, 1]", None),
+            ("[0, 1]", Some(0)),
+            ("[1, -1]", Some(1)),
+        ] {
+            let (traces, _) = read(&record(labels)).unwrap();
+            assert_eq!((traces[0].label, traces[0].steps.len()), (expected, 2));
+        }
+        let message = read(&record("[true]")).unwrap_err().to_string();
+        assert!(
+            message.contains("`labels` does not have one entry for each step"),
+            "{message}"
+        );
+    }
+
+    #[test]
     fn step_traces_are_told_from_problems() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("data.json");
@@ -175,6 +233,11 @@ mod tests {
             (format!("broken\n{}", record(0)), true),
             (r#"[{"question": "Q", "answer": "a"}]"#.to_owned(), false),
             (r#"{"question": "Q", "steps": ["a"]}"#.to_owned(), false),
+            (
+                r#"{"prompt": "Q", "completions": ["a"], "labels": [true]}"#.to_owned(),
+                true,
+            ),
+            (r#"{"prompt": "Q", "completion": "a"}"#.to_owned(), false),
             (
                 r#"{"problem": "Q", "steps": 3, "label": 1}"#.to_owned(),
                 false,

@@ -5,7 +5,6 @@ use serde_json::Value;
 use super::chat::{self, Exchange};
 use super::columns::Record;
 use super::{DatasetFormat, DatasetSettings};
-use crate::answers::parse_number;
 use crate::countdown::CountdownTask;
 use crate::{RecordFault, TasksError};
 
@@ -40,7 +39,15 @@ const ANSWERS: [&str; 6] = [
     "expected_answer",
     "gold",
 ];
-const CHATS: [&str; 4] = ["messages", "conversations", "conversation", "chat"];
+const CHATS: [&str; 7] = [
+    "messages",
+    "conversations",
+    "conversation",
+    "chat",
+    "dialogue",
+    "dialog",
+    "thread",
+];
 
 /// What a record says, before the expert's text is taken apart.
 #[derive(Default)]
@@ -104,7 +111,7 @@ pub(super) fn read(settings: &DatasetSettings, record: &Record<'_>) -> Result<Fi
 }
 
 /// `question` and `answer`, the expert's text with the gold answer at its end; named columns take
-/// their places. An `answer` that is a number, true, false or a list is the gold answer alone.
+/// their places. An `answer` that is true, false or a list is the gold answer alone.
 fn gsm8k(settings: &DatasetSettings, record: &Record<'_>) -> Result<Fields, RecordFault> {
     let default = DatasetSettings::default();
     let is_named = settings.demonstration != default.demonstration;
@@ -112,7 +119,8 @@ fn gsm8k(settings: &DatasetSettings, record: &Record<'_>) -> Result<Fields, Reco
         true => &settings.demonstration,
         false => "answer",
     };
-    let is_gold = !is_named && is_answer_alone(record.get(expert).as_deref());
+    let value = record.get(expert);
+    let is_gold = matches!(value.as_deref(), Some(Value::Bool(_) | Value::Array(_))) && !is_named;
     let answer = match is_gold || settings.answer != default.answer {
         true => record.answer(&settings.answer)?,
         false => None,
@@ -130,15 +138,6 @@ fn gsm8k(settings: &DatasetSettings, record: &Record<'_>) -> Result<Fields, Reco
         },
         ..Fields::default()
     })
-}
-
-/// Whether a value is an answer without any reasoning.
-fn is_answer_alone(value: Option<&Value>) -> bool {
-    match value {
-        Some(Value::String(text)) => parse_number(text).is_some(),
-        Some(Value::Number(_) | Value::Bool(_) | Value::Array(_)) => true,
-        _ => false,
-    }
 }
 
 /// Named columns. Where a name is the default and does not exist, names that data sets commonly use

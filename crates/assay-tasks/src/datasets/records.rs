@@ -84,6 +84,12 @@ impl Records {
             path.extension()
                 .is_some_and(|found| found.eq_ignore_ascii_case(ending))
         };
+        if path.is_dir() {
+            return Err(TasksError::FileKind {
+                path: path.to_owned(),
+                reason: "a directory: name a file in it, or several with `*`",
+            });
+        }
         // A pipe cannot be looked at twice; parquet in a pipe cannot be read at all.
         let is_parquet = has_ending("parquet")
             || path.is_file() && text_file::starts_with(path, text_file::PARQUET)?;
@@ -110,7 +116,7 @@ fn text_source(path: &Path, mut reader: TextReader) -> Result<Source, TasksError
     let first = first.trim_ascii_start();
     let line = first.split(|&byte| byte == b'\n').next();
     let is_brace = line.is_some_and(|line| line.trim_ascii_end() == b"{") && first.len() > 1;
-    if first.starts_with(b"[") {
+    if first.starts_with(b"[") && !is_array_a_line(first) {
         return Ok(Source::Values(Values::new(reader, Layout::Array)));
     }
     if is_brace {
@@ -126,6 +132,15 @@ fn text_source(path: &Path, mut reader: TextReader) -> Result<Source, TasksError
         });
     }
     Ok(Source::Lines(Lines::new(path, reader)))
+}
+
+/// Whether the first line is a whole array and another line follows: chats, one a line.
+fn is_array_a_line(text: &[u8]) -> bool {
+    let Some(end) = text.iter().position(|&byte| byte == b'\n') else {
+        return false;
+    };
+    let is_whole = serde_json::from_slice::<serde::de::IgnoredAny>(&text[..end]).is_ok();
+    is_whole && !text[end..].trim_ascii().is_empty()
 }
 
 impl Iterator for Records {

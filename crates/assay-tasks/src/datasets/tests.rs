@@ -373,12 +373,17 @@ fn chats_stand_in_columns_of_any_layout() {
     let assistant = r##"{"role": "assistant", "content": "a\n#### 1"}"##;
     let lines = [
         format!(r#"{{"messages": [{user}, {assistant}]}}"#),
+        r##"{"thread": [{"role": "prompter", "text": "Q"}, {"role": "assistant", "text": "a\n#### 1"}]}"##.to_owned(),
         r##"{"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "a\n#### 1"}]}"##.to_owned(),
         format!(r#"{{"prompt": [{user}], "completion": [{assistant}]}}"#),
         format!(r#"{{"prompt": [{user}], "chosen": [{user}, {assistant}], "rejected": []}}"#),
     ];
     for line in lines {
         for format in [DatasetFormat::Messages, DatasetFormat::Columns] {
+            // Only a layout of chats looks for less usual names.
+            if format == DatasetFormat::Columns && line.contains("thread") {
+                continue;
+            }
             let (problems, _) = load(line.as_bytes(), |settings| settings.format = format).unwrap();
             let found = (
                 &problems[0].question,
@@ -391,6 +396,24 @@ fn chats_stand_in_columns_of_any_layout() {
                 "{line}"
             );
         }
+    }
+}
+
+#[test]
+fn chats_may_be_records_by_themselves() {
+    let chat = |n: u32| {
+        format!(
+            r#"[{{"from": "human", "value": "Q{n}"}}, {{"from": "gpt", "value": "a\n\\boxed{{{n}}}"}}]"#
+        )
+    };
+    for text in [
+        format!("[{}, {}]", chat(1), chat(2)),
+        format!("{}\n{}\n", chat(1), chat(2)),
+    ] {
+        let messages = |settings: &mut DatasetSettings| settings.format = DatasetFormat::Messages;
+        let (problems, _) = load(text.as_bytes(), messages).unwrap();
+        let answers: Vec<_> = problems.iter().map(|p| p.answer.as_deref()).collect();
+        assert_eq!(answers, [Some("1"), Some("2")], "{text}");
     }
 }
 
