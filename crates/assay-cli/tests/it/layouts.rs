@@ -19,9 +19,15 @@ fn columns_are_named_on_the_command_line() {
         "sample --model model --problems nested.jsonl --question ask.text --answer gold --samples 1 --max-tokens 2 \
          --style plain --out o.jsonl --json",
     );
-    assert_eq!((&counts["traces"], &counts["known"]), (&json!(2), &json!(2)));
+    assert_eq!(
+        (&counts["traces"], &counts["known"]),
+        (&json!(2), &json!(2))
+    );
     let traces = read_traces(&world.path("o.jsonl")).unwrap();
-    assert_eq!((traces[0].question.as_str(), traces[1].answer.as_deref()), ("2+2?", Some("5")));
+    assert_eq!(
+        (traces[0].question.as_str(), traces[1].answer.as_deref()),
+        ("2+2?", Some("5"))
+    );
     let said = world.refused(
         "sample --model model --problems nested.jsonl --question asked --samples 1 --out o.jsonl",
     );
@@ -30,7 +36,10 @@ fn columns_are_named_on_the_command_line() {
     let said = world.refused(
         "localise --reward reward --demonstrations nested.jsonl --question ask.text --demonstration steps --answer gold",
     );
-    assert!(said.contains("no demonstration: column `steps` is missing"), "{said}");
+    assert!(
+        said.contains("no demonstration: column `steps` is missing"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -60,7 +69,10 @@ fn airl_asks_for_no_answer() {
         let output = world.assay(&format!("train {trainer} --config empty.toml --dry-run"));
         let settings = String::from_utf8(output.stdout).unwrap();
         let train = settings.split("[data.train]").nth(1).unwrap();
-        let line = train.lines().find(|line| line.starts_with("required")).unwrap();
+        let line = train
+            .lines()
+            .find(|line| line.starts_with("required"))
+            .unwrap();
         line.to_owned()
     };
     assert_eq!(required("airl"), "required = \"demonstration\"");
