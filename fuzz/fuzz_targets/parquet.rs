@@ -23,6 +23,7 @@ fuzz_target!(init: pass_over_caught_panics(), |bytes: &[u8]| {
         DatasetFormat::Gsm8k,
         DatasetFormat::MmluPro,
         DatasetFormat::Messages,
+        DatasetFormat::Columns,
         DatasetFormat::Countdown,
     ] {
         let settings = DatasetSettings {
