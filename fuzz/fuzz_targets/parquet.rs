@@ -23,12 +23,13 @@ fuzz_target!(init: pass_over_caught_panics(), |bytes: &[u8]| {
         DatasetFormat::Gsm8k,
         DatasetFormat::MmluPro,
         DatasetFormat::Messages,
+        DatasetFormat::Columns,
         DatasetFormat::Countdown,
     ] {
         let settings = DatasetSettings {
             path: path.clone(),
             format,
-            required: Required::Question,
+            required: Some(Required::Question),
             ..DatasetSettings::default()
         };
         let _ = load_problems(&settings);

@@ -17,7 +17,7 @@ fuzz_target!(|bytes: &[u8]| {
         let settings = DatasetSettings {
             path: file.path().to_owned(),
             format,
-            required: Required::Question,
+            required: Some(Required::Question),
             ..DatasetSettings::default()
         };
         let _ = load_problems(&settings);

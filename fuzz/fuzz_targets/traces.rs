@@ -3,7 +3,9 @@
 
 use std::io::Write;
 
-use assay_tasks::trace_io::{read_foreign_traces, read_step_traces, read_traces, write_traces};
+use assay_tasks::trace_io::{
+    holds_step_traces, read_foreign_traces, read_step_traces, read_traces, write_traces,
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -12,6 +14,7 @@ fuzz_target!(|bytes: &[u8]| {
     std::fs::File::create(&path)
         .and_then(|mut file| file.write_all(bytes))
         .expect("room for it");
+    let _ = holds_step_traces(&path);
     let _ = read_step_traces(&path);
     let _ = read_foreign_traces(&path);
     if let Ok(traces) = read_traces(&path) {

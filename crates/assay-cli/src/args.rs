@@ -1,6 +1,7 @@
 //! The command line: names, options and their help.
 
 mod drawing;
+mod layout;
 mod looking;
 
 use std::net::ToSocketAddrs;
@@ -9,12 +10,12 @@ use std::path::PathBuf;
 use assay_critic::search::SearchStrategy;
 use assay_lm::directory::WeightType;
 use assay_lm::{DeviceName, Placement, PlacementSettings, Precision};
-use assay_tasks::datasets::DatasetFormat;
 use assay_tasks::prompts::PromptStyle;
 use assay_train::settings::PassBudget;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::drawing::DrawArgs;
+pub(crate) use self::layout::LayoutArgs;
 pub(crate) use self::looking::*;
 use crate::commands::bench::{Shape, Stage};
 
@@ -154,11 +155,6 @@ pub(crate) enum Style {
     Plain,
 }
 
-/// A layout by its name in settings.
-fn dataset_format(name: &str) -> Result<DatasetFormat, String> {
-    serde_json::from_value(name.into()).map_err(|error| error.to_string())
-}
-
 impl From<Style> for PromptStyle {
     fn from(style: Style) -> Self {
         match style {
@@ -294,7 +290,7 @@ pub(crate) struct ScoreArgs {
     /// Base model of the reward; the one named in it otherwise.
     #[arg(long)]
     pub(crate) model: Option<PathBuf>,
-    /// Traces: assay's, the two foreign JSONL shapes, or ProcessBench JSON.
+    /// Traces: assay's, the two foreign shapes, or ProcessBench's; JSON lines, a JSON array or parquet.
     #[arg(long)]
     pub(crate) traces: PathBuf,
     /// Fill in log-probabilities of this policy too.

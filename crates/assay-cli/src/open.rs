@@ -1,7 +1,5 @@
 //! Opening what commands name: models, adapters, rewards, problems, traces.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,18 +8,15 @@ use assay_critic::policy_model::{PolicyModel, Trainable};
 use assay_critic::reward_model::{HEAD_FILE, RewardModel};
 use assay_lm::hub::{self, HubSettings};
 use assay_lm::{DeviceName, LanguageModel, Placement, PlacementSettings, Storage, peft};
-use assay_tasks::datasets::{DatasetFormat, DatasetSettings, Required, load_problems};
+use assay_tasks::datasets::{DatasetSettings, LoadReport, load_problems};
 use assay_tasks::problem::Problem;
 use assay_tasks::trace::ScoredTrace;
-use assay_tasks::trace_io::{StepTrace, read_foreign_traces, read_step_traces};
+use assay_tasks::trace_io::{StepTrace, holds_step_traces, read_foreign_traces, read_step_traces};
 use assay_train::checkpoint;
 use assay_train::settings::Settings;
 
 use crate::allocator::while_loading;
 use crate::progress::{Downloads, message};
-
-/// Bytes of a file's first line that are looked at to tell what it holds.
-const LONGEST_FIRST_LINE: u64 = 1 << 24;
 
 /// The local path of a file, directory or hub name; downloads what is not there yet.
 pub(crate) fn locate(name: &Path) -> Result<PathBuf> {
@@ -203,30 +198,22 @@ pub(crate) fn reward_on(
     Ok(reward)
 }
 
-/// The first problems of a file; what is left out is said.
-pub(crate) fn problems(
-    (path, format): (&Path, DatasetFormat),
-    limit: Option<usize>,
-    required: Required,
-) -> Result<Vec<Problem>> {
-    ensure!(limit != Some(0), "--limit must be at least 1");
-    let settings = DatasetSettings {
-        path: path.to_owned(),
-        format,
-        limit,
-        required,
-        ..DatasetSettings::default()
-    };
-    let (problems, report) = load_problems(&settings)?;
-    for (reason, count) in &report.skipped {
-        message(&format!("{}: left out {count}: {reason}", path.display()))?;
-    }
-    anyhow::ensure!(
-        !problems.is_empty(),
-        "{} holds no usable problem",
-        path.display()
-    );
+/// The problems of a data set; prints what is left out.
+pub(crate) fn problems(settings: &DatasetSettings) -> Result<Vec<Problem>> {
+    ensure!(settings.limit != Some(0), "--limit must be at least 1");
+    let path = settings.path.display();
+    let (problems, report) = load_problems(settings)?;
+    print_report(&path.to_string(), &report)?;
+    ensure!(!problems.is_empty(), "{path} holds no record");
     Ok(problems)
+}
+
+/// Prints what was left out of a file and what was noted, each line after the file's name.
+pub(crate) fn print_report(name: &str, report: &LoadReport) -> Result<()> {
+    for line in report.lines() {
+        message(&format!("{name}: {line}"))?;
+    }
+    Ok(())
 }
 
 /// What a file of traces holds.
@@ -237,45 +224,26 @@ pub(crate) enum Traces {
     Steps(Vec<StepTrace>),
 }
 
-/// Reads assay's traces, the two foreign JSONL shapes, or ProcessBench JSON.
+/// Reads assay's traces, the two foreign shapes, or ProcessBench's.
 pub(crate) fn traces(path: &Path) -> Result<Traces> {
     Ok(if holds_steps(path)? {
-        Traces::Steps(read_step_traces(path)?)
+        Traces::Steps(step_traces(path)?)
     } else {
         Traces::Texts(read_foreign_traces(path)?)
     })
 }
 
-/// Whether a file holds traces cut into steps, as ProcessBench is published: an array, or records with `steps` a line.
+/// Reads traces cut into steps; prints what is left out.
+pub(crate) fn step_traces(path: &Path) -> Result<Vec<StepTrace>> {
+    let (traces, report) = read_step_traces(path)?;
+    print_report(&path.display().to_string(), &report)?;
+    Ok(traces)
+}
+
+/// Whether a file holds traces cut into steps, as ProcessBench is published.
 pub(crate) fn holds_steps(path: &Path) -> Result<bool> {
-    let packed = |ending: &str| {
-        path.extension()
-            .is_some_and(|e| e.eq_ignore_ascii_case(ending))
-    };
-    if packed("parquet") || packed("zst") || !path.exists() && path.to_string_lossy().contains('*')
-    {
-        return Ok(false);
-    }
     ensure_readable_twice(path)?;
-    let cannot_read = || format!("cannot read {}", path.display());
-    let mut file = BufReader::new(File::open(path).with_context(cannot_read)?);
-    let mut line = Vec::new();
-    while line.trim_ascii().is_empty() {
-        line.clear();
-        let mut limited = (&mut file).take(LONGEST_FIRST_LINE);
-        if limited
-            .read_until(b'\n', &mut line)
-            .with_context(cannot_read)?
-            == 0
-        {
-            return Ok(false);
-        }
-    }
-    if line.trim_ascii_start().starts_with(b"[") {
-        return Ok(true);
-    }
-    let record: Option<serde_json::Value> = serde_json::from_slice(&line).ok();
-    Ok(record.is_some_and(|record| record.get("steps").is_some()))
+    Ok(holds_step_traces(path)?)
 }
 
 /// Refuses a pipe where the first reading would take from the second.

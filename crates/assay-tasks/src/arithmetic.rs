@@ -1,17 +1,20 @@
-//! The built-in task of `assay quickstart`: several operations of clock arithmetic, solved by an expert of mixed style.
+//! The built-in task of `assay quickstart`: several operations of clock arithmetic, solved by an
+//! expert of mixed style.
 //!
-//! A question lists operations to apply from left to right; every value is kept modulo a small number, so a value is one
-//! digit. `start 3 times 4 add 6 take 2:` is demonstrated by
+//! A question lists operations to apply from left to right; every value is kept modulo a small
+//! number, so a value is one digit. `start 3 times 4 add 6 take 2:` is demonstrated by
 //! ```text
 //! so 3*4=5
 //! 5+6-2=2
 //! #### 2
 //! ```
-//! Each line does one operation, or with [`ArithmeticSettings::merge_probability`] several at once; some lines open with
-//! a connective. Multiplication never meets a zero, so with a prime modulus no error vanishes before the answer.
+//! Each line does one operation, or with [`ArithmeticSettings::merge_probability`] several at once;
+//! some lines open with a connective. No factor is zero, so with a prime modulus an error always
+//! changes the answer.
 //!
-//! Training and test problems are disjoint by construction: the hash of a question decides its split. Every question and
-//! every [`crate::prompts::PromptStyle::Plain`] completion is a concatenation of [`vocabulary`] entries.
+//! Training and test problems are disjoint by construction: the hash of a question decides its
+//! split. Every question and every [`crate::prompts::PromptStyle::Plain`] completion is a
+//! concatenation of [`vocabulary`] entries.
 
 use std::collections::BTreeSet;
 
@@ -29,17 +32,17 @@ pub struct ArithmeticSettings {
     pub problems: usize,
     /// Values are kept modulo this; 2 to 10.
     pub modulus: u32,
-    /// Fewest operations of a problem.
+    /// Minimum number of operations of a problem.
     pub fewest_operations: usize,
-    /// Most operations of a problem.
+    /// Maximum number of operations of a problem.
     pub most_operations: usize,
     /// Largest operand; the smallest is 2. At most 9.
     pub largest_operand: u32,
     /// Probability that a line of the demonstration does several operations.
     pub merge_probability: f64,
-    /// Fewest operations of such a line, where as many are left.
+    /// Minimum number of operations of such a line, where as many are left.
     pub fewest_merged: usize,
-    /// Most operations of such a line.
+    /// Maximum number of operations of such a line.
     pub most_merged: usize,
     /// Probability that a line opens with a connective.
     pub word_probability: f64,
@@ -61,7 +64,7 @@ impl Default for ArithmeticSettings {
     }
 }
 
-/// Which part of the task's problems.
+/// A part of the task's problems.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Split {
@@ -92,10 +95,12 @@ impl Split {
     }
 }
 
-/// Generates different problems of one split; the first `n` are the same for every number of problems.
+/// Generates different problems of one split; the first `n` are the same for every number of
+/// problems.
 ///
 /// # Errors
-/// [`TasksError::Arithmetic`] for settings out of range, or that allow fewer different problems than are asked for.
+/// [`TasksError::Arithmetic`] for settings out of range, or that allow fewer different problems
+/// than were requested.
 pub fn generate(
     settings: &ArithmeticSettings,
     split: Split,
@@ -136,15 +141,18 @@ pub fn generate(
     Ok(problems)
 }
 
-/// The texts whose concatenations are the task's questions and completions, the longest match first being the only
-/// reading; special tokens (padding, end of turn) are the tokenizer's own.
+/// The texts whose concatenations are the task's questions and completions. A concatenation is read
+/// by taking the longest match first. Special tokens (padding, end of turn) are the tokenizer's
+/// own.
 pub fn vocabulary() -> &'static [&'static str] {
     &VOCABULARY
 }
 
-/// The characters a perturbed completion of this task may have: its digits, operators, words and layout.
+/// The characters a perturbed completion of this task may have: its digits, operators, words and
+/// layout.
 ///
-/// For [`crate::perturbations::Registry::within`]: a digit the task never uses would give a corruption away.
+/// For [`crate::perturbations::Registry::within`]: a digit that the task never uses would reveal a
+/// corruption.
 pub fn alphabet(settings: &ArithmeticSettings) -> String {
     let highest = settings
         .modulus
@@ -160,10 +168,10 @@ pub fn alphabet(settings: &ArithmeticSettings) -> String {
         .collect()
 }
 
-/// Names this task's streams apart from all other randomness of a run.
+/// Separates this task's streams from all other randomness of a run.
 const STREAM: u64 = 0x6172_6974_686d_6574; // "arithmet"
 
-/// Draws allowed for one new problem of a split before the settings are called too narrow.
+/// Draws allowed for one new problem of a split before the settings are refused as too narrow.
 const DRAWS_A_PROBLEM: usize = 200;
 
 /// Connectives with their cumulative probabilities in hundredths: a long tail.
@@ -294,8 +302,8 @@ impl Chain {
     }
 }
 
-fn between(fewest: usize, most: usize, stream: &mut Stream) -> usize {
-    fewest + stream.below(most - fewest + 1)
+fn between(min: usize, max: usize, stream: &mut Stream) -> usize {
+    min + stream.below(max - min + 1)
 }
 
 fn check(settings: &ArithmeticSettings) -> Result<(), TasksError> {
@@ -360,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn every_line_of_every_demonstration_is_right_and_continues_the_last() {
+    fn every_demonstration_line_is_right_and_continues() {
         for problem in generate(&settings(300), Split::Train, 1).unwrap() {
             let words = [
                 ("start ", ""),

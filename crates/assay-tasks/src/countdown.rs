@@ -1,18 +1,18 @@
 //! Countdown: reach a target with the given numbers, each used exactly once.
 //!
-//! The gold answer of such a problem is its task in words, `98 from 44, 19, 35`; [`CountdownTask::accepts`] evaluates an
-//! answer exactly, in rationals, and never by running it.
+//! The gold answer of such a problem is its task in words, `98 from 44, 19, 35`.
+//! [`CountdownTask::accepts`] evaluates an answer in exact fractions; nothing is executed.
 
 use std::fmt;
 
 use crate::answers::Rational;
 
-/// The longest expression that is read, in bytes.
-const LONGEST: usize = 512;
-/// The most numbers of a task.
-const MOST_NUMBERS: usize = 32;
-/// How deep parentheses and signs may nest.
-const DEEPEST: usize = 64;
+/// Maximum length of an expression, in bytes.
+const MAX_EXPRESSION: usize = 512;
+/// Maximum number of numbers in a task.
+const MAX_NUMBERS: usize = 32;
+/// Maximum depth of nested parentheses and signs.
+const MAX_DEPTH: usize = 64;
 
 /// Numbers and the target they must reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,17 +36,17 @@ impl CountdownTask {
         let (target, numbers) = text.trim().split_once(" from ")?;
         let numbers: Option<Vec<i64>> = numbers
             .split(", ")
-            .take(MOST_NUMBERS + 1)
+            .take(MAX_NUMBERS + 1)
             .map(|number| number.parse().ok())
             .collect();
         Some(Self {
             target: target.parse().ok()?,
-            numbers: numbers.filter(|numbers| numbers.len() <= MOST_NUMBERS)?,
+            numbers: numbers.filter(|numbers| numbers.len() <= MAX_NUMBERS)?,
         })
     }
 
-    /// Whether an answer is an expression with `+ - * /` and parentheses that uses each number exactly once and has
-    /// the target as its exact value. `= target` may follow it.
+    /// Whether an answer is an expression with `+ - * /` and parentheses that uses each number
+    /// exactly once and has the target as its exact value. `= target` may follow it.
     pub fn accepts(&self, answer: &str) -> bool {
         let Some(target) = Rational::new(i128::from(self.target), 1) else {
             return false;
@@ -117,7 +117,7 @@ struct Reader<'t> {
 impl<'t> Reader<'t> {
     /// The value of a whole expression and the numbers in it.
     fn evaluate(text: &'t str) -> Option<(Rational, Vec<i64>)> {
-        if text.len() > LONGEST {
+        if text.len() > MAX_EXPRESSION {
             return None;
         }
         let mut reader = Self {
@@ -158,7 +158,7 @@ impl<'t> Reader<'t> {
 
     fn factor(&mut self) -> Option<Rational> {
         self.depth += 1;
-        if self.depth > DEEPEST {
+        if self.depth > MAX_DEPTH {
             return None;
         }
         let value = match self.take(b"(-") {

@@ -1,25 +1,38 @@
-//! Reading problems from JSON lines (plain or zstd-compressed) and parquet: GSM8K, MedReason, MMLU-Pro, AIME and Countdown
-//! as published, any columns, or chats.
+//! Reading problems from JSON lines, JSON arrays (both plain or compressed with gzip or zstd) and
+//! parquet: GSM8K, MedReason, MMLU-Pro, AIME and Countdown as published, any columns, or chats.
 //!
-//! A record that cannot be read is an error with its file and line. A record that can be read but lacks what the caller
-//! needs is left out and counted.
+//! A record that cannot be used is left out, counted and named by its number in the file; the
+//! records after it are read. A file that cannot be read to its end is an error, and so is a data
+//! set in which no record can be used.
 
+mod chat;
+mod columns;
 mod files;
 mod footer;
 mod formats;
-mod records;
+mod pages;
+pub(crate) mod records;
+mod report;
+mod rows;
+mod thrift;
+mod values;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
-use self::records::Records;
-pub use self::records::catches_panics;
-use crate::TasksError;
+use self::columns::Record;
+pub(crate) use self::files::files;
+use self::formats::Absent;
+use self::records::{Fault, RawRecord, Records};
+use self::report::Place;
+pub use self::report::{Counted, LoadReport};
+pub use self::rows::catches_panics;
+use crate::answers::{AnswerSource, extract_lenient, parse_number};
 use crate::problem::Problem;
 use crate::prompts::{split_completion, without_calculator_marks};
+use crate::{RecordFault, TasksError};
 
 /// How a file's records are laid out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,22 +43,25 @@ pub enum DatasetFormat {
     Gsm8k,
     /// One column a field, named by the settings.
     Columns,
-    /// A chat in `messages`: the last assistant turn is the demonstration, the last user turn before it the question.
+    /// A chat in `messages` or `conversations`: the last assistant turn is the demonstration, the
+    /// last user turn before it the question.
     Messages,
-    /// MedReason (`UCSC-VLAA/MedReason`): `question`, `options`, `reasoning`, `answer`; the answer is a choice's letter
-    /// where it is one of the options.
+    /// MedReason (`UCSC-VLAA/MedReason`): `question`, `options`, `reasoning`, `answer`; the answer
+    /// is a choice's letter where it is one of the options.
     Medreason,
-    /// MMLU-Pro (`TIGER-Lab/MMLU-Pro`): `question`, `options`, `answer`, a letter; `cot_content` is the demonstration.
+    /// MMLU-Pro (`TIGER-Lab/MMLU-Pro`): `question`, `options`, `answer`, a letter; `cot_content` is
+    /// the demonstration.
     MmluPro,
-    /// AIME (`Maxwell-Jia/AIME_2024`, `HuggingFaceH4/aime_2024` and their like): `problem`, `solution`, `answer`, an
-    /// integer.
+    /// AIME (`Maxwell-Jia/AIME_2024`, `HuggingFaceH4/aime_2024` and their like): `problem`,
+    /// `solution`, `answer`, an integer.
     Aime,
-    /// Countdown (`Jiayi-Pan/Countdown-Tasks-3to4`): `nums`, `target`; an answer is an expression, evaluated exactly.
+    /// Countdown (`Jiayi-Pan/Countdown-Tasks-3to4`): `nums`, `target`; an answer is an expression,
+    /// evaluated exactly.
     Countdown,
 }
 
-/// Bytes of text that the problems of one call may hold together.
-const MOST_TEXT: usize = 4 << 30;
+/// Maximum number of bytes of text in all problems of one call.
+const MAX_TEXT: usize = 4 << 30;
 
 /// Which fields a problem must have to be kept; others are skipped and counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,25 +82,27 @@ pub enum Required {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DatasetSettings {
-    /// A file that ends in `.parquet`, `.zst` (compressed JSON lines) or anything else (JSON lines); `*` in its name
-    /// stands for any text, and the files it matches are read in order of their names.
+    /// A file of JSON lines, a JSON array (both plain or compressed with gzip or zstd) or parquet;
+    /// `*` in its name stands for any text, and the files it matches are read in order of their
+    /// names.
     pub path: PathBuf,
     /// How its records are laid out.
     pub format: DatasetFormat,
-    /// Column of the question (`columns`).
+    /// Column of the question (`columns`, `gsm8k`), or of the chat (`messages`). A dotted name
+    /// leads into nested columns: `reward_model.ground_truth`.
     pub question: String,
-    /// Column of the expert's reasoning (`columns`).
+    /// Column of the expert's reasoning (`columns`, `gsm8k`).
     pub demonstration: String,
-    /// Column of the gold answer (`columns`, `messages`).
+    /// Column of the gold answer (`columns`, `gsm8k`, `messages`).
     pub answer: String,
-    /// Column of the identifier. A record without it is called after the file and its line, counted from 0:
-    /// `gsm8k-train-0` for GSM8K, `train-0` otherwise.
+    /// Column of the identifier. A record without it is called after the file and its line, counted
+    /// from 0: `gsm8k-train-0` for GSM8K, `train-0` otherwise.
     pub id: String,
-    /// Which fields a problem must have.
-    pub required: Required,
-    /// Records to leave out at the start.
+    /// Which fields a problem must have; what the command needs where it is absent.
+    pub required: Option<Required>,
+    /// Number of records to leave out at the start.
     pub offset: usize,
-    /// Most records to read after the offset.
+    /// Maximum number of records to read after the offset.
     pub limit: Option<usize>,
 }
 
@@ -97,123 +115,166 @@ impl Default for DatasetSettings {
             demonstration: "demonstration".into(),
             answer: "answer".into(),
             id: "id".into(),
-            required: Required::default(),
+            required: None,
             offset: 0,
             limit: None,
         }
     }
 }
 
-/// What became of a file's records.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LoadReport {
-    /// Problems kept.
-    pub loaded: usize,
-    /// Records left out, by reason: `empty question`, `no demonstration`, `no answer`.
-    pub skipped: BTreeMap<String, usize>,
-}
-
 /// Reads the problems of one file, or of those that a `*` matches.
 ///
+/// Without [`DatasetSettings::required`] a problem must have a demonstration and an answer.
+///
 /// # Errors
-/// [`TasksError::Read`], [`TasksError::Json`], [`TasksError::Parquet`], [`TasksError::InvalidUtf8`] and
-/// [`TasksError::LineTooLong`] (16 MiB) name the file and line; [`TasksError::Column`] a missing question or a column of
-/// another type; [`TasksError::DuplicateId`] a repeated identifier; [`TasksError::TooMuchText`] files beyond 4 GiB.
+/// [`TasksError::Read`], [`TasksError::Parquet`], [`TasksError::FileKind`] and
+/// [`TasksError::LineTooLong`] where a file cannot be read to its end;
+/// [`TasksError::NoUsableRecord`] where every record is left out; [`TasksError::FixedColumns`];
+/// [`TasksError::TooMuchText`] for problems beyond 4 GiB.
 pub fn load_problems(settings: &DatasetSettings) -> Result<(Vec<Problem>, LoadReport), TasksError> {
-    let mut problems = Vec::new();
-    let mut report = LoadReport::default();
-    let mut ids = BTreeSet::new();
-    let mut bytes = 0;
-    let files = files::files(&settings.path)?;
-    let records = files.iter().flat_map(|file| {
-        let (opened, failed) = match Records::open(file) {
-            Ok(records) => (Some(records), None),
-            Err(error) => (None, Some(Err(error))),
-        };
-        let records = opened.into_iter().flatten().chain(failed);
-        records.map(move |record| (file.as_path(), record))
-    });
-    let limit = settings.limit.unwrap_or(usize::MAX);
-    // A record that cannot be read is an error before the offset too.
-    let wanted = |(index, (_, record)): &(usize, (&Path, Result<_, _>))| {
-        record.is_err() || *index >= settings.offset
+    formats::check_names(settings)?;
+    let mut loader = Loader {
+        settings,
+        required: settings.required.unwrap_or_default(),
+        problems: Vec::new(),
+        ids: BTreeSet::new(),
+        bytes: 0,
+        report: LoadReport::default(),
     };
-    for (_, (path, record)) in records.enumerate().filter(wanted).take(limit) {
-        let (line, record) = record?;
-        let place = Place { path, line };
-        let problem = read_problem(settings, &place, &record)?;
-        if let Some(reason) = missing(&problem, settings.required) {
-            *report.skipped.entry(reason.to_owned()).or_default() += 1;
-            continue;
+    let limit = settings.limit.unwrap_or(usize::MAX);
+    let end = settings.offset.saturating_add(limit);
+    let mut index = 0;
+    for path in files(&settings.path)? {
+        if index >= end {
+            break;
         }
-        if !ids.insert(problem.id.clone()) {
-            return Err(TasksError::DuplicateId {
-                path: path.to_owned(),
-                line,
-                id: problem.id,
-            });
+        for record in Records::open(&path)? {
+            if index >= settings.offset {
+                loader.take(&path, record)?;
+            } else if let Err(Fault::File(error)) = record {
+                return Err(error);
+            }
+            index += 1;
+            if index >= end {
+                break;
+            }
         }
-        bytes += problem.question.len() + problem.demonstration.as_ref().map_or(0, String::len);
-        if bytes > MOST_TEXT {
-            return Err(TasksError::TooMuchText {
-                path: settings.path.clone(),
-                limit: MOST_TEXT,
-            });
-        }
-        problems.push(problem);
     }
-    report.loaded = problems.len();
+    let Loader {
+        problems, report, ..
+    } = loader;
+    if problems.is_empty() && !report.skipped.is_empty() {
+        return Err(TasksError::NoUsableRecord {
+            path: settings.path.clone(),
+            reasons: report.reasons(),
+        });
+    }
     Ok((problems, report))
 }
 
-struct Place<'a> {
-    path: &'a Path,
-    line: usize,
+/// The problems read so far.
+struct Loader<'s> {
+    settings: &'s DatasetSettings,
+    required: Required,
+    problems: Vec<Problem>,
+    ids: BTreeSet<String>,
+    bytes: usize,
+    report: LoadReport,
 }
 
-impl Place<'_> {
-    fn json(&self, source: serde_json::Error) -> TasksError {
-        TasksError::Json {
-            path: self.path.to_owned(),
-            line: self.line,
-            source,
+impl Loader<'_> {
+    /// Keeps a record as a problem, or counts it as left out.
+    fn take(
+        &mut self,
+        path: &Path,
+        record: Result<(usize, RawRecord), Fault>,
+    ) -> Result<(), TasksError> {
+        let (number, record) = match record {
+            Ok((number, record)) => (number, Ok(record)),
+            Err(Fault::Record(number, fault)) => (number, Err(fault)),
+            Err(Fault::File(error)) => return Err(error),
+        };
+        let place = Place { path, number };
+        match record.and_then(|record| self.problem(place, record)) {
+            Err(fault) => self.report.skip(place, &fault),
+            Ok((problem, notes)) => {
+                self.bytes += problem.question.len();
+                self.bytes += problem.demonstration.as_ref().map_or(0, String::len);
+                if self.bytes > MAX_TEXT {
+                    return Err(TasksError::TooMuchText {
+                        path: self.settings.path.clone(),
+                        limit: MAX_TEXT,
+                    });
+                }
+                for note in notes {
+                    self.report.note(place, note);
+                }
+                self.ids.insert(problem.id.clone());
+                self.problems.push(problem);
+                self.report.loaded += 1;
+            }
         }
+        Ok(())
     }
 
-    fn column(&self, column: &str, problem: &'static str) -> TasksError {
-        TasksError::Column {
-            path: self.path.to_owned(),
-            line: self.line,
-            column: column.to_owned(),
-            problem,
-        }
-    }
-
-    /// A text column; numbers are taken as written, absent and null are `None`.
-    fn text(
+    /// The problem of a record, and what was not used or was changed.
+    fn problem(
         &self,
-        record: &Map<String, Value>,
-        column: &str,
-    ) -> Result<Option<String>, TasksError> {
-        match record.get(column) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.clone())),
-            Some(Value::Number(number)) => Ok(Some(number.to_string())),
-            Some(_) => Err(self.column(column, "is neither a text nor a number")),
+        place: Place<'_>,
+        record: RawRecord,
+    ) -> Result<(Problem, Vec<String>), RecordFault> {
+        let columns = record.parse()?;
+        let record = Record { columns: &columns };
+        let fields = formats::read(self.settings, &record)?;
+        let (reasoning, stated) = match &fields.expert {
+            Some(expert) => split_expert(expert),
+            None => (String::new(), None),
+        };
+        let id = match record.text(&self.settings.id)? {
+            Some(id) => id,
+            None => default_id(self.settings, place),
+        };
+        let problem = Problem {
+            id,
+            question: fields.question.trim().to_owned(),
+            demonstration: not_empty(reasoning),
+            answer: fields.answer.and_then(not_empty).or(stated),
+        };
+        check_required(&problem, self.required, &record, &fields.absent)?;
+        if self.ids.contains(&problem.id) {
+            return Err(RecordFault::DuplicateId { id: problem.id });
         }
-    }
-
-    fn required_text(
-        &self,
-        record: &Map<String, Value>,
-        column: &str,
-    ) -> Result<String, TasksError> {
-        self.text(record, column)?
-            .ok_or_else(|| self.column(column, "is missing"))
+        let mut notes = fields.notes;
+        if columns.non_finite > 0 {
+            notes.push("NaN or an infinity, which JSON does not have, was read as null".to_owned());
+        }
+        Ok((problem, notes))
     }
 }
 
-fn missing(problem: &Problem, required: Required) -> Option<&'static str> {
+/// The reasoning of an expert's text, and the answer that it states: apart from the reasoning, or in
+/// a box inside it. A number alone is an answer without reasoning.
+fn split_expert(expert: &str) -> (String, Option<String>) {
+    let plain = without_calculator_marks(expert);
+    if parse_number(plain.trim()).is_some() {
+        return (String::new(), Some(plain.trim().to_owned()));
+    }
+    let (reasoning, stated) = split_completion(&plain);
+    let stated = stated.or_else(|| {
+        let found = extract_lenient(&plain)?;
+        (found.source != AnswerSource::LastNumber).then(|| found.text.to_owned())
+    });
+    (reasoning, stated)
+}
+
+/// Refuses a problem that lacks what is required; says which column was looked for and does not
+/// exist.
+fn check_required(
+    problem: &Problem,
+    required: Required,
+    record: &Record<'_>,
+    absent: &Absent,
+) -> Result<(), RecordFault> {
     let demonstration = matches!(
         required,
         Required::Demonstration | Required::DemonstrationAndAnswer
@@ -222,44 +283,25 @@ fn missing(problem: &Problem, required: Required) -> Option<&'static str> {
         required,
         Required::Answer | Required::DemonstrationAndAnswer
     );
+    let detail = |column: &Option<String>| match column {
+        Some(column) => format!(": {}", record.missing(column)),
+        None => String::new(),
+    };
     if problem.question.is_empty() {
-        Some("empty question")
+        Err(RecordFault::EmptyQuestion)
     } else if demonstration && problem.demonstration.is_none() {
-        Some("no demonstration")
+        let detail = detail(&absent.demonstration);
+        Err(RecordFault::NoDemonstration { detail })
     } else if answer && problem.answer.is_none() {
-        Some("no answer")
+        let detail = detail(&absent.answer);
+        Err(RecordFault::NoAnswer { detail })
     } else {
-        None
+        Ok(())
     }
 }
 
-fn read_problem(
-    settings: &DatasetSettings,
-    place: &Place<'_>,
-    record: &Map<String, Value>,
-) -> Result<Problem, TasksError> {
-    let formats::Fields {
-        question,
-        expert,
-        answer,
-    } = formats::read(settings, place, record)?;
-    let (reasoning, stated) = match &expert {
-        Some(expert) => split_completion(&without_calculator_marks(expert)),
-        None => (String::new(), None),
-    };
-    let id = match place.text(record, &settings.id)? {
-        Some(id) => id,
-        None => default_id(settings, place),
-    };
-    Ok(Problem {
-        id,
-        question: question.trim().to_owned(),
-        demonstration: not_empty(reasoning),
-        answer: answer.and_then(not_empty).or(stated),
-    })
-}
-
-fn default_id(settings: &DatasetSettings, place: &Place<'_>) -> String {
+/// The name of a record without an identifier: the file's name and the record's number, from 0.
+fn default_id(settings: &DatasetSettings, place: Place<'_>) -> String {
     let stem = place
         .path
         .file_stem()
@@ -270,7 +312,7 @@ fn default_id(settings: &DatasetSettings, place: &Place<'_>) -> String {
     } else {
         ""
     };
-    format!("{family}{stem}-{}", place.line - 1)
+    format!("{family}{stem}-{}", place.number - 1)
 }
 
 fn not_empty(text: String) -> Option<String> {
@@ -279,143 +321,4 @@ fn not_empty(text: String) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-
-    fn load(
-        bytes: &[u8],
-        change: impl FnOnce(&mut DatasetSettings),
-    ) -> Result<(Vec<Problem>, LoadReport), TasksError> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("train.jsonl");
-        fs::write(&path, bytes).unwrap();
-        let mut settings = DatasetSettings {
-            path,
-            ..DatasetSettings::default()
-        };
-        change(&mut settings);
-        load_problems(&settings)
-    }
-
-    const GSM8K: &str = concat!(
-        r#"{"question": "How many?", "answer": "48/2 = <<48/2=24>>24 clips.\n48+24 = $<<48+24=72>>72.\n#### 1,072"}"#,
-        "\n\n",
-        r#"{"question": "No steps?", "answer": " #### 5"}"#,
-        "\n",
-        r#"{"question": "No end?", "answer": "one step"}"#,
-        "\n",
-        r#"{"question": " ", "answer": "a\n#### 5"}"#,
-        "\n",
-        r#"{"question": "Named", "answer": "1+1 = 2\n#### 2", "id": "mine"}"#,
-    );
-
-    #[test]
-    fn gsm8k_is_read_as_published() {
-        let (problems, report) = load(GSM8K.as_bytes(), |_| {}).unwrap();
-        assert_eq!(
-            problems[0],
-            Problem {
-                id: "gsm8k-train-0".into(),
-                question: "How many?".into(),
-                demonstration: Some("48/2 = 24 clips.\n48+24 = $72.".into()),
-                answer: Some("1,072".into()),
-            }
-        );
-        assert_eq!(
-            (problems.len(), problems[1].id.as_str(), report.loaded),
-            (2, "mine", 2)
-        );
-        let skipped: Vec<_> = report
-            .skipped
-            .iter()
-            .map(|(reason, count)| (reason.as_str(), *count))
-            .collect();
-        assert_eq!(
-            skipped,
-            [
-                ("empty question", 1),
-                ("no answer", 1),
-                ("no demonstration", 1)
-            ]
-        );
-    }
-
-    #[test]
-    fn offset_limit_and_required_choose_records() {
-        let (problems, _) = load(GSM8K.as_bytes(), |settings| {
-            settings.required = Required::Question;
-            settings.offset = 1;
-            settings.limit = Some(2);
-        })
-        .unwrap();
-        assert_eq!(
-            problems.iter().map(|p| p.id.as_str()).collect::<Vec<_>>(),
-            ["gsm8k-train-2", "gsm8k-train-3"]
-        );
-        assert_eq!(
-            (
-                problems[0].answer.as_deref(),
-                problems[1].demonstration.as_deref()
-            ),
-            (Some("5"), Some("one step"))
-        );
-    }
-
-    #[test]
-    fn columns_may_have_any_name_and_numbers() {
-        let line = r#"{"prompt": "Q", "cot": "a\nb\n\\boxed{3}", "gold": 3.5, "key": 7}"#;
-        let (problems, _) = load(line.as_bytes(), |settings| {
-            settings.format = DatasetFormat::Columns;
-            (settings.question, settings.demonstration) = ("prompt".into(), "cot".into());
-            (settings.answer, settings.id) = ("gold".into(), "key".into());
-        })
-        .unwrap();
-        assert_eq!(
-            (problems[0].id.as_str(), problems[0].answer.as_deref()),
-            ("7", Some("3.5"))
-        );
-        assert_eq!(
-            problems[0].demonstration.as_deref(),
-            Some("a\nb\n\\boxed{3}")
-        );
-    }
-
-    #[test]
-    fn the_last_assistant_turn_of_a_chat_is_the_demonstration() {
-        let line = r#"{"messages": [{"role": "user", "content": "old"}, {"role": "assistant", "content": "x"},
-            {"role": "user", "content": "new"}, {"role": "assistant", "content": "<think>\ny\n</think>\n<answer>4</answer>"}]}"#
-            .replace('\n', "");
-        let (problems, _) = load(line.as_bytes(), |settings| {
-            settings.format = DatasetFormat::Messages
-        })
-        .unwrap();
-        assert_eq!(
-            problems[0],
-            Problem {
-                id: "train-0".into(),
-                question: "new".into(),
-                demonstration: Some("y".into()),
-                answer: Some("4".into())
-            }
-        );
-    }
-
-    #[test]
-    fn what_cannot_be_read_names_file_and_line() {
-        let message = |bytes: &[u8]| load(bytes, |_| {}).unwrap_err().to_string();
-        let good = br#"{"question": "Q", "answer": "a\n#### 1", "id": "1"}"#;
-        let after_good = |bad: &[u8]| message(&[good.as_slice(), b"\n", bad].concat());
-        assert!(after_good(b"{\"question\": ").ends_with("train.jsonl:2: not the expected JSON"));
-        assert!(after_good(b"[]").ends_with("train.jsonl:2: not the expected JSON"));
-        assert!(after_good(b"\xff").ends_with("train.jsonl:2: invalid UTF-8"));
-        assert!(after_good(b"{}").ends_with("train.jsonl:2: column `question` is missing"));
-        assert!(
-            after_good(br#"{"question": []}"#)
-                .ends_with("column `question` is neither a text nor a number")
-        );
-        assert!(after_good(good).ends_with("train.jsonl:2: identifier `1` occurs twice"));
-        assert!(load_problems(&DatasetSettings::default()).is_err());
-    }
-}
+mod tests;

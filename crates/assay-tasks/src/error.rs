@@ -1,4 +1,4 @@
-//! Every way in which reading, writing or checking task data fails.
+//! The errors of reading, writing and checking task data.
 
 use std::io;
 use std::path::PathBuf;
@@ -34,6 +34,45 @@ pub enum TasksError {
         /// The parser's reason.
         source: serde_json::Error,
     },
+    /// A record of a data file cannot be used.
+    #[error("{path}:{number}: {fault}")]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// Number of the line, of the row or of the array's element, from 1.
+        number: usize,
+        /// What is wrong with the record.
+        fault: RecordFault,
+    },
+    /// A file is of a kind that is not read.
+    #[error("{path}: {reason}")]
+    FileKind {
+        /// The file.
+        path: PathBuf,
+        /// What the file is, and what to do with it.
+        reason: &'static str,
+    },
+    /// A data set has records, and none of them can be used.
+    #[error("{path}: no record can be used: {reasons}")]
+    NoUsableRecord {
+        /// The file, or the pattern of files.
+        path: PathBuf,
+        /// The reasons with their counts and the first records they apply to.
+        reasons: String,
+    },
+    /// A column was named for a layout whose columns are fixed.
+    #[error(
+        "format `{format}` has fixed columns, so `{setting} = \"{column}\"` has no meaning: columns are named for \
+         gsm8k, columns and messages"
+    )]
+    FixedColumns {
+        /// The layout, as settings name it.
+        format: String,
+        /// The setting that names the column.
+        setting: &'static str,
+        /// The column.
+        column: String,
+    },
     /// A parquet file is malformed, or larger than is read.
     #[error("{path}: not readable as parquet")]
     Parquet {
@@ -47,7 +86,7 @@ pub enum TasksError {
     TooMuchText {
         /// The file, or the pattern of files.
         path: PathBuf,
-        /// The most bytes.
+        /// The maximum number of bytes.
         limit: usize,
     },
     /// A record could not be turned into JSON.
@@ -73,10 +112,10 @@ pub enum TasksError {
         path: PathBuf,
         /// Line number, from 1.
         line: usize,
-        /// The longest line accepted, in bytes.
+        /// The maximum length of a line, in bytes.
         limit: usize,
     },
-    /// A record lacks a column, or the column has another type.
+    /// A trace lacks a column, or the column has another type.
     #[error("{path}:{line}: column `{column}` {problem}")]
     Column {
         /// The file.
@@ -87,16 +126,6 @@ pub enum TasksError {
         column: String,
         /// What is wrong with it.
         problem: &'static str,
-    },
-    /// Two records of one data set carry the same identifier.
-    #[error("{path}:{line}: identifier `{id}` occurs twice")]
-    DuplicateId {
-        /// The file.
-        path: PathBuf,
-        /// Line number of the second record, from 1.
-        line: usize,
-        /// The identifier.
-        id: String,
     },
     /// A per-token array has another length than the token identifiers.
     #[error("{place}: `{field}` has {found} entries, expected {expected}")]
@@ -159,4 +188,100 @@ pub enum TasksError {
         /// What is wrong with the settings.
         problem: String,
     },
+}
+
+/// Why one record of a data file cannot be used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RecordFault {
+    /// The text is not JSON, or not of the expected shape.
+    #[error("not the expected JSON: {reason}")]
+    Json {
+        /// The parser's reason.
+        reason: String,
+    },
+    /// The record is a JSON value, but no object.
+    #[error("not the expected JSON: invalid type: {found}, expected an object")]
+    NotAnObject {
+        /// The type of the value.
+        found: &'static str,
+    },
+    /// The bytes are not UTF-8.
+    #[error("invalid UTF-8")]
+    InvalidUtf8,
+    /// A string holds half of a UTF-16 surrogate pair, which is no character.
+    #[error(
+        "unpaired surrogate {escape} in a string: it is half of a UTF-16 pair and no character"
+    )]
+    UnpairedSurrogate {
+        /// The escape sequence.
+        escape: String,
+    },
+    /// The record is longer than any record may be.
+    #[error("line longer than {limit} bytes")]
+    TooLong {
+        /// The maximum length, in bytes.
+        limit: usize,
+    },
+    /// A column is missing.
+    #[error("column `{column}` is missing; the columns are {columns}")]
+    MissingColumn {
+        /// The column's name.
+        column: String,
+        /// The names of the columns that exist.
+        columns: String,
+    },
+    /// A column has another type than expected, or a value that cannot be used.
+    #[error("column `{column}` {problem}")]
+    Column {
+        /// The column's name.
+        column: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The question has no text.
+    #[error("empty question")]
+    EmptyQuestion,
+    /// The record has no demonstration, and the command needs one.
+    #[error("no demonstration{detail}")]
+    NoDemonstration {
+        /// The column that was looked for and does not exist, if any.
+        detail: String,
+    },
+    /// The record has no gold answer, and the command needs one.
+    #[error("no answer{detail}")]
+    NoAnswer {
+        /// The column that was looked for and does not exist, if any.
+        detail: String,
+    },
+    /// An earlier record of the data set has the same identifier.
+    #[error("identifier `{id}` occurs twice")]
+    DuplicateId {
+        /// The identifier.
+        id: String,
+    },
+}
+
+impl RecordFault {
+    /// The parser's error as a fault; a record is one line to its reader, so only the column is
+    /// named.
+    pub(crate) fn json(error: &serde_json::Error) -> Self {
+        let reason = error
+            .to_string()
+            .replace(" at line 1 column ", " at column ");
+        Self::Json { reason }
+    }
+
+    /// The reason without what differs from record to record, so that records can be counted by it.
+    pub(crate) fn kind(&self) -> String {
+        match self {
+            Self::Json { .. } | Self::NotAnObject { .. } => "not the expected JSON".to_owned(),
+            Self::UnpairedSurrogate { .. } => "unpaired surrogate in a string".to_owned(),
+            Self::MissingColumn { column, .. } => format!("column `{column}` is missing"),
+            Self::NoDemonstration { .. } => "no demonstration".to_owned(),
+            Self::NoAnswer { .. } => "no answer".to_owned(),
+            Self::DuplicateId { .. } => "identifier occurs twice".to_owned(),
+            other => other.to_string(),
+        }
+    }
 }

@@ -1,14 +1,37 @@
-//! What is learned from and what is measured on: problems, prompts, answers, reasoning steps, perturbed demonstrations
-//! and the trace record.
+//! Tasks and their data: problems, prompts, answers, reasoning steps, perturbed demonstrations and
+//! the trace record.
 //!
-//! Everything here is pure: no model, no device, no printing. The only effects are reading and writing files in
-//! [`datasets`], [`trace_io`] and [`trace_stream`]. All randomness comes from [`random::Stream`].
+//! This crate has no model, uses no device and prints nothing. Its only effects are reading and
+//! writing files in [`datasets`], [`trace_io`] and [`trace_stream`]. All randomness comes from
+//! [`random::Stream`].
+//!
+//! ```
+//! use assay_tasks::datasets::{DatasetFormat, DatasetSettings, load_problems};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let folder = tempfile::tempdir()?;
+//! let path = folder.path().join("math.jsonl");
+//! std::fs::write(&path, r#"{"problem": "1+1?", "solution": "It is $\\boxed{2}$."}"#)?;
+//! let settings = DatasetSettings {
+//!     path,
+//!     format: DatasetFormat::Columns,
+//!     question: "problem".into(),
+//!     demonstration: "solution".into(),
+//!     ..DatasetSettings::default()
+//! };
+//! let (problems, report) = load_problems(&settings)?;
+//! assert_eq!(problems[0].answer.as_deref(), Some("2"));
+//! assert!(report.skipped.is_empty());
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod answers;
 pub mod arithmetic;
 pub mod countdown;
 pub mod datasets;
 mod error;
+mod json;
 mod lines;
 pub mod message;
 mod numbers;
@@ -17,8 +40,10 @@ pub mod problem;
 pub mod prompts;
 pub mod random;
 pub mod segments;
+mod step_traces;
+mod text_file;
 pub mod trace;
 pub mod trace_io;
 pub mod trace_stream;
 
-pub use error::TasksError;
+pub use error::{RecordFault, TasksError};

@@ -1,32 +1,43 @@
 //! Lines of a text file, one at a time, bounded in length and checked to be UTF-8.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 
-use crate::TasksError;
+use crate::text_file::{self, TextReader};
+use crate::{RecordFault, TasksError};
 
-/// The longest line that is read, in bytes.
-pub(crate) const LONGEST_LINE: usize = 16 * 1024 * 1024;
+/// Maximum length of a line, in bytes.
+pub(crate) const MAX_LINE: usize = 16 * 1024 * 1024;
+/// Maximum number of bytes that are passed over to find the end of a line that is too long.
+pub(crate) const MAX_PASSED_OVER: u64 = 256 * 1024 * 1024;
 
-/// Non-blank lines with their numbers, from 1; nothing after an error.
+/// Non-blank lines with their numbers, from 1.
+///
+/// A line that is too long or not UTF-8 is an error, and the lines after it follow. Nothing follows
+/// an error of the file itself.
 pub(crate) struct Lines<R> {
     path: PathBuf,
     reader: R,
     number: usize,
     limit: usize,
-    /// After an error or the end: what follows a broken line is not looked at.
+    max_passed_over: u64,
+    /// Whether the end was reached, or the file could not be read.
     done: bool,
 }
 
-impl Lines<BufReader<File>> {
-    /// Opens a file.
+/// What stops a line from being used.
+#[derive(Debug)]
+pub(crate) enum LineFault {
+    /// The line with this number cannot be used.
+    Line(usize, RecordFault),
+    /// The file cannot be read further.
+    File(TasksError),
+}
+
+impl Lines<TextReader> {
+    /// Opens a text file, which may be compressed.
     pub(crate) fn open(path: &Path) -> Result<Self, TasksError> {
-        let file = File::open(path).map_err(|source| TasksError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        Ok(Self::new(path, BufReader::with_capacity(1 << 18, file)))
+        Ok(Self::new(path, text_file::open(path)?))
     }
 }
 
@@ -37,39 +48,94 @@ impl<R: BufRead> Lines<R> {
             path: path.to_owned(),
             reader,
             number: 0,
-            limit: LONGEST_LINE,
+            limit: MAX_LINE,
+            max_passed_over: MAX_PASSED_OVER,
             done: false,
         }
     }
 
-    fn read_line(&mut self) -> Result<Option<String>, TasksError> {
+    /// The next non-blank line.
+    pub(crate) fn next_line(&mut self) -> Option<Result<(usize, String), LineFault>> {
+        while !self.done {
+            match self.read_line() {
+                Ok(None) => self.done = true,
+                Ok(Some(line)) => {
+                    let line = match self.number {
+                        1 => line.trim_start_matches('\u{feff}').to_owned(),
+                        _ => line,
+                    };
+                    if !line.trim().is_empty() {
+                        return Some(Ok((self.number, line)));
+                    }
+                }
+                Err(fault) => {
+                    self.done = matches!(fault, LineFault::File(_));
+                    return Some(Err(fault));
+                }
+            }
+        }
+        None
+    }
+
+    fn read_line(&mut self) -> Result<Option<String>, LineFault> {
         let mut bytes = Vec::new();
         let read = (&mut self.reader)
             .take(self.limit as u64 + 2)
             .read_until(b'\n', &mut bytes)
-            .map_err(|source| TasksError::Read {
-                path: self.path.clone(),
-                source,
-            })?;
+            .map_err(|source| self.unreadable(source))?;
         if read == 0 {
             return Ok(None);
         }
         self.number += 1;
-        if bytes.last() == Some(&b'\n') {
+        let ended = bytes.last() == Some(&b'\n');
+        if ended {
             bytes.pop();
         }
         if bytes.len() > self.limit {
-            return Err(TasksError::LineTooLong {
-                path: self.path.clone(),
-                line: self.number,
-                limit: self.limit,
-            });
+            if !ended {
+                self.pass_over_line()?;
+            }
+            let limit = self.limit;
+            return Err(LineFault::Line(self.number, RecordFault::TooLong { limit }));
         }
-        let text = String::from_utf8(bytes).map_err(|_| TasksError::InvalidUtf8 {
-            path: self.path.clone(),
-            line: self.number,
-        })?;
+        let text = String::from_utf8(bytes);
+        let text = text.map_err(|_| LineFault::Line(self.number, RecordFault::InvalidUtf8))?;
         Ok(Some(text))
+    }
+
+    /// Reads to the end of a line without keeping it.
+    fn pass_over_line(&mut self) -> Result<(), LineFault> {
+        let mut left = self.max_passed_over;
+        loop {
+            let buffer = match self.reader.fill_buf() {
+                Ok(buffer) => buffer,
+                Err(source) => return Err(self.unreadable(source)),
+            };
+            let newline = buffer.iter().position(|&byte| byte == b'\n');
+            let passed = newline.map_or(buffer.len(), |at| at + 1);
+            let at_end = newline.is_some() || buffer.is_empty();
+            self.reader.consume(passed);
+            if at_end {
+                return Ok(());
+            }
+            left = match left.checked_sub(passed as u64) {
+                Some(left) => left,
+                None => {
+                    return Err(LineFault::File(TasksError::LineTooLong {
+                        path: self.path.clone(),
+                        line: self.number,
+                        limit: self.limit,
+                    }));
+                }
+            };
+        }
+    }
+
+    fn unreadable(&self, source: io::Error) -> LineFault {
+        LineFault::File(TasksError::Read {
+            path: self.path.clone(),
+            source,
+        })
     }
 }
 
@@ -77,26 +143,22 @@ impl<R: BufRead> Iterator for Lines<R> {
     type Item = Result<(usize, String), TasksError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        while !self.done {
-            match self.read_line() {
-                Ok(None) => self.done = true,
-                Ok(Some(line)) => {
-                    let line = if self.number == 1 {
-                        line.trim_start_matches('\u{feff}').to_owned()
-                    } else {
-                        line
-                    };
-                    if !line.trim().is_empty() {
-                        return Some(Ok((self.number, line)));
-                    }
-                }
-                Err(error) => {
-                    self.done = true;
-                    return Some(Err(error));
-                }
-            }
+        let line = self.next_line()?;
+        Some(line.map_err(|fault| fault.error(&self.path)))
+    }
+}
+
+impl LineFault {
+    /// The fault as an error that names the file.
+    pub(crate) fn error(self, path: &Path) -> TasksError {
+        match self {
+            Self::File(error) => error,
+            Self::Line(number, fault) => TasksError::Record {
+                path: path.to_owned(),
+                number,
+                fault,
+            },
         }
-        None
     }
 }
 
@@ -120,12 +182,30 @@ mod tests {
     }
 
     #[test]
-    fn invalid_utf8_and_long_lines_name_the_line() {
-        let error = read(b"ok\n\xff\xfe\n", 9).remove(1).unwrap_err();
-        assert_eq!(error.to_string(), "data.jsonl:2: invalid UTF-8");
-        let error = read(b"12345\n123456\n", 5).remove(1).unwrap_err();
-        assert_eq!(error.to_string(), "data.jsonl:2: line longer than 5 bytes");
+    fn a_bad_line_is_named_and_the_next_follows() {
+        let lines = read(b"ok\n\xff\xfe\n1234567890\nend\n", 9);
+        let told: Vec<String> = lines
+            .into_iter()
+            .map(|line| line.map_or_else(|error| error.to_string(), |(_, line)| line))
+            .collect();
+        let expected = [
+            "ok",
+            "data.jsonl:2: invalid UTF-8",
+            "data.jsonl:3: line longer than 9 bytes",
+            "end",
+        ];
+        assert_eq!(told, expected);
         assert!(read(b"12345", 5)[0].is_ok());
-        assert_eq!(read(b"\xff\nok\n", 9).len(), 1);
+        assert!(read(b"123456", 5)[0].is_err());
+    }
+
+    #[test]
+    fn a_line_without_end_ends_the_file() {
+        let endless = io::BufReader::new(io::repeat(b'0'));
+        let mut lines = Lines::new(Path::new("data.jsonl"), endless);
+        (lines.limit, lines.max_passed_over) = (10, 1 << 20);
+        let error = lines.next().unwrap().unwrap_err();
+        assert_eq!(error.to_string(), "data.jsonl:1: line longer than 10 bytes");
+        assert!(lines.next().is_none());
     }
 }

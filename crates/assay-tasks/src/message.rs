@@ -1,4 +1,4 @@
-//! One turn of a chat: the only thing that language-model code knows of a task.
+//! One turn of a chat: the only part of a task that the language-model code uses.
 
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +30,7 @@ impl Role {
 pub struct Message {
     /// Who speaks.
     pub role: Role,
-    /// What is said.
+    /// The text.
     pub content: String,
 }
 

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::TasksError;
 
-/// How many overlapping problems an error names.
-const EXAMPLES: usize = 5;
+/// Maximum number of overlapping problems that an error names.
+const MAX_EXAMPLES: usize = 5;
 
 /// One question, with the expert's reasoning and the gold answer where they are known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,7 +26,8 @@ pub struct Problem {
 
 /// Checks that no problem is in two of the three sets, by identifier and by question.
 ///
-/// Questions are compared without regard to case and white space, so a renumbered copy is still found.
+/// Questions are compared without regard to case and white space, so a renumbered copy is still
+/// found.
 ///
 /// # Errors
 /// [`TasksError::Overlap`] naming the two sets and the first shared identifiers or questions.
@@ -35,22 +36,31 @@ pub fn assert_disjoint(
     validation: &[Problem],
     test: &[Problem],
 ) -> Result<(), TasksError> {
-    assert_pair(("train", train), ("validation", validation))?;
-    assert_pair(("train", train), ("test", test))?;
-    assert_pair(("validation", validation), ("test", test))
+    let set = |role, problems| ProblemSet { role, problems };
+    let (train, validation) = (set("train", train), set("validation", validation));
+    let test = set("test", test);
+    assert_pair(train, validation)?;
+    assert_pair(train, test)?;
+    assert_pair(validation, test)
 }
 
-fn assert_pair(
-    (first, left): (&'static str, &[Problem]),
-    (second, right): (&'static str, &[Problem]),
-) -> Result<(), TasksError> {
-    let ids: BTreeSet<&str> = left.iter().map(|problem| problem.id.as_str()).collect();
-    let questions: BTreeSet<String> = left
+/// A set of problems and its role in errors.
+#[derive(Clone, Copy)]
+struct ProblemSet<'p> {
+    role: &'static str,
+    problems: &'p [Problem],
+}
+
+fn assert_pair(first: ProblemSet<'_>, second: ProblemSet<'_>) -> Result<(), TasksError> {
+    let problems = first.problems.iter();
+    let ids: BTreeSet<&str> = problems.map(|problem| problem.id.as_str()).collect();
+    let questions: BTreeSet<String> = first
+        .problems
         .iter()
         .map(|problem| normalised(&problem.question))
         .collect();
     let mut shared = Vec::new();
-    for problem in right {
+    for problem in second.problems {
         if ids.contains(problem.id.as_str()) {
             shared.push(problem.id.clone());
         } else if questions.contains(&normalised(&problem.question)) {
@@ -61,10 +71,10 @@ fn assert_pair(
         return Ok(());
     }
     let count = shared.len();
-    shared.truncate(EXAMPLES);
+    shared.truncate(MAX_EXAMPLES);
     Err(TasksError::Overlap {
-        first,
-        second,
+        first: first.role,
+        second: second.role,
         count,
         examples: shared,
     })
@@ -91,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn fault_15_a_test_problem_in_training_or_validation_is_an_error() {
+    fn fault_15_test_problems_in_training_are_errors() {
         let train = [problem("a", "How many?"), problem("b", "How much?")];
         let validation = [problem("c", "When?")];
         let test = [problem("d", "Where?")];

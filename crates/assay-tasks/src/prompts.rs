@@ -1,7 +1,8 @@
-//! How a question is asked and how a completion is written: one rendering for demonstrations and foreign traces alike.
+//! Prompt styles: the messages that ask a question, and the layout of a completion.
 //!
-//! Demonstrations, policy samples and foreign traces must look alike, or a discriminator learns their layout instead of
-//! their reasoning. Chat templates belong to the model, not to this module.
+//! Demonstrations, policy samples and foreign traces are written in the same layout. Otherwise a
+//! discriminator would learn their layout instead of their reasoning. Chat templates belong to the
+//! model, not to this module.
 
 use serde::{Deserialize, Serialize};
 

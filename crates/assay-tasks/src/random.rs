@@ -1,13 +1,15 @@
-//! Counter-based randomness: every random decision has its own stream, named by a seed and a path of numbers.
+//! Counter-based randomness: every random decision has its own stream, named by a seed and a path
+//! of numbers.
 //!
-//! A stream is ChaCha8 with the 32-byte key mixed from `(seed, path)`. Nothing is shared between streams, so results do
-//! not depend on the order in which streams are used, on threads, or on where a run was resumed. The mixing and the
-//! conversions below are frozen by tests with fixed numbers: the same key gives the same stream in every version.
+//! A stream is ChaCha8 with the 32-byte key mixed from `(seed, path)`. Nothing is shared between
+//! streams, so results do not depend on the order in which streams are used, on threads, or on
+//! where a run was resumed. The mixing and the conversions below are fixed by tests with recorded
+//! numbers: the same key has the same stream in every version.
 //!
 //! # The mixing
-//! `mix` is the finaliser of splitmix64 and `G = 0x9e3779b97f4a7c15`. Four lanes `k = 0..4` start at
-//! `mix(seed + (k + 1) G)`. Each word `w` of the path, then its length, is absorbed as
-//! `lane_k = mix(mix(lane_k ^ w) + (k + 1) G)`. The key is the four lanes in little-endian order.
+//! `mix` is the finaliser of splitmix64 and `G = 0x9e3779b97f4a7c15`. Four lanes `k = 0..4` start
+//! at `mix(seed + (k + 1) G)`. Each word `w` of the path, then its length, is absorbed as `lane_k =
+//! mix(mix(lane_k ^ w) + (k + 1) G)`. The key is the four lanes in little-endian order.
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
@@ -45,7 +47,8 @@ impl Stream {
 
     /// Uniform in 0..n without bias; 0 when `n` is 0.
     ///
-    /// The high half of `x n` for 64 random bits `x`, redrawn while the low half is below `2^64 mod n`.
+    /// The high half of `x n` for 64 random bits `x`, redrawn while the low half is below `2^64 mod
+    /// n`.
     pub fn below(&mut self, n: usize) -> usize {
         if n <= 1 {
             return 0;
@@ -76,7 +79,8 @@ impl Stream {
     }
 }
 
-/// A fixed 64-bit number of a text, to name a stream after an identifier: FNV-1a, then the splitmix64 finaliser.
+/// A fixed 64-bit number of a text, which makes an identifier part of a stream's key: FNV-1a, then
+/// the splitmix64 finaliser.
 pub fn text_key(text: &str) -> u64 {
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)

@@ -1,7 +1,7 @@
 //! Reasoning steps as byte ranges: lines or sentences.
 //!
-//! A step's range has no surrounding white space, so its last byte belongs to the token that closes the step. Lines
-//! that hold only a layout tag (`<think>`, `</answer>`, ...) are not steps.
+//! A step's range has no surrounding white space, so its last byte belongs to the token that closes
+//! the step. Lines that hold only a layout tag (`<think>`, `</answer>`, ...) are not steps.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepUnit {
-    /// A line with something on it.
+    /// A line that is not blank.
     #[default]
     Line,
     /// A sentence; a line's end also ends one.
@@ -45,7 +45,7 @@ pub(crate) fn trimmed(text: &str, range: Range<usize>) -> Range<usize> {
 
 const TAGS: [&str; 4] = ["<think>", "</think>", "<answer>", "</answer>"];
 
-/// Abbreviations after which a sentence goes on whatever follows.
+/// Abbreviations that never end a sentence.
 const TITLES: [&str; 24] = [
     "mr", "mrs", "ms", "dr", "prof", "st", "jr", "sr", "vs", "e.g", "i.e", "no", "fig", "eq",
     "approx", "cf", "mt", "gen", "col", "capt", "lt", "sgt", "rev", "hon",
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sentence_may_end_in_a_number_or_in_no() {
+    fn sentences_end_after_numbers_and_after_no() {
         assert_eq!(
             texts("The sum is 12. So 12 is left.", StepUnit::Sentence),
             ["The sum is 12.", "So 12 is left."]

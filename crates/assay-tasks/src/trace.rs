@@ -1,7 +1,7 @@
-//! The trace record: the one file format between models and everything that runs without them.
+//! The trace record: the file format between models and the commands that run without a model.
 //!
-//! `traces.jsonl` holds one [`ScoredTrace`] a line. Selection, evaluation, localisation and the report are functions
-//! of it. Reading and writing live in [`crate::trace_io`].
+//! `traces.jsonl` holds one [`ScoredTrace`] a line. Selection, evaluation, localisation and the
+//! report are functions of it. Reading and writing live in [`crate::trace_io`].
 
 use std::collections::BTreeMap;
 
@@ -17,12 +17,14 @@ pub enum FinishReason {
     Length,
 }
 
-/// One completion of one problem with whatever has been measured on it.
+/// One completion of one problem, with its rewards, log-probabilities and scores where they are
+/// known.
 ///
 /// # Shapes
-/// `token_ids`, `token_offsets`, `token_rewards`, `policy_logprobs` and `sampling_logprobs` have one entry a completion
-/// token, the end-of-turn token included. `token_offsets` are byte ranges `[start, end)` in `text`; the end-of-turn
-/// token has an empty range at the end. All four are empty in a trace that no model has read yet.
+/// `token_ids`, `token_offsets`, `token_rewards`, `policy_logprobs` and `sampling_logprobs` have
+/// one entry a completion token, the end-of-turn token included. `token_offsets` are byte ranges
+/// `[start, end)` in `text`; the end-of-turn token has an empty range at the end. All four are
+/// empty in a trace that no model has read yet.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ScoredTrace {
     /// Problem identifier: traces with one `id` answer one question and form a group.
@@ -48,11 +50,12 @@ pub struct ScoredTrace {
     /// Reward after each token; `None` where nothing was scored.
     #[serde(default)]
     pub token_rewards: Vec<Option<f32>>,
-    /// log pi(token | before) of the policy at temperature 1: as the sampler saw it in samples, recomputed by `score --policy`. Training
-    /// always recomputes its own.
+    /// log pi(token | tokens before it) of the policy at temperature 1. Samples hold the sampler's
+    /// values; `score --policy` recomputes them. Training always recomputes its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy_logprobs: Option<Vec<f32>>,
-    /// log-probability under the distribution that was sampled from (temperature, top-p and top-k applied).
+    /// log-probability under the distribution that was sampled from (temperature, top-p and top-k
+    /// applied).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampling_logprobs: Option<Vec<f32>>,
     /// Entropy of the policy before each token, in nats.

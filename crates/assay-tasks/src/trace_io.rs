@@ -1,42 +1,28 @@
-//! Reading and writing traces: `traces.jsonl`, foreign traces, step traces in the ProcessBench format.
+//! Reading and writing traces: `traces.jsonl`, foreign traces, and step traces (`step_traces`).
 //!
-//! Numbers are written with the fewest digits that read back to the same f32. Files are written beside their
-//! destination and renamed, so a reader sees the old file or the whole new one.
+//! Numbers are written with the fewest digits that read back to the same f32. A file is written
+//! under a temporary name in the folder of its destination and then renamed: a reader sees the old
+//! file or the whole new one.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tempfile::NamedTempFile;
 
 use crate::TasksError;
+use crate::datasets::records::{Fault, RawRecord, Records};
 use crate::lines::Lines;
+pub use crate::step_traces::{StepTrace, holds_step_traces, read_step_traces};
+use crate::text_file::TextReader;
 use crate::trace::ScoredTrace;
-
-/// Largest file of step traces.
-const MOST_BYTES: u64 = 1 << 30;
-
-/// A trace cut into steps, with the index of the first wrong one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StepTrace {
-    /// Identifier.
-    pub id: String,
-    /// What produced the steps; `unknown` where the file does not say.
-    pub generator: String,
-    /// The question.
-    pub question: String,
-    /// The steps' texts.
-    pub steps: Vec<String>,
-    /// Index of the first wrong step; `None` where all are right.
-    pub label: Option<usize>,
-}
 
 /// Reads `traces.jsonl` one trace at a time, each checked by [`check_trace`].
 pub struct TraceReader {
     path: PathBuf,
-    lines: Lines<BufReader<File>>,
+    lines: Lines<TextReader>,
 }
 
 impl TraceReader {
@@ -61,19 +47,19 @@ impl Iterator for TraceReader {
     }
 }
 
-/// Writes `traces.jsonl`; nothing is at the destination before [`TraceWriter::finish`].
+/// Writes `traces.jsonl`; the destination does not change before [`TraceWriter::finish`].
 pub struct TraceWriter {
     path: PathBuf,
     file: BufWriter<NamedTempFile>,
 }
 
 impl TraceWriter {
-    /// Starts a file beside `path`, in an existing folder.
+    /// Starts a temporary file in the folder of `path`, which must exist.
     ///
     /// # Errors
     /// [`TasksError::Write`].
     pub fn create(path: &Path) -> Result<Self, TasksError> {
-        let file = temporary_beside(path).map_err(|source| write_error(path, source))?;
+        let file = temporary_in_folder_of(path).map_err(|source| write_error(path, source))?;
         Ok(Self {
             path: path.to_owned(),
             file: BufWriter::with_capacity(1 << 18, file),
@@ -132,101 +118,78 @@ pub fn write_traces(path: &Path, traces: &[ScoredTrace]) -> Result<(), TasksErro
     writer.finish()
 }
 
-/// Reads traces that another system wrote, one trace a line or one problem with its `traces` a line.
+/// Reads traces that another system wrote, one trace a record or one problem with its `traces` a
+/// record.
 ///
-/// A line with `token_ids` is one of ours and keeps everything it carries. A missing generator becomes `unknown`.
+/// The records stand in JSON lines, in a JSON array or in parquet. One with `token_ids` is one of
+/// ours and keeps everything it carries. A missing generator becomes `unknown`.
 ///
 /// # Errors
-/// [`TasksError::Json`] or [`TasksError::Column`] naming file and line; what [`check_trace`] finds.
+/// [`TasksError::Record`], [`TasksError::Json`] or [`TasksError::Column`] naming file and record;
+/// what [`check_trace`] finds; what stops the file from being read.
 pub fn read_foreign_traces(path: &Path) -> Result<Vec<ScoredTrace>, TasksError> {
     let mut traces = Vec::new();
-    for line in Lines::open(path)? {
-        let (number, line) = line?;
-        let json = |source| TasksError::Json {
-            path: path.to_owned(),
-            line: number,
-            source,
+    for record in Records::open(path)? {
+        let (number, record) = record.map_err(|fault| fault.error(path))?;
+        let text = match &record {
+            RawRecord::Text(text) => Some(text.clone()),
+            RawRecord::Row(_) => None,
         };
-        let value: Value = serde_json::from_str(&line).map_err(json)?;
-        if value.get("token_ids").is_some() {
-            traces.push(parse_trace(path, number, &line)?);
-            continue;
-        }
-        let record = ForeignLine::deserialize(value).map_err(json)?;
-        let column = |column: &str, problem| TasksError::Column {
-            path: path.to_owned(),
-            line: number,
-            column: column.to_owned(),
-            problem,
+        let columns = record.parse();
+        let is_ours = match (&columns, &text) {
+            (Ok(columns), _) => columns.values.contains_key("token_ids"),
+            (Err(_), Some(text)) => text.contains("\"token_ids\""),
+            (Err(_), None) => false,
         };
-        match (record.text.clone(), &record.traces) {
-            (Some(text), None) => {
-                let only = ForeignTrace {
-                    text,
-                    generator: record.generator.clone(),
-                    correct: record.correct,
-                };
-                traces.push(record.trace(&only));
+        match text {
+            // Read from the text, so that each number is rounded to 32 bits once.
+            Some(text) if is_ours => traces.push(parse_trace(path, number, &text)?),
+            _ => {
+                let columns = columns.map_err(|fault| Fault::Record(number, fault).error(path))?;
+                traces.extend(foreign_traces(path, number, columns.values)?);
             }
-            (None, Some(several)) => traces.extend(several.iter().map(|one| record.trace(one))),
-            (None, None) => return Err(column("text", "is missing, and so is `traces`")),
-            (Some(_), Some(_)) => return Err(column("text", "stands beside `traces`")),
         }
     }
     Ok(traces)
 }
 
-/// A file that is read at once, of bounded size.
-fn read_whole(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let read = File::open(path)?.take(MOST_BYTES + 1);
-    BufReader::new(read).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > MOST_BYTES {
-        true => Err(std::io::Error::other(format!(
-            "larger than the {MOST_BYTES} bytes that such a file may have"
-        ))),
-        false => Ok(bytes),
-    }
-}
-
-/// Reads step traces: a JSON array as ProcessBench publishes it, or the same records one a line.
-///
-/// # Errors
-/// [`TasksError::Read`], [`TasksError::Json`]; [`TasksError::Column`] for a label that names no step.
-pub fn read_step_traces(path: &Path) -> Result<Vec<StepTrace>, TasksError> {
-    let bytes = read_whole(path).map_err(|source| TasksError::Read {
-        path: path.to_owned(),
-        source,
+/// The traces of one record.
+fn foreign_traces(
+    path: &Path,
+    number: usize,
+    columns: Map<String, Value>,
+) -> Result<Vec<ScoredTrace>, TasksError> {
+    let record = ForeignLine::deserialize(Value::Object(columns)).map_err(|source| {
+        let path = path.to_owned();
+        TasksError::Json {
+            path,
+            line: number,
+            source,
+        }
     })?;
-    if bytes.trim_ascii_start().starts_with(b"[") {
-        let records: Vec<StepRecord> =
-            serde_json::from_slice(&bytes).map_err(|source| TasksError::Json {
-                path: path.to_owned(),
-                line: source.line(),
-                source,
-            })?;
-        return records
-            .into_iter()
-            .enumerate()
-            .map(|(index, record)| record.check(path, index + 1))
-            .collect();
+    let column = |problem| TasksError::Column {
+        path: path.to_owned(),
+        line: number,
+        column: "text".to_owned(),
+        problem,
+    };
+    match (record.text.clone(), &record.traces) {
+        (Some(text), None) => {
+            let only = ForeignTrace {
+                text,
+                generator: record.generator.clone(),
+                correct: record.correct,
+            };
+            Ok(vec![record.trace(&only)])
+        }
+        (None, Some(several)) => Ok(several.iter().map(|one| record.trace(one)).collect()),
+        (None, None) => Err(column("is missing, and so is `traces`")),
+        (Some(_), Some(_)) => Err(column("is there as well as `traces`")),
     }
-    Lines::new(path, bytes.as_slice())
-        .map(|line| {
-            let (number, line) = line?;
-            let record: StepRecord =
-                serde_json::from_str(&line).map_err(|source| TasksError::Json {
-                    path: path.to_owned(),
-                    line: number,
-                    source,
-                })?;
-            record.check(path, number)
-        })
-        .collect()
 }
 
-/// Checks that the token arrays have one length, that offsets ascend on character boundaries inside the text, and that
-/// every number is finite. `place` names the trace in errors.
+/// Checks that the token arrays have one length, that offsets ascend on character boundaries inside
+/// the text, and that every number is finite. `place` names the trace in errors.
 ///
 /// `token_rewards` may be empty in a trace that no reward has read.
 ///
@@ -250,15 +213,16 @@ pub fn check_trace(trace: &ScoredTrace, place: &str) -> Result<(), TasksError> {
     )
 }
 
+/// A text, or a number as it is written.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum TextOrNumber {
+pub(crate) enum TextOrNumber {
     Text(String),
     Number(serde_json::Number),
 }
 
 impl TextOrNumber {
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         match self {
             TextOrNumber::Text(text) => text.clone(),
             TextOrNumber::Number(number) => number.to_string(),
@@ -295,46 +259,6 @@ impl ForeignLine {
             correct: one.correct,
             ..ScoredTrace::default()
         }
-    }
-}
-
-#[derive(Deserialize)]
-struct StepRecord {
-    /// Its number in the file where it has none.
-    id: Option<TextOrNumber>,
-    generator: Option<String>,
-    problem: String,
-    steps: Vec<String>,
-    label: i64,
-}
-
-impl StepRecord {
-    fn check(self, path: &Path, record: usize) -> Result<StepTrace, TasksError> {
-        let label = match self.label {
-            -1 => None,
-            label => Some(
-                usize::try_from(label)
-                    .ok()
-                    .filter(|&label| label < self.steps.len())
-                    .ok_or_else(|| {
-                        let column = "label".to_owned();
-                        TasksError::Column {
-                            path: path.to_owned(),
-                            line: record,
-                            column,
-                            problem: "names no step",
-                        }
-                    })?,
-            ),
-        };
-        let generator = self.generator.unwrap_or_else(|| "unknown".into());
-        Ok(StepTrace {
-            id: self.id.map_or_else(|| record.to_string(), |id| id.text()),
-            generator,
-            question: self.problem,
-            steps: self.steps,
-            label,
-        })
     }
 }
 
@@ -450,7 +374,7 @@ fn folder_of(path: &Path) -> &Path {
 }
 
 /// A temporary file in the destination's folder, with the permissions an ordinary new file has.
-fn temporary_beside(path: &Path) -> std::io::Result<NamedTempFile> {
+fn temporary_in_folder_of(path: &Path) -> std::io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
@@ -575,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_traces_come_in_two_shapes_and_ours_stay_whole() {
+    fn foreign_traces_come_in_two_shapes() {
         let ours = serde_json::to_string(&example()).unwrap();
         let lines = [
             r#"{"id": "a", "question": "Q", "text": "A: 1", "answer": 2, "correct": false}"#,
@@ -611,7 +535,7 @@ mod tests {
         for bad in [
             r#"{"id": "a", "question": "Q"}"#,
             r#"{"id": "a", "question": "Q", "text": "", "traces": []}"#,
-            "[]",
+            "[1]",
         ] {
             let (_folder, path) = file(bad.as_bytes());
             assert!(
@@ -621,43 +545,6 @@ mod tests {
                     .contains("traces.jsonl:1")
             );
         }
-    }
-
-    #[test]
-    fn step_traces_are_read_as_published() {
-        let record = |label| {
-            format!(
-                r#"{{"id": "gsm8k-0", "generator": "m", "problem": "Q", "steps": ["a", "b"], "label": {label}}}"#
-            )
-        };
-        for text in [
-            format!("\n[\n{},\n{}\n]", record(1), record(-1)),
-            format!("{}\n{}", record(1), record(-1)),
-        ] {
-            let (_folder, path) = file(text.as_bytes());
-            let traces = read_step_traces(&path).unwrap();
-            assert_eq!(
-                (traces[0].label, traces[1].label, traces[0].steps.len()),
-                (Some(1), None, 2)
-            );
-            assert_eq!(traces[0].question, "Q");
-        }
-        for label in [2, -2] {
-            let (_folder, path) = file(format!("[{}]", record(label)).as_bytes());
-            assert!(
-                read_step_traces(&path)
-                    .unwrap_err()
-                    .to_string()
-                    .ends_with(":1: column `label` names no step")
-            );
-        }
-        let (_folder, path) = file(b"[\n{\"id\": 1},\n]");
-        assert!(
-            read_step_traces(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("traces.jsonl:2: ")
-        );
     }
 
     proptest! {

@@ -9,30 +9,31 @@ use crate::lines::Lines;
 use crate::trace::ScoredTrace;
 use crate::trace_io::parse_trace;
 
-/// Most threads that parse.
-const MOST_WORKERS: usize = 8;
+/// Maximum number of threads that parse.
+const MAX_WORKERS: usize = 8;
 /// Bytes of lines handed to a thread at a time.
 const BATCH: usize = 1 << 20;
 
 /// Lines with their numbers.
 type Numbered = Vec<(usize, String)>;
-/// What a thread made of a batch, up to its first error.
+/// The results of a batch, up to the first error.
 type Mapped<T> = Vec<Result<T, TasksError>>;
 
-/// Parses and checks each trace and applies `map` to it on several threads; `sink` gets the results in file order.
+/// Parses and checks each trace and applies `map` to it on several threads; `sink` gets the results
+/// in file order.
 ///
 /// Two batches a thread are in memory, whatever the length of the file.
 ///
 /// # Errors
-/// The first error of the file in its order, as of [`crate::trace_io::TraceReader`], or the first of `sink`. Nothing
-/// after it reaches `sink`.
+/// The first error of the file in its order, as of [`crate::trace_io::TraceReader`], or the first
+/// of `sink`. Nothing after it reaches `sink`.
 pub fn map_traces<T: Send, E: From<TasksError>>(
     path: &Path,
     map: impl Fn(ScoredTrace) -> T + Sync,
     mut sink: impl FnMut(T) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut lines = Lines::open(path)?;
-    let workers = thread::available_parallelism().map_or(1, |n| n.get().min(MOST_WORKERS));
+    let workers = thread::available_parallelism().map_or(1, |n| n.get().min(MAX_WORKERS));
     let map = &map;
     thread::scope(|scope| {
         let mut lanes: Vec<Lane<T>> = Vec::with_capacity(workers);
@@ -51,7 +52,8 @@ pub fn map_traces<T: Send, E: From<TasksError>>(
         while let Some(batch) = next_batch(&mut lines, &mut failed) {
             let lane = &mut lanes[next % workers];
             lane.drain(&mut sink)?;
-            // A thread only ends before its channel does if `map` panicked; leaving the scope tells.
+            // A thread ends before its channel only if `map` panicked; leaving the scope then
+            // panics too.
             lane.busy = lane.sender.send(batch).is_ok();
             next += 1;
         }
@@ -71,7 +73,7 @@ struct Lane<T> {
 }
 
 impl<T> Lane<T> {
-    /// Hands on what the thread made of its last batch.
+    /// Passes on the results of the thread's last batch.
     fn drain<E: From<TasksError>>(
         &mut self,
         sink: &mut impl FnMut(T) -> Result<(), E>,
@@ -102,7 +104,7 @@ fn work_through<T>(
     }
 }
 
-/// The next lines up to [`BATCH`] bytes, at least one; a line that cannot be read ends the file.
+/// The next lines up to [`BATCH`] bytes, at least one; a line that cannot be read ends the reading.
 fn next_batch<R: std::io::BufRead>(
     lines: &mut Lines<R>,
     failed: &mut Option<TasksError>,
@@ -166,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_error_is_told_and_nothing_after_it_arrives() {
+    fn nothing_arrives_after_the_first_error() {
         let file = file(3000, Some(1234));
         let (ids, result) = read(file.path());
         let message = result.unwrap_err().to_string();

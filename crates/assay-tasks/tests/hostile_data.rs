@@ -1,4 +1,5 @@
-//! Data files of strangers: every malformed one is an error that names the file, the line and the thing.
+//! Data files of strangers: every malformed one is an error that names the file, the line and the
+//! thing.
 #![allow(clippy::unwrap_used)]
 
 use std::error::Error;
@@ -81,7 +82,9 @@ fn problems() {
         (b"true", JSON),
         (b"3", JSON),
         (b"\"text\"", JSON),
-        (b"[]", JSON),
+        (b"[]", "ok 0"),
+        (b"[1", JSON),
+        (b"[{}", ":1: column `question` is missing"),
         (b"{", "EOF"),
         (b"{}", ":1: column `question` is missing"),
         (b"{}\x00", "trailing characters"),
@@ -94,18 +97,18 @@ fn problems() {
         (b"{\"question\":\"a}", "EOF while parsing a string"),
         (b"{\"question\":\"a\\", "EOF while parsing"),
         (b"{\"question\":\"\\x41\"}", "invalid escape"),
-        (b"{\"question\":\"\\ud800\"}", JSON),
-        (b"{\"question\":\"\\udc00\"}", JSON),
+        (b"{\"question\":\"\\ud800\"}", "unpaired surrogate \\ud800"),
+        (b"{\"question\":\"\\udc00\"}", "unpaired surrogate \\udc00"),
         (b"{\"question\":\"a\tb\"}", "control character"),
         (b"{\"question\":\"a\0b\"}", "control character"),
-        (b"{\"question\":NaN}", JSON),
-        (b"{\"question\":Infinity}", JSON),
-        (b"{\"question\":-Infinity}", JSON),
+        (b"{\"question\":NaN}", "empty question"),
+        (b"{\"question\":Infinity}", "empty question"),
+        (b"{\"question\":-Infinity}", "empty question"),
         (b"{\"question\":1e999}", "number out of range"),
         (b"{\"question\":01}", "invalid number"),
         (b"{\"question\":+1}", JSON),
         (b"{\"question\":.5}", JSON),
-        (b"{\"question\":null}", "`question` is missing"),
+        (b"{\"question\":null}", "empty question"),
         (
             b"{\"question\":true}",
             "`question` is neither a text nor a number",
@@ -118,62 +121,85 @@ fn problems() {
             b"{\"question\":{}}",
             "`question` is neither a text nor a number",
         ),
-        (b"{\"question\":\"a\",\"answer\":[]}", "`answer` is neither"),
+        (
+            b"{\"question\":\"a\",\"answer\":[[]]}",
+            "`answer` is neither",
+        ),
         (
             b"{\"question\":\"a\",\"answer\":\"b\",\"id\":[]}",
             "`id` is neither",
         ),
-        (b"\xff\xfe{\0}\0", ":1: invalid UTF-8"),
-        (b"\xc0\xaf", ":1: invalid UTF-8"),
-        (b"\xed\xa0\x80", ":1: invalid UTF-8"),
-        (b"{\"question\":\"\xf4\x90\x80\x80\"}", ":1: invalid UTF-8"),
-        (b"\x1f\x8b\x08\0\0\0\0\0", ":1: invalid UTF-8"),
-        (b"\n\n{\"question\":\"\xff\"}", ":3: invalid UTF-8"),
+        (b"\xff\xfe{\0}\0", "UTF-16"),
+        (b"\xc0\xaf", "invalid UTF-8 (stranger.jsonl:1)"),
+        (b"\xed\xa0\x80", "invalid UTF-8 (stranger.jsonl:1)"),
+        (
+            b"{\"question\":\"\xf4\x90\x80\x80\"}",
+            "invalid UTF-8 (stranger.jsonl:1)",
+        ),
+        (b"\x1f\x8b\x08\0\0\0\0\0", "cannot read"),
+        (
+            b"\n\n{\"question\":\"\xff\"}",
+            "invalid UTF-8 (stranger.jsonl:3)",
+        ),
         (b"\xef\xbb\xbf{}", "`question` is missing"),
         (&lists, "recursion limit exceeded"),
         (&maps, "recursion limit exceeded"),
-        (&long, ":1: line longer than 16777216 bytes"),
+        (&long, "line longer than 16777216 bytes (stranger.jsonl:1)"),
     ];
     check(cases, |path| problems_of(path, DatasetFormat::Gsm8k, 0));
 }
 
-/// Before the offset too, and without reading a broken file again and again.
+/// A broken record before the offset is passed over like any other; a file that cannot be read is
+/// an error.
 #[test]
-fn a_broken_record_is_told_wherever_it_stands() {
+fn records_before_the_offset_are_passed_over() {
     let cases: &[Case<'_>] = &[
-        (b"\xff\n{}", ":1: invalid UTF-8"),
-        (b"{}\n\xff", ":2: invalid UTF-8"),
+        (b"\xff\n{}", "ok 0"),
+        (b"{}\n\xff", "ok 0"),
         (b"{}", "ok 0"),
+        (b"\x1f\x8b\x08\0", "cannot read"),
     ];
     check(cases, |path| {
         problems_of(path, DatasetFormat::Gsm8k, usize::MAX)
     });
     let dir = tempfile::tempdir().unwrap();
     let text = told(problems_of(dir.path(), DatasetFormat::Gsm8k, usize::MAX));
-    assert!(text.contains("cannot read"), "{text}");
+    assert!(text.contains("a directory: name a file in it"), "{text}");
 }
 
 #[test]
 fn chats() {
     let cases: &[Case<'_>] = &[
         (b"{}", "column `messages` is missing"),
-        (b"{\"messages\":null}", JSON),
-        (b"{\"messages\":\"hi\"}", JSON),
-        (b"{\"messages\":[1]}", JSON),
+        (b"{\"messages\":null}", "`messages` is no list of turns"),
+        (b"{\"messages\":\"hi\"}", "`messages` is no list of turns"),
+        (b"{\"messages\":[1]}", "a turn that is no object"),
         (b"{\"messages\":[]}", "has no user turn"),
-        (b"{\"messages\":[{}]}", "missing field"),
-        (
-            b"{\"messages\":[{\"role\":\"user\"}]}",
-            "missing field `content`",
-        ),
+        (b"{\"messages\":[{}]}", "has a turn without a `role`"),
+        (b"{\"messages\":[{\"role\":\"user\"}]}", "empty question"),
         (
             b"{\"messages\":[{\"role\":\"root\",\"content\":\"a\"}]}",
-            "unknown variant `root`",
+            "unknown role `root`",
         ),
-        (b"{\"messages\":[{\"role\":\"user\",\"content\":1}]}", JSON),
+        (
+            b"{\"messages\":[{\"role\":\"user\",\"content\":true}]}",
+            "content is no text",
+        ),
+        (
+            b"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"audio\"}]}]}",
+            "part of type `audio`",
+        ),
+        (
+            b"{\"messages\":[{\"role\":\"user\",\"content\":[7]}]}",
+            "a part that is no text",
+        ),
         (
             b"{\"messages\":[{\"role\":\"user\",\"content\":null}]}",
-            JSON,
+            "empty question",
+        ),
+        (
+            b"{\"messages\":[{\"role\":\"user\",\"content\":\"Q\"}]}",
+            "no demonstration",
         ),
         (
             b"{\"messages\":[{\"role\":\"assistant\",\"content\":\"a\"}]}",
@@ -338,7 +364,7 @@ fn foreign_traces() {
     let files = [
         (Vec::new(), "ok 0"),
         (b"{}".to_vec(), "missing field `id`"),
-        (b"[]".to_vec(), JSON),
+        (b"[]".to_vec(), "ok 0"),
         (b"null".to_vec(), JSON),
         (b"{\"id\":1,\"question\":2,\"text\":\"t\"}".to_vec(), JSON),
         (
@@ -359,7 +385,7 @@ fn foreign_traces() {
         ),
         (
             with("\"text\":\"t\",\"traces\":[]"),
-            "column `text` stands beside `traces`",
+            "column `text` is there as well as `traces`",
         ),
         (with("\"text\":5"), JSON),
         (with("\"traces\":{}"), JSON),
@@ -391,7 +417,7 @@ fn step_traces() {
         (b"[[]]".to_vec(), JSON),
         (b"[]]".to_vec(), "trailing characters"),
         (b"\xff".to_vec(), "invalid UTF-8"),
-        (b"[\"\xff\"]".to_vec(), JSON),
+        (b"[\"\xff\"]".to_vec(), "invalid UTF-8"),
         (
             b"{\"id\":1,\"problem\":\"p\",\"steps\":[]}".to_vec(),
             "missing field `label`",
@@ -416,5 +442,5 @@ fn step_traces() {
         (with("null", "0"), JSON),
     ];
     let cases: Vec<Case<'_>> = files.iter().map(|(b, e)| (b.as_slice(), *e)).collect();
-    check(&cases, read_step_traces);
+    check(&cases, |path| Ok(read_step_traces(path)?.0));
 }

@@ -7,22 +7,22 @@ use assay_critic::encode::TokenLimits;
 use assay_lm::LanguageModel;
 use assay_lm::draw::SamplingSettings;
 use assay_lm::sampling::SamplingLimits;
-use assay_tasks::datasets::{DatasetFormat, Required};
+use assay_tasks::datasets::{DatasetSettings, Required};
 use assay_tasks::problem::Problem;
 use assay_tasks::trace_io::TraceWriter;
 use clap::Args;
 
-use super::dataset_format;
+use super::LayoutArgs;
 use crate::open;
 
 #[derive(Args)]
 pub(crate) struct DrawArgs {
-    /// Problems: JSON lines (.zst too) or parquet; `*` in the name stands for any text.
+    /// Problems: JSON lines or a JSON array (also in gzip or zstd), or parquet; `*` in the name stands for any text.
     #[arg(long)]
     pub(crate) problems: PathBuf,
-    /// Layout of the problems, as `data.*.format`.
-    #[arg(long, default_value = "gsm8k", value_parser = dataset_format)]
-    pub(crate) format: DatasetFormat,
+    /// How the problems are laid out.
+    #[command(flatten)]
+    pub(crate) layout: LayoutArgs,
     /// Use the first N problems only.
     #[arg(long)]
     pub(crate) limit: Option<usize>,
@@ -55,11 +55,10 @@ impl DrawArgs {
         ensure!(self.max_tokens > 0, "--max-tokens must be at least 1");
         ensure!(self.batch > 0, "--batch must be at least 1");
         open::ensure_output(&self.out, &[&self.problems])?;
-        let problems = open::problems(
-            (&self.problems, self.format),
-            self.limit,
-            Required::Question,
-        )?;
+        let problems = open::problems(&DatasetSettings {
+            limit: self.limit,
+            ..self.layout.settings(&self.problems, Required::Question)
+        })?;
         Ok((problems, TraceWriter::create(&self.out)?))
     }
 

@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use assay_evals::evaluation::GroupBy;
-use assay_tasks::datasets::DatasetFormat;
 use clap::{Args, ValueEnum};
 
-use super::{ComputeArgs, dataset_format};
+use super::{ComputeArgs, LayoutArgs};
 
 /// What a choice is made among.
 #[derive(Clone, Copy, ValueEnum)]
@@ -79,12 +78,13 @@ pub(crate) struct LocaliseArgs {
     /// Base model of the reward; the one named in it otherwise.
     #[arg(long)]
     pub(crate) model: Option<PathBuf>,
-    /// Demonstrations: JSON lines (.zst too) or parquet; or ProcessBench JSON.
+    /// Demonstrations, or step traces as ProcessBench has them: JSON lines or a JSON array (also in gzip or zstd), or
+    /// parquet.
     #[arg(long)]
     pub(crate) demonstrations: PathBuf,
-    /// Layout of the demonstrations, as `data.*.format`.
-    #[arg(long, default_value = "gsm8k", value_parser = dataset_format)]
-    pub(crate) format: DatasetFormat,
+    /// How the demonstrations are laid out.
+    #[command(flatten)]
+    pub(crate) layout: LayoutArgs,
     /// Use the first N demonstrations only.
     #[arg(long)]
     pub(crate) limit: Option<usize>,

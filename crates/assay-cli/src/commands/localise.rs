@@ -8,10 +8,10 @@ use assay_evals::localisation::{Predictor, localise};
 use assay_evals::processbench::{StepCase, StepScore, chance_summary, cross_fitted_summary};
 use assay_evals::statistics::BootstrapSettings;
 use assay_evals::summary::Summary;
-use assay_tasks::datasets::Required;
+use assay_tasks::datasets::{DatasetSettings, Required};
 use assay_tasks::perturbations::{Perturbation, Registry};
 use assay_tasks::trace::ScoredTrace;
-use assay_tasks::trace_io::{StepTrace, read_step_traces};
+use assay_tasks::trace_io::StepTrace;
 
 use crate::args::LocaliseArgs;
 use crate::open;
@@ -31,7 +31,8 @@ const DEFAULT_KIND: &str = "corrupt_numbers";
 /// Runs the command.
 pub(crate) fn run(args: &LocaliseArgs) -> Result<()> {
     ensure!(args.limit != Some(0), "--limit must be at least 1");
-    let summary = match open::holds_steps(&args.demonstrations)? {
+    let has_steps = !args.layout.names_columns() && open::holds_steps(&args.demonstrations)?;
+    let summary = match has_steps {
         true => steps(args)?,
         false => injected(args)?,
     };
@@ -50,11 +51,13 @@ fn injected(args: &LocaliseArgs) -> Result<Summary> {
         args.kinds.clone()
     };
     let registry = Registry::named(&kinds)?;
-    let problems = open::problems(
-        (&args.demonstrations, args.format),
-        args.limit,
-        Required::DemonstrationAndAnswer,
-    )?;
+    let data = args
+        .layout
+        .settings(&args.demonstrations, Required::DemonstrationAndAnswer);
+    let problems = open::problems(&DatasetSettings {
+        limit: args.limit,
+        ..data
+    })?;
     let (model, reward) = open::reward(
         &args.reward,
         args.model.as_deref(),
@@ -96,7 +99,7 @@ fn trained_kinds(reward: &Path) -> Result<Option<Vec<Perturbation>>> {
 }
 
 fn steps(args: &LocaliseArgs) -> Result<Summary> {
-    let traces = read_step_traces(&args.demonstrations)?;
+    let traces = open::step_traces(&args.demonstrations)?;
     let (model, reward) = open::reward(
         &args.reward,
         args.model.as_deref(),

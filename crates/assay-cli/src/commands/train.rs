@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use assay_lm::{LanguageModel, ModelConfig, Placement, Storage};
-use assay_tasks::datasets::{DatasetSettings, load_problems};
+use assay_tasks::datasets::{DatasetSettings, Required, load_problems};
 use assay_tasks::problem::{Problem, assert_disjoint};
 use assay_train::memory::{BaseShape, MemoryPlan, Residence};
 use assay_train::ranks::{Collective, SingleProcess, is_first};
@@ -31,7 +31,9 @@ pub(crate) enum Ending {
 
 /// Runs the command.
 pub(crate) fn run(args: &TrainArgs) -> Result<Ending> {
-    let settings = Settings::load(std::slice::from_ref(&args.config), &args.set)?;
+    let mut settings = Settings::load(std::slice::from_ref(&args.config), &args.set)?;
+    require_fields(&mut settings, args.trainer);
+    let settings = settings;
     if args.dry_run {
         write!(std::io::stdout(), "{}", settings.resolved_toml()?)?;
         return Ok(Ending::Done);
@@ -228,14 +230,26 @@ fn base(model: &ModelSettings, key: &str, placement: &Placement) -> Result<Langu
     open::stored(&model.path, model.storage, placement)
 }
 
-/// The problems of a data set; none for an empty path. What is left out is said.
+/// Says which fields problems must have where the settings do not: `airl` reads no answer in training.
+fn require_fields(settings: &mut Settings, trainer: Trainer) {
+    let to_train = match trainer {
+        Trainer::Airl => Required::Demonstration,
+        Trainer::Sft | Trainer::Grpo => Required::DemonstrationAndAnswer,
+    };
+    let data = &mut settings.data;
+    data.train.required.get_or_insert(to_train);
+    data.validation.required.get_or_insert(Required::Answer);
+    data.test.required.get_or_insert(Required::Answer);
+}
+
+/// The problems of a data set; none for an empty path. Prints what is left out.
 fn problems(ranks: &dyn Collective, settings: &DatasetSettings, key: &str) -> Result<Vec<Problem>> {
     if settings.path.as_os_str().is_empty() {
         return Ok(Vec::new());
     }
     let (problems, report) = load_problems(settings).with_context(|| format!("reading {key}"))?;
-    for (reason, count) in &report.skipped {
-        say(ranks, &format!("{key}: left out {count}: {reason}"))?;
+    for line in report.lines() {
+        say(ranks, &format!("{key}: {line}"))?;
     }
     Ok(problems)
 }

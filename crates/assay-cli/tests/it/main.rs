@@ -5,6 +5,7 @@
 mod architecture;
 mod commands;
 mod interop;
+mod layouts;
 mod looking;
 mod mistaken;
 mod odd_inputs;

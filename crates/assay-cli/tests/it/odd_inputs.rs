@@ -142,7 +142,7 @@ fn odd_inputs_are_named() {
         ),
         (
             "sample --model short.gguf --problems empty --out o.jsonl".to_owned(),
-            "empty holds no usable problem",
+            "empty holds no record",
         ),
         (
             "sample --model short.gguf --format countdown --problems damaged.parquet --out o.jsonl"

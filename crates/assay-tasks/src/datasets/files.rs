@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::TasksError;
 
 /// The files in order of their names.
-pub(super) fn files(path: &Path) -> Result<Vec<PathBuf>, TasksError> {
+pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>, TasksError> {
     let name = path
         .file_name()
         .and_then(|name| name.to_str())

@@ -1,34 +1,29 @@
-//! The schema of a parquet file, looked at before its reader builds it.
+//! The schema of a parquet file, checked before its reader builds it.
 //!
-//! The reader recurses into groups and allocates by the number of children that a group claims, both without a limit.
-//! Here the list of schema elements, which begins every footer, is walked without recursion (Thrift's compact protocol)
-//! and refused where it nests deeper than [`DEEPEST`] or claims more children than there are elements. Types are those
-//! of the format, in its order: where this walk and the reader could understand a byte differently, it refuses.
+//! The reader recurses into groups and allocates by the number of children that a group claims,
+//! both without a limit. Here the list of schema elements, which begins every footer, is walked
+//! without recursion (Thrift's compact protocol). It is refused where it nests deeper than
+//! [`MAX_DEPTH`] or claims more children than there are elements. Types are those of the format, in
+//! its order: where this walk and the reader could understand a byte differently, it refuses.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 
 use parquet::errors::ParquetError;
 
-/// Most groups inside each other; published data sets have five.
-const DEEPEST: usize = 64;
-/// Most columns and groups; the reader sets aside memory for all of them at once.
-const MOST_ELEMENTS: u64 = 1 << 16;
-/// Bytes of a footer that is read: about a hundred thousand chunks of columns.
-const LONGEST: u64 = 16 << 20;
+use super::thrift::{BINARY, BYTE, Compact, FALSE, I32, LIST, STRUCT, TRUE, refuse};
+
+/// Maximum depth of nested groups; published data sets have five.
+const MAX_DEPTH: usize = 64;
+/// Maximum number of columns and groups; the reader allocates memory for all of them at once.
+const MAX_ELEMENTS: u64 = 1 << 16;
+/// Maximum length of a footer, in bytes: about a hundred thousand chunks of columns.
+const MAX_FOOTER: u64 = 16 << 20;
 /// What follows the footer: its length and `PAR1`.
 const TAIL: u64 = 8;
 
-/// Types of the compact protocol.
-const TRUE: u8 = 1;
-const FALSE: u8 = 2;
-const BYTE: u8 = 3;
-const I32: u8 = 5;
-const BINARY: u8 = 8;
-const LIST: u8 = 9;
-const STRUCT: u8 = 12;
-
-/// Refuses a file whose schema its reader could not build within bounds; other damage is left to the reader.
+/// Refuses a file whose schema its reader could not build within bounds; other damage is left to
+/// the reader.
 ///
 /// # Errors
 /// [`ParquetError::General`] with what is wrong; the file cannot be read.
@@ -40,7 +35,7 @@ pub(super) fn check(file: &mut File) -> Result<(), ParquetError> {
         return refuse("it does not end as a parquet file does");
     }
     let footer = u64::from(u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]));
-    if footer > LONGEST || footer + TAIL > length {
+    if footer > MAX_FOOTER || footer + TAIL > length {
         return refuse("its footer is longer than 16 MiB or than the file");
     }
     let mut bytes = vec![0; footer as usize];
@@ -60,7 +55,7 @@ fn check_schema(input: &mut Compact<'_>) -> Result<(), ParquetError> {
         return refuse("its footer has no schema after the version");
     }
     let elements = input.list_of_structs()?;
-    if elements > MOST_ELEMENTS {
+    if elements > MAX_ELEMENTS {
         return refuse("its schema has more than 65536 columns and groups");
     }
     // Children that each open group still waits for.
@@ -79,51 +74,14 @@ fn check_schema(input: &mut Compact<'_>) -> Result<(), ParquetError> {
         if children > 0 {
             open.push(children);
         }
-        if open.len() > DEEPEST {
+        if open.len() > MAX_DEPTH {
             return refuse("groups of its schema nest deeper than 64");
         }
     }
     Ok(())
 }
 
-/// Reads the compact protocol; every end is an error.
-struct Compact<'b> {
-    bytes: &'b [u8],
-}
-
 impl Compact<'_> {
-    fn byte(&mut self) -> Result<u8, ParquetError> {
-        let Some((&byte, rest)) = self.bytes.split_first() else {
-            return refuse("its footer ends in the middle of the schema");
-        };
-        self.bytes = rest;
-        Ok(byte)
-    }
-
-    /// An unsigned number of at most 32 bits as it is stored.
-    fn number(&mut self) -> Result<u64, ParquetError> {
-        let mut number = 0;
-        for shift in (0..35).step_by(7) {
-            let byte = self.byte()?;
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok(number);
-            }
-        }
-        refuse("a number of its schema is too long")
-    }
-
-    /// Distance to the field before and type; none at the end of a struct. Fields whose number is written out are not
-    /// those of a schema.
-    fn field(&mut self) -> Result<Option<(u8, u8)>, ParquetError> {
-        let byte = self.byte()?;
-        match (byte >> 4, byte & 0xf) {
-            (_, 0) => Ok(None),
-            (0, _) => refuse("a field of its schema is out of order"),
-            known => Ok(Some(known)),
-        }
-    }
-
     /// The length of a list of structs.
     fn list_of_structs(&mut self) -> Result<u64, ParquetError> {
         let byte = self.byte()?;
@@ -140,7 +98,8 @@ impl Compact<'_> {
         while let Some((distance, kind)) = self.field()? {
             id += distance;
             match (id, kind) {
-                // An i32 is stored with its sign in the lowest bit; a negative number of children is refused as a huge one.
+                // An i32 is stored with its sign in the lowest bit; a negative number of children
+                // is refused as a huge one.
                 (5, I32) => {
                     let stored = self.number()?;
                     children = if stored & 1 == 0 {
@@ -156,15 +115,6 @@ impl Compact<'_> {
             }
         }
         Ok(children)
-    }
-
-    fn text(&mut self) -> Result<(), ParquetError> {
-        let length = self.number()? as usize;
-        match self.bytes.get(length..) {
-            Some(rest) => self.bytes = rest,
-            None => return refuse("a name of its schema ends outside the footer"),
-        }
-        Ok(())
     }
 
     /// A union of structs with a few plain fields, by the number of its variant.
@@ -202,15 +152,12 @@ impl Compact<'_> {
     }
 }
 
-fn refuse<T>(reason: &str) -> Result<T, ParquetError> {
-    Err(ParquetError::General(reason.to_owned()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A footer up to its schema, whose elements have these numbers of children, sign in the lowest bit.
+    /// A footer up to its schema, whose elements have these numbers of children, sign in the lowest
+    /// bit.
     fn footer(children: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0x15, 2, 0x19, 0xfc];
         let mut length = children.len();

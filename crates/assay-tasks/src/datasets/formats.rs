@@ -1,81 +1,273 @@
 //! From a record to question, expert text and gold answer, one layout at a time.
 
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::{DatasetFormat, DatasetSettings, Place};
-use crate::TasksError;
+use super::chat::{self, Exchange};
+use super::columns::Record;
+use super::{DatasetFormat, DatasetSettings};
 use crate::countdown::CountdownTask;
-use crate::message::{Message, Role};
+use crate::{RecordFault, TasksError};
+
+/// Columns that are looked for where the settings name none and the default does not exist.
+const QUESTIONS: [&str; 8] = [
+    "question",
+    "problem",
+    "prompt",
+    "query",
+    "instruction",
+    "input",
+    "messages",
+    "conversations",
+];
+const DEMONSTRATIONS: [&str; 10] = [
+    "demonstration",
+    "solution",
+    "response",
+    "completion",
+    "output",
+    "rationale",
+    "cot",
+    "reasoning",
+    "explanation",
+    "chosen",
+];
+const ANSWERS: [&str; 6] = [
+    "answer",
+    "reward_model.ground_truth",
+    "ground_truth",
+    "final_answer",
+    "expected_answer",
+    "gold",
+];
+const CHATS: [&str; 7] = [
+    "messages",
+    "conversations",
+    "conversation",
+    "chat",
+    "dialogue",
+    "dialog",
+    "thread",
+];
 
 /// What a record says, before the expert's text is taken apart.
+#[derive(Default)]
 pub(super) struct Fields {
     pub(super) question: String,
     pub(super) expert: Option<String>,
     pub(super) answer: Option<String>,
+    /// Columns that were looked for and do not exist, of the expert's text and of the answer.
+    pub(super) absent: Absent,
+    /// What was not used or was changed.
+    pub(super) notes: Vec<String>,
 }
 
-/// Reads a record as the settings say.
-pub(super) fn read(
-    settings: &DatasetSettings,
-    place: &Place<'_>,
-    record: &Map<String, Value>,
-) -> Result<Fields, TasksError> {
-    match settings.format {
-        DatasetFormat::Gsm8k => Ok(Fields {
-            question: place.required_text(record, "question")?,
-            expert: place.text(record, "answer")?,
-            answer: None,
-        }),
-        DatasetFormat::Columns => Ok(Fields {
-            question: place.required_text(record, &settings.question)?,
-            expert: place.text(record, &settings.demonstration)?,
-            answer: place.text(record, &settings.answer)?,
-        }),
-        DatasetFormat::Messages => {
-            let (question, expert) = chat(place, record)?;
-            Ok(Fields {
-                question,
-                expert,
-                answer: place.text(record, &settings.answer)?,
+/// Columns that do not exist.
+#[derive(Default)]
+pub(super) struct Absent {
+    pub(super) demonstration: Option<String>,
+    pub(super) answer: Option<String>,
+}
+
+/// Refuses names of columns for a layout whose columns are fixed.
+pub(super) fn check_names(settings: &DatasetSettings) -> Result<(), TasksError> {
+    use DatasetFormat::{Columns, Gsm8k, Messages};
+    let default = DatasetSettings::default();
+    if matches!(settings.format, Gsm8k | Columns | Messages) {
+        return Ok(());
+    }
+    let named = [
+        ("question", &settings.question, &default.question),
+        (
+            "demonstration",
+            &settings.demonstration,
+            &default.demonstration,
+        ),
+        ("answer", &settings.answer, &default.answer),
+    ];
+    match named.into_iter().find(|(_, name, default)| name != default) {
+        None => Ok(()),
+        Some((setting, column, _)) => {
+            let format = serde_json::to_value(settings.format).unwrap_or_default();
+            Err(TasksError::FixedColumns {
+                format: format.as_str().unwrap_or_default().to_owned(),
+                setting,
+                column: column.clone(),
             })
         }
-        DatasetFormat::Medreason => medreason(place, record),
-        DatasetFormat::MmluPro => mmlu_pro(place, record),
-        DatasetFormat::Aime => aime(place, record),
-        DatasetFormat::Countdown => countdown(place, record),
     }
 }
 
-fn chat(
-    place: &Place<'_>,
-    record: &Map<String, Value>,
-) -> Result<(String, Option<String>), TasksError> {
-    let turns = record
-        .get("messages")
-        .ok_or_else(|| place.column("messages", "is missing"))?;
-    let turns = Vec::<Message>::deserialize(turns).map_err(|source| place.json(source))?;
-    let last = turns.iter().rposition(|turn| turn.role == Role::Assistant);
-    let before = &turns[..last.unwrap_or(turns.len())];
-    let question = before.iter().rfind(|turn| turn.role == Role::User);
-    let question = question.ok_or_else(|| {
-        place.column(
-            "messages",
-            "has no user turn before the last assistant turn",
-        )
-    })?;
-    Ok((
-        question.content.clone(),
-        last.map(|last| turns[last].content.clone()),
-    ))
+/// Reads a record as the settings say.
+pub(super) fn read(settings: &DatasetSettings, record: &Record<'_>) -> Result<Fields, RecordFault> {
+    match settings.format {
+        DatasetFormat::Gsm8k => gsm8k(settings, record),
+        DatasetFormat::Columns => columns(settings, record),
+        DatasetFormat::Messages => messages(settings, record),
+        DatasetFormat::Medreason => medreason(record),
+        DatasetFormat::MmluPro => mmlu_pro(record),
+        DatasetFormat::Aime => aime(record),
+        DatasetFormat::Countdown => countdown(record),
+    }
 }
 
-/// `question`, `options` (lines `A. text`, under a heading), `reasoning`, `answer` (the option's text, then perhaps an
-/// explanation). Where the answer is one of the options its letter is the gold answer, else its text.
-fn medreason(place: &Place<'_>, record: &Map<String, Value>) -> Result<Fields, TasksError> {
-    let question = place.required_text(record, "question")?;
-    let options = place.text(record, "options")?.unwrap_or_default();
-    let stated = place.text(record, "answer")?.unwrap_or_default();
+/// `question` and `answer`, the expert's text with the gold answer at its end; named columns take
+/// their places. An `answer` that is true, false or a list is the gold answer alone.
+fn gsm8k(settings: &DatasetSettings, record: &Record<'_>) -> Result<Fields, RecordFault> {
+    let default = DatasetSettings::default();
+    let is_named = settings.demonstration != default.demonstration;
+    let expert = match is_named {
+        true => &settings.demonstration,
+        false => "answer",
+    };
+    let value = record.get(expert);
+    let is_gold = matches!(value.as_deref(), Some(Value::Bool(_) | Value::Array(_))) && !is_named;
+    let answer = match is_gold || settings.answer != default.answer {
+        true => record.answer(&settings.answer)?,
+        false => None,
+    };
+    Ok(Fields {
+        question: record.required_text(&settings.question)?,
+        expert: match is_gold {
+            true => None,
+            false => record.text(expert)?,
+        },
+        answer,
+        absent: Absent {
+            demonstration: absent(record, expert),
+            answer: absent(record, expert),
+        },
+        ..Fields::default()
+    })
+}
+
+/// Named columns. Where a name is the default and does not exist, names that data sets commonly use
+/// are tried; a note says which was taken. A column of text may hold a chat instead.
+fn columns(settings: &DatasetSettings, record: &Record<'_>) -> Result<Fields, RecordFault> {
+    let default = DatasetSettings::default();
+    let mut notes = Vec::new();
+    let mut column = |named: &String, default: &String, usual: &[&str]| -> String {
+        let usual = (named == default && record.get(named).is_none()).then(|| record.find(usual));
+        match usual.flatten() {
+            Some(found) if found != *named => {
+                notes.push(format!("there is no column `{named}`: `{found}` is used"));
+                found
+            }
+            _ => named.clone(),
+        }
+    };
+    let question = column(&settings.question, &default.question, &QUESTIONS);
+    let expert = column(
+        &settings.demonstration,
+        &default.demonstration,
+        &DEMONSTRATIONS,
+    );
+    let answer = column(&settings.answer, &default.answer, &ANSWERS);
+    let asked = exchange_in(record, &question)?;
+    let replied = exchange_in(record, &expert)?;
+    let mut fields = Fields {
+        answer: record.answer(&answer)?,
+        absent: Absent {
+            demonstration: absent(record, &expert),
+            answer: absent(record, &answer),
+        },
+        ..Fields::default()
+    };
+    fields.expert = match &replied {
+        Some(exchange) => exchange.reply.clone(),
+        None => record.lines(&expert)?,
+    };
+    match asked {
+        Some(exchange) => {
+            fields.question = exchange.question.unwrap_or_default();
+            fields.expert = fields.expert.or(exchange.reply);
+            notes.extend(exchange.notes);
+        }
+        None => fields.question = with_input(record, &question)?,
+    }
+    fields.notes = notes;
+    Ok(fields)
+}
+
+/// The question; Alpaca's `instruction` is followed by its `input`.
+fn with_input(record: &Record<'_>, question: &str) -> Result<String, RecordFault> {
+    let text = record.required_text(question)?;
+    let input = match question {
+        "instruction" => record.text("input")?.unwrap_or_default(),
+        _ => String::new(),
+    };
+    match input.trim().is_empty() {
+        true => Ok(text),
+        false => Ok(format!("{text}\n\n{input}")),
+    }
+}
+
+/// The question and the reply of a column that is a chat.
+fn exchange_in(record: &Record<'_>, column: &str) -> Result<Option<Exchange>, RecordFault> {
+    match record.get(column) {
+        Some(value) if chat::is_chat(&value) => {
+            let turns = chat::turns(column, &value)?;
+            Ok(Some(chat::exchange(&turns)))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// A chat in one column, or its prompt in `prompt` and its reply in `completion` or `chosen`.
+fn messages(settings: &DatasetSettings, record: &Record<'_>) -> Result<Fields, RecordFault> {
+    let default = DatasetSettings::default();
+    let column = match settings.question == default.question {
+        true => record.find(&CHATS),
+        false => Some(settings.question.clone()),
+    };
+    let prompt = match (&column, record.get("prompt")) {
+        (None, Some(prompt)) if chat::is_chat(&prompt) => record.find(&["completion", "chosen"]),
+        _ => None,
+    };
+    let names = match (column, prompt) {
+        (Some(column), _) => vec![column],
+        (None, Some(reply)) => vec!["prompt".to_owned(), reply],
+        (None, None) => vec!["messages".to_owned()],
+    };
+    let mut turns = Vec::new();
+    for name in &names {
+        let value = record.get(name).ok_or_else(|| record.missing(name))?;
+        turns.extend(chat::turns(name, &value)?);
+    }
+    let exchange = chat::exchange(&turns);
+    let question = exchange.question.ok_or_else(|| RecordFault::Column {
+        column: names.join("` and `"),
+        problem: "has no user turn before the last assistant turn".to_owned(),
+    })?;
+    Ok(Fields {
+        question,
+        expert: exchange.reply,
+        answer: record.answer(&settings.answer)?,
+        absent: Absent {
+            demonstration: None,
+            answer: absent(record, &settings.answer),
+        },
+        notes: exchange.notes,
+    })
+}
+
+fn absent(record: &Record<'_>, column: &str) -> Option<String> {
+    record.get(column).is_none().then(|| column.to_owned())
+}
+
+fn column(column: &str, problem: &str) -> RecordFault {
+    RecordFault::Column {
+        column: column.to_owned(),
+        problem: problem.to_owned(),
+    }
+}
+
+/// `question`, `options` (lines `A. text`, under a heading), `reasoning`, `answer` (the option's
+/// text, then perhaps an explanation). Where the answer is one of the options its letter is the
+/// gold answer, else its text.
+fn medreason(record: &Record<'_>) -> Result<Fields, RecordFault> {
+    let question = record.required_text("question")?;
+    let options = record.text("options")?.unwrap_or_default();
+    let stated = record.text("answer")?.unwrap_or_default();
     let stated = stated
         .split("Explanation:")
         .next()
@@ -96,29 +288,32 @@ fn medreason(place: &Place<'_>, record: &Map<String, Value>) -> Result<Fields, T
     };
     Ok(Fields {
         question,
-        expert: place.text(record, "reasoning")?,
+        expert: record.text("reasoning")?,
         answer: letter.or_else(|| Some(stated.to_owned())),
+        ..Fields::default()
     })
 }
 
-/// `question`, `options` (a list), `answer` (a letter), `cot_content` (worked reasoning, in the validation part).
-fn mmlu_pro(place: &Place<'_>, record: &Map<String, Value>) -> Result<Fields, TasksError> {
-    let question = place.required_text(record, "question")?;
-    let Some(Value::Array(options)) = record.get("options") else {
-        return Err(place.column("options", "is missing or no list"));
+/// `question`, `options` (a list), `answer` (a letter), `cot_content` (worked reasoning, in the
+/// validation part).
+fn mmlu_pro(record: &Record<'_>) -> Result<Fields, RecordFault> {
+    let question = record.required_text("question")?;
+    let options = record.get("options");
+    let Some(Value::Array(options)) = options.as_deref() else {
+        return Err(column("options", "is missing or no list"));
     };
     let texts: Option<Vec<&str>> = options.iter().map(Value::as_str).collect();
     let texts = texts.filter(|texts| texts.len() <= 10);
-    let texts = texts.ok_or_else(|| place.column("options", "is no list of at most ten texts"))?;
+    let texts = texts.ok_or_else(|| column("options", "is no list of at most ten texts"))?;
     let choices: Vec<(char, &str)> = ('A'..='J').zip(texts).collect();
-    let answer = place.required_text(record, "answer")?;
+    let answer = record.required_text("answer")?;
     if !choices
         .iter()
         .any(|(letter, _)| answer == letter.to_string())
     {
-        return Err(place.column("answer", "is the letter of no option"));
+        return Err(column("answer", "is the letter of no option"));
     }
-    let reasoning = place.text(record, "cot_content")?.unwrap_or_default();
+    let reasoning = record.text("cot_content")?.unwrap_or_default();
     let reasoning = reasoning.trim_start_matches("A:").trim();
     let reasoning = reasoning
         .strip_prefix("Let's think step by step.")
@@ -127,41 +322,47 @@ fn mmlu_pro(place: &Place<'_>, record: &Map<String, Value>) -> Result<Fields, Ta
         question: with_choices(&question, &choices),
         expert: (!reasoning.trim().is_empty()).then(|| reasoning.trim().to_owned()),
         answer: Some(answer),
+        ..Fields::default()
     })
 }
 
-/// `problem` or `question`, `answer` (an integer from 0 to 999), `solution` where there is one; in any case of letters.
-fn aime(place: &Place<'_>, record: &Map<String, Value>) -> Result<Fields, TasksError> {
-    let text = |names: &[&str]| -> Result<Option<String>, TasksError> {
-        let key = record
-            .keys()
-            .find(|key| names.iter().any(|name| key.eq_ignore_ascii_case(name)));
-        key.map_or(Ok(None), |key| place.text(record, key))
+/// `problem` or `question`, `answer` (an integer from 0 to 999), `solution` where there is one; in
+/// any case of letters.
+fn aime(record: &Record<'_>) -> Result<Fields, RecordFault> {
+    let text = |names: &[&str]| -> Result<Option<String>, RecordFault> {
+        let name = record.find(names);
+        name.map_or(Ok(None), |name| record.text(&name))
     };
     let question = text(&["problem", "question"])?;
     let answer = text(&["answer"])?;
-    let answer = answer.ok_or_else(|| place.column("answer", "is missing"))?;
+    let answer = answer.ok_or_else(|| record.missing("answer"))?;
     match answer.trim().parse::<u16>() {
         Ok(number) if number <= 999 => Ok(Fields {
-            question: question.ok_or_else(|| place.column("problem", "is missing"))?,
+            question: question.ok_or_else(|| record.missing("problem"))?,
             expert: text(&["solution"])?,
             answer: Some(number.to_string()),
+            ..Fields::default()
         }),
-        _ => Err(place.column("answer", "is no integer from 0 to 999")),
+        _ => Err(column("answer", "is no integer from 0 to 999")),
     }
 }
 
-/// `nums` (a list of integers) and `target`; the gold answer is the task, which [`CountdownTask`] checks.
-fn countdown(place: &Place<'_>, record: &Map<String, Value>) -> Result<Fields, TasksError> {
-    let target = record.get("target").and_then(Value::as_i64);
-    let target = target.ok_or_else(|| place.column("target", "is missing or no integer"))?;
-    let numbers = record.get("nums").and_then(Value::as_array);
+/// `nums` (a list of integers) and `target`; the gold answer is the task, which [`CountdownTask`]
+/// checks.
+fn countdown(record: &Record<'_>) -> Result<Fields, RecordFault> {
+    let target = record.get("target").and_then(|target| target.as_i64());
+    let target = target.ok_or_else(|| column("target", "is missing or no integer"))?;
+    let numbers = record.get("nums");
+    let numbers = numbers.as_deref().and_then(Value::as_array);
     let numbers: Option<Vec<i64>> =
         numbers.and_then(|numbers| numbers.iter().map(Value::as_i64).collect());
     let numbers = numbers
         .filter(|numbers| (1..=32).contains(&numbers.len()) && numbers.iter().all(|n| *n >= 0));
     let Some(numbers) = numbers else {
-        return Err(place.column("nums", "is no list of 1 to 32 integers of at least 0"));
+        return Err(column(
+            "nums",
+            "is no list of 1 to 32 integers of at least 0",
+        ));
     };
     let listed: Vec<String> = numbers.iter().map(i64::to_string).collect();
     Ok(Fields {
@@ -172,6 +373,7 @@ fn countdown(place: &Place<'_>, record: &Map<String, Value>) -> Result<Fields, T
         ),
         expert: None,
         answer: Some(CountdownTask { target, numbers }.to_string()),
+        ..Fields::default()
     })
 }
 

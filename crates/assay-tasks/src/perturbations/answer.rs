@@ -7,7 +7,8 @@ use super::numbers::{pick, reasoning_quantities, same_value};
 use crate::numbers::{Numeral, numerals};
 use crate::random::Stream;
 
-/// Replaces the answer by the nearest number of the same format, the other of yes and no, or another choice.
+/// Replaces the answer by the nearest number of the same format, the other of yes and no, or
+/// another choice.
 pub(super) fn corrupt_answer(text: &str, stream: &mut Stream) -> Option<Edited> {
     let answer = layout(text).answer?;
     if let Some(numeral) = answer_numeral(text, &answer) {

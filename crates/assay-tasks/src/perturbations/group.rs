@@ -1,4 +1,4 @@
-//! A demonstration held together with its corruptions.
+//! A demonstration with its corruptions.
 
 use std::collections::BTreeMap;
 
@@ -6,9 +6,10 @@ use super::{PerturbOutcome, Perturbation, Perturbed, Registry};
 use crate::problem::Problem;
 use crate::random::Stream;
 
-/// A demonstration with its corruptions: the only way to hold them together, so they stay under their own question.
+/// A demonstration with its corruptions, which all belong to the same question.
 ///
-/// The parts cannot be exchanged from outside; there is no constructor but [`DemonstrationGroup::corrupt`].
+/// The only constructor is [`DemonstrationGroup::corrupt`], and the parts cannot be replaced, so
+/// corruptions of different questions are never mixed.
 #[derive(Clone, Debug)]
 pub struct DemonstrationGroup<'a> {
     problem: &'a Problem,

@@ -1,9 +1,10 @@
 //! Perturbed demonstrations: right reasoning with one known error.
 //!
-//! Each perturbation is a named function from a text to a corrupted text and the place of its first corruption, drawn
-//! from a [`Stream`]. It never returns its input, keeps the format of what it changes and works on every completion
-//! layout: the answer is what stands in the last `<answer>` or behind the last `####`, the reasoning is what stands
-//! before it. What cannot be corrupted is skipped and counted, never padded with the input.
+//! Each perturbation is a named function from a text to a corrupted text and the place of its first
+//! corruption, drawn from a [`Stream`]. It never returns its input, keeps the format of what it
+//! changes and works on every completion layout: the answer is the content of the last `<answer>`
+//! or the text after the last `####`, and the reasoning is the text before it. A text that cannot
+//! be corrupted is skipped and counted, never replaced by the input.
 
 mod answer;
 mod edit;
@@ -28,7 +29,8 @@ pub use group::DemonstrationGroup;
 pub enum Perturbation {
     /// Another operator in one arithmetic step, its right-hand side kept.
     FlipOperator,
-    /// The nearest number of the same format as the answer; yes and no flip, a choice becomes another.
+    /// The nearest number of the same format as the answer; yes and no flip, a choice becomes
+    /// another.
     CorruptAnswer,
     /// Another number of the reasoning as the answer.
     AnswerFromReasoning,
@@ -42,7 +44,7 @@ pub enum Perturbation {
     DropStep,
     /// Two steps exchanged of which the later uses the earlier.
     SwapSteps,
-    /// A wrong result that all later uses carry on, the answer included. Held out of training.
+    /// A wrong result that is used in all later steps, the answer included. Held out of training.
     CarryError,
     /// A number of the reasoning times ten or a tenth. Held out of training.
     WrongUnitScale,
@@ -57,8 +59,9 @@ pub struct Perturbed {
     pub text: String,
     /// Byte range in `text` of the first corruption; never empty.
     ///
-    /// Before its start the two texts are equal, at its start their characters differ. It ends with the corrupted number,
-    /// operator or step; after a deletion, with the step that now stands at the place.
+    /// Before its start the two texts are equal, at its start their characters differ. It ends with
+    /// the corrupted number, operator or step; after a deletion, with the step that now stands at
+    /// the place.
     pub span: Range<usize>,
     /// What was done.
     pub kind: Perturbation,
@@ -97,7 +100,7 @@ impl Perturbation {
         }
     }
 
-    /// Whether the kind is kept for testing localisation on errors never trained on.
+    /// Whether the kind is reserved for testing localisation on errors that were never trained on.
     pub fn is_held_out(self) -> bool {
         matches!(
             self,
@@ -131,7 +134,7 @@ pub struct Registry {
     alphabet: Option<BTreeSet<char>>,
 }
 
-/// What perturbing one text gave.
+/// The corruptions of one text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PerturbOutcome {
     /// The corrupted texts, all different.
@@ -140,7 +143,8 @@ pub struct PerturbOutcome {
     pub skipped: BTreeMap<Perturbation, usize>,
 }
 
-/// How often one kind is drawn before it is skipped, where it repeats a text or leaves the alphabet.
+/// Number of draws of one kind before it is skipped because it repeats a text or leaves the
+/// alphabet.
 const REDRAWS: usize = 8;
 
 impl Registry {
@@ -177,7 +181,8 @@ impl Registry {
     /// The perturbations with these names.
     ///
     /// # Errors
-    /// [`TasksError::UnknownPerturbation`] naming the nearest known name; [`TasksError::NoPerturbation`] for no names.
+    /// [`TasksError::UnknownPerturbation`] naming the nearest known name;
+    /// [`TasksError::NoPerturbation`] for no names.
     pub fn named(names: &[String]) -> Result<Self, TasksError> {
         let kinds = names
             .iter()
@@ -194,7 +199,7 @@ impl Registry {
 
     /// The same perturbations, redrawn until their texts consist of these characters only.
     ///
-    /// For tasks with a closed vocabulary, where a character never seen would give a corruption away.
+    /// For tasks with a closed vocabulary, where a character never seen would reveal a corruption.
     pub fn within(self, alphabet: &str) -> Self {
         Self {
             alphabet: Some(alphabet.chars().collect()),
@@ -207,9 +212,10 @@ impl Registry {
         &self.kinds
     }
 
-    /// `count` different corruptions of `text`, each of a kind drawn uniformly among those that are possible.
+    /// `count` different corruptions of `text`, each of a kind drawn uniformly among those that are
+    /// possible.
     ///
-    /// Fewer than `count` are returned only where every kind is exhausted.
+    /// Fewer than `count` are returned only if every kind is exhausted.
     pub fn perturb_all(&self, text: &str, count: usize, stream: &mut Stream) -> PerturbOutcome {
         let mut outcome = PerturbOutcome::default();
         while outcome.perturbed.len() < count {

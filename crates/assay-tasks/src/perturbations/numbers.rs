@@ -25,7 +25,8 @@ pub(super) fn corrupt_numbers(text: &str, count: usize, stream: &mut Stream) -> 
     (!replacements.is_empty()).then(|| Edited::replacing(text, &replacements))
 }
 
-/// Exchanges two numbers of the reasoning with different values that are not operands of one sum or product.
+/// Exchanges two numbers of the reasoning with different values that are not operands of one sum or
+/// product.
 pub(super) fn swap_numbers(text: &str, stream: &mut Stream) -> Option<Edited> {
     let all = reasoning_quantities(text);
     let written = |index: usize| &text[all[index].span.clone()];
@@ -101,7 +102,7 @@ pub(super) fn pick<'a, T>(items: &'a [T], stream: &mut Stream) -> Option<&'a T> 
     items.get(stream.below(items.len()))
 }
 
-/// Whether two numerals have one value, however they are written.
+/// Whether two numerals have the same value in any notation.
 pub(super) fn same_value(text: &str, left: &Numeral, right: &Numeral) -> bool {
     let most = left.decimals.max(right.decimals);
     let value = |numeral: &Numeral| rescaled(numeral.scaled(text)?, numeral.decimals, most);
@@ -111,7 +112,7 @@ pub(super) fn same_value(text: &str, left: &Numeral, right: &Numeral) -> bool {
     }
 }
 
-/// How many numbers apart two exchanged numbers may be: keeps the search linear in the text.
+/// Maximum distance of two exchanged numbers, in numbers: it keeps the search linear in the text.
 const FARTHEST_SWAP: usize = 24;
 
 fn change_one(
@@ -145,7 +146,7 @@ fn other_digit(written: &str, stream: &mut Stream) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// Another value of the same writing, and its text.
+/// Another value in the same notation, and its text.
 fn other_value(text: &str, numeral: &Numeral, stream: &mut Stream) -> Option<(i128, String)> {
     let written = other_digit(&text[numeral.span.clone()], stream)?;
     let changed = Numeral {

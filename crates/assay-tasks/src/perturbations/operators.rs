@@ -1,7 +1,8 @@
 //! Another operator in one arithmetic step.
 //!
-//! An operator is a sign between two operands of an expression that an equals sign closes: `12 - 3 = 9`,
-//! `$4 x 2 eggs = 8`. Hyphens, dates, list bullets and units (`120-page`, `2024-05-01`, `- 5 eggs`, `km/h`) are not.
+//! An operator is a sign between two operands of an expression that an equals sign closes: `12 - 3
+//! = 9`, `$4 x 2 eggs = 8`. Hyphens, dates, list bullets and units (`120-page`, `2024-05-01`, `- 5
+//! eggs`, `km/h`) are not.
 
 use super::edit::{Edited, layout};
 use super::numbers::pick;
@@ -9,7 +10,7 @@ use crate::answers::{Rational, parse_number};
 use crate::numbers::{Numeral, quantities};
 use crate::random::Stream;
 
-/// The four operations, by what they do.
+/// The four operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Operation {
     Add,
@@ -32,10 +33,10 @@ struct Operator {
     operation: Operation,
 }
 
-/// Most words a unit between an operand and the next sign may have.
+/// Maximum number of words of a unit between an operand and the next sign.
 const UNIT_WORDS: usize = 2;
 
-/// Replaces one operator by another that gives another value; the right-hand side stays.
+/// Replaces one operator by another that changes the value; the right-hand side stays.
 pub(super) fn flip_operator(text: &str, stream: &mut Stream) -> Option<Edited> {
     let reasoning = &text[..layout(text).reasoning_end];
     let all = quantities(reasoning);
@@ -129,7 +130,8 @@ fn without_unit(text: &str) -> &str {
     rest
 }
 
-/// Whether `after`, the end of a text of `length` bytes, starts with a quantity or an opening bracket.
+/// Whether `after`, the end of a text of `length` bytes, starts with a quantity or an opening
+/// bracket.
 fn starts_operand(after: &str, all: &[Numeral], length: usize) -> bool {
     let rest = after.trim_start_matches([' ', '$', '€', '£']);
     let start = length - rest.len();
@@ -139,7 +141,7 @@ fn starts_operand(after: &str, all: &[Numeral], length: usize) -> bool {
             .is_ok()
 }
 
-/// Whether nothing but an expression stands between here and an equals sign with a number behind it.
+/// Whether only an expression stands between here and an equals sign that a number follows.
 fn reaches_equals(after: &str) -> bool {
     let mut words = 0;
     let mut in_word = false;
@@ -171,7 +173,7 @@ fn reaches_equals(after: &str) -> bool {
     false
 }
 
-/// Whether the other operation gives another value; unknown operands count as different.
+/// Whether the other operation has another value; unknown operands count as different.
 fn changes_value(text: &str, all: &[Numeral], found: &Operator, other: Operation) -> bool {
     if other == found.operation {
         return false;

@@ -1,7 +1,7 @@
 //! Errors in the order and number of steps.
 //!
-//! Where steps hold numbers, only a step whose result a later step or the answer uses is dropped or moved: exchanging
-//! independent steps leaves the reasoning right. Without numbers any step will do.
+//! Where steps hold numbers, only a step whose result a later step or the answer uses is dropped or
+//! moved: exchanging independent steps leaves the reasoning right. Without numbers, any step is.
 
 use std::ops::Range;
 
@@ -52,7 +52,7 @@ pub(super) fn swap_steps(text: &str, stream: &mut Stream) -> Option<Edited> {
     Some(Edited::replacing(text, &replacements))
 }
 
-/// How many steps apart two exchanged steps may be: keeps the search linear in the text.
+/// Maximum distance of two exchanged steps, in steps: it keeps the search linear in the text.
 const FARTHEST_SWAP: usize = 16;
 
 /// The steps of the reasoning, with all quantities of the text.

@@ -12,7 +12,7 @@ use assay_evals::statistics::BootstrapSettings;
 use assay_evals::summary::Summary;
 use assay_lm::draw::SamplingSettings;
 use assay_lm::sampling::SamplingLimits;
-use assay_tasks::datasets::{DatasetSettings, load_problems};
+use assay_tasks::datasets::{DatasetSettings, Required, load_problems};
 use assay_tasks::problem::Problem;
 use assay_tasks::trace::ScoredTrace;
 use assay_tasks::trace_io::{read_traces, write_traces};
@@ -108,9 +108,11 @@ fn problems(settings: &Settings) -> Result<Vec<Problem>> {
     let most = settings.run.eval_problems;
     let data = DatasetSettings {
         limit: Some(data.limit.map_or(most, |limit| limit.min(most))),
+        required: data.required.or(Some(Required::Answer)),
         ..data.clone()
     };
-    let (problems, _) = load_problems(&data)?;
+    let (problems, report) = load_problems(&data)?;
+    open::print_report(&data.path.display().to_string(), &report)?;
     ensure!(
         !problems.is_empty() && settings.run.eval_samples > 0,
         "there is nothing to measure on: {} problems, run.eval_samples {}",

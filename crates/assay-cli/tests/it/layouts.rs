@@ -1,0 +1,80 @@
+//! Problems in the layouts that people have, given to the commands that read them.
+
+use std::fs;
+
+use assay_tasks::trace_io::read_traces;
+use serde_json::json;
+
+use crate::commands::World;
+
+#[test]
+fn columns_are_named_on_the_command_line() {
+    let world = World::new();
+    let nested = [
+        json!({"ask": {"text": "2+2?"}, "cot": "2+2 = 4", "gold": [4]}),
+        json!({"ask": {"text": "2+3?"}, "cot": "2+3 = 5", "gold": [5]}),
+    ];
+    world.write("nested.jsonl", &nested);
+    let counts = world.json(
+        "sample --model model --problems nested.jsonl --question ask.text --answer gold --samples 1 --max-tokens 2 \
+         --style plain --out o.jsonl --json",
+    );
+    assert_eq!(
+        (&counts["traces"], &counts["known"]),
+        (&json!(2), &json!(2))
+    );
+    let traces = read_traces(&world.path("o.jsonl")).unwrap();
+    assert_eq!(
+        (traces[0].question.as_str(), traces[1].answer.as_deref()),
+        ("2+2?", Some("5"))
+    );
+    let said = world.refused(
+        "sample --model model --problems nested.jsonl --question asked --samples 1 --out o.jsonl",
+    );
+    let expected = "column `asked` is missing; the columns are `ask.text`, `cot`, `gold`";
+    assert!(said.contains(expected), "{said}");
+    let said = world.refused(
+        "localise --reward reward --demonstrations nested.jsonl --question ask.text --demonstration steps --answer gold",
+    );
+    assert!(
+        said.contains("no demonstration: column `steps` is missing"),
+        "{said}"
+    );
+}
+
+#[test]
+fn bad_records_are_named_and_the_rest_is_sampled() {
+    let world = World::new();
+    let lines = "{\"question\": \"2+2?\", \"answer\": \"4\", \"score\": NaN}\nbroken\n{\"question\": null}\n";
+    fs::write(world.path("bad.jsonl"), lines).unwrap();
+    let output = world.assay(
+        "sample --model model --problems bad.jsonl --samples 1 --max-tokens 2 --style plain --out o.jsonl",
+    );
+    let said = String::from_utf8(output.stderr).unwrap();
+    for expected in [
+        "bad.jsonl: left out 1: not the expected JSON (bad.jsonl:2: ",
+        "bad.jsonl: left out 1: empty question (bad.jsonl:3)",
+        "bad.jsonl: note for 1: NaN or an infinity",
+    ] {
+        assert!(said.contains(expected), "{said}");
+    }
+    assert_eq!(read_traces(&world.path("o.jsonl")).unwrap().len(), 1);
+}
+
+#[test]
+fn airl_asks_for_no_answer() {
+    let world = World::new();
+    fs::write(world.path("empty.toml"), "").unwrap();
+    let required = |trainer: &str| -> String {
+        let output = world.assay(&format!("train {trainer} --config empty.toml --dry-run"));
+        let settings = String::from_utf8(output.stdout).unwrap();
+        let train = settings.split("[data.train]").nth(1).unwrap();
+        let line = train
+            .lines()
+            .find(|line| line.starts_with("required"))
+            .unwrap();
+        line.to_owned()
+    };
+    assert_eq!(required("airl"), "required = \"demonstration\"");
+    assert_eq!(required("grpo"), "required = \"demonstration_and_answer\"");
+}
