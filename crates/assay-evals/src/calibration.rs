@@ -10,8 +10,9 @@ use assay_tasks::trace::ScoredTrace;
 use serde::{Deserialize, Serialize};
 
 use crate::error::EvalError;
-use crate::evaluation::Fitted;
+use crate::classification::{Isotonic, PlattScaling};
 use crate::scores::{ScoreSettings, TraceScore};
+use crate::selection::SelectorConstants;
 
 /// Name of the file in a reward's directory.
 pub const CALIBRATION_FILE: &str = "calibration.json";
@@ -19,6 +20,20 @@ pub const CALIBRATION_FILE: &str = "calibration.json";
 pub const PROBABILITY: &str = "p_correct";
 /// Largest file that is read, in bytes.
 const MAX_FILE: u64 = 16 << 20;
+
+/// The trace score and the constants that are fitted on validation traces.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FittedConstants {
+    /// The trace score with the highest AUROC (within problem if defined, else pooled).
+    pub score: TraceScore,
+    /// Constants of the selectors.
+    pub selectors: SelectorConstants,
+    /// Temperature and bias of the score.
+    pub platt: PlattScaling,
+    /// The non-decreasing map from score to probability.
+    pub isotonic: Isotonic,
+}
 
 /// Which of the two fits gives the probability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +68,7 @@ pub struct CalibrationError {
 #[serde(deny_unknown_fields)]
 pub struct Calibration {
     /// What was fitted: the trace score, both maps, the constants of the selectors.
-    pub fitted: Fitted,
+    pub fitted: FittedConstants,
     /// Constants of the trace scores.
     pub scores: ScoreSettings,
     /// The map in use: that of the lower cross-fitted Brier score, Platt where they are equal or cannot be compared.
@@ -91,7 +106,7 @@ impl Calibration {
             .read_to_string(&mut text)
             .map_err(failed)?;
         let calibration: Self = serde_json::from_str(&text).map_err(|source| EvalError::Json {
-            what: path.display().to_string(),
+            file: path.display().to_string(),
             line: source.line(),
             source,
         })?;
@@ -143,7 +158,7 @@ impl Calibration {
     }
 
     fn check(&self) -> Result<(), &'static str> {
-        let Fitted {
+        let FittedConstants {
             platt,
             isotonic,
             selectors,
@@ -176,12 +191,10 @@ impl Calibration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::classification::{Isotonic, PlattScaling};
-    use crate::selection::SelectorConstants;
 
     fn example(method: CalibrationMethod) -> Calibration {
         Calibration {
-            fitted: Fitted {
+            fitted: FittedConstants {
                 score: TraceScore::Last,
                 selectors: SelectorConstants::default(),
                 platt: PlattScaling {

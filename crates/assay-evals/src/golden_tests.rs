@@ -115,7 +115,7 @@ fn calibration_matches_the_references() {
 fn the_style_probe_matches_ridge_regression() {
     let golden = golden().probe;
     let bag = |ids: &Vec<u32>| {
-        TokenBag::of(&ScoredTrace {
+        TokenBag::new(&ScoredTrace {
             token_ids: ids.clone(),
             ..ScoredTrace::default()
         })

@@ -32,7 +32,7 @@ pub fn parse_metrics(text: &str) -> Result<Vec<MetricRow>, EvalError> {
             Err(_) if !line.ends_with('\n') => break,
             Err(source) => {
                 return Err(EvalError::Json {
-                    what: "metrics.jsonl".to_owned(),
+                    file: "metrics.jsonl".to_owned(),
                     line: index + 1,
                     source,
                 });

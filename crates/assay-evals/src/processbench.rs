@@ -63,7 +63,7 @@ impl StepScore {
     /// # Errors
     /// [`EvalError::UnknownName`] with the nearest known name.
     pub fn parse(name: &str) -> Result<Self, EvalError> {
-        find_named("step score", name, (&Self::ALL, &Self::NAMES))
+        find_named("step score", name, &Self::ALL, &Self::NAMES)
     }
 
     /// Score of each step from token rewards; `None` for steps in which no token was scored.

@@ -115,7 +115,7 @@ impl TraceScore {
     /// # Errors
     /// [`EvalError::UnknownName`] with the nearest known name.
     pub fn parse(name: &str) -> Result<Self, EvalError> {
-        find_named("trace score", name, (&Self::ALL, &Self::NAMES))
+        find_named("trace score", name, &Self::ALL, &Self::NAMES)
     }
 
     /// This score of one trace, or `None` where the trace lacks what it needs.

@@ -1,8 +1,12 @@
 //! Tests of the evaluation over synthetic traces with a known relation of score and correctness.
 
 use assay_tasks::random::Stream;
+use assay_tasks::trace::ScoredTrace;
 
 use super::*;
+use crate::scores::TraceScore;
+use crate::statistics::BootstrapSettings;
+use crate::summary::Summary;
 
 fn trace(problem: usize, correct: bool, score: f32, stream: &mut Stream) -> ScoredTrace {
     let length = 5 + stream.below(10);
@@ -151,7 +155,7 @@ fn small_and_empty_inputs_are_defined() {
     let mut demonstration = one;
     demonstration.generator = "demonstration".into();
     let result = evaluate([unknown, demonstration], &quick()).unwrap();
-    assert_eq!((result.traces, result.unjudged), (0, 1));
+    assert_eq!((result.traces, result.unlabelled), (0, 1));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Combination, Fitted, LocalisationCase};
+use super::case::LocalisationCase;
 use crate::error::{EvalError, find_named};
 
 /// A rule that gives every token a suspicion; the predicted error token has the highest.
@@ -42,6 +42,32 @@ pub enum Predictor {
     SurprisingNumber,
     /// The first token with a digit and `l_t` below a threshold, then the other numbers by `-l_t`.
     FirstSurprisingNumber,
+}
+
+/// Numbers of predictors that are chosen on labelled cases.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PredictorConstants {
+    /// Of [`Predictor::BelowThreshold`].
+    pub threshold: Option<f32>,
+    /// Of [`Predictor::BelowThresholdNumber`].
+    pub number_threshold: Option<f32>,
+    /// Of [`Predictor::FirstSurprisingNumber`].
+    pub logprob_threshold: Option<f32>,
+    /// Of [`Predictor::Combined`].
+    pub combination: Option<Combination>,
+}
+
+/// How reward and log-probability are joined: suspicion `-((1-w) r_t / s_r + w l_t / s_l)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Combination {
+    /// w, the share of the log-probability.
+    pub logprob_weight: f64,
+    /// `s_r`, the standard deviation of rewards over tokens.
+    pub reward_scale: f64,
+    /// `s_l`, the standard deviation of log-probabilities over tokens.
+    pub logprob_scale: f64,
+    /// Whether only tokens with a digit are suspected.
+    pub numbers_only: bool,
 }
 
 impl Predictor {
@@ -93,7 +119,7 @@ impl Predictor {
     /// # Errors
     /// [`EvalError::UnknownName`] with the nearest known name.
     pub fn parse(name: &str) -> Result<Self, EvalError> {
-        find_named("predictor", name, (&Self::ALL, &Self::NAMES))
+        find_named("predictor", name, &Self::ALL, &Self::NAMES)
     }
 
     /// Whether it needs no reward.
@@ -115,7 +141,7 @@ impl Predictor {
     pub fn suspicion(
         self,
         case: &LocalisationCase<'_>,
-        fitted: &Fitted,
+        constants: &PredictorConstants,
     ) -> Option<Vec<Option<f64>>> {
         let rewards = widen(case.token_rewards);
         let logprobs = || {
@@ -131,10 +157,10 @@ impl Predictor {
             Self::PairedDrop => paired_drops(&rewards, &widen(case.reference_rewards?)),
             Self::LowestReward => negated(&rewards),
             Self::LowestRewardNumber => numbers_only(case, negated(&rewards)),
-            Self::BelowThreshold => first_below(&rewards, f64::from(fitted.threshold?)),
+            Self::BelowThreshold => first_below(&rewards, f64::from(constants.threshold?)),
             Self::BelowThresholdNumber => first_below(
                 &numbers_only(case, rewards),
-                f64::from(fitted.number_threshold?),
+                f64::from(constants.number_threshold?),
             ),
             Self::ChangePoint => change_points(&rewards),
             Self::PairedChangePoint => {
@@ -142,7 +168,7 @@ impl Predictor {
                 change_points(&negated(&falls))
             }
             Self::Combined => {
-                let rule = fitted.combination?;
+                let rule = constants.combination?;
                 let joined = combined(&rewards, &logprobs()?, &rule);
                 match rule.numbers_only {
                     true => numbers_only(case, joined),
@@ -160,7 +186,7 @@ impl Predictor {
             Self::SurprisingNumber => numbers_only(case, negated(&logprobs()?)),
             Self::FirstSurprisingNumber => first_below(
                 &numbers_only(case, logprobs()?),
-                f64::from(fitted.logprob_threshold?),
+                f64::from(constants.logprob_threshold?),
             ),
         };
         let usable =
@@ -312,7 +338,7 @@ mod tests {
             ..LocalisationCase::default()
         };
         let best = |predictor: Predictor| {
-            let suspicion = predictor.suspicion(&case, &Fitted::default()).unwrap();
+            let suspicion = predictor.suspicion(&case, &PredictorConstants::default()).unwrap();
             let key = |token: &usize| suspicion[*token].unwrap_or(f64::NEG_INFINITY);
             (0..5).max_by(|a, b| key(a).total_cmp(&key(b)))
         };
@@ -363,13 +389,13 @@ mod tests {
             Predictor::Combined,
         ] {
             assert_eq!(
-                predictor.suspicion(&case, &Fitted::default()),
+                predictor.suspicion(&case, &PredictorConstants::default()),
                 None,
                 "{predictor:?}"
             );
         }
         assert_eq!(
-            Predictor::LargestDrop.suspicion(&case, &Fitted::default()),
+            Predictor::LargestDrop.suspicion(&case, &PredictorConstants::default()),
             None
         );
     }

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use assay_tasks::random::Stream;
 use serde::{Deserialize, Serialize};
 
-use super::{Estimate, quantile};
+use super::descriptive::quantile;
+use super::estimate::Estimate;
 
 /// How many resamples, from which seed, at which level.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,22 +1,22 @@
-//! What the report draws of an evaluation: histograms of the trace score and the map of correlations.
+//! Histograms of the trace score, and rank correlations of scores, correctness, length and format.
 
 use serde::Serialize;
 
-use super::critic::Columns;
-use super::{Evaluator, Row};
+use super::columns::Columns;
+use super::traces::{LabelledTraces, Row};
 use crate::scores::TraceScore;
 use crate::statistics::{average_ranks, pearson};
 
 const HISTOGRAM_BINS: usize = 40;
 
-/// Counts of trace scores over equal-width bins, one row of counts a class.
+/// Counts of trace scores over bins of equal width, for each class of traces.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ScoreHistogram {
     /// Lower edge of the first bin.
     pub low: f64,
     /// Upper edge of the last bin.
     pub high: f64,
-    /// The classes with their counts, each over the same bins.
+    /// The classes, all over the same bins.
     pub classes: Vec<HistogramClass>,
 }
 
@@ -25,16 +25,16 @@ pub struct ScoreHistogram {
 pub struct HistogramClass {
     /// Its name.
     pub name: &'static str,
-    /// Traces a bin.
+    /// Number of traces in each bin.
     pub counts: Vec<usize>,
 }
 
-/// Rank correlations of everything with everything.
+/// Rank correlations of every pair of variables.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct CorrelationMap {
-    /// What is correlated.
+    /// Names of the variables.
     pub names: Vec<&'static str>,
-    /// Spearman's rho, row by row; `None` where a variable does not vary.
+    /// Spearman's rho, row by row; `None` if a variable is constant.
     pub rho: Vec<Vec<Option<f64>>>,
 }
 
@@ -50,11 +50,11 @@ pub(super) fn histogram(columns: &Columns) -> ScoreHistogram {
     binned(&[("correct", side(true)), ("wrong", side(false))])
 }
 
-/// Scores of traces with an answer, without one, and cut at the token limit (whether or not they have an answer).
-pub(super) fn format_histogram(evaluator: &Evaluator) -> ScoreHistogram {
-    let score = evaluator.score();
+/// Scores of answered, unanswered and truncated traces; truncated ones count as truncated only.
+pub(super) fn format_histogram(traces: &LabelledTraces) -> ScoreHistogram {
+    let score = traces.score();
     let of = |member: &dyn Fn(&Row) -> bool| -> Vec<f64> {
-        let rows = evaluator.rows.iter().filter(|row| member(row));
+        let rows = traces.rows.iter().filter(|row| member(row));
         rows.filter_map(|row| row.score(score)).collect()
     };
     let mut classes = vec![
@@ -101,9 +101,9 @@ fn binned(classes: &[(&'static str, Vec<f64>)]) -> ScoreHistogram {
     }
 }
 
-/// Correctness, every trace score that all traces have, log-probability, length and format.
-pub(super) fn correlation_map(evaluator: &Evaluator) -> CorrelationMap {
-    let rows = &evaluator.rows;
+/// Correlations of correctness, format and every trace score that all traces have.
+pub(super) fn correlation_map(traces: &LabelledTraces) -> CorrelationMap {
+    let rows = &traces.rows;
     let flag = |of: &dyn Fn(&Row) -> bool| -> Vec<f64> {
         rows.iter()
             .map(|row| f64::from(u8::from(of(row))))

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Candidate, Selector, SelectorConstants};
+use super::selector::{Candidate, Selector, SelectorConstants};
 use crate::statistics::special::beta_below_half;
 
 /// When to stop.
