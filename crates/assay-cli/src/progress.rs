@@ -3,8 +3,7 @@
 use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};
 
-use assay_evals::alarms::AlarmWatch;
-use assay_evals::metrics::MetricRow;
+use assay_evals::{AlarmWatch, MetricRow};
 use assay_irl::metrics::IterationMetrics;
 use assay_irl::trainer::Observer;
 use assay_lm::hub::Download;

@@ -1,9 +1,9 @@
 //! Alarms: signs of trouble in the metrics of a training run.
 //!
-//! Every alarm is a formula over the lines of `metrics.jsonl` and a threshold; docs/metrics.md lists them
-//! with advice. A windowed value is the mean of the last [`WINDOW`] values of a metric, its start the mean
-//! of the first [`WINDOW`] values. An alarm is raised when its condition becomes true, and again if the
-//! condition becomes true again.
+//! Every alarm is a formula over the lines of `metrics.jsonl` and a threshold; docs/metrics.md
+//! lists them with advice. A windowed value is the mean of the last [`WINDOW`] values of a metric,
+//! its start the mean of the first [`WINDOW`] values. An alarm is raised when its condition becomes
+//! true, and again if the condition becomes true again.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -342,9 +342,8 @@ impl Validation {
         self.latest = Some(accuracy);
         // A best accuracy without a reward is replaced by the first one with a reward: without it a
         // rise of the reward cannot be measured.
-        let is_best = |best: BestAccuracy| {
-            value >= best.value || best.reward.is_none() && reward.is_some()
-        };
+        let is_best =
+            |best: BestAccuracy| value >= best.value || best.reward.is_none() && reward.is_some();
         if self.best.is_none_or(is_best) {
             self.best = Some(BestAccuracy { value, reward });
         }

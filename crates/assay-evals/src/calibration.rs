@@ -1,7 +1,9 @@
-//! `calibration.json`: from a trace's rewards to the probability that it is correct, stored with the reward.
+//! `calibration.json`: from a trace's rewards to the probability that it is correct, stored with
+//! the reward.
 //!
-//! Everything in it was fitted on validation traces, never on what is reported. [`crate::Evaluator::calibrate`] makes
-//! one; it stands in the reward's directory beside the weights.
+//! Everything in it was fitted on validation traces, never on what is reported.
+//! [`crate::Evaluator::calibrate`] makes one; it stands in the reward's directory beside the
+//! weights.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -9,8 +11,8 @@ use std::path::Path;
 use assay_tasks::trace::ScoredTrace;
 use serde::{Deserialize, Serialize};
 
-use crate::error::EvalError;
 use crate::classification::{Isotonic, PlattScaling};
+use crate::error::EvalError;
 use crate::scores::{ScoreSettings, TraceScore};
 use crate::selection::SelectorConstants;
 
@@ -45,7 +47,8 @@ pub enum CalibrationMethod {
     Isotonic,
 }
 
-/// How far probabilities were off on the validation traces, each trace judged by a fit to other problems.
+/// How far probabilities were off on the validation traces, each trace judged by a fit to other
+/// problems.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CalibrationError {
@@ -71,7 +74,8 @@ pub struct Calibration {
     pub fitted: FittedConstants,
     /// Constants of the trace scores.
     pub scores: ScoreSettings,
-    /// The map in use: that of the lower cross-fitted Brier score, Platt where they are equal or cannot be compared.
+    /// The map in use: that of the lower cross-fitted Brier score, Platt where they are equal or
+    /// cannot be compared.
     pub method: CalibrationMethod,
     /// Name of the validation data.
     pub data: String,
@@ -87,8 +91,8 @@ pub struct Calibration {
 impl Calibration {
     /// Reads the calibration of a reward directory; `None` where there is none.
     ///
-    /// # Errors
-    /// [`EvalError::File`], [`EvalError::Json`]; [`EvalError::Calibration`] for numbers without meaning.
+    /// # Errors [`EvalError::File`], [`EvalError::Json`]; [`EvalError::Calibration`] for numbers
+    /// without meaning.
     pub fn read(dir: &Path) -> Result<Option<Self>, EvalError> {
         let path = dir.join(CALIBRATION_FILE);
         let failed = |source| EvalError::File {
@@ -119,7 +123,8 @@ impl Calibration {
         Ok(Some(calibration))
     }
 
-    /// Writes the file into an existing directory, through a temporary file that then takes its name.
+    /// Writes the file into an existing directory, through a temporary file that then takes its
+    /// name.
     ///
     /// # Errors
     /// [`EvalError::File`].

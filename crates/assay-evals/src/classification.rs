@@ -1,8 +1,8 @@
 //! Reward against correctness: whether a higher score means a correct trace.
 //!
-//! This covers ranking (AUROC) and probabilities (Platt scaling, isotonic regression, ECE, Brier score,
-//! reliability). All slices are parallel: entry i of each belongs to trace i, and the shortest slice
-//! bounds the result.
+//! This covers ranking (AUROC) and probabilities (Platt scaling, isotonic regression, ECE, Brier
+//! score, reliability). All slices are parallel: entry i of each belongs to trace i, and the
+//! shortest slice bounds the result.
 
 mod calibration;
 
@@ -13,7 +13,8 @@ pub use calibration::{
 
 use crate::statistics::mean;
 
-/// Area under the ROC curve: `P(score of a correct > score of a wrong) + 1/2 P(equal)`, over all pairs.
+/// Area under the ROC curve: `P(score of a correct > score of a wrong) + 1/2 P(equal)`, over all
+/// pairs.
 ///
 /// `None` if there is one class only.
 pub fn auroc(scores: &[f64], correct: &[bool]) -> Option<f64> {
@@ -22,9 +23,9 @@ pub fn auroc(scores: &[f64], correct: &[bool]) -> Option<f64> {
 
 /// The AUROC within each group (problem, generator), in ascending order of the groups.
 ///
-/// `groups[i]` is the group of trace i. Groups of one class are left out. The mean over groups is the
-/// number to report: a ranking within a problem does not improve if the score separates easy problems
-/// from hard ones.
+/// `groups[i]` is the group of trace i. Groups of one class are left out. The mean over groups is
+/// the number to report: a ranking within a problem does not improve if the score separates easy
+/// problems from hard ones.
 pub fn auroc_by_group(scores: &[f64], correct: &[bool], groups: &[usize]) -> Vec<(usize, f64)> {
     let mut order: Vec<usize> = (0..scores.len().min(correct.len()).min(groups.len())).collect();
     order.sort_by_key(|&i| groups[i]);
@@ -51,7 +52,8 @@ pub fn auroc_within(scores: &[f64], correct: &[bool], groups: &[usize]) -> Optio
 /// Traces sorted by score: the AUROC of each bootstrap resample is one linear pass.
 #[derive(Clone, Debug)]
 pub struct RankedTraces {
-    /// In ascending order of score: unit times 4, plus 2 if correct, plus 1 if the score equals the one before.
+    /// In ascending order of score: unit times 4, plus 2 if correct, plus 1 if the score equals the
+    /// one before.
     ranked: Vec<u32>,
 }
 

@@ -1,9 +1,9 @@
 //! From a stream of traces to the `policy.*`, `select.*` and `critic.*` entries of `summary.json`.
 //!
 //! Scores are computed from each trace record itself, so a score cannot belong to another trace.
-//! Constants that need fitting (vote temperature, combination weight, calibration) come from validation
-//! traces, or from cross-fitting over problems: the constants for a problem are fitted on other
-//! problems.
+//! Constants that need fitting (vote temperature, combination weight, calibration) come from
+//! validation traces, or from cross-fitting over problems: the constants for a problem are fitted
+//! on other problems.
 
 mod columns;
 mod critic;

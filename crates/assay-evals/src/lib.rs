@@ -1,10 +1,11 @@
-//! Measurements of traces and runs: selection among sampled traces, pass@k, reward against correctness,
-//! localisation of errors, calibration, correlation and training alarms.
+//! Measurements of traces and runs: selection among sampled traces, pass@k, reward against
+//! correctness, localisation of errors, calibration, correlation and training alarms.
 //!
 //! Everything is a pure function of [`ScoredTrace`] records or of plain numbers; the crate loads no
 //! model, and its only files are `summary.json` and `calibration.json`. The documentation of a
-//! statistic states its formula and edge cases. A statistic that is not defined on its input (one class
-//! only, no problem, no variance) is `None`, never NaN and never a zero that looks like a result.
+//! statistic states its formula and edge cases. A statistic that is not defined on its input (one
+//! class only, no problem, no variance) is `None`, never NaN and never a zero that looks like a
+//! result.
 //!
 //! [`evaluate`] measures a file of traces, [`localisation::localise`] injected errors, and
 //! [`processbench`] labels of first wrong steps. The crate `assay-report` draws the results.

@@ -1,9 +1,9 @@
 //! Localisation: at which token of a trace the reward shows an error.
 //!
-//! A case is a correct demonstration with one injected error at a known place. A predictor assigns a
-//! suspicion to every token; the predicted error token is the one with the highest. Results average
-//! exactly over equal suspicions, so a constant reward scores like chance and no predictor profits
-//! from the order of tokens.
+//! A case is a correct demonstration with one injected error at a known place. A predictor assigns
+//! a suspicion to every token; the predicted error token is the one with the highest. Results
+//! average exactly over equal suspicions, so a constant reward scores like chance and no predictor
+//! profits from the order of tokens.
 
 mod case;
 mod fitting;

@@ -15,11 +15,11 @@ pub struct MetricRow {
     pub values: BTreeMap<String, f64>,
 }
 
-/// Reads `metrics.jsonl`: one JSON object a line; blank lines and everything that is no number are passed over.
+/// Reads `metrics.jsonl`: one JSON object a line; blank lines and everything that is no number are
+/// passed over.
 ///
-/// # Errors
-/// [`EvalError::Json`] with the line number. A malformed last line without its newline is what an interrupted run
-/// leaves, and is passed over.
+/// # Errors [`EvalError::Json`] with the line number. A malformed last line without its newline is
+/// what an interrupted run leaves, and is passed over.
 pub fn parse_metrics(text: &str) -> Result<Vec<MetricRow>, EvalError> {
     let mut rows = Vec::new();
     for (index, line) in text

@@ -1,8 +1,8 @@
 //! First-wrong-step detection in the ProcessBench format.
 //!
-//! A trace is a list of steps with a label: the index of the first wrong step, or none for a correct trace. The
-//! prediction is the first step whose score lies below a threshold; without such a step the trace is called correct.
-//! Source: Zheng et al. 2024, arXiv 2412.06559.
+//! A trace is a list of steps with a label: the index of the first wrong step, or none for a
+//! correct trace. The prediction is the first step whose score lies below a threshold; without such
+//! a step the trace is called correct. Source: Zheng et al. 2024, arXiv 2412.06559.
 
 use std::ops::Range;
 
@@ -33,7 +33,8 @@ pub enum StepScore {
     Min,
     /// Reward after the step's last token.
     Last,
-    /// Minus the largest fall `r_{t-1} - r_t` inside the step, the reward before its first token included.
+    /// Minus the largest fall `r_{t-1} - r_t` inside the step, the reward before its first token
+    /// included.
     Drop,
 }
 
@@ -68,7 +69,8 @@ impl StepScore {
 
     /// Score of each step from token rewards; `None` for steps in which no token was scored.
     ///
-    /// `steps` are byte ranges in the text, ascending. A token belongs to the step that holds its last byte.
+    /// `steps` are byte ranges in the text, ascending. A token belongs to the step that holds its
+    /// last byte.
     pub fn of_steps(
         self,
         token_offsets: &[(usize, usize)],
@@ -103,7 +105,8 @@ impl StepScore {
 }
 
 impl StepQuality {
-    /// `2 a b / (a + b)` of the two accuracies; 0 if both are 0, `None` if one of the classes is missing.
+    /// `2 a b / (a + b)` of the two accuracies; 0 if both are 0, `None` if one of the classes is
+    /// missing.
     pub fn f1(&self) -> Option<f64> {
         let (wrong, correct) = (self.accuracy_wrong?, self.accuracy_correct?);
         Some(if wrong + correct > 0.0 {
@@ -132,10 +135,10 @@ pub fn quality(cases: &[StepCase], threshold: f64) -> StepQuality {
 
 /// The threshold with the highest F1 on validation cases, halfway between the scores that bound it.
 ///
-/// A prediction only changes where the threshold passes a score, so the search is exact: a correct trace is right up to
-/// its lowest score; a wrong one from just above its first wrong step's score up to the lowest score before it.
-/// `O(n log n)` in the number of steps. Among equally good thresholds the lowest. `None` without both classes or
-/// without scores.
+/// A prediction only changes where the threshold passes a score, so the search is exact: a correct
+/// trace is right up to its lowest score; a wrong one from just above its first wrong step's score
+/// up to the lowest score before it. `O(n log n)` in the number of steps. Among equally good
+/// thresholds the lowest. `None` without both classes or without scores.
 pub fn choose_threshold(cases: &[StepCase]) -> Option<f64> {
     let (mut events, mut all_scores) = (Vec::new(), Vec::new());
     let (mut correct, mut wrong) = (0.0, 0.0);
@@ -204,12 +207,14 @@ pub fn choose_threshold(cases: &[StepCase]) -> Option<f64> {
     Some(best.1)
 }
 
-/// Traces under one step score each list, the same traces in every list: what a threshold is chosen among.
+/// Traces under one step score each list, the same traces in every list: what a threshold is chosen
+/// among.
 ///
-/// `PREFIX.{f1, accuracy_wrong, accuracy_correct}` by cross-fitting: each of two halves (even and odd positions after sorting
-/// by identifier) is judged with the step score and the threshold of the highest F1 on the other. Left out where a half has
-/// one class only. `PREFIX.accuracy_lowest` needs no threshold: the share of wrong traces whose step of the lowest score, the
-/// first of equals, is the first wrong one, under the first list. Intervals by bootstrap over traces.
+/// `PREFIX.{f1, accuracy_wrong, accuracy_correct}` by cross-fitting: each of two halves (even and
+/// odd positions after sorting by identifier) is judged with the step score and the threshold of
+/// the highest F1 on the other. Left out where a half has one class only. `PREFIX.accuracy_lowest`
+/// needs no threshold: the share of wrong traces whose step of the lowest score, the first of
+/// equals, is the first wrong one, under the first list. Intervals by bootstrap over traces.
 pub fn cross_fitted_summary(
     prefix: &str,
     by_score: &[Vec<StepCase>],
@@ -273,7 +278,8 @@ fn choose(by_score: &[Vec<StepCase>]) -> Option<(usize, f64)> {
     best.map(|(_, choice)| choice)
 }
 
-/// Whether the step of the lowest score is the first wrong one; `None` for a correct trace, false without scores.
+/// Whether the step of the lowest score is the first wrong one; `None` for a correct trace, false
+/// without scores.
 fn lowest_is_first_wrong(case: &StepCase) -> Option<bool> {
     let label = case.label?;
     let scores = case.step_scores.iter().enumerate();

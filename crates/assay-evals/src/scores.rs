@@ -1,7 +1,7 @@
 //! Trace scores: one number a trace from its token rewards, its log-probabilities or its length.
 //!
-//! Which score to trust is chosen on validation traces; this file only defines them. Tokens without a reward (`None`)
-//! are skipped everywhere; a trace in which nothing was scored has no score.
+//! Which score to trust is chosen on validation traces; this file only defines them. Tokens without
+//! a reward (`None`) are skipped everywhere; a trace in which nothing was scored has no score.
 
 use std::collections::BTreeMap;
 
@@ -22,17 +22,20 @@ pub enum TraceScore {
     Last,
     /// `min_t r_t`.
     Min,
-    /// `sum_t log sigmoid(r_t)`: the log of the product of probabilities. It falls with every token, so it scores length.
+    /// `sum_t log sigmoid(r_t)`: the log of the product of probabilities. It falls with every
+    /// token, so it scores length.
     Product,
     /// `-T log(1/n sum exp(-r_t / T))`: between the minimum (T -> 0) and the mean (T -> infinity).
     SoftMin,
     /// Mean of the last k rewards, of all of them if there are fewer.
     TailK,
-    /// `sum_t d^(n-t) r_t / sum_t d^(n-t)`: a mean in which a token counts less the further it is from the end.
+    /// `sum_t d^(n-t) r_t / sum_t d^(n-t)`: a mean in which a token counts less the further it is
+    /// from the end.
     Discounted,
     /// Mean over the tokens from the final answer's marker to the end; see [`answer_start`].
     AnswerWindow,
-    /// Sum of the policy's token log-probabilities (the sampler's where the policy's are not recorded).
+    /// Sum of the policy's token log-probabilities (the sampler's where the policy's are not
+    /// recorded).
     LogprobSum,
     /// Mean of the same.
     LogprobMean,
@@ -120,7 +123,8 @@ impl TraceScore {
 
     /// This score of one trace, or `None` where the trace lacks what it needs.
     ///
-    /// A trace without token rewards falls back to the value recorded in its `scores`, if there is one.
+    /// A trace without token rewards falls back to the value recorded in its `scores`, if there is
+    /// one.
     pub fn of(self, trace: &ScoredTrace, settings: &ScoreSettings) -> Option<f64> {
         let computed = match self {
             Self::LogprobSum => logprobs(trace).map(sum),
@@ -132,8 +136,8 @@ impl TraceScore {
         computed.or_else(|| trace.scores.get(self.name()).map(|&value| f64::from(value)))
     }
 
-    /// This score of rewards already stripped of unscored tokens; `None` on an empty slice and for scores that need
-    /// more than rewards.
+    /// This score of rewards already stripped of unscored tokens; `None` on an empty slice and for
+    /// scores that need more than rewards.
     pub fn of_rewards(self, rewards: &[f64], settings: &ScoreSettings) -> Option<f64> {
         let (&last, n) = (rewards.last()?, rewards.len());
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
@@ -158,8 +162,8 @@ pub fn score_all(trace: &ScoredTrace, settings: &ScoreSettings) -> BTreeMap<Stri
     fresh.filter(|(_, value)| value.is_finite()).collect()
 }
 
-/// Byte at which the final answer's area begins: the last `<answer>`, else the last `\boxed{`, else the last `####`,
-/// else the last non-empty line.
+/// Byte at which the final answer's area begins: the last `<answer>`, else the last `\boxed{`, else
+/// the last `####`, else the last non-empty line.
 pub fn answer_start(text: &str) -> usize {
     ["<answer>", "\\boxed{", "####"]
         .iter()

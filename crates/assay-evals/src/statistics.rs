@@ -1,7 +1,7 @@
 //! Estimates with intervals, means, spreads, correlations and tests.
 //!
-//! Intervals are 95 % unless a level is given. Resampling is over problems, never over traces, because
-//! traces of one problem are not independent.
+//! Intervals are 95 % unless a level is given. Resampling is over problems, never over traces,
+//! because traces of one problem are not independent.
 
 mod bootstrap;
 mod correlation;

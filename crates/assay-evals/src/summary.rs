@@ -39,7 +39,8 @@ pub fn segment(name: &str) -> String {
 }
 
 impl Summary {
-    /// Adds or replaces an entry. An estimate with a number that is not finite is dropped: the file holds no NaN.
+    /// Adds or replaces an entry. An estimate with a number that is not finite is dropped: the file
+    /// holds no NaN.
     pub fn insert(&mut self, name: &str, estimate: Estimate) {
         if estimate.is_finite() {
             self.entries.insert(name.to_owned(), estimate);

@@ -36,10 +36,7 @@ impl Exhibits {
     }
 
     /// [`Exhibits::new`] with templates that are already compiled.
-    pub(crate) fn render(
-        templates: &Templates,
-        runs: &[RunView<'_>],
-    ) -> Result<Self, ReportError> {
+    pub(crate) fn render(templates: &Templates, runs: &[RunView<'_>]) -> Result<Self, ReportError> {
         let alarms: Vec<Vec<Alarm>> = runs.iter().map(|run| find_alarms(run.metrics)).collect();
         let trainings: Vec<Training<'_>> = runs
             .iter()
@@ -65,7 +62,10 @@ impl Exhibits {
             other_training: figures::other_training(templates, &trainings)?,
             evaluation: evaluation.collect::<Result<_, _>>()?,
             key_tables: key_tables(&summaries),
-            summaries: summaries.iter().map(|run| tables::everything(*run)).collect(),
+            summaries: summaries
+                .iter()
+                .map(|run| tables::everything(*run))
+                .collect(),
             alarms,
         })
     }

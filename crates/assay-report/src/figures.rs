@@ -228,10 +228,7 @@ fn score_figures(
     let by_format = scored("Trace score by format, share of class");
     let map = &evaluation.correlations;
     Ok([
-        (
-            "reliability",
-            reliability(templates, calibration, &curves)?,
-        ),
+        ("reliability", reliability(templates, calibration, &curves)?),
         (
             "scores_by_correctness",
             histogram(templates, by_correctness, &evaluation.histogram)?,
@@ -382,10 +379,7 @@ fn point(x: f64, estimate: &Estimate) -> Point {
     }
 }
 
-fn pass_at_k(
-    templates: &Templates,
-    run: NamedSummary<'_>,
-) -> Result<Option<Figure>, ReportError> {
+fn pass_at_k(templates: &Templates, run: NamedSummary<'_>) -> Result<Option<Figure>, ReportError> {
     let families = families(run.summary, "policy.", ".pass_at_k.");
     let series = families
         .into_iter()
@@ -489,7 +483,13 @@ fn localisation(
         title: "Injected errors found within w tokens",
         x: "w",
     };
-    figure_of(templates, "localisation", run.name, labels, series.collect())
+    figure_of(
+        templates,
+        "localisation",
+        run.name,
+        labels,
+        series.collect(),
+    )
 }
 
 #[cfg(test)]

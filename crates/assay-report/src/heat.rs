@@ -1,4 +1,5 @@
-//! The colour scale of token rewards, shared by page and terminal, and the token that a heatmap marks.
+//! The colour scale of token rewards, shared by page and terminal, and the token that a heatmap
+//! marks.
 
 use assay_evals::localisation::{LocalisationCase, Predictor, PredictorConstants};
 use assay_evals::statistics::quantile;
@@ -7,8 +8,8 @@ use assay_tasks::trace::ScoredTrace;
 /// Number of colour classes: 0 lowest, 5 the centre, 10 highest.
 pub(crate) const HEAT_CLASSES: usize = 11;
 
-/// A diverging colour scale: the median reward has no colour, and rewards as far from it as the 95th
-/// percentile of that distance, or farther, have the strongest colour.
+/// A diverging colour scale: the median reward has no colour, and rewards as far from it as the
+/// 95th percentile of that distance, or farther, have the strongest colour.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HeatScale {
     centre: f64,
@@ -16,8 +17,8 @@ pub struct HeatScale {
 }
 
 impl HeatScale {
-    /// The scale with its centre at a reward and its strongest colours `reach` from it. A reach that is
-    /// not positive and finite becomes 1.
+    /// The scale with its centre at a reward and its strongest colours `reach` from it. A reach
+    /// that is not positive and finite becomes 1.
     pub fn new(centre: f64, reach: f64) -> Self {
         let usable = reach > 0.0 && reach.is_finite();
         Self {

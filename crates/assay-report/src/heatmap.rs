@@ -430,7 +430,8 @@ mod tests {
         let view = tokens(&templates, &[run], &ReportSettings::default()).unwrap();
         let column = &view.unwrap().columns[0];
         let page = column.articles.join("");
-        // The median of the means 3, 1, 2 is 2: the wrong trace lies 1 above, the correct one 1 below.
+        // The median of the means 3, 1, 2 is 2: the wrong trace lies 1 above, the correct one 1
+        // below.
         assert_eq!(page.matches("data-misjudged=\"1.0000\"").count(), 2);
         // The drop is at token 1, the known error at token 2.
         assert!(

@@ -1,4 +1,5 @@
-//! Reports: one HTML page per report, SVG figures, CSV and LaTeX tables, and heatmaps in the terminal.
+//! Reports: one HTML page per report, SVG figures, CSV and LaTeX tables, and heatmaps in the
+//! terminal.
 //!
 //! This crate formats numbers that [`assay_evals`] computed. It trains nothing, loads no model and
 //! prints nothing: every function returns text. Pages and figures are rendered from the templates

@@ -1,7 +1,8 @@
 //! Small plots as inline SVG: lines with a band, histograms, reliability diagrams, matrices.
 //!
-//! No kept crate draws these: plotters writes colours as attributes and cannot tag an element with a
-//! class, title or role, charming needs JavaScript, and poloto has no bands and no titles on points.
+//! No kept crate draws these: plotters writes colours as attributes and cannot tag an element with
+//! a class, title or role, charming needs JavaScript, and poloto has no bands and no titles on
+//! points.
 //!
 //! Colours come from CSS classes (`s0` .. `s5`), so plots follow the light and dark modes of the
 //! page. Points that are not finite are left out.
@@ -111,7 +112,10 @@ pub(crate) fn lines(
     let frame = Frame {
         x: Range::over(points().map(|p| p.x)),
         y: Range::over(points().flat_map(|p| {
-            let band = p.band.unwrap_or(Range { low: p.y, high: p.y });
+            let band = p.band.unwrap_or(Range {
+                low: p.y,
+                high: p.y,
+            });
             [p.y, band.low, band.high]
         }))
         .padded(),
@@ -161,7 +165,11 @@ fn curve(frame: &Frame, colour: usize, series: &Series) -> CurveView {
         .filter_map(|p| Some(frame.corner(p.x, p.band?.low)));
     let band: Vec<String> = upper.chain(lower).collect();
     let corners: Vec<String> = points.iter().map(|p| frame.corner(p.x, p.y)).collect();
-    let dotted = if points.len() > MAX_DOTS { &[] } else { &points[..] };
+    let dotted = if points.len() > MAX_DOTS {
+        &[]
+    } else {
+        &points[..]
+    };
     CurveView {
         colour,
         area: (band.len() > 2).then(|| AreaView {
@@ -175,7 +183,11 @@ fn curve(frame: &Frame, colour: usize, series: &Series) -> CurveView {
 
 fn dot(frame: &Frame, name: &str, point: &Point) -> DotView {
     let band = point.band.map_or(String::new(), |band| {
-        format!(" [{}, {}]", format_number(band.low), format_number(band.high))
+        format!(
+            " [{}, {}]",
+            format_number(band.low),
+            format_number(band.high)
+        )
     });
     DotView {
         x: frame.place_x(point.x),

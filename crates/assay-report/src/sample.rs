@@ -1,4 +1,5 @@
-//! Which traces of a long file are drawn: the most misjudged ones and a random sample, chosen in one pass.
+//! Which traces of a long file are drawn: the most misjudged ones and a random sample, chosen in
+//! one pass.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -8,9 +9,10 @@ use assay_tasks::trace::ScoredTrace;
 
 /// Keeps a bounded number of the traces of a file.
 ///
-/// One third is the wrong traces with the highest scores, one third the correct traces with the lowest
-/// scores. The rest is the traces with the smallest hash of problem and text: a sample that does not
-/// depend on the order of the file. If the file has no more traces than the limit, all are kept.
+/// One third is the wrong traces with the highest scores, one third the correct traces with the
+/// lowest scores. The rest is the traces with the smallest hash of problem and text: a sample that
+/// does not depend on the order of the file. If the file has no more traces than the limit, all are
+/// kept.
 #[derive(Debug)]
 pub struct TraceSample {
     /// Wrong traces by score, correct traces by negated score, all traces by negated hash.
@@ -110,8 +112,8 @@ impl PartialOrd for Kept {
 }
 
 impl Ord for Kept {
-    /// The lowest priority is the greatest element, so the top of the heap is dropped first; of equal
-    /// ones the later.
+    /// The lowest priority is the greatest element, so the top of the heap is dropped first; of
+    /// equal ones the later.
     fn cmp(&self, other: &Self) -> Ordering {
         let by_priority = other.priority.total_cmp(&self.priority);
         by_priority.then(self.order.cmp(&other.order))

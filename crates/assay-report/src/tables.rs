@@ -42,7 +42,8 @@ pub struct NamedSummary<'a> {
     pub summary: &'a Summary,
 }
 
-/// Label and summary entry of the most important rows; `at_N` stands for the largest N of selection.
+/// Label and summary entry of the most important rows; `at_N` stands for the largest N of
+/// selection.
 const KEY_FIGURES: [(&str, &str); 24] = [
     ("One trace at random", "select.random.at_N"),
     ("Majority vote", "select.majority.at_N"),
@@ -182,8 +183,8 @@ impl Table {
         templates.render("table.html", self)
     }
 
-    /// The table as CSV (RFC 4180). A number takes four columns, `NAME`, `NAME low`, `NAME high` and
-    /// `NAME n`, at full precision.
+    /// The table as CSV (RFC 4180). A number takes four columns, `NAME`, `NAME low`, `NAME high`
+    /// and `NAME n`, at full precision.
     ///
     /// A cell that a spreadsheet would read as a formula starts with an apostrophe.
     pub fn csv(&self) -> String {

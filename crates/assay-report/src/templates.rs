@@ -7,7 +7,9 @@ use std::fmt;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, ValueKind};
-use minijinja::{AutoEscape, Environment, Output, State, UndefinedBehavior, Value, escape_formatter};
+use minijinja::{
+    AutoEscape, Environment, Output, State, UndefinedBehavior, Value, escape_formatter,
+};
 use serde::Serialize;
 
 use crate::error::ReportError;
@@ -81,11 +83,7 @@ impl Templates {
 }
 
 /// Writes text with its markup escaped and its control characters replaced.
-fn write_value(
-    out: &mut Output,
-    state: &mut State,
-    value: &Value,
-) -> Result<(), minijinja::Error> {
+fn write_value(out: &mut Output, state: &mut State, value: &Value) -> Result<(), minijinja::Error> {
     match value.as_str() {
         Some(text) if value.kind() == ValueKind::String && !value.is_safe() => {
             escape(text, out).map_err(minijinja::Error::from)
@@ -129,7 +127,10 @@ mod tests {
     fn escaping_covers_markup_and_control_characters() {
         let mut escaped = String::new();
         escape("<a b='\"'>&\u{0}\u{1b}é", &mut escaped).unwrap();
-        assert_eq!(escaped, "&lt;a b=&#39;&quot;&#39;&gt;&amp;\u{fffd}\u{fffd}é");
+        assert_eq!(
+            escaped,
+            "&lt;a b=&#39;&quot;&#39;&gt;&amp;\u{fffd}\u{fffd}é"
+        );
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Text for a terminal: traces as heatmaps and summaries as tables.
 //!
-//! The text of a trace is not trusted: control characters, including escape sequences, are replaced.
-//! Without colours each line of text is followed by a line with the class of every token under its
-//! first character, from `0` (lowest) to `9` (highest). The predicted error is in brackets and, without
-//! colours, marked `^`.
+//! The text of a trace is not trusted: control characters, including escape sequences, are
+//! replaced. Without colours each line of text is followed by a line with the class of every token
+//! under its first character, from `0` (lowest) to `9` (highest). The predicted error is in
+//! brackets and, without colours, marked `^`.
 
 use std::fmt::Write;
 
@@ -53,7 +53,11 @@ impl ColourMode {
         let full = environment
             .colorterm
             .is_some_and(|value| value == "truecolor" || value == "24bit");
-        if full || environment.term.is_some_and(|term| term.ends_with("-direct")) {
+        if full
+            || environment
+                .term
+                .is_some_and(|term| term.ends_with("-direct"))
+        {
             Self::TrueColour
         } else {
             Self::Palette
@@ -63,7 +67,8 @@ impl ColourMode {
 
 type Rgb = (u8, u8, u8);
 
-/// Background and text colour of each class, from the lowest (orange) over none to the highest (blue).
+/// Background and text colour of each class, from the lowest (orange) over none to the highest
+/// (blue).
 const TRUE_COLOURS: [Option<(Rgb, Rgb)>; HEAT_CLASSES] = [
     Some(((196, 84, 0), (255, 255, 255))),
     Some(((217, 106, 10), (0, 0, 0))),
@@ -165,7 +170,11 @@ pub fn summary_table(summary: &Summary) -> String {
     for (name, e) in summary.iter() {
         let interval = format!("{} .. {}", format_number(e.low), format_number(e.high));
         let value = format_number(e.value);
-        let _ = writeln!(table, "{name:width$}  {value:>10}  {interval:>23}  {:>7}", e.n);
+        let _ = writeln!(
+            table,
+            "{name:width$}  {value:>10}  {interval:>23}  {:>7}",
+            e.n
+        );
     }
     table
 }
@@ -250,9 +259,7 @@ impl Painter {
             let digit = match paint {
                 Paint::None => ' ',
                 Paint::Predicted(_) => '^',
-                Paint::Class(class) => {
-                    char::from_digit((class * 9 / 10) as u32, 10).unwrap_or(' ')
-                }
+                Paint::Class(class) => char::from_digit((class * 9 / 10) as u32, 10).unwrap_or(' '),
             };
             self.classes.push(digit);
             self.classes.extend(piece.chars().skip(1).map(|_| ' '));

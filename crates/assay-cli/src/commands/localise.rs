@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
+use assay_evals::Summary;
 use assay_evals::localisation::{Predictor, localise};
 use assay_evals::processbench::{StepCase, StepScore, chance_summary, cross_fitted_summary};
 use assay_evals::statistics::BootstrapSettings;
-use assay_evals::summary::Summary;
 use assay_irl::critic::{Beside, Critic, ScoredSteps};
 use assay_tasks::datasets::Required;
 use assay_tasks::perturbations::{Perturbation, Registry};

@@ -7,7 +7,8 @@ use crate::scores::{sigmoid, softplus};
 /// Number of equal-width bins of the expected calibration error.
 pub const ECE_BINS: usize = 15;
 
-/// The probability that a trace is correct, `sigmoid(scale * score + bias)`: temperature `1 / scale` and a bias.
+/// The probability that a trace is correct, `sigmoid(scale * score + bias)`: temperature `1 /
+/// scale` and a bias.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlattScaling {
@@ -26,7 +27,8 @@ pub struct Isotonic {
     pub probabilities: Vec<f64>,
 }
 
-/// One bin of the reliability diagram. The bin holds probabilities in `[low, high)`, the last also 1.
+/// One bin of the reliability diagram. The bin holds probabilities in `[low, high)`, the last also
+/// 1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReliabilityBin {
     /// Lower edge.
@@ -66,8 +68,8 @@ impl Isotonic {
             && self.probabilities.windows(2).all(|pair| pair[0] <= pair[1])
     }
 
-    /// Probability by linear interpolation between fitted scores, constant outside their range; 0.5 if
-    /// nothing was fitted.
+    /// Probability by linear interpolation between fitted scores, constant outside their range; 0.5
+    /// if nothing was fitted.
     pub fn probability(&self, score: f64) -> f64 {
         let above = self.scores.partition_point(|&known| known < score);
         match (above.checked_sub(1), self.scores.get(above)) {
@@ -83,12 +85,12 @@ impl Isotonic {
     }
 }
 
-/// Scale and bias that minimise the mean negative log-likelihood plus `5e-7 a^2`, where `a` is the scale
-/// for standardised scores.
+/// Scale and bias that minimise the mean negative log-likelihood plus `5e-7 a^2`, where `a` is the
+/// scale for standardised scores.
 ///
-/// Newton's method on two parameters, which halves the length of an update that raises the loss. The
-/// ridge only matters if the scores separate the classes perfectly: the likelihood then has no maximum.
-/// `None` if there is one class only.
+/// Newton's method on two parameters, which halves the length of an update that raises the loss.
+/// The ridge only matters if the scores separate the classes perfectly: the likelihood then has no
+/// maximum. `None` if there is one class only.
 pub fn fit_platt(scores: &[f64], correct: &[bool]) -> Option<PlattScaling> {
     let positives = correct.iter().filter(|c| **c).count();
     if positives == 0 || positives == correct.len() {
@@ -136,7 +138,8 @@ pub fn fit_platt(scores: &[f64], correct: &[bool]) -> Option<PlattScaling> {
     })
 }
 
-/// Isotonic regression of correctness on score by pool-adjacent-violators; equal scores are pooled first.
+/// Isotonic regression of correctness on score by pool-adjacent-violators; equal scores are pooled
+/// first.
 pub fn fit_isotonic(scores: &[f64], correct: &[bool]) -> Isotonic {
     let mut pairs: Vec<(f64, f64)> = scores
         .iter()
@@ -208,7 +211,8 @@ pub fn brier(probabilities: &[f64], correct: &[bool]) -> Option<f64> {
     crate::statistics::mean(&errors)
 }
 
-/// Expected calibration error over [`ECE_BINS`] equal-width bins: `sum_b n_b/n |accuracy_b - confidence_b|`.
+/// Expected calibration error over [`ECE_BINS`] equal-width bins: `sum_b n_b/n |accuracy_b -
+/// confidence_b|`.
 ///
 /// `None` on no traces.
 pub fn ece(probabilities: &[f64], correct: &[bool]) -> Option<f64> {
@@ -315,7 +319,8 @@ mod tests {
 
     #[test]
     fn calibration_recovers_the_generating_logits() {
-        // Each score repeated so that the share of correct traces equals sigmoid(2 s - 1) to three digits.
+        // Each score repeated so that the share of correct traces equals sigmoid(2 s - 1) to three
+        // digits.
         let (mut scores, mut correct) = (Vec::new(), Vec::new());
         for step in -4i32..=4 {
             let score = f64::from(step) / 2.0;

@@ -14,7 +14,11 @@ use crate::scores::TraceScore;
 use crate::statistics::{Estimate, PairMoments, average_ranks, mean, residuals, welch_t};
 
 /// Adds the entries under `critic` and the reliability bins.
-pub(super) fn add(traces: &LabelledTraces, folds: &[Option<FittedConstants>], result: &mut Evaluation) {
+pub(super) fn add(
+    traces: &LabelledTraces,
+    folds: &[Option<FittedConstants>],
+    result: &mut Evaluation,
+) {
     let columns = Columns::new(traces, traces.score(), |_| true);
     if columns.scores.is_empty() {
         return;
@@ -41,7 +45,8 @@ pub(super) fn add_by_score(traces: &LabelledTraces, result: &mut Evaluation) {
     }
 }
 
-/// `auroc` (pooled), `auroc_within` (mean over groups of one problem and generator) and `auroc_within_generator`.
+/// `auroc` (pooled), `auroc_within` (mean over groups of one problem and generator) and
+/// `auroc_within_generator`.
 fn add_ranking(traces: &LabelledTraces, columns: &Columns, prefix: &str, result: &mut Evaluation) {
     let ranked = RankedTraces::new(&columns.scores, &columns.correct, &columns.units);
     let pooled = traces
@@ -50,34 +55,31 @@ fn add_ranking(traces: &LabelledTraces, columns: &Columns, prefix: &str, result:
     result
         .summary
         .insert_some(&format!("{prefix}.auroc"), pooled);
-    result.summary.insert_some(
-        &format!("{prefix}.auroc_within"),
-        within(traces, columns),
-    );
+    result
+        .summary
+        .insert_some(&format!("{prefix}.auroc_within"), within(traces, columns));
     let generators: Vec<RankedTraces> = (0..traces.generator_count())
         .map(|generator| columns.ranked_of(generator))
         .collect();
     let of_generators = if generators.len() == 1 {
         pooled
     } else {
-        traces
-            .resampler
-            .estimate(columns.unit_count(), |weights| {
-                mean(
-                    &generators
-                        .iter()
-                        .filter_map(|ranked| ranked.auroc(weights))
-                        .collect::<Vec<_>>(),
-                )
-            })
+        traces.resampler.estimate(columns.unit_count(), |weights| {
+            mean(
+                &generators
+                    .iter()
+                    .filter_map(|ranked| ranked.auroc(weights))
+                    .collect::<Vec<_>>(),
+            )
+        })
     };
     result
         .summary
         .insert_some(&format!("{prefix}.auroc_within_generator"), of_generators);
 }
 
-/// Mean AUROC over groups of one problem and generator. The interval resamples problems; n counts the
-/// problems with correct and wrong traces.
+/// Mean AUROC over groups of one problem and generator. The interval resamples problems; n counts
+/// the problems with correct and wrong traces.
 fn within(traces: &LabelledTraces, columns: &Columns) -> Option<Estimate> {
     let groups = auroc_by_group(&columns.scores, &columns.correct, &columns.groups);
     let unit_of: BTreeMap<usize, usize> = columns
@@ -118,8 +120,8 @@ fn add_by_generator(traces: &LabelledTraces, columns: &Columns, result: &mut Eva
     }
 }
 
-/// `ece` and `brier` of the calibrated score, `ece_isotonic` and `brier_isotonic` with the isotonic map,
-/// `ece_raw` and `brier_raw` of the score read as a logit.
+/// `ece` and `brier` of the calibrated score, `ece_isotonic` and `brier_isotonic` with the isotonic
+/// map, `ece_raw` and `brier_raw` of the score read as a logit.
 fn add_calibration(
     traces: &LabelledTraces,
     columns: &Columns,

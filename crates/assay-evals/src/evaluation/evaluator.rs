@@ -42,8 +42,8 @@ impl Evaluator {
         }
     }
 
-    /// Adds one trace. A trace of unknown correctness is only counted; one of an excluded generator is
-    /// ignored.
+    /// Adds one trace. A trace of unknown correctness is only counted; one of an excluded generator
+    /// is ignored.
     ///
     /// # Errors
     /// As [`TraceMeasurements::new`].
@@ -72,8 +72,8 @@ impl Evaluator {
 
     /// Fits the calibration that is stored with the reward on all traces so far; `data` names them.
     ///
-    /// `None` as [`Evaluator::fit`]. The method is the one with the lower Brier score when each trace
-    /// is evaluated with a fit to the problems of the other folds.
+    /// `None` as [`Evaluator::fit`]. The method is the one with the lower Brier score when each
+    /// trace is evaluated with a fit to the problems of the other folds.
     pub fn calibrate(&self, data: &str) -> Option<Calibration> {
         Some(fitting::calibrate(&self.traces, self.fit()?, data))
     }

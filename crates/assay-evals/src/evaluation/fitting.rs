@@ -9,7 +9,8 @@ use crate::classification::{
 use crate::scores::TraceScore;
 use crate::selection::{Candidate, fit_constants};
 
-/// The reward score with the highest AUROC within problem, or pooled if no problem has both classes.
+/// The reward score with the highest AUROC within problem, or pooled if no problem has both
+/// classes.
 pub(super) fn best_score(traces: &LabelledTraces) -> Option<TraceScore> {
     let quality = |score: TraceScore| {
         let columns = Columns::new(traces, score, |_| true);

@@ -56,9 +56,7 @@ fn add_means(
     let measures: [(&str, fn(&Row) -> f64); 3] = [
         ("answered", |row| f64::from(u8::from(row.answer.is_some()))),
         ("truncated", |row| f64::from(u8::from(row.truncated))),
-        ("length", |row| {
-            row.score(TraceScore::Length).unwrap_or(0.0)
-        }),
+        ("length", |row| row.score(TraceScore::Length).unwrap_or(0.0)),
     ];
     for (name, measure) in measures {
         let values = rows.iter().map(|(&problem, rows)| ProblemValue {

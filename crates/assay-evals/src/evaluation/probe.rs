@@ -1,8 +1,8 @@
 //! The style probe: how well token counts predict correctness and the reward.
 //!
-//! If a linear function of token counts predicts a reward well, the reward grades vocabulary, length or
-//! format. The probe is a ridge regression on `ln(1 + count)` of the tokens that occur in most traces,
-//! evaluated on problems it was not fitted to.
+//! If a linear function of token counts predicts a reward well, the reward grades vocabulary,
+//! length or format. The probe is a ridge regression on `ln(1 + count)` of the tokens that occur in
+//! most traces, evaluated on problems it was not fitted to.
 
 use std::collections::{BTreeMap, BinaryHeap};
 
@@ -12,8 +12,8 @@ use assay_tasks::trace::ScoredTrace;
 use crate::classification::auroc;
 use crate::statistics::mean;
 
-/// Maximum number of traces of the probe: those with the smallest hash of problem and text, a sample
-/// that does not depend on the order.
+/// Maximum number of traces of the probe: those with the smallest hash of problem and text, a
+/// sample that does not depend on the order.
 const PROBE_TRACES: usize = 4096;
 /// Number of tokens that the probe counts.
 const PROBE_TOKENS: usize = 256;
@@ -44,8 +44,8 @@ struct TokenCount {
 pub(crate) struct StyleProbe {
     /// AUROC of the predicted correctness: how much style alone says about it.
     pub(crate) correct_auroc: Option<f64>,
-    /// `1 - sum (s - s')^2 / sum (s - mean)^2`, where s' is the trace score predicted from token counts.
-    /// Near 1 the reward measures style.
+    /// `1 - sum (s - s')^2 / sum (s - mean)^2`, where s' is the trace score predicted from token
+    /// counts. Near 1 the reward measures style.
     pub(crate) reward_r2: Option<f64>,
     /// AUROC of `s - s'`: what the reward says about correctness beyond style.
     pub(crate) residual_auroc: Option<f64>,
@@ -69,12 +69,10 @@ impl TokenBag {
     pub(crate) fn new(trace: &ScoredTrace) -> Self {
         let mut ids = trace.token_ids.clone();
         ids.sort_unstable();
-        let counts = ids
-            .chunk_by(|a, b| a == b)
-            .map(|same| TokenCount {
-                token: same[0],
-                count: same.len() as u32,
-            });
+        let counts = ids.chunk_by(|a, b| a == b).map(|same| TokenCount {
+            token: same[0],
+            count: same.len() as u32,
+        });
         Self {
             key: text_key(&trace.id) ^ text_key(&trace.text).rotate_left(1),
             counts: counts.collect(),
@@ -108,8 +106,14 @@ impl Bags {
 
 /// Runs the probe on parallel slices: trace i lies in fold `folds[i]`.
 ///
-/// All results are `None` with fewer than [`MIN_TRACES`] traces, or if no trace lies outside a fold.
-pub(crate) fn probe(bags: &[&TokenBag], scores: &[f64], correct: &[bool], folds: &[usize]) -> StyleProbe {
+/// All results are `None` with fewer than [`MIN_TRACES`] traces, or if no trace lies outside a
+/// fold.
+pub(crate) fn probe(
+    bags: &[&TokenBag],
+    scores: &[f64],
+    correct: &[bool],
+    folds: &[usize],
+) -> StyleProbe {
     let right: Vec<f64> = correct.iter().map(|&c| f64::from(u8::from(c))).collect();
     let mut found = StyleProbe {
         correct_auroc: None,

@@ -79,8 +79,8 @@ impl Evaluation {
         Some(estimate)
     }
 
-    /// Paired bootstrap of one entry of this evaluation minus that of another, over the problems that
-    /// both have.
+    /// Paired bootstrap of one entry of this evaluation minus that of another, over the problems
+    /// that both have.
     ///
     /// `None` if they share no problem in that entry, or if the entry has no values per problem.
     pub fn difference(

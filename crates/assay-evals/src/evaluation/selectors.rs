@@ -1,4 +1,5 @@
-//! The `select.*` entries: accuracy of each selector at each N, and its gain over random and majority.
+//! The `select.*` entries: accuracy of each selector at each N, and its gain over random and
+//! majority.
 
 use std::collections::BTreeMap;
 
@@ -116,7 +117,8 @@ fn add_budget(traces: &LabelledTraces, groups: &[CandidateGroup], result: &mut E
     }
 }
 
-/// Adds the paired differences to random of all selectors, and to majority of those that use rewards.
+/// Adds the paired differences to random of all selectors, and to majority of those that use
+/// rewards.
 fn add_gains(traces: &LabelledTraces, result: &mut Evaluation) {
     let bases = [
         ("select_gain", Selector::Random),

@@ -10,10 +10,12 @@ use crate::statistics::Estimate;
 /// Adds `critic.probe.{correct_auroc, reward_r2, residual_auroc}`. Their intervals are the values.
 pub(super) fn add(traces: &LabelledTraces, result: &mut Evaluation) {
     let score = traces.score();
-    let kept = traces.bags.iter().map(|(bag, row)| (bag, &traces.rows[row]));
-    let mut kept: Vec<(&TokenBag, &Row)> = kept
-        .filter(|(_, row)| row.score(score).is_some())
-        .collect();
+    let kept = traces
+        .bags
+        .iter()
+        .map(|(bag, row)| (bag, &traces.rows[row]));
+    let mut kept: Vec<(&TokenBag, &Row)> =
+        kept.filter(|(_, row)| row.score(score).is_some()).collect();
     kept.sort_by_key(|(bag, row)| (bag.key(), row.problem, row.generator));
     let bags: Vec<&TokenBag> = kept.iter().map(|(bag, _)| *bag).collect();
     let scores = kept.iter().filter_map(|(_, row)| row.score(score));

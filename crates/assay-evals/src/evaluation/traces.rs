@@ -78,8 +78,8 @@ impl LabelledTraces {
         }
     }
 
-    /// Adds a trace. A trace of unknown correctness is only counted; one of an excluded generator is
-    /// ignored.
+    /// Adds a trace. A trace of unknown correctness is only counted; one of an excluded generator
+    /// is ignored.
     pub(super) fn add(&mut self, measured: TraceMeasurements) {
         let excluded = &self.settings.excluded_generators;
         if excluded.contains(&measured.generator) {
@@ -123,8 +123,8 @@ impl LabelledTraces {
         self.generators.len()
     }
 
-    /// A generator's segment of entry names. Names that look alike get a number: `a.b`, `a_b` become
-    /// `a_b`, `a_b_2`.
+    /// A generator's segment of entry names. Names that look alike get a number: `a.b`, `a_b`
+    /// become `a_b`, `a_b_2`.
     pub(super) fn generator_segment(&self, generator: usize) -> String {
         let mut taken: Vec<String> = Vec::new();
         for name in &self.generators[..=generator] {

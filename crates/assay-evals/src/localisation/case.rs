@@ -4,9 +4,9 @@ use std::ops::Range;
 
 /// A demonstration with one injected error, scored.
 ///
-/// # Shapes
-/// Every slice has one entry a completion token of the perturbed text, except `reference_rewards`: one a token of the
-/// unperturbed text, whose tokens before the error are the same.
+/// # Shapes Every slice has one entry a completion token of the perturbed text, except
+/// `reference_rewards`: one a token of the unperturbed text, whose tokens before the error are the
+/// same.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LocalisationCase<'a> {
     /// The demonstration's problem.
@@ -31,7 +31,8 @@ pub struct LocalisationCase<'a> {
     pub error_end: usize,
 }
 
-/// The tokens that overlap the corrupted span; after a deletion the first token that ends behind its start.
+/// The tokens that overlap the corrupted span; after a deletion the first token that ends behind
+/// its start.
 ///
 /// The first of them is *the error token*. `None` if no token ends behind the start.
 pub fn error_tokens(case: &LocalisationCase<'_>) -> Option<Range<usize>> {

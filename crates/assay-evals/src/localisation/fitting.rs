@@ -141,8 +141,8 @@ mod tests {
         let case = case(&rewards, &logprobs);
         let fitted = PredictorConstants::fit(&[&case]);
         let chosen = fitted.combination.unwrap();
-        // Equal scales, (1-w) 3 + w 3 > (1-w) 4 and > w 4: w above 1/4 and below 3/4; Hit@1 counts the neighbour,
-        // token 2, so every w above 1/4 is as good and the smallest is taken.
+        // Equal scales, (1-w) 3 + w 3 > (1-w) 4 and > w 4: w above 1/4 and below 3/4; Hit@1 counts
+        // the neighbour, token 2, so every w above 1/4 is as good and the smallest is taken.
         assert_eq!(chosen.reward_scale, chosen.logprob_scale);
         assert_eq!((chosen.logprob_weight, chosen.numbers_only), (0.3, false));
         let suspicion = Predictor::Combined.suspicion(&case, &fitted).unwrap();
@@ -177,7 +177,8 @@ mod tests {
 
     #[test]
     fn the_first_number_below_is_found_where_others_are_lower() {
-        // The error is the digit at token 1; a letter is low before it, and the next digit is lower still.
+        // The error is the digit at token 1; a letter is low before it, and the next digit is lower
+        // still.
         let rewards = [-9.0, -3.0, 0.0, -4.0, 0.0, 1.0].map(Some);
         let logprobs = [-8.0, -2.0, 0.0, -7.0, 0.0, -0.1];
         let offsets: Vec<(usize, usize)> = (0..6).map(|at| (at, at + 1)).collect();
@@ -194,7 +195,11 @@ mod tests {
             (Predictor::LowestRewardNumber, 0.0),
         ] {
             let suspicion = predictor.suspicion(&all, &fitted).unwrap();
-            assert_eq!(Outcome::new(&suspicion, &(1..2)).hits[0], hit, "{predictor:?}");
+            assert_eq!(
+                Outcome::new(&suspicion, &(1..2)).hits[0],
+                hit,
+                "{predictor:?}"
+            );
             assert_eq!([suspicion[0], suspicion[2], suspicion[4]], [None; 3]);
         }
     }

@@ -13,7 +13,8 @@ use crate::summary::{Summary, segment};
 /// Outcomes of every predictor on every case.
 #[derive(Clone, Debug, Default)]
 pub struct Localisation {
-    /// By predictor: the case's index and its outcome; cases a predictor is not defined on are absent.
+    /// By predictor: the case's index and its outcome; cases a predictor is not defined on are
+    /// absent.
     pub outcomes: BTreeMap<Predictor, Vec<(usize, Outcome)>>,
     /// Perturbation of each case, empty for cases without an error token.
     pub kinds: Vec<String>,
@@ -23,8 +24,8 @@ pub struct Localisation {
 
 /// Runs every predictor on every case.
 ///
-/// What [`PredictorConstants`] holds is cross-fitted: each of two halves of the problems, split by identifier, is judged with what is
-/// best on the other.
+/// What [`PredictorConstants`] holds is cross-fitted: each of two halves of the problems, split by
+/// identifier, is judged with what is best on the other.
 pub fn localise<'a>(cases: impl IntoIterator<Item = LocalisationCase<'a>>) -> Localisation {
     let cases: Vec<LocalisationCase<'a>> = cases.into_iter().collect();
     let half = |case: &LocalisationCase<'_>| (text_key(case.id) % 2) as usize;
@@ -67,13 +68,14 @@ impl Localisation {
         mean(&values)
     }
 
-    /// The entries of `summary.json`: `localisation.{hit_0 .. hit_15, mrr, map}` of `headline`, the same under
-    /// `localisation.predictors.<name>` for every predictor of the reward, under `localisation.baselines.<name>` for
-    /// those that need none, and of `headline` under `localisation.by_kind.<kind>` for every perturbation, with the
-    /// baselines' Hit@1 under `localisation.by_kind.<kind>.baselines.<name>`.
+    /// The entries of `summary.json`: `localisation.{hit_0 .. hit_15, mrr, map}` of `headline`, the
+    /// same under `localisation.predictors.<name>` for every predictor of the reward, under
+    /// `localisation.baselines.<name>` for those that need none, and of `headline` under
+    /// `localisation.by_kind.<kind>` for every perturbation, with the baselines' Hit@1 under
+    /// `localisation.by_kind.<kind>.baselines.<name>`.
     ///
-    /// Where the kinds that the reward was trained on are known, `localisation.trained` and `localisation.held_out`
-    /// hold the entries of `headline` on those and on the others.
+    /// Where the kinds that the reward was trained on are known, `localisation.trained` and
+    /// `localisation.held_out` hold the entries of `headline` on those and on the others.
     pub fn summary(
         &self,
         headline: Predictor,
@@ -173,7 +175,8 @@ mod tests {
         assert_eq!(result.hit(Predictor::LargestDrop, 0), Some(1.0));
         let outcome = result.outcomes[&Predictor::LargestDrop][0].1;
         assert_eq!(outcome.reciprocal_rank, 1.0);
-        // Ranks of the span's tokens 2 and 3: first; then drop 0.5 of token 5, then tokens 1, 3, 6 with drop 0, in one step.
+        // Ranks of the span's tokens 2 and 3: first; then drop 0.5 of token 5, then tokens 1, 3, 6
+        // with drop 0, in one step.
         assert!((outcome.average_precision - (1.0 + 2.0 / 5.0) / 2.0).abs() < 1e-12);
         // The lowest reward is shared by tokens 2 and 3.
         assert_eq!(result.hit(Predictor::LowestReward, 0), Some(0.5));
@@ -247,7 +250,9 @@ mod tests {
     fn the_threshold_of_a_half_comes_from_the_other() {
         let rewards = [1.0, 0.9, -1.0, -1.0, -0.5, -0.5, -0.5].map(Some);
         // Between -1 and .9 the first token below is the error; the lowest such threshold is kept.
-        let threshold = PredictorConstants::fit(&[&case(&rewards)]).threshold.unwrap();
+        let threshold = PredictorConstants::fit(&[&case(&rewards)])
+            .threshold
+            .unwrap();
         assert!(threshold > -1.0 && threshold <= -0.5, "{threshold}");
         let named = |id| LocalisationCase {
             id,

@@ -10,8 +10,8 @@ pub(super) const HIT_AT_1: usize = 1;
 /// How close one prediction is to the error.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Outcome {
-    /// Hit@w for each of [`HIT_WINDOWS`]: `P(|predicted - error| <= w)` over the tokens with the highest
-    /// suspicion.
+    /// Hit@w for each of [`HIT_WINDOWS`]: `P(|predicted - error| <= w)` over the tokens with the
+    /// highest suspicion.
     pub hits: [f64; HIT_WINDOWS.len()],
     /// `E[1 / rank of the error token]` over the orders of tokens with equal suspicion.
     pub reciprocal_rank: f64,
@@ -21,8 +21,8 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Compares the suspicion of each token with the error tokens. Tokens with `None` rank below all
-    /// others.
+    /// Compares the suspicion of each token with the error tokens. Tokens with `None` rank below
+    /// all others.
     ///
     /// Without any suspicion there is no hit, and all tokens share their rank.
     pub fn new(suspicion: &[Option<f64>], error: &Range<usize>) -> Self {
@@ -57,8 +57,8 @@ impl Outcome {
     }
 }
 
-/// `sum_n (recall_n - recall_{n-1}) precision_n` over distinct suspicions in descending order, as in
-/// scikit-learn's `average_precision_score`.
+/// `sum_n (recall_n - recall_{n-1}) precision_n` over distinct suspicions in descending order, as
+/// in scikit-learn's `average_precision_score`.
 pub fn average_precision(suspicion: &[Option<f64>], relevant: &Range<usize>) -> f64 {
     let mut order: Vec<(f64, bool)> = suspicion
         .iter()

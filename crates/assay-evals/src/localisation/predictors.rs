@@ -13,7 +13,8 @@ use crate::error::{EvalError, find_named};
 pub enum Predictor {
     /// `r_{t-1} - r_t` over consecutive scored tokens; the first has none.
     LargestDrop,
-    /// `r'_t - r_t`, r' the reward of the unperturbed demonstration at the same token index. It sees the original.
+    /// `r'_t - r_t`, r' the reward of the unperturbed demonstration at the same token index. It
+    /// sees the original.
     PairedDrop,
     /// `-r_t`.
     LowestReward,
@@ -26,7 +27,8 @@ pub enum Predictor {
     /// The start of the second segment in the best two-mean fit with a fall between the segments:
     /// `k (n-k) / n (mean_before - mean_from)^2`, negative where the mean rises.
     ChangePoint,
-    /// The same on `r_t - r'_t`, r' the reward of the unperturbed demonstration. It sees the original.
+    /// The same on `r_t - r'_t`, r' the reward of the unperturbed demonstration. It sees the
+    /// original.
     PairedChangePoint,
     /// Reward and log-probability joined as [`Combination`] says.
     Combined,
@@ -135,9 +137,11 @@ impl Predictor {
         )
     }
 
-    /// Suspicion of each token of the perturbed text, `None` for tokens that cannot be the prediction.
+    /// Suspicion of each token of the perturbed text, `None` for tokens that cannot be the
+    /// prediction.
     ///
-    /// `None` altogether where the case lacks what the predictor needs, or no token can be the prediction.
+    /// `None` altogether where the case lacks what the predictor needs, or no token can be the
+    /// prediction.
     pub fn suspicion(
         self,
         case: &LocalisationCase<'_>,
@@ -327,7 +331,8 @@ mod tests {
 
     #[test]
     fn the_paired_change_point_ignores_what_both_texts_share() {
-        // The reward falls at token 1 in both; only from token 3 on does the perturbed one fall below the original.
+        // The reward falls at token 1 in both; only from token 3 on does the perturbed one fall
+        // below the original.
         let rewards = [4.0, 0.0, 0.0, -1.0, -1.0].map(Some);
         let original = [4.0, 0.0, 0.0, 0.0, 0.0].map(Some);
         let case = LocalisationCase {
@@ -338,7 +343,9 @@ mod tests {
             ..LocalisationCase::default()
         };
         let best = |predictor: Predictor| {
-            let suspicion = predictor.suspicion(&case, &PredictorConstants::default()).unwrap();
+            let suspicion = predictor
+                .suspicion(&case, &PredictorConstants::default())
+                .unwrap();
             let key = |token: &usize| suspicion[*token].unwrap_or(f64::NEG_INFINITY);
             (0..5).max_by(|a, b| key(a).total_cmp(&key(b)))
         };

@@ -1,8 +1,8 @@
 //! Selectors: which of the N sampled traces of a problem to answer with.
 //!
-//! A selector is a probability distribution over the traces, so that its accuracy on a problem is an exact expectation:
-//! equal scores share their probability, and `random` is the mean, never a draw. To answer with one trace,
-//! [`choose`] draws from the distribution with a stream.
+//! A selector is a probability distribution over the traces, so that its accuracy on a problem is
+//! an exact expectation: equal scores share their probability, and `random` is the mean, never a
+//! draw. To answer with one trace, [`choose`] draws from the distribution with a stream.
 
 use assay_tasks::random::Stream;
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,8 @@ use crate::statistics::{mean, population_std};
 pub struct Candidate {
     /// Whether the trace's answer is right. Only [`Selector::Oracle`] looks at it.
     pub correct: bool,
-    /// Class of the answer among the problem's traces: equal numbers for equal answers; `None` without an answer.
+    /// Class of the answer among the problem's traces: equal numbers for equal answers; `None`
+    /// without an answer.
     pub answer: Option<u32>,
     /// The trace score.
     pub score: Option<f64>,
@@ -31,8 +32,8 @@ pub struct Candidate {
 pub enum Selector {
     /// Every trace alike.
     Random,
-    /// The most frequent answer; equally frequent answers share. Traces without an answer do not vote; if none has
-    /// one, every trace alike.
+    /// The most frequent answer; equally frequent answers share. Traces without an answer do not
+    /// vote; if none has one, every trace alike.
     Majority,
     /// The highest trace score.
     BestOfN,
@@ -44,8 +45,8 @@ pub enum Selector {
     Logprob,
     /// The shortest trace.
     Length,
-    /// The highest `(1-w) z(score) + w z(logprob)`, z-scores over the N traces with the population standard deviation
-    /// (0 where all are equal).
+    /// The highest `(1-w) z(score) + w z(logprob)`, z-scores over the N traces with the population
+    /// standard deviation (0 where all are equal).
     Combined,
     /// A correct trace if there is one: the upper bound of every selector.
     Oracle,
@@ -112,7 +113,8 @@ impl Selector {
 
     /// Probability with which each trace is picked; sums to 1.
     ///
-    /// Traces that lack what the selector needs get 0. `None` if all of them lack it, or there are no traces.
+    /// Traces that lack what the selector needs get 0. `None` if all of them lack it, or there are
+    /// no traces.
     pub fn distribution(
         self,
         candidates: &[Candidate],
@@ -145,7 +147,8 @@ impl Selector {
         }
     }
 
-    /// Probability that the picked trace is correct: `sum_i p_i correct_i`. `None` as [`Selector::distribution`].
+    /// Probability that the picked trace is correct: `sum_i p_i correct_i`. `None` as
+    /// [`Selector::distribution`].
     pub fn expected_accuracy(
         self,
         candidates: &[Candidate],
@@ -175,9 +178,9 @@ pub fn choose(distribution: &[f64], stream: &mut Stream) -> Option<usize> {
 
 /// Fits the constants on validation problems by the accuracy of the selector that uses them.
 ///
-/// T over the pooled standard deviation of scores times 2^-5 .. 2^10 in steps of 2, ties to the largest (closest to
-/// majority voting); w over 0, 0.05 .. 1, ties to the smallest (closest to the reward alone). Without scores, or
-/// without any problem, the defaults stay.
+/// T over the pooled standard deviation of scores times 2^-5 .. 2^10 in steps of 2, ties to the
+/// largest (closest to majority voting); w over 0, 0.05 .. 1, ties to the smallest (closest to the
+/// reward alone). Without scores, or without any problem, the defaults stay.
 pub fn fit_constants(problems: &[Vec<Candidate>]) -> SelectorConstants {
     let mut constants = SelectorConstants::default();
     let scores: Vec<f64> = problems
@@ -255,8 +258,8 @@ fn highest(candidates: &[Candidate], key: impl Fn(usize) -> Option<f64>) -> Opti
     )
 }
 
-/// Elects the answer class with the largest total weight, then the largest tie-break; what is still equal shares.
-/// Within the elected class every trace alike. `None` if no trace has an answer.
+/// Elects the answer class with the largest total weight, then the largest tie-break; what is still
+/// equal shares. Within the elected class every trace alike. `None` if no trace has an answer.
 fn vote(
     candidates: &[Candidate],
     weight: impl Fn(usize) -> f64,

@@ -1,7 +1,7 @@
 //! Stopping to sample when the vote is decided.
 //!
-//! Traces of a problem are looked at in the order in which they were sampled; what is not looked at need not have been
-//! sampled. The answer is the majority vote over the traces seen.
+//! Traces of a problem are looked at in the order in which they were sampled; what is not looked at
+//! need not have been sampled. The answer is the majority vote over the traces seen.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,10 +12,12 @@ use crate::statistics::special::beta_below_half;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StopRule {
-    /// The leading answer is ahead by more than the traces that are left: the vote over all N would elect it too.
+    /// The leading answer is ahead by more than the traces that are left: the vote over all N would
+    /// elect it too.
     Decided,
-    /// The leading answer beats the second with at least this probability: with `a` and `b` votes for them and a uniform
-    /// prior, `P(Beta(a + 1, b + 1) > 1/2)`. Source: Aggarwal et al. 2023, arXiv 2305.11860.
+    /// The leading answer beats the second with at least this probability: with `a` and `b` votes
+    /// for them and a uniform prior, `P(Beta(a + 1, b + 1) > 1/2)`. Source: Aggarwal et al. 2023,
+    /// arXiv 2305.11860.
     Confident(f64),
 }
 
@@ -103,7 +105,8 @@ mod tests {
 
     #[test]
     fn a_lead_beyond_what_is_left_decides() {
-        // After 1 1 1 the lead is 3, three are left: not yet. After the fourth 1 the lead is 4, two are left.
+        // After 1 1 1 the lead is 3, three are left: not yet. After the fourth 1 the lead is 4, two
+        // are left.
         let stopped = StopRule::Decided.stop(&votes(&[1, 1, 1, 1, 2, 2])).unwrap();
         assert_eq!((stopped.samples, stopped.accuracy), (4, 1.0));
         assert!((stopped.tokens_saved - 2.0 / 6.0).abs() < 1e-15);

@@ -1,7 +1,8 @@
 //! The percentile bootstrap over problems.
 //!
-//! Resample `b` draws its problems from the stream keyed by `b` alone, so two statistics over the same number of
-//! problems see the same resamples: every comparison is paired, and nothing depends on the order of computation.
+//! Resample `b` draws its problems from the stream keyed by `b` alone, so two statistics over the
+//! same number of problems see the same resamples: every comparison is paired, and nothing depends
+//! on the order of computation.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,14 +44,16 @@ pub fn bootstrap(
     Resampler::new(*settings).estimate(units, statistic)
 }
 
-/// Percentile bootstrap of `1/n sum values`, one value a problem; the same resamples as [`bootstrap`].
+/// Percentile bootstrap of `1/n sum values`, one value a problem; the same resamples as
+/// [`bootstrap`].
 ///
 /// `None` on no values.
 pub fn bootstrap_mean(values: &[f64], settings: &BootstrapSettings) -> Option<Estimate> {
     Resampler::new(*settings).mean(values)
 }
 
-/// The bootstrap for many statistics: the draws for a number of units are made once and kept, for all threads and clones.
+/// The bootstrap for many statistics: the draws for a number of units are made once and kept, for
+/// all threads and clones.
 #[derive(Clone, Debug, Default)]
 pub struct Resampler {
     settings: BootstrapSettings,
@@ -69,11 +72,12 @@ impl Resampler {
 
     /// Percentile bootstrap of any statistic of weighted units.
     ///
-    /// `statistic` receives one weight a unit: all ones for the value itself, then, for each resample, how often each
-    /// unit was drawn (they sum to `units`). The interval is widened to hold the value where resampling biases the
-    /// statistic past it, as it does upwards for a calibration error. Resamples on which it is undefined (`None`) are
-    /// left out. `None` if there are no units or the statistic is undefined on the whole; with one unit the interval
-    /// is the value.
+    /// `statistic` receives one weight a unit: all ones for the value itself, then, for each
+    /// resample, how often each unit was drawn (they sum to `units`). The interval is widened to
+    /// hold the value where resampling biases the statistic past it, as it does upwards for a
+    /// calibration error. Resamples on which it is undefined (`None`) are left out. `None` if there
+    /// are no units or the statistic is undefined on the whole; with one unit the interval is the
+    /// value.
     pub fn estimate(
         &self,
         units: usize,
@@ -128,7 +132,8 @@ impl Resampler {
         Some(Arc::clone(all))
     }
 
-    /// Counts of one resample. A unit drawn more than 255 times of n does not occur: its chance is below 1e-500.
+    /// Counts of one resample. A unit drawn more than 255 times of n does not occur: its chance is
+    /// below 1e-500.
     fn draw(&self, resample: usize, counts: &mut [u8]) {
         counts.fill(0);
         let mut stream = Stream::new(self.settings.seed, &[resample as u64]);
@@ -139,7 +144,8 @@ impl Resampler {
     }
 }
 
-/// Paired bootstrap of `1/n sum (a_p - b_p)`: two systems on the same problems, `a[p]` and `b[p]` of one problem.
+/// Paired bootstrap of `1/n sum (a_p - b_p)`: two systems on the same problems, `a[p]` and `b[p]`
+/// of one problem.
 ///
 /// `None` on no problems or on different numbers of problems.
 pub fn paired_difference(a: &[f64], b: &[f64], settings: &BootstrapSettings) -> Option<Estimate> {
@@ -150,11 +156,12 @@ pub fn paired_difference(a: &[f64], b: &[f64], settings: &BootstrapSettings) -> 
     bootstrap_mean(&differences, settings)
 }
 
-/// Bootstrap of the mean over a rectangle, `rows[s][p]` the value of seed s on problem p: each resample draws seeds and
-/// problems independently, so the interval covers both another training run and other problems.
+/// Bootstrap of the mean over a rectangle, `rows[s][p]` the value of seed s on problem p: each
+/// resample draws seeds and problems independently, so the interval covers both another training
+/// run and other problems.
 ///
-/// With one problem a seed this is the bootstrap over seeds; with one seed that over problems. `None` without values or
-/// with rows of different lengths. `n` counts seeds times problems.
+/// With one problem a seed this is the bootstrap over seeds; with one seed that over problems.
+/// `None` without values or with rows of different lengths. `n` counts seeds times problems.
 pub fn crossed_mean(rows: &[Vec<f64>], settings: &BootstrapSettings) -> Option<Estimate> {
     let (seeds, problems) = (rows.len(), rows.first()?.len());
     if problems == 0 || rows.iter().any(|row| row.len() != problems) {
@@ -252,7 +259,8 @@ mod tests {
         // Seeds differ, problems do not; then the other way round.
         let seeds: Vec<Vec<f64>> = (0..5).map(|s| vec![f64::from(s); 40]).collect();
         let problems: Vec<Vec<f64>> = vec![(0..40).map(|p| f64::from(p % 5)).collect(); 5];
-        // Standard errors: sqrt(2) / sqrt(5) = .632 and sqrt(2) / sqrt(40) = .224; 3.92 of them, percentiles of few.
+        // Standard errors: sqrt(2) / sqrt(5) = .632 and sqrt(2) / sqrt(40) = .224; 3.92 of them,
+        // percentiles of few.
         assert!(
             (width(&seeds) / (3.92 * 0.632) - 1.0).abs() < 0.12,
             "{}",

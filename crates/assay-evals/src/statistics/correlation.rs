@@ -19,8 +19,8 @@ pub struct PairMoments {
 }
 
 impl PairMoments {
-    /// Sums the pairs `(x[i], y[i])` of each unit `units[i]`, which is below `count`. The shortest slice
-    /// bounds the sample.
+    /// Sums the pairs `(x[i], y[i])` of each unit `units[i]`, which is below `count`. The shortest
+    /// slice bounds the sample.
     pub fn new(x: &[f64], y: &[f64], units: &[usize], count: usize) -> Self {
         let n = x.len().min(y.len()).min(units.len());
         let mean = |values: &[f64]| values[..n].iter().sum::<f64>() / n.max(1) as f64;
@@ -84,12 +84,12 @@ pub fn average_ranks(values: &[f64]) -> Vec<f64> {
     ranks
 }
 
-/// The residuals of least squares of `values` on `[1, controls]`. Pearson's r of two such lists is the
-/// partial correlation.
+/// The residuals of least squares of `values` on `[1, controls]`. Pearson's r of two such lists is
+/// the partial correlation.
 ///
-/// Rank the inputs first ([`average_ranks`]) for the partial Spearman correlation. Controls that are
-/// constant or a linear function of the others are dropped. `None` if the lengths differ or if the
-/// residual variance is below 1e-12 of the variance, as it is with fewer than two values.
+/// Rank the inputs first ([`average_ranks`]) for the partial Spearman correlation. Controls that
+/// are constant or a linear function of the others are dropped. `None` if the lengths differ or if
+/// the residual variance is below 1e-12 of the variance, as it is with fewer than two values.
 pub fn residuals(values: &[f64], controls: &[&[f64]]) -> Option<Vec<f64>> {
     let n = values.len();
     controls
@@ -141,8 +141,7 @@ impl CentredSums {
         let varies =
             |squares: f64, mean: f64| squares > 1e-24 * self.n * mean * mean && squares > 0.0;
         let scale = (self.xx * self.yy).sqrt();
-        let defined =
-            varies(self.xx, self.mean_x) && varies(self.yy, self.mean_y) && scale > 0.0;
+        let defined = varies(self.xx, self.mean_x) && varies(self.yy, self.mean_y) && scale > 0.0;
         defined.then(|| (self.xy / scale).clamp(-1.0, 1.0))
     }
 }

@@ -10,8 +10,8 @@ pub fn population_std(values: &[f64]) -> Option<f64> {
     Some((squared_deviations(values)? / values.len() as f64).sqrt())
 }
 
-/// The q-quantile of ascending values with linear interpolation between order statistics (numpy's default):
-/// position `q (n-1)`. `q` is clamped to [0, 1]; `None` on no values.
+/// The q-quantile of ascending values with linear interpolation between order statistics (numpy's
+/// default): position `q (n-1)`. `q` is clamped to [0, 1]; `None` on no values.
 pub fn quantile(ascending: &[f64], q: f64) -> Option<f64> {
     let position = q.clamp(0.0, 1.0) * ascending.len().checked_sub(1)? as f64;
     let below = position.floor() as usize;

@@ -70,7 +70,8 @@ struct LegendKey {
 }
 
 impl Range {
-    /// The range of the finite values, [0, 1] without any; one half either way around a single value.
+    /// The range of the finite values, [0, 1] without any; one half either way around a single
+    /// value.
     pub(super) fn over(values: impl Iterator<Item = f64>) -> Self {
         let finite = values.filter(|value| value.is_finite());
         let range = finite.fold(

@@ -6,11 +6,10 @@ use std::time::Instant;
 
 use anyhow::Result;
 use assay_evals::calibration::{Calibration, PROBABILITY};
-use assay_evals::evaluation::{EvalSettings, Evaluation, Evaluator, evaluate};
 use assay_evals::localisation::{Localisation, localise};
 use assay_evals::scores::TraceScore;
 use assay_evals::statistics::Estimate;
-use assay_evals::summary::Summary;
+use assay_evals::{EvalSettings, Evaluation, Evaluator, Summary, evaluate};
 use assay_irl::critic::{Beside, Critic, ErrorCase};
 use assay_irl::encode::{Encoder, TokenLimits};
 use assay_irl::policy_model::{PolicyModel, Trainable};

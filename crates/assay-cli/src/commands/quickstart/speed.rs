@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::time::Instant;
 
 use anyhow::Result;
+use assay_evals::Summary;
 use assay_evals::statistics::Estimate;
-use assay_evals::summary::Summary;
 use assay_irl::IrlError;
 use assay_irl::player::{Passes, Player, Reach, TokenScalars, infer_all, update};
 use assay_irl::settings::Settings;

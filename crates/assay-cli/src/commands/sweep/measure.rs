@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use assay_evals::evaluation::{EvalSettings, Evaluation, evaluate};
 use assay_evals::localisation::{Predictor, localise};
 use assay_evals::statistics::BootstrapSettings;
-use assay_evals::summary::Summary;
+use assay_evals::{EvalSettings, Evaluation, Summary, evaluate};
 use assay_irl::critic::{Beside, Critic};
 use assay_irl::encode::{Encoder, TokenLimits};
 use assay_irl::settings::Settings;
