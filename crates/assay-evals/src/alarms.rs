@@ -195,7 +195,7 @@ impl AlarmKind {
                 "use the `average` or `soft_min` advantage and compare within a prompt (reward.loss.relativistic)"
             }
             Self::RewardFollowsFormat => {
-                "render demonstrations and samples alike (prompt.style) and warm-start until the format is learned"
+                "render demonstrations and samples in the same style (prompt.style) and warm-start until the format is learned"
             }
             Self::EntropyCollapse => {
                 "lower policy.optimiser.learning_rate, raise policy.objective.clip_high, or add policy.objective.kl_weight"

@@ -1,13 +1,11 @@
 //! pass@k, success@k among N by a score, oracle@N.
 //!
-//! All of them are exact expectations over which samples would be drawn, never one draw.
+//! Each is the exact expectation over the samples that could be drawn.
 
-/// The unbiased estimate of the chance that at least one of k samples is correct, from n samples of
-/// which m are.
+/// The unbiased estimate of the probability that at least one of k samples is correct, from n samples of which m are correct.
 ///
-/// `1 - C(n-m, k) / C(n, k) = 1 - prod_{i=0}^{k-1} (n-m-i)/(n-i)`, as a product of ratios: no
-/// factorial is formed. `None` if k is 0 or above n, or m above n. Source: Chen et al. 2021, arXiv
-/// 2107.03374.
+/// `1 - C(n-m, k) / C(n, k) = 1 - prod_{i=0}^{k-1} (n-m-i)/(n-i)`, computed as the product of ratios.
+/// `None` if k is 0 or above n, or m above n. Source: Chen et al. 2021, arXiv 2107.03374.
 pub fn pass_at_k(samples: usize, correct: usize, k: usize) -> Option<f64> {
     if k == 0 || k > samples || correct > samples {
         return None;

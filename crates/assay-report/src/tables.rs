@@ -73,7 +73,7 @@ const KEY_FIGURES: [(&str, &str); 24] = [
         "AUROC beyond the bag of tokens",
         "critic.probe.residual_auroc",
     ),
-    ("ECE as it stands", "critic.ece_raw"),
+    ("ECE uncalibrated", "critic.ece_raw"),
     ("ECE calibrated", "critic.ece"),
     ("Correlation with length", "critic.length_spearman"),
     (

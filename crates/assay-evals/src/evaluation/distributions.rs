@@ -47,7 +47,16 @@ pub(super) fn histogram(columns: &Columns) -> ScoreHistogram {
             .map(|(score, _)| *score)
             .collect()
     };
-    binned(&[("correct", side(true)), ("wrong", side(false))])
+    binned(&[
+        ClassScores {
+            name: "correct",
+            scores: side(true),
+        },
+        ClassScores {
+            name: "wrong",
+            scores: side(false),
+        },
+    ])
 }
 
 /// Scores of answered, unanswered and truncated traces; truncated ones count as truncated only.
@@ -58,22 +67,31 @@ pub(super) fn format_histogram(traces: &LabelledTraces) -> ScoreHistogram {
         rows.filter_map(|row| row.score(score)).collect()
     };
     let mut classes = vec![
-        (
-            "answered",
-            of(&|row| row.answer.is_some() && !row.truncated),
-        ),
-        (
-            "no answer",
-            of(&|row| row.answer.is_none() && !row.truncated),
-        ),
-        ("truncated", of(&|row| row.truncated)),
+        ClassScores {
+            name: "answered",
+            scores: of(&|row| row.answer.is_some() && !row.truncated),
+        },
+        ClassScores {
+            name: "no answer",
+            scores: of(&|row| row.answer.is_none() && !row.truncated),
+        },
+        ClassScores {
+            name: "truncated",
+            scores: of(&|row| row.truncated),
+        },
     ];
-    classes.retain(|(_, scores)| !scores.is_empty());
+    classes.retain(|class| !class.scores.is_empty());
     binned(&classes)
 }
 
-fn binned(classes: &[(&'static str, Vec<f64>)]) -> ScoreHistogram {
-    let all = || classes.iter().flat_map(|(_, scores)| scores).copied();
+/// The trace scores of one class.
+struct ClassScores {
+    name: &'static str,
+    scores: Vec<f64>,
+}
+
+fn binned(classes: &[ClassScores]) -> ScoreHistogram {
+    let all = || classes.iter().flat_map(|class| &class.scores).copied();
     let (low, high) = (
         all().fold(f64::INFINITY, f64::min),
         all().fold(f64::NEG_INFINITY, f64::max),
@@ -89,10 +107,14 @@ fn binned(classes: &[(&'static str, Vec<f64>)]) -> ScoreHistogram {
         };
         ((place * HISTOGRAM_BINS as f64) as usize).min(HISTOGRAM_BINS - 1)
     };
-    let count = |(name, scores): &(&'static str, Vec<f64>)| {
+    let count = |class: &ClassScores| {
         let mut counts = vec![0; HISTOGRAM_BINS];
-        scores.iter().for_each(|score| counts[bin(score)] += 1);
-        HistogramClass { name, counts }
+        let scores = class.scores.iter();
+        scores.for_each(|score| counts[bin(score)] += 1);
+        HistogramClass {
+            name: class.name,
+            counts,
+        }
     };
     ScoreHistogram {
         low,

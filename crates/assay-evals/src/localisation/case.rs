@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-/// A demonstration with one injected error, scored.
+/// A scored demonstration with one injected error.
 ///
-/// # Shapes Every slice has one entry a completion token of the perturbed text, except
-/// `reference_rewards`: one a token of the unperturbed text, whose tokens before the error are the
-/// same.
+/// # Shapes
+/// Every slice has one entry per completion token of the perturbed text. Only `reference_rewards` has
+/// one per token of the original text, whose tokens before the error are the same.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LocalisationCase<'a> {
     /// The demonstration's problem.
@@ -17,13 +17,13 @@ pub struct LocalisationCase<'a> {
     pub text: &'a str,
     /// Byte range of each token in `text`.
     pub token_offsets: &'a [(usize, usize)],
-    /// Reward after each token; `None` where nothing was scored.
+    /// Reward after each token; `None` for a token without a reward.
     pub token_rewards: &'a [Option<f32>],
-    /// Rewards of the unperturbed demonstration.
+    /// Rewards of the original demonstration.
     pub reference_rewards: Option<&'a [Option<f32>]>,
-    /// log-probability of each token under the policy.
+    /// Log-probability of each token under the policy, in nats.
     pub logprobs: Option<&'a [f32]>,
-    /// Entropy of the policy before each token.
+    /// Entropy of the policy before each token, in nats.
     pub entropies: Option<&'a [f32]>,
     /// First byte of the corrupted span in `text`.
     pub error_start: usize,
@@ -31,10 +31,10 @@ pub struct LocalisationCase<'a> {
     pub error_end: usize,
 }
 
-/// The tokens that overlap the corrupted span; after a deletion the first token that ends behind
-/// its start.
+/// The tokens that overlap the corrupted span, or after a deletion the first token that ends behind its
+/// start.
 ///
-/// The first of them is *the error token*. `None` if no token ends behind the start.
+/// The first of them is the error token. `None` if no token ends behind the start.
 pub fn error_tokens(case: &LocalisationCase<'_>) -> Option<Range<usize>> {
     let first = case
         .token_offsets

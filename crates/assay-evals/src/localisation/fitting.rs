@@ -1,4 +1,4 @@
-//! What predictors take from other problems than the one they are judged on.
+//! How the constants of predictors are fitted on cases with known errors.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use super::outcome::{HIT_AT_1, Outcome};
 use super::predictors::{Combination, Predictor, PredictorConstants, numbers_only, widen};
 use crate::statistics::quantile;
 
-/// Thresholds that are tried.
+/// Number of thresholds that are tried.
 const THRESHOLDS: usize = 64;
 /// Weights of the log-probability that are tried: 0, 1/10, ..., 1.
 const WEIGHTS: usize = 11;
@@ -16,7 +16,7 @@ const WEIGHTS: usize = 11;
 type Labelled<'c, 'a> = (&'c LocalisationCase<'a>, Range<usize>);
 
 impl PredictorConstants {
-    /// The choices with the highest Hit@1 on `cases`; those that lack what they need are `None`.
+    /// The constants with the highest Hit@1 on `cases`; `None` for constants whose data no case has.
     pub fn fit(cases: &[&LocalisationCase<'_>]) -> Self {
         let labelled: Vec<Labelled<'_, '_>> = cases
             .iter()
@@ -37,7 +37,7 @@ impl PredictorConstants {
     }
 }
 
-/// Among [`THRESHOLDS`] quantiles of the values; the lowest of equal ones.
+/// The best of [`THRESHOLDS`] quantiles of the values; ties go to the lowest.
 fn threshold(
     cases: &[Labelled<'_, '_>],
     values: impl Fn(&LocalisationCase<'_>) -> Option<Vec<Option<f64>>>,
@@ -63,7 +63,8 @@ fn threshold(
     first_best(candidates.map(|candidate| candidate as f32), hits)
 }
 
-/// Over all tokens before over numbers only, and the smallest of equally good weights.
+/// The best weight, over all tokens or over numbers only; ties go to all tokens, then to the smallest
+/// weight.
 fn combination(cases: &[Labelled<'_, '_>]) -> Option<Combination> {
     let rewards = cases
         .iter()
@@ -105,7 +106,7 @@ fn first_best<T: Copy>(candidates: impl Iterator<Item = T>, score: impl Fn(T) ->
     best.map(|(_, candidate)| candidate)
 }
 
-/// The population standard deviation; `None` where there is none to divide by.
+/// The population standard deviation; `None` if it is 0 or not defined.
 fn deviation<'v>(values: impl Iterator<Item = &'v f32> + Clone) -> Option<f64> {
     let count = values.clone().count() as f64;
     let mean = values.clone().map(|&v| f64::from(v)).sum::<f64>() / count;
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_alone_finds_what_both_together_find() {
+    fn the_combination_finds_what_neither_finds() {
         // Each is lowest at another wrong token; at the error, token 1, both are low.
         let rewards = [Some(0.0), Some(-3.0), Some(0.0), Some(-4.0)];
         let logprobs = [0.0, -3.0, -4.0, 0.0];
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn only_numbers_are_suspected_where_that_is_better() {
+    fn numbers_only_is_chosen_when_better() {
         let rewards = [Some(-9.0), Some(-3.0), Some(0.0), Some(0.0)];
         let logprobs = [-9.0, -3.0, 0.0, 0.0];
         let mut case = case(&rewards, &logprobs);
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_number_below_is_found_where_others_are_lower() {
+    fn the_first_number_below_threshold_is_found() {
         // The error is the digit at token 1; a letter is low before it, and the next digit is lower
         // still.
         let rewards = [-9.0, -3.0, 0.0, -4.0, 0.0, 1.0].map(Some);

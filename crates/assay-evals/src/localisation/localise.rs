@@ -13,19 +13,18 @@ use crate::summary::{Summary, segment};
 /// Outcomes of every predictor on every case.
 #[derive(Clone, Debug, Default)]
 pub struct Localisation {
-    /// By predictor: the case's index and its outcome; cases a predictor is not defined on are
-    /// absent.
+    /// For each predictor: the index and the outcome of each case on which it is defined.
     pub outcomes: BTreeMap<Predictor, Vec<(usize, Outcome)>>,
-    /// Perturbation of each case, empty for cases without an error token.
+    /// Perturbation of each case; empty for a case without an error token.
     pub kinds: Vec<String>,
-    /// Cases left out because no token follows the start of the corrupted span.
+    /// Number of cases without a token after the start of the corrupted span, which are left out.
     pub skipped: usize,
 }
 
 /// Runs every predictor on every case.
 ///
-/// What [`PredictorConstants`] holds is cross-fitted: each of two halves of the problems, split by
-/// identifier, is judged with what is best on the other.
+/// The [`PredictorConstants`] are cross-fitted: each of two halves of the problems, split by identifier,
+/// is evaluated with the constants that are best on the other half.
 pub fn localise<'a>(cases: impl IntoIterator<Item = LocalisationCase<'a>>) -> Localisation {
     let cases: Vec<LocalisationCase<'a>> = cases.into_iter().collect();
     let half = |case: &LocalisationCase<'_>| (text_key(case.id) % 2) as usize;
@@ -57,7 +56,7 @@ pub fn localise<'a>(cases: impl IntoIterator<Item = LocalisationCase<'a>>) -> Lo
 }
 
 impl Localisation {
-    /// Mean Hit@`HIT_WINDOWS[window]` of a predictor; `None` if it was defined on no case.
+    /// Mean Hit@`HIT_WINDOWS[window]` of a predictor; `None` if it is defined on no case.
     pub fn hit(&self, predictor: Predictor, window: usize) -> Option<f64> {
         let values: Vec<f64> = self
             .outcomes
@@ -68,14 +67,15 @@ impl Localisation {
         mean(&values)
     }
 
-    /// The entries of `summary.json`: `localisation.{hit_0 .. hit_15, mrr, map}` of `headline`, the
-    /// same under `localisation.predictors.<name>` for every predictor of the reward, under
-    /// `localisation.baselines.<name>` for those that need none, and of `headline` under
-    /// `localisation.by_kind.<kind>` for every perturbation, with the baselines' Hit@1 under
-    /// `localisation.by_kind.<kind>.baselines.<name>`.
+    /// The entries of `summary.json`, each with `hit_0 .. hit_15`, `mrr` and `map`:
+    /// - `localisation.*` of the predictor `headline`,
+    /// - `localisation.predictors.<name>.*` of every predictor that uses the reward,
+    /// - `localisation.baselines.<name>.*` of every other predictor,
+    /// - `localisation.by_kind.<kind>.*` of `headline` for every perturbation, with the baselines' Hit@1 as
+    ///   `localisation.by_kind.<kind>.baselines.<name>.hit_1`.
     ///
-    /// Where the kinds that the reward was trained on are known, `localisation.trained` and
-    /// `localisation.held_out` hold the entries of `headline` on those and on the others.
+    /// If the kinds that the reward was trained on are given, `localisation.trained` has the entries of
+    /// `headline` on those kinds and `localisation.held_out` those on all other kinds.
     pub fn summary(
         &self,
         headline: Predictor,
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn the_threshold_of_a_half_comes_from_the_other() {
+    fn the_threshold_comes_from_the_other_half() {
         let rewards = [1.0, 0.9, -1.0, -1.0, -0.5, -0.5, -0.5].map(Some);
         // Between -1 and .9 the first token below is the error; the lowest such threshold is kept.
         let threshold = PredictorConstants::fit(&[&case(&rewards)])

@@ -1,11 +1,11 @@
-//! The predictors: per-token suspicion from rewards, or from what needs no reward.
+//! The predictors: the suspicion of each token, from rewards or from baselines without a reward.
 
 use serde::{Deserialize, Serialize};
 
 use super::case::LocalisationCase;
 use crate::error::{EvalError, find_named};
 
-/// A rule that gives every token a suspicion; the predicted error token has the highest.
+/// A rule that assigns a suspicion to every token; the predicted error token has the highest.
 ///
 /// r_t is the reward after token t, l_t its log-probability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -13,8 +13,7 @@ use crate::error::{EvalError, find_named};
 pub enum Predictor {
     /// `r_{t-1} - r_t` over consecutive scored tokens; the first has none.
     LargestDrop,
-    /// `r'_t - r_t`, r' the reward of the unperturbed demonstration at the same token index. It
-    /// sees the original.
+    /// `r'_t - r_t`, where r' is the reward of the original demonstration at the same token index.
     PairedDrop,
     /// `-r_t`.
     LowestReward,
@@ -22,17 +21,16 @@ pub enum Predictor {
     LowestRewardNumber,
     /// The first token with `r_t` below a threshold, then the others by `-r_t`.
     BelowThreshold,
-    /// The same among tokens with a digit, with a threshold of their own.
+    /// The same among tokens with a digit, with its own threshold.
     BelowThresholdNumber,
     /// The start of the second segment in the best two-mean fit with a fall between the segments:
     /// `k (n-k) / n (mean_before - mean_from)^2`, negative where the mean rises.
     ChangePoint,
-    /// The same on `r_t - r'_t`, r' the reward of the unperturbed demonstration. It sees the
-    /// original.
+    /// The same on `r_t - r'_t`, where r' is the reward of the original demonstration.
     PairedChangePoint,
-    /// Reward and log-probability joined as [`Combination`] says.
+    /// A weighted sum of reward and log-probability, see [`Combination`].
     Combined,
-    /// Every token alike: the exact expectation of a uniform guess.
+    /// Equal suspicion for all tokens: the exact expectation of a uniform guess.
     Chance,
     /// `l_{t-1} - l_t`.
     LogprobDrop,
@@ -46,7 +44,7 @@ pub enum Predictor {
     FirstSurprisingNumber,
 }
 
-/// Numbers of predictors that are chosen on labelled cases.
+/// The constants of predictors, fitted on labelled cases.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PredictorConstants {
     /// Of [`Predictor::BelowThreshold`].
@@ -59,7 +57,7 @@ pub struct PredictorConstants {
     pub combination: Option<Combination>,
 }
 
-/// How reward and log-probability are joined: suspicion `-((1-w) r_t / s_r + w l_t / s_l)`.
+/// A weighted sum of reward and log-probability: suspicion `-((1-w) r_t / s_r + w l_t / s_l)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Combination {
     /// w, the share of the log-probability.
@@ -68,7 +66,7 @@ pub struct Combination {
     pub reward_scale: f64,
     /// `s_l`, the standard deviation of log-probabilities over tokens.
     pub logprob_scale: f64,
-    /// Whether only tokens with a digit are suspected.
+    /// Whether only tokens with a digit have a suspicion.
     pub numbers_only: bool,
 }
 
@@ -140,8 +138,7 @@ impl Predictor {
     /// Suspicion of each token of the perturbed text, `None` for tokens that cannot be the
     /// prediction.
     ///
-    /// `None` altogether where the case lacks what the predictor needs, or no token can be the
-    /// prediction.
+    /// `None` for the whole case if it lacks the predictor's data or no token can be the prediction.
     pub fn suspicion(
         self,
         case: &LocalisationCase<'_>,
@@ -307,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_token_below_wins_even_if_another_is_lower() {
+    fn the_first_token_below_the_threshold_wins() {
         let suspicion = first_below(&[Some(1.0), Some(-1.0), Some(-5.0)], 0.0);
         assert_eq!(suspicion, [Some(-1.0), Some(f64::INFINITY), Some(5.0)]);
         assert_eq!(
@@ -317,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn change_point_is_the_start_of_the_lower_segment() {
+    fn change_point_starts_the_lower_segment() {
         let values = [2.0, 1.0, 2.0, -1.0, 0.0, -1.0].map(Some);
         let gains = change_points(&values);
         let best = (1..6)
@@ -330,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn the_paired_change_point_ignores_what_both_texts_share() {
+    fn paired_change_point_ignores_shared_drops() {
         // The reward falls at token 1 in both; only from token 3 on does the perturbed one fall
         // below the original.
         let rewards = [4.0, 0.0, 0.0, -1.0, -1.0].map(Some);

@@ -1,8 +1,8 @@
-//! Selectors: which of the N sampled traces of a problem to answer with.
+//! Selectors: which of the N sampled traces of a problem is the answer.
 //!
-//! A selector is a probability distribution over the traces, so that its accuracy on a problem is
-//! an exact expectation: equal scores share their probability, and `random` is the mean, never a
-//! draw. To answer with one trace, [`choose`] draws from the distribution with a stream.
+//! A selector is a probability distribution over the traces, so its accuracy on a problem is an exact
+//! expectation: equal scores share their probability, and `random` is the mean instead of a draw.
+//! [`choose`] draws one trace from the distribution.
 
 use assay_tasks::random::Stream;
 use serde::{Deserialize, Serialize};
@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use crate::error::{EvalError, find_named};
 use crate::statistics::{mean, population_std};
 
-/// What a selector may look at in one trace.
+/// The data of one trace that selectors use.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Candidate {
-    /// Whether the trace's answer is right. Only [`Selector::Oracle`] looks at it.
+    /// Whether the trace's answer is correct. Only [`Selector::Oracle`] uses it.
     pub correct: bool,
     /// Class of the answer among the problem's traces: equal numbers for equal answers; `None`
     /// without an answer.
@@ -30,16 +30,16 @@ pub struct Candidate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Selector {
-    /// Every trace alike.
+    /// All traces with equal probability.
     Random,
-    /// The most frequent answer; equally frequent answers share. Traces without an answer do not
-    /// vote; if none has one, every trace alike.
+    /// The most frequent answer; ties share the probability. Traces without an answer do not vote; if no
+    /// trace has an answer, all have equal probability.
     Majority,
     /// The highest trace score.
     BestOfN,
     /// The answer with the largest sum of `softmax(score / T)` over the N traces.
     WeightedVote,
-    /// The most frequent answer; among equally frequent ones, that with the highest mean score.
+    /// The most frequent answer; among ties the one with the highest mean score.
     MajorityRewardTiebreak,
     /// The highest log-probability.
     Logprob,
@@ -111,10 +111,9 @@ impl Selector {
         find_named("selector", name, &Self::ALL, &Self::NAMES)
     }
 
-    /// Probability with which each trace is picked; sums to 1.
+    /// The probability of each trace; they sum to 1.
     ///
-    /// Traces that lack what the selector needs get 0. `None` if all of them lack it, or there are
-    /// no traces.
+    /// Traces that lack the selector's data get 0. `None` if all of them lack it or there are no traces.
     pub fn distribution(
         self,
         candidates: &[Candidate],
@@ -147,7 +146,7 @@ impl Selector {
         }
     }
 
-    /// Probability that the picked trace is correct: `sum_i p_i correct_i`. `None` as
+    /// Probability that the selected trace is correct: `sum_i p_i correct_i`. `None` as
     /// [`Selector::distribution`].
     pub fn expected_accuracy(
         self,
@@ -163,7 +162,7 @@ impl Selector {
     }
 }
 
-/// One trace drawn from a selector's distribution: only equal traces are left to the stream.
+/// Draws one trace from a selector's distribution; without ties the draw is certain.
 ///
 /// `None` on an empty distribution.
 pub fn choose(distribution: &[f64], stream: &mut Stream) -> Option<usize> {
@@ -176,11 +175,11 @@ pub fn choose(distribution: &[f64], stream: &mut Stream) -> Option<usize> {
     drawn.or_else(|| distribution.iter().rposition(|p| *p > 0.0))
 }
 
-/// Fits the constants on validation problems by the accuracy of the selector that uses them.
+/// Fits each constant on validation problems by the accuracy of the selector that uses it.
 ///
-/// T over the pooled standard deviation of scores times 2^-5 .. 2^10 in steps of 2, ties to the
-/// largest (closest to majority voting); w over 0, 0.05 .. 1, ties to the smallest (closest to the
-/// reward alone). Without scores, or without any problem, the defaults stay.
+/// T is searched over the pooled standard deviation of scores times 2^-5, 2^-4 .. 2^10; ties go to the
+/// largest (closest to majority voting). w is searched over 0, 0.05 .. 1; ties go to the smallest
+/// (closest to the reward alone). Without scores or problems the constants are the defaults.
 pub fn fit_constants(problems: &[Vec<Candidate>]) -> SelectorConstants {
     let mut constants = SelectorConstants::default();
     let scores: Vec<f64> = problems
@@ -258,8 +257,8 @@ fn highest(candidates: &[Candidate], key: impl Fn(usize) -> Option<f64>) -> Opti
     )
 }
 
-/// Elects the answer class with the largest total weight, then the largest tie-break; what is still
-/// equal shares. Within the elected class every trace alike. `None` if no trace has an answer.
+/// Selects the answer class with the largest total weight, then the largest tie-break; remaining ties
+/// share the probability, as do the traces of a class. `None` if no trace has an answer.
 fn vote(
     candidates: &[Candidate],
     weight: impl Fn(usize) -> f64,
@@ -327,7 +326,7 @@ fn mean_score(candidates: &[Candidate], class: u32) -> f64 {
     mean(&scores).unwrap_or(f64::NEG_INFINITY)
 }
 
-/// `(1-w) z(score) + w z(logprob)`, `None` where a term with a positive weight is missing.
+/// `(1-w) z(score) + w z(logprob)`; `None` if a term with a positive weight is missing.
 fn combine(candidates: &[Candidate], weight: f64) -> Vec<Option<f64>> {
     let scores = z_scores(candidates.iter().map(|candidate| candidate.score));
     let logprobs = z_scores(candidates.iter().map(|candidate| candidate.logprob));
@@ -448,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_scores_are_not_selected_and_all_missing_is_undefined() {
+    fn traces_without_scores_are_not_selected() {
         let mut group = group();
         for candidate in &mut group {
             candidate.score = None;
@@ -551,7 +550,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn distributions_are_distributions_and_do_not_depend_on_order(
+        fn distributions_sum_to_one_in_any_order(
             raw in prop::collection::vec((0u32..4, any::<bool>(), -3i8..4), 1..17), turn in 0usize..16,
         ) {
             let group: Vec<Candidate> = raw.iter()

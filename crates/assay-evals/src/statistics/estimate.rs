@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A number with its 95 % interval and the number of independent units (problems, cases) behind it.
+/// A number with its 95 % interval and its number of independent units (problems, cases).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Estimate {
@@ -17,8 +17,7 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// A measured fact without sampling error, such as a count or a duration: the interval is the
-    /// value, `n` is 1.
+    /// A number without sampling error, such as a count or a duration: the interval is the value, `n` is 1.
     pub fn exact(value: f64) -> Self {
         Self {
             value,
@@ -28,7 +27,7 @@ impl Estimate {
         }
     }
 
-    /// Whether all three numbers are finite, as every file requires.
+    /// Whether value and interval are finite, as in every file.
     pub fn is_finite(&self) -> bool {
         self.value.is_finite() && self.low.is_finite() && self.high.is_finite()
     }
