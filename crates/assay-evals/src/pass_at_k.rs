@@ -13,12 +13,12 @@ pub fn pass_at_k(samples: usize, correct: usize, k: usize) -> Option<f64> {
     Some(1.0 - none_correct(samples, correct, k))
 }
 
-/// Whether any of the `k` traces with the highest score is correct, in expectation over the order
-/// of equal scores.
+/// Whether any of the `k` traces with the highest score is correct, in expectation over the order of
+/// equal scores.
 ///
-/// With `s` correct traces surely among the k (strictly above the k-th score): 1 if `s > 0`;
-/// otherwise, of the `t` traces that share the k-th score with `c` correct, `j` places are left: `1
-/// - C(t-c, j) / C(t, j)`. Traces without a score rank below all others. `None` if k is 0 or above
+/// The result is 1 if a trace with a score above the k-th is correct. Otherwise `t` traces share the
+/// k-th score, `c` of them correct, and `j` of them are among the k: the result is
+/// `1 - C(t-c, j) / C(t, j)`. Traces without a score rank below all others. `None` if k is 0 or above
 /// the number of traces.
 pub fn success_at_k(scores: &[Option<f64>], correct: &[bool], k: usize) -> Option<f64> {
     let mut ranked: Vec<(f64, bool)> = scores

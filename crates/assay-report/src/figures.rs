@@ -406,47 +406,62 @@ fn figure_of(
     Ok(Some(Figure::new(kind, run, svg)))
 }
 
-/// File name, title, and selectors with their labels of the plots of accuracy against N.
-const SELECTION_PLOTS: [(&str, &str, [(&str, &str); 4]); 2] = [
-    (
-        "selection",
-        "Accuracy against N: the reward",
-        [
-            ("random", "random"),
-            ("majority", "majority"),
-            ("best_of_n", "best by reward"),
-            ("weighted_vote", "weighted vote"),
+/// A plot of accuracy against N.
+struct SelectionPlot {
+    file: &'static str,
+    title: &'static str,
+    lines: [SelectorLine; 4],
+}
+
+struct SelectorLine {
+    selector: &'static str,
+    label: &'static str,
+}
+
+const fn line(selector: &'static str, label: &'static str) -> SelectorLine {
+    SelectorLine { selector, label }
+}
+
+const SELECTION_PLOTS: [SelectionPlot; 2] = [
+    SelectionPlot {
+        file: "selection",
+        title: "Accuracy against N: the reward",
+        lines: [
+            line("random", "random"),
+            line("majority", "majority"),
+            line("best_of_n", "best by reward"),
+            line("weighted_vote", "weighted vote"),
         ],
-    ),
-    (
-        "selection_baselines",
-        "Accuracy against N: combinations and baselines",
-        [
-            ("combined", "reward + logprob"),
-            ("logprob", "logprob"),
-            ("length", "shortest"),
-            ("oracle", "upper bound"),
+    },
+    SelectionPlot {
+        file: "selection_baselines",
+        title: "Accuracy against N: combinations and baselines",
+        lines: [
+            line("combined", "reward + logprob"),
+            line("logprob", "logprob"),
+            line("length", "shortest"),
+            line("oracle", "upper bound"),
         ],
-    ),
+    },
 ];
 
 fn selection(templates: &Templates, run: NamedSummary<'_>) -> Result<Vec<Figure>, ReportError> {
     let mut families = families(run.summary, "select.", ".at_");
     let mut figures = Vec::new();
-    for (kind, title, selectors) in SELECTION_PLOTS {
-        let series = selectors.iter().filter_map(|(selector, label)| {
+    for plot in SELECTION_PLOTS {
+        let series = plot.lines.iter().filter_map(|line| {
             Some(Series {
-                name: (*label).to_owned(),
-                points: families.remove(*selector)?,
+                name: line.label.to_owned(),
+                points: families.remove(line.selector)?,
             })
         });
         let labels = Labels {
-            title,
+            title: plot.title,
             x: "traces per problem",
         };
         figures.extend(figure_of(
             templates,
-            kind,
+            plot.file,
             run.name,
             labels,
             series.collect(),

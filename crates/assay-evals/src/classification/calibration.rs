@@ -7,8 +7,8 @@ use crate::scores::{sigmoid, softplus};
 /// Number of equal-width bins of the expected calibration error.
 pub const ECE_BINS: usize = 15;
 
-/// The probability that a trace is correct, `sigmoid(scale * score + bias)`: temperature `1 /
-/// scale` and a bias.
+/// The probability that a trace is correct, `sigmoid(scale * score + bias)`; the temperature is
+/// `1 / scale`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlattScaling {
@@ -211,8 +211,8 @@ pub fn brier(probabilities: &[f64], correct: &[bool]) -> Option<f64> {
     crate::statistics::mean(&errors)
 }
 
-/// Expected calibration error over [`ECE_BINS`] equal-width bins: `sum_b n_b/n |accuracy_b -
-/// confidence_b|`.
+/// Expected calibration error over [`ECE_BINS`] equal-width bins:
+/// `sum_b n_b/n |accuracy_b - confidence_b|`.
 ///
 /// `None` on no traces.
 pub fn ece(probabilities: &[f64], correct: &[bool]) -> Option<f64> {

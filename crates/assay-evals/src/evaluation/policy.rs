@@ -7,6 +7,12 @@ use super::traces::{LabelledTraces, ProblemValue, Row};
 use crate::pass_at_k::pass_at_k;
 use crate::scores::TraceScore;
 
+/// Whether a row counts as right.
+type Verdict = fn(&Row) -> bool;
+
+/// A number of a row.
+type Measure = fn(&Row) -> f64;
+
 /// The rows of one generator, by problem.
 type RowsByProblem<'a> = BTreeMap<usize, Vec<&'a Row>>;
 
@@ -30,7 +36,7 @@ fn add_pass_at_k(
     rows: &RowsByProblem<'_>,
     result: &mut Evaluation,
 ) {
-    let verdicts: [(&str, fn(&Row) -> bool); 2] = [
+    let verdicts: [(&str, Verdict); 2] = [
         ("pass_at_k", |row| row.correct),
         ("pass_at_k_strict", |row| row.correct && row.marked),
     ];
@@ -53,7 +59,7 @@ fn add_means(
     rows: &RowsByProblem<'_>,
     result: &mut Evaluation,
 ) {
-    let measures: [(&str, fn(&Row) -> f64); 3] = [
+    let measures: [(&str, Measure); 3] = [
         ("answered", |row| f64::from(u8::from(row.answer.is_some()))),
         ("truncated", |row| f64::from(u8::from(row.truncated))),
         ("length", |row| row.score(TraceScore::Length).unwrap_or(0.0)),
