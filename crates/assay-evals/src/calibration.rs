@@ -1,7 +1,7 @@
 //! `calibration.json`: the map from a trace's rewards to the probability that it is correct.
 //!
-//! All constants are fitted on validation traces. [`crate::Evaluator::calibrate`] makes a calibration; it
-//! is stored in the reward's directory with the weights.
+//! All constants are fitted on validation traces. [`crate::Evaluator::calibrate`] makes a
+//! calibration; it is stored in the reward's directory with the weights.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -71,7 +71,8 @@ pub struct Calibration {
     pub fitted: FittedConstants,
     /// Constants of the trace scores.
     pub scores: ScoreSettings,
-    /// The map in use: the one with the lower cross-fitted Brier score, Platt if they are equal or unknown.
+    /// The map in use: the one with the lower cross-fitted Brier score, Platt if they are equal or
+    /// unknown.
     pub method: CalibrationMethod,
     /// Name of the validation data.
     pub data: String,

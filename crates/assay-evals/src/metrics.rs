@@ -15,8 +15,8 @@ pub struct MetricRow {
     pub values: BTreeMap<String, f64>,
 }
 
-/// Parses `metrics.jsonl`, one JSON object per line; blank lines and values that are not numbers are
-/// skipped.
+/// Parses `metrics.jsonl`, one JSON object per line; blank lines and values that are not numbers
+/// are skipped.
 ///
 /// # Errors
 /// [`EvalError::Json`] with the line number. A malformed last line without a newline is skipped,

@@ -1,8 +1,8 @@
 //! First-wrong-step detection in the ProcessBench format.
 //!
-//! A trace is a list of steps with a label: the index of the first wrong step, or none for a correct
-//! trace. The prediction is the first step whose score is below a threshold; without such a step the
-//! prediction is that the trace is correct. Source: Zheng et al. 2024, arXiv 2412.06559.
+//! A trace is a list of steps with a label: the index of the first wrong step, or none for a
+//! correct trace. The prediction is the first step whose score is below a threshold; without such a
+//! step the prediction is that the trace is correct. Source: Zheng et al. 2024, arXiv 2412.06559.
 
 use std::ops::Range;
 
@@ -68,7 +68,8 @@ impl StepScore {
 
     /// Score of each step from token rewards; `None` for a step without rewards.
     ///
-    /// `steps` are ascending byte ranges in the text. A token belongs to the step with its last byte.
+    /// `steps` are ascending byte ranges in the text. A token belongs to the step with its last
+    /// byte.
     pub fn of_steps(
         self,
         token_offsets: &[(usize, usize)],
@@ -129,85 +130,96 @@ pub fn quality(cases: &[StepCase], threshold: f64) -> StepQuality {
 
 /// The threshold with the highest F1 on validation cases, halfway between the neighbouring scores.
 ///
-/// The search is exact, because a prediction only changes when the threshold passes a score. A correct
-/// trace is predicted correctly up to its lowest score, a wrong one from just above the score of its
-/// first wrong step up to the lowest score before that step. `O(n log n)` in the number of steps; ties go
-/// to the lowest threshold. `None` without both classes or without scores.
+/// The search is exact, because a prediction only changes when the threshold passes a score. A
+/// correct trace is predicted correctly up to its lowest score, a wrong one from just above the
+/// score of its first wrong step up to the lowest score before that step. `O(n log n)` in the
+/// number of steps; ties go to the lowest threshold. `None` without both classes or without scores.
 pub fn choose_threshold(cases: &[StepCase]) -> Option<f64> {
-    let (mut events, mut all_scores) = (Vec::new(), Vec::new());
-    let (mut correct, mut wrong) = (0.0, 0.0);
-    for case in cases {
-        let Some(label) = case.label else {
-            correct += 1.0;
-            // Right while the threshold is at most the lowest score.
-            let lowest = case
-                .step_scores
-                .iter()
-                .flatten()
-                .copied()
-                .fold(f64::INFINITY, f64::min);
-            events.push((lowest, (0.0, -1.0)));
-            all_scores.extend(case.step_scores.iter().flatten());
-            continue;
-        };
-        wrong += 1.0;
-        let before = case
-            .step_scores
-            .iter()
-            .take(label)
-            .flatten()
-            .copied()
-            .fold(f64::INFINITY, f64::min);
-        if let Some(own) = case
-            .step_scores
-            .get(label)
-            .copied()
-            .flatten()
-            .filter(|own| *own < before)
-        {
-            events.push((own, (1.0, 0.0)));
-            events.push((before, (-1.0, 0.0)));
-        }
-        all_scores.extend(case.step_scores.iter().flatten());
-    }
-    all_scores.sort_by(f64::total_cmp);
-    all_scores.dedup();
-    let (&lowest, &highest) = (all_scores.first()?, all_scores.last()?);
-    events.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let f1 = |named: f64, passed: f64| {
+    let wrong = cases.iter().filter(|case| case.label.is_some()).count() as f64;
+    let correct = cases.len() as f64 - wrong;
+    let mut scores: Vec<f64> = cases
+        .iter()
+        .flat_map(|case| case.step_scores.iter().flatten().copied())
+        .collect();
+    scores.sort_by(f64::total_cmp);
+    scores.dedup();
+    let (&lowest, &highest) = (scores.first()?, scores.last()?);
+    let f1 = |found: f64, passed: f64| {
         let quality = StepQuality {
-            accuracy_wrong: (wrong > 0.0).then(|| named / wrong),
+            accuracy_wrong: (wrong > 0.0).then(|| found / wrong),
             accuracy_correct: (correct > 0.0).then(|| passed / correct),
         };
         quality.f1()
     };
-    let (mut named, mut passed) = (0.0, correct);
-    let mut best = (f1(named, passed)?, lowest);
-    for tied in events.chunk_by(|a, b| a.0 == b.0) {
-        for (_, (wrong_change, correct_change)) in tied {
-            named += wrong_change;
-            passed += correct_change;
+    let (mut found, mut passed) = (0.0, correct);
+    let (mut best, mut threshold) = (f1(found, passed)?, lowest);
+    for tied in changes(cases).chunk_by(|a, b| a.score == b.score) {
+        for change in tied {
+            found += change.found;
+            passed += change.passed;
         }
-        let value = f1(named, passed)?;
-        if value > best.0 && tied[0].0.is_finite() {
-            let next =
-                all_scores[all_scores.partition_point(|score| *score <= tied[0].0)..].first();
-            best = (
-                value,
-                next.map_or(highest + 1.0, |next| tied[0].0 + (next - tied[0].0) / 2.0),
-            );
+        let (value, score) = (f1(found, passed)?, tied[0].score);
+        if value > best && score.is_finite() {
+            let above = scores.partition_point(|known| *known <= score);
+            best = value;
+            threshold = match scores.get(above) {
+                Some(next) => score + (next - score) / 2.0,
+                None => highest + 1.0,
+            };
         }
     }
-    Some(best.1)
+    Some(threshold)
 }
 
-/// The `PREFIX.*` entries of traces under several step scores: each list has the same traces under one.
+/// How the numbers of right predictions change when the threshold rises above a score.
+struct Change {
+    score: f64,
+    /// Change in the number of wrong traces whose first wrong step is predicted.
+    found: f64,
+    /// Change in the number of correct traces that are predicted to be correct.
+    passed: f64,
+}
+
+/// All changes in ascending order of their scores.
+fn changes(cases: &[StepCase]) -> Vec<Change> {
+    let lowest = |scores: &[Option<f64>]| {
+        let scores = scores.iter().flatten().copied();
+        scores.fold(f64::INFINITY, f64::min)
+    };
+    let change = |score, found, passed| Change {
+        score,
+        found,
+        passed,
+    };
+    let mut changes = Vec::new();
+    for StepCase {
+        step_scores, label, ..
+    } in cases
+    {
+        let Some(label) = *label else {
+            changes.push(change(lowest(step_scores), 0.0, -1.0));
+            continue;
+        };
+        let before = lowest(&step_scores[..label.min(step_scores.len())]);
+        let own = step_scores.get(label).copied().flatten();
+        if let Some(own) = own.filter(|own| *own < before) {
+            changes.push(change(own, 1.0, 0.0));
+            changes.push(change(before, -1.0, 0.0));
+        }
+    }
+    changes.sort_by(|a, b| a.score.total_cmp(&b.score));
+    changes
+}
+
+/// The `PREFIX.*` entries of traces under several step scores: each list has the same traces under
+/// one.
 ///
-/// `PREFIX.{f1, accuracy_wrong, accuracy_correct}` are cross-fitted: each of two halves (even and odd
-/// positions after sorting by identifier) is evaluated with the step score and the threshold of the
-/// highest F1 on the other half. They are absent if a half has one class only. `PREFIX.accuracy_lowest`
-/// needs no threshold: the share of wrong traces in which the step with the lowest score, the first of
-/// ties, is the first wrong one, under the first list. Intervals are bootstrapped over traces.
+/// `PREFIX.{f1, accuracy_wrong, accuracy_correct}` are cross-fitted: each of two halves (even and
+/// odd positions after sorting by identifier) is evaluated with the step score and the threshold of
+/// the highest F1 on the other half. They are absent if a half has one class only.
+/// `PREFIX.accuracy_lowest` needs no threshold: the share of wrong traces in which the step with
+/// the lowest score, the first of ties, is the first wrong one, under the first list. Intervals are
+/// bootstrapped over traces.
 pub fn cross_fitted_summary(
     prefix: &str,
     by_score: &[Vec<StepCase>],

@@ -1,6 +1,7 @@
 //! Trace scores: one number per trace from its token rewards, its log-probabilities or its length.
 //!
-//! Tokens without a reward (`None`) are skipped; a trace without any reward has no score of rewards. Which score to use is chosen on validation traces, not here.
+//! Tokens without a reward (`None`) are skipped; a trace without any reward has no score of
+//! rewards. Which score to use is chosen on validation traces, not here.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +22,8 @@ pub enum TraceScore {
     Last,
     /// `min_t r_t`.
     Min,
-    /// `sum_t log sigmoid(r_t)`: the log of the product of probabilities. Every token lowers it, so it also measures length.
+    /// `sum_t log sigmoid(r_t)`: the log of the product of probabilities. Every token lowers it, so
+    /// it also measures length.
     Product,
     /// `-T log(1/n sum exp(-r_t / T))`: between the minimum (T -> 0) and the mean (T -> infinity).
     SoftMin,
@@ -31,7 +33,8 @@ pub enum TraceScore {
     Discounted,
     /// Mean over the tokens from the final answer's marker to the end; see [`answer_start`].
     AnswerWindow,
-    /// Sum of the policy's token log-probabilities, or of the sampler's if the policy's are not recorded.
+    /// Sum of the policy's token log-probabilities, or of the sampler's if the policy's are not
+    /// recorded.
     LogprobSum,
     /// Mean of the same log-probabilities.
     LogprobMean,
@@ -119,7 +122,8 @@ impl TraceScore {
 
     /// This score of one trace; `None` if the trace lacks the data.
     ///
-    /// For a trace without token rewards this is the value recorded in its `scores`, if there is one.
+    /// For a trace without token rewards this is the value recorded in its `scores`, if there is
+    /// one.
     pub fn of(self, trace: &ScoredTrace, settings: &ScoreSettings) -> Option<f64> {
         let computed = match self {
             Self::LogprobSum => logprobs(trace).map(sum),
@@ -131,7 +135,8 @@ impl TraceScore {
         computed.or_else(|| trace.scores.get(self.name()).map(|&value| f64::from(value)))
     }
 
-    /// This score of the rewards of the scored tokens; `None` for an empty slice and for scores that need more than rewards.
+    /// This score of the rewards of the scored tokens; `None` for an empty slice and for scores
+    /// that need more than rewards.
     pub fn of_rewards(self, rewards: &[f64], settings: &ScoreSettings) -> Option<f64> {
         let (&last, n) = (rewards.last()?, rewards.len());
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
@@ -156,7 +161,8 @@ pub fn score_all(trace: &ScoredTrace, settings: &ScoreSettings) -> BTreeMap<Stri
     fresh.filter(|(_, value)| value.is_finite()).collect()
 }
 
-/// Byte at which the final answer begins: at the last `<answer>`, else the last `\boxed{`, else the last `####`, else at the last non-empty line.
+/// Byte at which the final answer begins: at the last `<answer>`, else the last `\boxed{`, else the
+/// last `####`, else at the last non-empty line.
 pub fn answer_start(text: &str) -> usize {
     ["<answer>", "\\boxed{", "####"]
         .iter()

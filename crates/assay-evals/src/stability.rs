@@ -7,8 +7,8 @@ pub const COLLAPSE_SHARE: f64 = 0.2;
 
 /// Share of groups whose trace scores are all equal, so that the group-relative advantage is 0.
 ///
-/// Scores are equal if their population standard deviation is at most `1e-6 (1 + |mean|)`; a group of
-/// fewer than two traces counts as equal. `None` without groups.
+/// Scores are equal if their population standard deviation is at most `1e-6 (1 + |mean|)`; a group
+/// of fewer than two traces counts as equal. `None` without groups.
 pub fn zero_std_share<G: AsRef<[f64]>>(groups: &[G]) -> Option<f64> {
     let agrees = |scores: &[f64]| {
         let size = 1.0 + scores.iter().sum::<f64>().abs() / scores.len().max(1) as f64;
@@ -24,8 +24,8 @@ pub fn reward_length_correlation(scores: &[f64], lengths: &[f64]) -> Option<f64>
     pearson(scores, lengths)
 }
 
-/// Whether accuracy fell below [`COLLAPSE_SHARE`] of the accuracy at the start; a run that starts at 0
-/// cannot collapse.
+/// Whether accuracy fell below [`COLLAPSE_SHARE`] of the accuracy at the start; a run that starts
+/// at 0 cannot collapse.
 pub fn is_collapsed(start_accuracy: f64, accuracy: f64) -> bool {
     accuracy < COLLAPSE_SHARE * start_accuracy
 }

@@ -10,7 +10,7 @@
 mod frame;
 mod matrix;
 
-use assay_evals::{ReliabilityBin, ScoreHistogram};
+use assay_evals::{HistogramClass, ReliabilityBin, ScoreHistogram};
 use serde::Serialize;
 
 use crate::error::ReportError;
@@ -203,29 +203,15 @@ pub(crate) fn histogram(
     labels: Labels<'_>,
     histogram: &ScoreHistogram,
 ) -> Result<String, ReportError> {
-    let high = if histogram.high > histogram.low {
-        histogram.high
-    } else {
-        histogram.low + 1.0
-    };
     let x = Range {
         low: histogram.low,
-        high,
+        high: if histogram.high > histogram.low {
+            histogram.high
+        } else {
+            histogram.low + 1.0
+        },
     };
-    let totals = histogram
-        .classes
-        .iter()
-        .map(|class| class.counts.iter().sum::<usize>());
-    let totals: Vec<usize> = totals.collect();
-    let shares: Vec<Vec<f64>> = histogram
-        .classes
-        .iter()
-        .zip(&totals)
-        .map(|(class, total)| {
-            let total = (*total).max(1) as f64;
-            class.counts.iter().map(|&n| n as f64 / total).collect()
-        })
-        .collect();
+    let shares: Vec<Vec<f64>> = histogram.classes.iter().map(shares).collect();
     let top = shares.iter().flatten().copied().fold(0.01, f64::max);
     let frame = Frame {
         x,
@@ -237,8 +223,7 @@ pub(crate) fn histogram(
     let names: Vec<String> = histogram
         .classes
         .iter()
-        .zip(&totals)
-        .map(|(class, total)| format!("{} ({total})", class.name))
+        .map(|class| format!("{} ({})", class.name, class.counts.iter().sum::<usize>()))
         .collect();
     let legend: Vec<&str> = names.iter().map(String::as_str).collect();
     let curves = shares.iter().enumerate().map(|(class, shares)| {
@@ -261,6 +246,12 @@ pub(crate) fn histogram(
         frame: frame.view(labels, &legend),
     };
     templates.render("plot.svg", &view)
+}
+
+/// The counts as shares of the class.
+fn shares(class: &HistogramClass) -> Vec<f64> {
+    let total = class.counts.iter().sum::<usize>().max(1) as f64;
+    class.counts.iter().map(|&n| n as f64 / total).collect()
 }
 
 /// The corners of bars of equal width that fill the horizontal range.

@@ -5,8 +5,8 @@ use std::ops::Range;
 /// A scored demonstration with one injected error.
 ///
 /// # Shapes
-/// Every slice has one entry per completion token of the perturbed text. Only `reference_rewards` has
-/// one per token of the original text, whose tokens before the error are the same.
+/// Every slice has one entry per completion token of the perturbed text. Only `reference_rewards`
+/// has one per token of the original text, whose tokens before the error are the same.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LocalisationCase<'a> {
     /// The demonstration's problem.
@@ -31,8 +31,8 @@ pub struct LocalisationCase<'a> {
     pub error_end: usize,
 }
 
-/// The tokens that overlap the corrupted span, or after a deletion the first token that ends behind its
-/// start.
+/// The tokens that overlap the corrupted span, or after a deletion the first token that ends behind
+/// its start.
 ///
 /// The first of them is the error token. `None` if no token ends behind the start.
 pub fn error_tokens(case: &LocalisationCase<'_>) -> Option<Range<usize>> {

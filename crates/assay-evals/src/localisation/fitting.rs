@@ -16,7 +16,8 @@ const WEIGHTS: usize = 11;
 type Labelled<'c, 'a> = (&'c LocalisationCase<'a>, Range<usize>);
 
 impl PredictorConstants {
-    /// The constants with the highest Hit@1 on `cases`; `None` for constants whose data no case has.
+    /// The constants with the highest Hit@1 on `cases`; `None` for constants whose data no case
+    /// has.
     pub fn fit(cases: &[&LocalisationCase<'_>]) -> Self {
         let labelled: Vec<Labelled<'_, '_>> = cases
             .iter()
@@ -63,8 +64,8 @@ fn threshold(
     first_best(candidates.map(|candidate| candidate as f32), hits)
 }
 
-/// The best weight, over all tokens or over numbers only; ties go to all tokens, then to the smallest
-/// weight.
+/// The best weight, over all tokens or over numbers only; ties go to all tokens, then to the
+/// smallest weight.
 fn combination(cases: &[Labelled<'_, '_>]) -> Option<Combination> {
     let rewards = cases
         .iter()

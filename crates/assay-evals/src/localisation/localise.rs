@@ -23,8 +23,8 @@ pub struct Localisation {
 
 /// Runs every predictor on every case.
 ///
-/// The [`PredictorConstants`] are cross-fitted: each of two halves of the problems, split by identifier,
-/// is evaluated with the constants that are best on the other half.
+/// The [`PredictorConstants`] are cross-fitted: each of two halves of the problems, split by
+/// identifier, is evaluated with the constants that are best on the other half.
 pub fn localise<'a>(cases: impl IntoIterator<Item = LocalisationCase<'a>>) -> Localisation {
     let cases: Vec<LocalisationCase<'a>> = cases.into_iter().collect();
     let half = |case: &LocalisationCase<'_>| (text_key(case.id) % 2) as usize;
@@ -71,11 +71,11 @@ impl Localisation {
     /// - `localisation.*` of the predictor `headline`,
     /// - `localisation.predictors.<name>.*` of every predictor that uses the reward,
     /// - `localisation.baselines.<name>.*` of every other predictor,
-    /// - `localisation.by_kind.<kind>.*` of `headline` for every perturbation, with the baselines' Hit@1 as
-    ///   `localisation.by_kind.<kind>.baselines.<name>.hit_1`.
+    /// - `localisation.by_kind.<kind>.*` of `headline` for every perturbation, with the baselines'
+    ///   Hit@1 as `localisation.by_kind.<kind>.baselines.<name>.hit_1`.
     ///
-    /// If the kinds that the reward was trained on are given, `localisation.trained` has the entries of
-    /// `headline` on those kinds and `localisation.held_out` those on all other kinds.
+    /// If the kinds that the reward was trained on are given, `localisation.trained` has the
+    /// entries of `headline` on those kinds and `localisation.held_out` those on all other kinds.
     pub fn summary(
         &self,
         headline: Predictor,

@@ -138,7 +138,8 @@ impl Predictor {
     /// Suspicion of each token of the perturbed text, `None` for tokens that cannot be the
     /// prediction.
     ///
-    /// `None` for the whole case if it lacks the predictor's data or no token can be the prediction.
+    /// `None` for the whole case if it lacks the predictor's data or no token can be the
+    /// prediction.
     pub fn suspicion(
         self,
         case: &LocalisationCase<'_>,

@@ -1,8 +1,8 @@
 //! Selectors: which of the N sampled traces of a problem is the answer.
 //!
-//! A selector is a probability distribution over the traces, so its accuracy on a problem is an exact
-//! expectation: equal scores share their probability, and `random` is the mean instead of a draw.
-//! [`choose`] draws one trace from the distribution.
+//! A selector is a probability distribution over the traces, so its accuracy on a problem is an
+//! exact expectation: equal scores share their probability, and `random` is the mean instead of a
+//! draw. [`choose`] draws one trace from the distribution.
 
 use assay_tasks::random::Stream;
 use serde::{Deserialize, Serialize};
@@ -32,8 +32,8 @@ pub struct Candidate {
 pub enum Selector {
     /// All traces with equal probability.
     Random,
-    /// The most frequent answer; ties share the probability. Traces without an answer do not vote; if no
-    /// trace has an answer, all have equal probability.
+    /// The most frequent answer; ties share the probability. Traces without an answer do not vote;
+    /// if no trace has an answer, all have equal probability.
     Majority,
     /// The highest trace score.
     BestOfN,
@@ -113,7 +113,8 @@ impl Selector {
 
     /// The probability of each trace; they sum to 1.
     ///
-    /// Traces that lack the selector's data get 0. `None` if all of them lack it or there are no traces.
+    /// Traces that lack the selector's data get 0. `None` if all of them lack it or there are no
+    /// traces.
     pub fn distribution(
         self,
         candidates: &[Candidate],
@@ -177,9 +178,10 @@ pub fn choose(distribution: &[f64], stream: &mut Stream) -> Option<usize> {
 
 /// Fits each constant on validation problems by the accuracy of the selector that uses it.
 ///
-/// T is searched over the pooled standard deviation of scores times 2^-5, 2^-4 .. 2^10; ties go to the
-/// largest (closest to majority voting). w is searched over 0, 0.05 .. 1; ties go to the smallest
-/// (closest to the reward alone). Without scores or problems the constants are the defaults.
+/// T is searched over the pooled standard deviation of scores times 2^-5, 2^-4 .. 2^10; ties go to
+/// the largest (closest to majority voting). w is searched over 0, 0.05 .. 1; ties go to the
+/// smallest (closest to the reward alone). Without scores or problems the constants are the
+/// defaults.
 pub fn fit_constants(problems: &[Vec<Candidate>]) -> SelectorConstants {
     let mut constants = SelectorConstants::default();
     let scores: Vec<f64> = problems
@@ -257,8 +259,8 @@ fn highest(candidates: &[Candidate], key: impl Fn(usize) -> Option<f64>) -> Opti
     )
 }
 
-/// Selects the answer class with the largest total weight, then the largest tie-break; remaining ties
-/// share the probability, as do the traces of a class. `None` if no trace has an answer.
+/// Selects the answer class with the largest total weight, then the largest tie-break; remaining
+/// ties share the probability, as do the traces of a class. `None` if no trace has an answer.
 fn vote(
     candidates: &[Candidate],
     weight: impl Fn(usize) -> f64,

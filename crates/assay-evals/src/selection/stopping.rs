@@ -1,7 +1,7 @@
 //! Rules that stop sampling early when the vote is clear.
 //!
-//! A rule reads the traces of a problem in the order in which they were sampled; the traces after its
-//! stop need not be sampled. The answer is the majority vote over the traces before the stop.
+//! A rule reads the traces of a problem in the order in which they were sampled; the traces after
+//! its stop need not be sampled. The answer is the majority vote over the traces before the stop.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,10 +12,12 @@ use crate::statistics::special::beta_below_half;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StopRule {
-    /// The leading answer is ahead by more votes than traces are left, so it also wins the vote over all N.
+    /// The leading answer is ahead by more votes than traces are left, so it also wins the vote
+    /// over all N.
     Decided,
-    /// The leading answer beats the second with at least this probability. With `a` and `b` votes and a
-    /// uniform prior it is `P(Beta(a + 1, b + 1) > 1/2)`. Source: Aggarwal et al. 2023, arXiv 2305.11860.
+    /// The leading answer beats the second with at least this probability. With `a` and `b` votes
+    /// and a uniform prior it is `P(Beta(a + 1, b + 1) > 1/2)`. Source: Aggarwal et al. 2023, arXiv
+    /// 2305.11860.
     Confident(f64),
 }
 

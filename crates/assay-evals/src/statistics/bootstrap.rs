@@ -1,8 +1,8 @@
 //! The percentile bootstrap over problems.
 //!
-//! Resample `b` draws its problems from the stream with key `b`, so two statistics over the same number
-//! of problems use the same resamples. Every comparison is paired, and no result depends on the order of
-//! computation.
+//! Resample `b` draws its problems from the stream with key `b`, so two statistics over the same
+//! number of problems use the same resamples. Every comparison is paired, and no result depends on
+//! the order of computation.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,15 +44,16 @@ pub fn bootstrap(
     Resampler::new(*settings).estimate(units, statistic)
 }
 
-/// Percentile bootstrap of `1/n sum values`, one value per problem, with the resamples of [`bootstrap`].
+/// Percentile bootstrap of `1/n sum values`, one value per problem, with the resamples of
+/// [`bootstrap`].
 ///
 /// `None` on no values.
 pub fn bootstrap_mean(values: &[f64], settings: &BootstrapSettings) -> Option<Estimate> {
     Resampler::new(*settings).mean(values)
 }
 
-/// The bootstrap for many statistics. Draws are made once per number of units and shared by all threads
-/// and clones.
+/// The bootstrap for many statistics. Draws are made once per number of units and shared by all
+/// threads and clones.
 #[derive(Clone, Debug, Default)]
 pub struct Resampler {
     settings: BootstrapSettings,
@@ -71,11 +72,12 @@ impl Resampler {
 
     /// Percentile bootstrap of any statistic of weighted units.
     ///
-    /// `statistic` receives one weight per unit: 1 each for the value itself, then, for each resample, how
-    /// often each unit was drawn (these sum to `units`). The interval is widened to include the value, which
-    /// resampling can bias the statistic away from, for example upwards for a calibration error. Resamples
-    /// on which the statistic is not defined (`None`) are left out. `None` if there are no units or the
-    /// statistic is not defined on the whole sample; with one unit the interval is the value.
+    /// `statistic` receives one weight per unit: 1 each for the value itself, then, for each
+    /// resample, how often each unit was drawn (these sum to `units`). The interval is widened to
+    /// include the value, which resampling can bias the statistic away from, for example upwards
+    /// for a calibration error. Resamples on which the statistic is not defined (`None`) are left
+    /// out. `None` if there are no units or the statistic is not defined on the whole sample; with
+    /// one unit the interval is the value.
     pub fn estimate(
         &self,
         units: usize,
@@ -130,7 +132,8 @@ impl Resampler {
         Some(Arc::clone(all))
     }
 
-    /// The counts of one resample. No unit is drawn more than 255 times: the probability is below 1e-500.
+    /// The counts of one resample. No unit is drawn more than 255 times: the probability is below
+    /// 1e-500.
     fn draw(&self, resample: usize, counts: &mut [u8]) {
         counts.fill(0);
         let mut stream = Stream::new(self.settings.seed, &[resample as u64]);
@@ -152,11 +155,13 @@ pub fn paired_difference(a: &[f64], b: &[f64], settings: &BootstrapSettings) -> 
     bootstrap_mean(&differences, settings)
 }
 
-/// Bootstrap of the mean of `rows[s][p]`, the value of seed s on problem p. Each resample draws seeds and
-/// problems independently, so the interval covers both other training runs and other problems.
+/// Bootstrap of the mean of `rows[s][p]`, the value of seed s on problem p. Each resample draws
+/// seeds and problems independently, so the interval covers both other training runs and other
+/// problems.
 ///
-/// With one problem this is the bootstrap over seeds, with one seed the bootstrap over problems. `None`
-/// without values or with rows of different lengths. `n` is the number of seeds times problems.
+/// With one problem this is the bootstrap over seeds, with one seed the bootstrap over problems.
+/// `None` without values or with rows of different lengths. `n` is the number of seeds times
+/// problems.
 pub fn crossed_mean(rows: &[Vec<f64>], settings: &BootstrapSettings) -> Option<Estimate> {
     let (seeds, problems) = (rows.len(), rows.first()?.len());
     if problems == 0 || rows.iter().any(|row| row.len() != problems) {

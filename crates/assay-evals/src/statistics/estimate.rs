@@ -17,7 +17,8 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// A number without sampling error, such as a count or a duration: the interval is the value, `n` is 1.
+    /// A number without sampling error, such as a count or a duration: the interval is the value,
+    /// `n` is 1.
     pub fn exact(value: f64) -> Self {
         Self {
             value,
