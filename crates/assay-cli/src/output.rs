@@ -3,7 +3,8 @@
 use std::io::Write;
 
 use anyhow::Result;
-use assay_evals::summary::Summary;
+use assay_evals::Summary;
+use assay_report::terminal::summary_table;
 
 /// Prints a summary as the nested tree of summary.json, or as a table.
 pub(crate) fn print_summary(summary: &Summary, json: bool) -> Result<()> {
@@ -12,7 +13,7 @@ pub(crate) fn print_summary(summary: &Summary, json: bool) -> Result<()> {
         let text = serde_json::to_string_pretty(&summary.to_value()?)?;
         writeln!(out, "{text}")?;
     } else {
-        write!(out, "{}", summary.table())?;
+        write!(out, "{}", summary_table(summary))?;
     }
     Ok(())
 }

@@ -1,8 +1,9 @@
-//! How long an evaluation takes a trace: reading off its scalars, and computing everything at the end.
+//! How long an evaluation takes a trace: reading off its scalars, and computing everything at the
+//! end.
 
 use std::hint::black_box;
 
-use assay_evals::evaluation::{EvalSettings, Evaluator, Measured};
+use assay_evals::{EvalSettings, Evaluator, TraceMeasurements};
 use assay_tasks::random::Stream;
 use assay_tasks::trace::ScoredTrace;
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -32,11 +33,11 @@ fn evaluation(criterion: &mut Criterion) {
     let settings = EvalSettings::default();
     let one = trace(0);
     criterion.bench_function("measure one trace of 300 tokens", |bencher| {
-        bencher.iter(|| Measured::of(black_box(&one), &settings));
+        bencher.iter(|| TraceMeasurements::new(black_box(&one), &settings));
     });
     let mut evaluator = Evaluator::new(settings.clone());
     for index in 0..TRACES {
-        if let Ok(measured) = Measured::of(&trace(index), &settings) {
+        if let Ok(measured) = TraceMeasurements::new(&trace(index), &settings) {
             evaluator.add(measured);
         }
     }

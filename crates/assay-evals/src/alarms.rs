@@ -1,37 +1,39 @@
-//! Alarms: what goes wrong in a training run, told from its metrics.
+//! Alarms: signs of trouble in the metrics of a training run.
 //!
-//! Every alarm is a formula over lines of `metrics.jsonl` and a threshold; docs/metrics.md lists them with what to do.
-//! A windowed value is the mean of the last [`WINDOW`] values of a metric, its start the mean of the first ones. An
-//! alarm rises when its condition begins to hold and may rise again after it has ceased to.
+//! Every alarm is a formula over the lines of `metrics.jsonl` and a threshold; docs/metrics.md
+//! lists them with advice. A windowed value is the mean of the last [`WINDOW`] values of a metric,
+//! its start the mean of the first [`WINDOW`] values. An alarm is raised when its condition becomes
+//! true, and again if the condition becomes true again.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::metrics::MetricRow;
-use crate::stability::is_collapsed;
+use crate::stability::{COLLAPSE_SHARE, is_collapsed};
 
-/// Values of a metric that are averaged.
-pub const WINDOW: usize = 10;
+/// Number of values of a metric that are averaged.
+const WINDOW: usize = 10;
 /// Accuracy on experts and on policy samples above which the discriminator is saturated.
-pub const SATURATED: f64 = 0.99;
-/// Share of groups without spread from which little is left to learn.
-pub const ZERO_STD: f64 = 0.5;
-/// Absolute correlation of reward and length, or of reward and format, from which the reward follows it.
-pub const SHORTCUT: f64 = 0.5;
-/// Share of its start below which entropy has collapsed.
-pub const ENTROPY: f64 = 0.2;
+const SATURATED: f64 = 0.99;
+/// Share of groups without spread above which there is little to learn.
+const ZERO_STD: f64 = 0.5;
+/// Absolute correlation of the reward with length or format above which the reward follows it.
+const SHORTCUT: f64 = 0.5;
+/// Share of its start below which the entropy has collapsed.
+const ENTROPY: f64 = 0.2;
 /// Rise of the truncated share.
-pub const TRUNCATION: f64 = 0.1;
+const TRUNCATION: f64 = 0.1;
 /// Mean absolute difference of recomputed and sampled log-probabilities, in nats.
-pub const SAMPLING_GAP: f64 = 0.01;
+const SAMPLING_GAP: f64 = 0.01;
 /// Fall of validation accuracy below its best so far.
-pub const ACCURACY_FALL: f64 = 0.05;
+const ACCURACY_FALL: f64 = 0.05;
 
 /// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum AlarmKind {
-    /// The discriminator tells experts from policy samples nearly always.
+    /// The discriminator nearly always separates demonstrations from policy samples.
     DiscriminatorSaturated,
-    /// In many groups all traces score alike.
+    /// In many groups all traces have the same score.
     ZeroStdGroups,
     /// The reward rises while validation accuracy falls.
     RewardWithoutAccuracy,
@@ -41,28 +43,28 @@ pub enum AlarmKind {
     RewardFollowsFormat,
     /// The policy has become nearly deterministic.
     EntropyCollapse,
-    /// More and more samples are cut at the token limit.
+    /// A growing share of samples is cut at the token limit.
     TruncationRising,
-    /// Sampler and trainer disagree on log-probabilities.
+    /// Sampler and trainer compute different log-probabilities.
     SamplingGap,
-    /// Validation accuracy is a fraction of its start.
+    /// Validation accuracy is a small fraction of its start.
     Collapsed,
 }
 
-/// An alarm as it rose.
+/// An alarm that was raised.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Alarm {
     /// What is wrong.
     pub kind: AlarmKind,
-    /// The iteration at which the condition began to hold.
+    /// The iteration at which the condition became true.
     pub iteration: f64,
-    /// The value that was compared.
+    /// The value that was compared with the threshold.
     pub value: f64,
-    /// What it was compared with.
+    /// The threshold.
     pub threshold: f64,
 }
 
-/// Watches a run line by line.
+/// Checks a run line by line.
 #[derive(Clone, Debug, Default)]
 pub struct AlarmWatch {
     series: BTreeMap<&'static str, Window>,
@@ -81,10 +83,40 @@ struct Window {
 #[derive(Clone, Debug, Default)]
 struct Validation {
     start: Option<f64>,
-    /// The best accuracy, and the windowed reward when it was measured.
-    best: Option<(f64, Option<f64>)>,
-    /// Accuracy and number of traces of the last measurement.
-    latest: Option<(f64, f64)>,
+    best: Option<BestAccuracy>,
+    latest: Option<Accuracy>,
+}
+
+/// A validation accuracy and the number of traces behind it.
+#[derive(Clone, Copy, Debug)]
+struct Accuracy {
+    value: f64,
+    traces: f64,
+}
+
+/// The best accuracy so far, and the windowed reward when it was measured.
+#[derive(Clone, Copy, Debug)]
+struct BestAccuracy {
+    value: f64,
+    reward: Option<f64>,
+}
+
+/// An alarm's condition at one line of metrics.
+struct Condition {
+    value: f64,
+    threshold: f64,
+    holds: bool,
+}
+
+impl Condition {
+    /// The condition that a value is at least the threshold.
+    fn at_least(value: f64, threshold: f64) -> Self {
+        Self {
+            value,
+            threshold,
+            holds: value >= threshold,
+        }
+    }
 }
 
 const ZERO_STD_SHARE: &str = "advantage/zero_std_share";
@@ -110,8 +142,8 @@ const WATCHED: [&str; 9] = [
     REWARD,
 ];
 
-/// All alarms of a run, in the order in which they rose.
-pub fn alarms(rows: &[MetricRow]) -> Vec<Alarm> {
+/// All alarms of a run, in the order in which they are raised.
+pub fn find_alarms(rows: &[MetricRow]) -> Vec<Alarm> {
     let mut watch = AlarmWatch::default();
     rows.iter().flat_map(|row| watch.push(row)).collect()
 }
@@ -145,15 +177,15 @@ impl AlarmKind {
         }
     }
 
-    /// What to do about it.
+    /// Advice on what to change.
     pub fn advice(self) -> &'static str {
         match self {
             Self::DiscriminatorSaturated => {
                 "lower reward.optimiser.learning_rate or reward.schedule.policy_negatives, or warm-start the policy longer: \
-                 it reads style, and its reward no longer grades reasoning"
+                 the discriminator sees style, and its reward no longer grades reasoning"
             }
             Self::ZeroStdGroups => {
-                "raise sampling.temperature or sampling.samples, or choose harder problems: such groups teach nothing"
+                "raise sampling.temperature or sampling.samples, or choose harder problems: such groups have no gradient"
             }
             Self::RewardWithoutAccuracy => {
                 "stop here and keep the best checkpoint: the policy exploits the reward; update the reward more often, \
@@ -163,24 +195,24 @@ impl AlarmKind {
                 "use the `average` or `soft_min` advantage and compare within a prompt (reward.loss.relativistic)"
             }
             Self::RewardFollowsFormat => {
-                "render demonstrations and samples alike (prompt.style) and warm-start until the format is learned"
+                "render demonstrations and samples in the same style (prompt.style) and warm-start until the format is learned"
             }
             Self::EntropyCollapse => {
                 "lower policy.optimiser.learning_rate, raise policy.objective.clip_high, or add policy.objective.kl_weight"
             }
             Self::TruncationRising => {
-                "raise sampling.max_completion_tokens, or set policy.objective.mask_truncated; look whether the reward likes length"
+                "raise sampling.max_completion_tokens, or set policy.objective.mask_truncated; check whether the reward grows with length"
             }
             Self::SamplingGap => {
                 "expected with a temperature or top_p; otherwise sampler and trainer compute differently: check model and adapter"
             }
             Self::Collapsed => {
-                "go back to the best checkpoint with a lower policy.optimiser.learning_rate or a KL term"
+                "restart from the best checkpoint with a lower policy.optimiser.learning_rate or a KL term"
             }
         }
     }
 
-    /// Whether the metric on which it marks its place in a plot is this one.
+    /// Whether the alarm is computed from this metric.
     pub fn concerns(self, metric: &str) -> bool {
         let own: &[&str] = match self {
             Self::DiscriminatorSaturated => &[EXPERT, POLICY],
@@ -198,7 +230,7 @@ impl AlarmKind {
 }
 
 impl Alarm {
-    /// One line for people.
+    /// The alarm as one line of text.
     pub fn text(&self) -> String {
         format!(
             "{} at iteration {}: {:.3} against {:.3}; {}",
@@ -212,7 +244,7 @@ impl Alarm {
 }
 
 impl AlarmWatch {
-    /// Takes the next line; gives the alarms that rise with it.
+    /// Adds the next line and returns the alarms that it raises.
     pub fn push(&mut self, row: &MetricRow) -> Vec<Alarm> {
         for name in WATCHED {
             if let Some(&value) = row.values.get(name) {
@@ -222,27 +254,31 @@ impl AlarmWatch {
         if let Some(&accuracy) = row.values.get(ACCURACY) {
             let traces = row.values.get(TRACES).copied().unwrap_or(0.0);
             let reward = self.last(REWARD);
-            self.validation.push((accuracy, traces), reward);
+            let accuracy = Accuracy {
+                value: accuracy,
+                traces,
+            };
+            self.validation.push(accuracy, reward);
         }
-        let mut rising = Vec::new();
+        let mut new = Vec::new();
         for kind in AlarmKind::ALL {
-            match self.condition(kind).filter(|(_, _, holds)| *holds) {
-                Some((value, threshold, _)) if self.raised.insert(kind) => rising.push(Alarm {
+            match self.condition(kind).filter(|condition| condition.holds) {
+                Some(condition) if self.raised.insert(kind) => new.push(Alarm {
                     kind,
                     iteration: row.iteration,
-                    value,
-                    threshold,
+                    value: condition.value,
+                    threshold: condition.threshold,
                 }),
                 Some(_) => {}
                 None => drop(self.raised.remove(&kind)),
             }
         }
-        rising
+        new
     }
 
-    /// Value, threshold and whether the alarm's condition holds; `None` while too little is known.
-    fn condition(&self, kind: AlarmKind) -> Option<(f64, f64, bool)> {
-        let above = |value: f64, threshold: f64| Some((value, threshold, value >= threshold));
+    /// The alarm's condition; `None` while there are too few values.
+    fn condition(&self, kind: AlarmKind) -> Option<Condition> {
+        let above = |value, threshold| Some(Condition::at_least(value, threshold));
         match kind {
             AlarmKind::DiscriminatorSaturated => {
                 above(self.last(EXPERT)?.min(self.last(POLICY)?), SATURATED)
@@ -252,11 +288,13 @@ impl AlarmWatch {
             AlarmKind::RewardFollowsLength => above(self.last(LENGTH_CORRELATION)?.abs(), SHORTCUT),
             AlarmKind::RewardFollowsFormat => above(self.last(FORMAT_CORRELATION)?.abs(), SHORTCUT),
             AlarmKind::EntropyCollapse => {
-                let (last, limit) = (
-                    self.last(ENTROPY_ESTIMATE)?,
-                    ENTROPY * self.start(ENTROPY_ESTIMATE)?,
-                );
-                Some((last, limit, last <= limit))
+                let value = self.last(ENTROPY_ESTIMATE)?;
+                let threshold = ENTROPY * self.start(ENTROPY_ESTIMATE)?;
+                Some(Condition {
+                    value,
+                    threshold,
+                    holds: value <= threshold,
+                })
             }
             AlarmKind::TruncationRising => {
                 let limit = self.start(TRUNCATED_SHARE)? + TRUNCATION;
@@ -264,9 +302,12 @@ impl AlarmWatch {
             }
             AlarmKind::SamplingGap => above(self.last(GAP_MEAN)?, SAMPLING_GAP),
             AlarmKind::Collapsed => {
-                let (start, (latest, _)) = (self.validation.start?, self.validation.latest?);
-                let limit = crate::stability::COLLAPSE_SHARE * start;
-                Some((latest, limit, is_collapsed(start, latest)))
+                let (start, latest) = (self.validation.start?, self.validation.latest?);
+                Some(Condition {
+                    value: latest.value,
+                    threshold: COLLAPSE_SHARE * start,
+                    holds: is_collapsed(start, latest.value),
+                })
             }
         }
     }
@@ -295,29 +336,34 @@ impl Window {
 }
 
 impl Validation {
-    fn push(&mut self, (accuracy, traces): (f64, f64), reward: Option<f64>) {
-        self.start.get_or_insert(accuracy);
-        self.latest = Some((accuracy, traces));
-        // A first best without a reward waits for one, so that a rise can be told.
-        if self
-            .best
-            .is_none_or(|(best, at)| accuracy >= best || at.is_none() && reward.is_some())
-        {
-            self.best = Some((accuracy, reward));
+    fn push(&mut self, accuracy: Accuracy, reward: Option<f64>) {
+        let value = accuracy.value;
+        self.start.get_or_insert(value);
+        self.latest = Some(accuracy);
+        // A best accuracy without a reward is replaced by the first one with a reward: without it a
+        // rise of the reward cannot be measured.
+        let is_best =
+            |best: BestAccuracy| value >= best.value || best.reward.is_none() && reward.is_some();
+        if self.best.is_none_or(is_best) {
+            self.best = Some(BestAccuracy { value, reward });
         }
     }
 
-    /// The fall below the best accuracy, beyond two standard errors, while the reward stands above its value then.
-    fn fall(&self, reward: f64) -> Option<(f64, f64, bool)> {
-        let ((best, reward_then), (latest, traces)) = (self.best?, self.latest?);
-        let variance = best * (1.0 - best) + latest * (1.0 - latest);
-        let error = if traces > 0.0 {
-            (variance / traces).sqrt()
+    /// A fall below the best accuracy by two standard errors or more, while the reward is above its
+    /// value at the best accuracy.
+    fn fall(&self, reward: f64) -> Option<Condition> {
+        let (best, latest) = (self.best?, self.latest?);
+        let variance = best.value * (1.0 - best.value) + latest.value * (1.0 - latest.value);
+        let error = if latest.traces > 0.0 {
+            (variance / latest.traces).sqrt()
         } else {
             0.0
         };
-        let (fall, threshold) = (best - latest, ACCURACY_FALL.max(2.0 * error));
-        Some((fall, threshold, fall >= threshold && reward > reward_then?))
+        let fall = Condition::at_least(best.value - latest.value, ACCURACY_FALL.max(2.0 * error));
+        Some(Condition {
+            holds: fall.holds && reward > best.reward?,
+            ..fall
+        })
     }
 }
 
@@ -325,7 +371,7 @@ impl Validation {
 mod tests {
     use super::*;
 
-    /// A run of forty iterations whose metrics are healthy but for what `change` does to each line.
+    /// A run of forty iterations with healthy metrics, except for what `change` does to each line.
     fn run(change: impl Fn(usize, &mut BTreeMap<String, f64>)) -> Vec<MetricRow> {
         let row = |iteration: usize| {
             let mut values = BTreeMap::from(
@@ -365,19 +411,19 @@ mod tests {
     }
 
     fn only(rows: &[MetricRow]) -> (AlarmKind, f64) {
-        let found = alarms(rows);
+        let found = find_alarms(rows);
         assert_eq!(found.len(), 1, "{found:?}");
         (found[0].kind, found[0].iteration)
     }
 
     #[test]
     fn a_healthy_run_is_silent() {
-        assert_eq!(alarms(&run(|_, _| {})), []);
-        assert_eq!(alarms(&[]), []);
+        assert_eq!(find_alarms(&run(|_, _| {})), []);
+        assert_eq!(find_alarms(&[]), []);
     }
 
     #[test]
-    fn each_alarm_rises_once_when_its_window_passes_the_threshold() {
+    fn each_alarm_is_raised_once() {
         // (.95 k + .1 (10-k)) / 10 >= .5 from k = 5 (.525)
         let share = only(&from_twenty(ZERO_STD_SHARE, 0.95));
         assert_eq!(share, (AlarmKind::ZeroStdGroups, 24.0));
@@ -402,7 +448,7 @@ mod tests {
 
     #[test]
     fn saturation_needs_both_sides() {
-        assert_eq!(alarms(&from_twenty(EXPERT, 1.0)), []);
+        assert_eq!(find_alarms(&from_twenty(EXPERT, 1.0)), []);
         let both = run(|iteration, values| {
             if iteration >= 20 {
                 values.insert(EXPERT.into(), 1.0);
@@ -424,7 +470,7 @@ mod tests {
                 }
             }
         });
-        assert_eq!(alarms(&with_reward), []);
+        assert_eq!(find_alarms(&with_reward), []);
         // Within two standard errors of 20 traces: sqrt((.25 + .2275) / 20) = .155
         let noise = run(|_, values| {
             if values.contains_key(TRACES) {
@@ -433,7 +479,7 @@ mod tests {
         });
         let mut noise = noise;
         noise[39].values.insert(ACCURACY.into(), 0.35);
-        assert_eq!(alarms(&noise), []);
+        assert_eq!(find_alarms(&noise), []);
     }
 
     #[test]
@@ -446,14 +492,14 @@ mod tests {
     }
 
     #[test]
-    fn an_alarm_rises_again_after_it_ceased() {
+    fn an_alarm_is_raised_again_after_it_ended() {
         let rows = run(|iteration, values| {
             let bad = (10..12).contains(&iteration) || (30..32).contains(&iteration);
             values.insert(GAP_MEAN.into(), if bad { 1.0 } else { 0.0 });
         });
-        let iterations: Vec<f64> = alarms(&rows).iter().map(|a| a.iteration).collect();
+        let iterations: Vec<f64> = find_alarms(&rows).iter().map(|a| a.iteration).collect();
         assert_eq!(iterations, [10.0, 30.0]);
-        let text = alarms(&rows)[0].text();
+        let text = find_alarms(&rows)[0].text();
         assert!(
             text.contains("iteration 10") && text.contains("0.100 against 0.010"),
             "{text}"

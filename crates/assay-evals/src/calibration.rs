@@ -1,7 +1,7 @@
-//! `calibration.json`: from a trace's rewards to the probability that it is correct, stored with the reward.
+//! `calibration.json`: the map from a trace's rewards to the probability that it is correct.
 //!
-//! Everything in it was fitted on validation traces, never on what is reported. [`crate::Evaluator::calibrate`] makes
-//! one; it stands in the reward's directory beside the weights.
+//! All constants are fitted on validation traces. [`crate::Evaluator::calibrate`] makes a
+//! calibration; it is stored in the reward's directory with the weights.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -9,16 +9,31 @@ use std::path::Path;
 use assay_tasks::trace::ScoredTrace;
 use serde::{Deserialize, Serialize};
 
+use crate::classification::{Isotonic, PlattScaling};
 use crate::error::EvalError;
-use crate::evaluation::Fitted;
 use crate::scores::{ScoreSettings, TraceScore};
+use crate::selection::SelectorConstants;
 
 /// Name of the file in a reward's directory.
 pub const CALIBRATION_FILE: &str = "calibration.json";
 /// Name of the probability among a trace's `scores`.
 pub const PROBABILITY: &str = "p_correct";
-/// Largest file that is read, in bytes.
+/// Maximum size of the file, in bytes.
 const MAX_FILE: u64 = 16 << 20;
+
+/// The trace score and the constants that are fitted on validation traces.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FittedConstants {
+    /// The trace score with the highest AUROC (within problem if defined, else pooled).
+    pub score: TraceScore,
+    /// Constants of the selectors.
+    pub selectors: SelectorConstants,
+    /// Temperature and bias of the score.
+    pub platt: PlattScaling,
+    /// The non-decreasing map from score to probability.
+    pub isotonic: Isotonic,
+}
 
 /// Which of the two fits gives the probability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,19 +41,19 @@ const MAX_FILE: u64 = 16 << 20;
 pub enum CalibrationMethod {
     /// Temperature and bias.
     Platt,
-    /// The non-decreasing step map.
+    /// The isotonic map.
     Isotonic,
 }
 
-/// How far probabilities were off on the validation traces, each trace judged by a fit to other problems.
+/// Errors of the probabilities on the validation traces, each trace with a fit to other problems.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CalibrationError {
     /// Expected calibration error of `sigmoid(score)`, before any fit.
     pub ece_before: f64,
-    /// The same with temperature and bias.
+    /// Expected calibration error with temperature and bias.
     pub ece_platt: f64,
-    /// The same with the isotonic map.
+    /// Expected calibration error with the isotonic map.
     pub ece_isotonic: f64,
     /// Brier score of `sigmoid(score)`.
     pub brier_before: f64,
@@ -52,28 +67,30 @@ pub struct CalibrationError {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Calibration {
-    /// What was fitted: the trace score, both maps, the constants of the selectors.
-    pub fitted: Fitted,
+    /// The trace score, both maps and the constants of the selectors.
+    pub fitted: FittedConstants,
     /// Constants of the trace scores.
     pub scores: ScoreSettings,
-    /// The map in use: that of the lower cross-fitted Brier score, Platt where they are equal or cannot be compared.
+    /// The map in use: the one with the lower cross-fitted Brier score, Platt if they are equal or
+    /// unknown.
     pub method: CalibrationMethod,
     /// Name of the validation data.
     pub data: String,
-    /// Judged traces behind the fit.
+    /// Number of traces behind the fit.
     pub traces: usize,
-    /// Problems behind the fit.
+    /// Number of problems behind the fit.
     pub problems: usize,
-    /// Cross-fitted errors; absent where a part of the problems holds one class only.
+    /// Cross-fitted errors; absent if a fold of the problems has one class only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<CalibrationError>,
 }
 
 impl Calibration {
-    /// Reads the calibration of a reward directory; `None` where there is none.
+    /// Reads the calibration of a reward directory; `None` if there is none.
     ///
     /// # Errors
-    /// [`EvalError::File`], [`EvalError::Json`]; [`EvalError::Calibration`] for numbers without meaning.
+    /// [`EvalError::File`], [`EvalError::Json`]; [`EvalError::Calibration`] for numbers
+    /// without meaning.
     pub fn read(dir: &Path) -> Result<Option<Self>, EvalError> {
         let path = dir.join(CALIBRATION_FILE);
         let failed = |source| EvalError::File {
@@ -91,7 +108,7 @@ impl Calibration {
             .read_to_string(&mut text)
             .map_err(failed)?;
         let calibration: Self = serde_json::from_str(&text).map_err(|source| EvalError::Json {
-            what: path.display().to_string(),
+            file: path.display().to_string(),
             line: source.line(),
             source,
         })?;
@@ -104,7 +121,7 @@ impl Calibration {
         Ok(Some(calibration))
     }
 
-    /// Writes the file into an existing directory, through a temporary file that then takes its name.
+    /// Writes the file into an existing directory. An old file is replaced atomically.
     ///
     /// # Errors
     /// [`EvalError::File`].
@@ -124,12 +141,12 @@ impl Calibration {
         std::fs::rename(&temporary, &path).map_err(failed)
     }
 
-    /// Probability that a trace is correct; `None` where its trace score is not defined.
+    /// Probability that a trace is correct; `None` if its trace score is not defined.
     pub fn probability(&self, trace: &ScoredTrace) -> Option<f64> {
         Some(self.probability_of(self.fitted.score.of(trace, &self.scores)?))
     }
 
-    /// Probability that a trace of this score is correct.
+    /// Probability that a trace with this score is correct.
     pub fn probability_of(&self, score: f64) -> f64 {
         match self.method {
             CalibrationMethod::Platt => self.fitted.platt.probability(score),
@@ -137,13 +154,13 @@ impl Calibration {
         }
     }
 
-    /// The trace score that the probability is a function of.
+    /// The trace score that the probability is computed from.
     pub fn score(&self) -> TraceScore {
         self.fitted.score
     }
 
     fn check(&self) -> Result<(), &'static str> {
-        let Fitted {
+        let FittedConstants {
             platt,
             isotonic,
             selectors,
@@ -158,16 +175,16 @@ impl Calibration {
             self.scores.discount,
         ];
         if !finite.iter().all(|value| value.is_finite()) {
-            return Err("holds a number that is not finite");
+            return Err("contains a number that is not finite");
         }
         if !isotonic.is_valid() {
-            return Err("holds an isotonic map that is not ascending from [0, 1] to [0, 1]");
+            return Err("contains an isotonic map that is not ascending within [0, 1]");
         }
         if selectors.vote_temperature <= 0.0 || self.scores.soft_min_temperature <= 0.0 {
-            return Err("holds a temperature that is not above 0");
+            return Err("contains a temperature that is not above 0");
         }
         if !TraceScore::OF_REWARDS.contains(&self.fitted.score) {
-            return Err("names a score that is not one of rewards");
+            return Err("names a score that is not computed from rewards");
         }
         Ok(())
     }
@@ -176,12 +193,10 @@ impl Calibration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::classification::{Isotonic, PlattScaling};
-    use crate::selection::SelectorConstants;
 
     fn example(method: CalibrationMethod) -> Calibration {
         Calibration {
-            fitted: Fitted {
+            fitted: FittedConstants {
                 score: TraceScore::Last,
                 selectors: SelectorConstants::default(),
                 platt: PlattScaling {
@@ -245,7 +260,7 @@ mod tests {
         let cold = refused(&|c| c.fitted.selectors.vote_temperature = 0.0);
         assert!(cold.contains("temperature"), "{cold}");
         let length = refused(&|c| c.fitted.score = TraceScore::Length);
-        assert!(length.contains("one of rewards"), "{length}");
+        assert!(length.contains("computed from rewards"), "{length}");
         std::fs::write(&path, "{\"fitted\": 3}").unwrap();
         assert!(
             Calibration::read(dir.path())

@@ -1,7 +1,8 @@
-//! Reward against correctness: does a higher score mean a correct trace, and by how much.
+//! Reward against correctness: whether a higher score means a correct trace.
 //!
-//! Ranking (AUROC) is here; probabilities (temperature, isotonic, ECE, Brier, reliability) are in the calibration
-//! part. All slices are parallel: entry i of each belongs to trace i, and the shorter one bounds the result.
+//! This covers ranking (AUROC) and probabilities (Platt scaling, isotonic regression, ECE, Brier
+//! score, reliability). All slices are parallel: entry i of each belongs to trace i, and the
+//! shortest slice bounds the result.
 
 mod calibration;
 
@@ -12,18 +13,19 @@ pub use calibration::{
 
 use crate::statistics::mean;
 
-/// Area under the ROC curve: `P(score of a correct > score of a wrong) + 1/2 P(equal)`, over all pairs.
+/// Area under the ROC curve: `P(score of a correct > score of a wrong) + 1/2 P(equal)`, over all
+/// pairs.
 ///
 /// `None` if there is one class only.
 pub fn auroc(scores: &[f64], correct: &[bool]) -> Option<f64> {
     RankedTraces::new(scores, correct, &vec![0; scores.len()]).auroc(&[1.0])
 }
 
-/// Mean over groups (problems, generators) of the AUROC within the group, each group with both classes counted once.
+/// The AUROC within each group (problem, generator), in ascending order of the groups.
 ///
-/// `groups[i]` is the group of trace i. Returns the per-group values in ascending group order with their groups;
-/// groups of one class are left out. Their mean is the number to report: a ranking within a problem cannot profit
-/// from telling easy problems from hard ones.
+/// `groups[i]` is the group of trace i. Groups of one class are left out. The mean over groups is
+/// the number to report: a ranking within a problem does not improve if the score separates easy
+/// problems from hard ones.
 pub fn auroc_by_group(scores: &[f64], correct: &[bool], groups: &[usize]) -> Vec<(usize, f64)> {
     let mut order: Vec<usize> = (0..scores.len().min(correct.len()).min(groups.len())).collect();
     order.sort_by_key(|&i| groups[i]);
@@ -47,15 +49,16 @@ pub fn auroc_within(scores: &[f64], correct: &[bool], groups: &[usize]) -> Optio
     mean(&values)
 }
 
-/// Traces sorted by score once, so that the AUROC of each bootstrap resample is one linear pass.
+/// Traces sorted by score: the AUROC of each bootstrap resample is one linear pass.
 #[derive(Clone, Debug)]
 pub struct RankedTraces {
-    /// In ascending order of score: unit times 4, plus 2 if correct, plus 1 if the score equals the one before.
+    /// In ascending order of score: unit times 4, plus 2 if correct, plus 1 if the score equals the
+    /// one before.
     ranked: Vec<u32>,
 }
 
 impl RankedTraces {
-    /// Sorts; `units[i]` is the bootstrap unit (the problem) of trace i.
+    /// Sorts the traces; `units[i]` is the bootstrap unit (the problem) of trace i.
     pub fn new(scores: &[f64], correct: &[bool], units: &[usize]) -> Self {
         let mut order: Vec<(f64, bool, u32)> = scores
             .iter()
@@ -75,7 +78,7 @@ impl RankedTraces {
         }
     }
 
-    /// AUROC in which a trace counts `weights[unit]` times; `None` if one class has no weight.
+    /// AUROC if a trace counts `weights[unit]` times; `None` if one class has no weight.
     pub fn auroc(&self, weights: &[f64]) -> Option<f64> {
         let (mut wrong_below, mut right, mut pairs) = (0.0, 0.0, 0.0);
         let (mut block_right, mut block_wrong) = (0.0, 0.0);
@@ -86,7 +89,7 @@ impl RankedTraces {
                 right += block_right;
                 (block_right, block_wrong) = (0.0, 0.0);
             }
-            // Without a branch on the class, which nothing predicts.
+            // No branch on the class: it would be mispredicted half of the time.
             let weight = weights[(packed >> 2) as usize];
             let of_right = weight * f64::from(packed >> 1 & 1);
             block_right += of_right;
@@ -115,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn within_problem_ignores_differences_between_problems() {
+    fn auroc_within_ignores_differences_between_problems() {
         // Pooled the ranking looks good, within each problem it is upside down.
         let scores = [10.0, 11.0, 12.0, 0.0, 1.0, 2.0, 13.0];
         let correct = [true, true, false, true, false, false, true];

@@ -1,31 +1,32 @@
-//! The one error type of this crate.
+//! The error type of this crate.
 
 use std::path::PathBuf;
 
-/// What went wrong, with what was being done to what.
+/// Why an evaluation failed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum EvalError {
-    /// A name that is none of the known ones.
-    #[error("unknown {what} `{name}`{}", nearest.as_ref().map(|n| format!("; did you mean `{n}`?")).unwrap_or_default())]
+    /// A name that is not known.
+    #[error("unknown {kind} `{name}`{}", nearest.as_ref().map(|n| format!("; did you mean `{n}`?")).unwrap_or_default())]
     UnknownName {
-        /// What kind of name: `selector`, `trace score`.
-        what: &'static str,
+        /// The kind of name: `selector`, `trace score`.
+        kind: &'static str,
         /// The name as given.
         name: String,
         /// The known name closest to it.
         nearest: Option<&'static str>,
     },
     /// A number that is NaN or infinite.
-    #[error("{what} of a trace of problem `{id}` by `{generator}` is not finite")]
+    #[error("{measurement} of a trace of problem `{id}` by `{generator}` is not finite")]
     NonFinite {
         /// Which measurement.
-        what: String,
+        measurement: String,
         /// The problem's identifier.
         id: String,
         /// The trace's generator.
         generator: String,
     },
-    /// Token arrays of one trace with different lengths.
+    /// Arrays per token of one trace with different lengths.
     #[error("a trace of problem `{id}` has {expected} tokens but {found} entries in {field}")]
     Misaligned {
         /// The problem's identifier.
@@ -48,16 +49,16 @@ pub enum EvalError {
         source: std::io::Error,
     },
     /// A file that is not the JSON it should be.
-    #[error("{what}, line {line}: malformed JSON")]
+    #[error("{file}, line {line}: malformed JSON")]
     Json {
-        /// Which file or text.
-        what: String,
+        /// The file.
+        file: String,
         /// One-based line number.
         line: usize,
         /// The cause.
         source: serde_json::Error,
     },
-    /// A calibration whose numbers cannot be used.
+    /// A calibration that cannot be used.
     #[error("{} {problem}; fit it again with `assay calibrate`", path.display())]
     Calibration {
         /// The file.
@@ -75,23 +76,28 @@ pub enum EvalError {
     },
 }
 
-/// What is called `name` among `all`, whose names stand in the same order in `names`.
+/// The value called `name`; `names[i]` is the name of `values[i]`.
+///
+/// # Errors
+/// [`EvalError::UnknownName`] with the nearest known name.
 pub(crate) fn find_named<T: Copy>(
-    what: &'static str,
+    kind: &'static str,
     name: &str,
-    (all, names): (&[T], &[&'static str]),
+    values: &[T],
+    names: &[&'static str],
 ) -> Result<T, EvalError> {
     let place = names.iter().position(|known| *known == name);
     place
-        .and_then(|place| all.get(place).copied())
+        .and_then(|place| values.get(place).copied())
         .ok_or_else(|| EvalError::UnknownName {
-            what,
+            kind,
             name: name.to_owned(),
             nearest: nearest_name(name, names),
         })
 }
 
-/// The known name closest to `name` in edit distance, if any is within half of its length.
+/// The known name with the smallest edit distance to `name`, unless that is more than about half of
+/// its length.
 fn nearest_name(name: &str, known: &[&'static str]) -> Option<&'static str> {
     known
         .iter()

@@ -115,7 +115,7 @@ fn calibration_matches_the_references() {
 fn the_style_probe_matches_ridge_regression() {
     let golden = golden().probe;
     let bag = |ids: &Vec<u32>| {
-        TokenBag::of(&ScoredTrace {
+        TokenBag::new(&ScoredTrace {
             token_ids: ids.clone(),
             ..ScoredTrace::default()
         })
@@ -129,7 +129,7 @@ fn the_style_probe_matches_ridge_regression() {
 }
 
 #[test]
-fn the_lead_of_a_vote_matches_the_beta_distribution() {
+fn vote_confidence_matches_the_beta_distribution() {
     for (a, b, expected) in golden().votes {
         close(
             1.0 - beta_below_half(a as f64 + 1.0, b as f64 + 1.0),

@@ -1,41 +1,70 @@
-//! What assay measures: selection among sampled traces, pass@k, reward against correctness, localisation of errors,
-//! stability of a run, and the report.
+//! Measurements of traces and runs: selection among sampled traces, pass@k, reward against
+//! correctness, localisation of errors, calibration, correlation and training alarms.
 //!
-//! Everything here is a pure function of [`assay_tasks::trace::ScoredTrace`] records, or of plain numbers: no model, no
-//! tensor. Every statistic's documentation holds its formula and its edge cases. A statistic that is not defined on its
-//! input (one class only, no problem, no variance) is `None`, never a NaN and never a zero that looks like a result.
+//! Everything is a pure function of [`ScoredTrace`] records or of plain numbers; the crate loads no
+//! model, and its only files are `summary.json` and `calibration.json`. The documentation of a
+//! statistic states its formula and edge cases. A statistic that is not defined on its input (one
+//! class only, no problem, no variance) is `None`, never NaN and never a zero that looks like a
+//! result.
 //!
-//! Start at [`evaluation::evaluate`] for a file of traces, at [`localisation::localise`] for injected errors, at
-//! [`processbench`] for first-wrong-step labels, and at [`report::render`] for the page.
+//! [`evaluate`] measures a file of traces, [`localisation::localise`] injected errors, and
+//! [`processbench`] labels of first wrong steps. The crate `assay-report` draws the results.
+//!
+//! ```
+//! use assay_evals::{EvalSettings, evaluate};
+//! use assay_tasks::trace::ScoredTrace;
+//!
+//! let trace = |id: &str, reward, correct| ScoredTrace {
+//!     id: id.into(),
+//!     generator: "policy".into(),
+//!     text: "a".into(),
+//!     token_ids: vec![7],
+//!     token_offsets: vec![(0, 1)],
+//!     token_rewards: vec![Some(reward)],
+//!     correct: Some(correct),
+//!     ..ScoredTrace::default()
+//! };
+//! let traces = [
+//!     trace("p1", 2.0, true),
+//!     trace("p1", -1.0, false),
+//!     trace("p2", 0.5, true),
+//!     trace("p2", 1.0, false),
+//! ];
+//! let evaluation = evaluate(traces, &EvalSettings::default())?;
+//! let value = |name: &str| evaluation.summary.get(name).map(|estimate| estimate.value);
+//! assert_eq!(value("policy.policy.pass_at_k.1"), Some(0.5));
+//! // Three of the four pairs of a correct and a wrong trace are ranked correctly.
+//! assert_eq!(value("critic.auroc"), Some(0.75));
+//! # Ok::<(), assay_evals::EvalError>(())
+//! ```
+//!
+//! [`ScoredTrace`]: assay_tasks::trace::ScoredTrace
 
-pub mod alarms;
+mod alarms;
 pub mod calibration;
 pub mod classification;
-pub mod error;
-pub mod evaluation;
-pub mod figures;
-pub mod heat;
+mod error;
+mod evaluation;
 pub mod localisation;
-pub mod metrics;
-pub mod pass_at_k;
-pub mod plot;
+mod metrics;
+mod pass_at_k;
 pub mod processbench;
-pub mod report;
 pub mod scores;
 pub mod selection;
 pub mod stability;
 pub mod statistics;
-pub mod summary;
-pub mod tables;
-pub mod terminal;
+mod summary;
 
 #[cfg(test)]
 mod golden_tests;
 
-pub use calibration::Calibration;
+pub use alarms::{Alarm, AlarmKind, AlarmWatch, find_alarms};
+pub use classification::ReliabilityBin;
 pub use error::EvalError;
-pub use evaluation::{EvalSettings, Evaluation, Evaluator, evaluate};
-pub use scores::TraceScore;
-pub use selection::Selector;
-pub use statistics::Estimate;
-pub use summary::Summary;
+pub use evaluation::{
+    CorrelationMap, EvalSettings, Evaluation, Evaluator, GroupBy, HistogramClass, ScoreHistogram,
+    SelectionCurve, SelectionPoint, TraceMeasurements, evaluate,
+};
+pub use metrics::{MetricRow, parse_metrics};
+pub use pass_at_k::{pass_at_k, success_at_k};
+pub use summary::{Summary, segment};

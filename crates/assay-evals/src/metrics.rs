@@ -9,17 +9,18 @@ use crate::error::EvalError;
 /// The numbers of one line of `metrics.jsonl`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MetricRow {
-    /// The `iteration`, or the line's place if it has none.
+    /// The `iteration`, or the line's index if it has none.
     pub iteration: f64,
-    /// Numbers by dotted name; of an estimate object its `value`.
+    /// Numbers by dotted name; an estimate is represented by its `value`.
     pub values: BTreeMap<String, f64>,
 }
 
-/// Reads `metrics.jsonl`: one JSON object a line; blank lines and everything that is no number are passed over.
+/// Parses `metrics.jsonl`, one JSON object per line; blank lines and values that are not numbers
+/// are skipped.
 ///
 /// # Errors
-/// [`EvalError::Json`] with the line number. A malformed last line without its newline is what an interrupted run
-/// leaves, and is passed over.
+/// [`EvalError::Json`] with the line number. A malformed last line without a newline is skipped,
+/// because an interrupted run leaves one.
 pub fn parse_metrics(text: &str) -> Result<Vec<MetricRow>, EvalError> {
     let mut rows = Vec::new();
     for (index, line) in text
@@ -32,7 +33,7 @@ pub fn parse_metrics(text: &str) -> Result<Vec<MetricRow>, EvalError> {
             Err(_) if !line.ends_with('\n') => break,
             Err(source) => {
                 return Err(EvalError::Json {
-                    what: "metrics.jsonl".to_owned(),
+                    file: "metrics.jsonl".to_owned(),
                     line: index + 1,
                     source,
                 });
@@ -73,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_flattened_and_an_interrupted_line_is_passed_over() {
+    fn rows_are_flattened_and_cut_lines_skipped() {
         let text = "{\"iteration\": 3, \"a\": {\"b\": 1.5, \"s\": \"x\"}, \"e\": {\"value\": 2, \"low\": 1, \"high\": 3, \"n\": 4}}\n\n{\"a\": {\"b\": 2}}\n{\"a\": {\"b";
         let rows = parse_metrics(text).unwrap();
         assert_eq!(

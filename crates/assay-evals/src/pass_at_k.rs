@@ -1,11 +1,12 @@
 //! pass@k, success@k among N by a score, oracle@N.
 //!
-//! All of them are exact expectations over which samples would be drawn, never one draw.
+//! Each is the exact expectation over the samples that could be drawn.
 
-/// The unbiased estimate of the chance that at least one of k samples is correct, from n samples of which m are.
+/// The unbiased estimate of the probability that at least one of k samples is correct, from n
+/// samples of which m are correct.
 ///
-/// `1 - C(n-m, k) / C(n, k) = 1 - prod_{i=0}^{k-1} (n-m-i)/(n-i)`, as a product of ratios: no factorial is formed.
-/// `None` if k is 0 or above n, or m above n. Source: Chen et al. 2021, arXiv 2107.03374.
+/// `1 - C(n-m, k) / C(n, k) = 1 - prod_{i=0}^{k-1} (n-m-i)/(n-i)`, computed as the product of
+/// ratios. `None` if k is 0 or above n, or m above n. Source: Chen et al. 2021, arXiv 2107.03374.
 pub fn pass_at_k(samples: usize, correct: usize, k: usize) -> Option<f64> {
     if k == 0 || k > samples || correct > samples {
         return None;
@@ -13,11 +14,13 @@ pub fn pass_at_k(samples: usize, correct: usize, k: usize) -> Option<f64> {
     Some(1.0 - none_correct(samples, correct, k))
 }
 
-/// Whether any of the `k` traces with the highest score is correct, in expectation over the order of equal scores.
+/// Whether any of the `k` traces with the highest score is correct, in expectation over the order
+/// of equal scores.
 ///
-/// With `s` correct traces surely among the k (strictly above the k-th score): 1 if `s > 0`; otherwise, of the `t`
-/// traces that share the k-th score with `c` correct, `j` places are left: `1 - C(t-c, j) / C(t, j)`. Traces without a
-/// score rank below all others. `None` if k is 0 or above the number of traces.
+/// The result is 1 if a trace with a score above the k-th is correct. Otherwise `t` traces share
+/// the k-th score, `c` of them are correct and `j` of them are among the k; the result is
+/// `1 - C(t-c, j) / C(t, j)`. Traces without a score rank below all others. `None` if k is 0 or
+/// above the number of traces.
 pub fn success_at_k(scores: &[Option<f64>], correct: &[bool], k: usize) -> Option<f64> {
     let mut ranked: Vec<(f64, bool)> = scores
         .iter()

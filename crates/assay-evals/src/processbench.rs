@@ -1,8 +1,8 @@
 //! First-wrong-step detection in the ProcessBench format.
 //!
-//! A trace is a list of steps with a label: the index of the first wrong step, or none for a correct trace. The
-//! prediction is the first step whose score lies below a threshold; without such a step the trace is called correct.
-//! Source: Zheng et al. 2024, arXiv 2412.06559.
+//! A trace is a list of steps with a label: the index of the first wrong step, or none for a
+//! correct trace. The prediction is the first step whose score is below a threshold; without such a
+//! step the prediction is that the trace is correct. Source: Zheng et al. 2024, arXiv 2412.06559.
 
 use std::ops::Range;
 
@@ -17,13 +17,13 @@ use crate::summary::Summary;
 pub struct StepCase {
     /// Identifier of the trace.
     pub id: String,
-    /// Score of each step, high for good; `None` where nothing was scored.
+    /// Score of each step, higher is better; `None` for a step without rewards.
     pub step_scores: Vec<Option<f64>>,
     /// Index of the first wrong step; `None` for a correct trace.
     pub label: Option<usize>,
 }
 
-/// How token rewards become a step's score.
+/// How a step's score is computed from token rewards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepScore {
@@ -33,16 +33,16 @@ pub enum StepScore {
     Min,
     /// Reward after the step's last token.
     Last,
-    /// Minus the largest fall `r_{t-1} - r_t` inside the step, the reward before its first token included.
+    /// Minus the largest drop `r_{t-1} - r_t` in the step, including the drop to its first token.
     Drop,
 }
 
 /// Detection quality at one threshold.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepQuality {
-    /// Share of wrong traces whose first wrong step was named exactly; `None` without wrong traces.
+    /// Share of wrong traces whose first wrong step is predicted; `None` without wrong traces.
     pub accuracy_wrong: Option<f64>,
-    /// Share of correct traces in which nothing was named; `None` without correct traces.
+    /// Share of correct traces that are predicted to be correct; `None` without correct traces.
     pub accuracy_correct: Option<f64>,
 }
 
@@ -63,39 +63,40 @@ impl StepScore {
     /// # Errors
     /// [`EvalError::UnknownName`] with the nearest known name.
     pub fn parse(name: &str) -> Result<Self, EvalError> {
-        find_named("step score", name, (&Self::ALL, &Self::NAMES))
+        find_named("step score", name, &Self::ALL, &Self::NAMES)
     }
 
-    /// Score of each step from token rewards; `None` for steps in which no token was scored.
+    /// Score of each step from token rewards; `None` for a step without rewards.
     ///
-    /// `steps` are byte ranges in the text, ascending. A token belongs to the step that holds its last byte.
+    /// `steps` are ascending byte ranges in the text. A token belongs to the step with its last
+    /// byte.
     pub fn of_steps(
         self,
         token_offsets: &[(usize, usize)],
         token_rewards: &[Option<f32>],
         steps: &[Range<usize>],
     ) -> Vec<Option<f64>> {
-        let scored: Vec<(usize, f64, Option<f64>)> = with_drops(token_offsets, token_rewards);
+        let scored = scored_tokens(token_offsets, token_rewards);
         let of_step = |step: &Range<usize>| {
-            let first = scored.partition_point(|(last_byte, ..)| *last_byte < step.start);
+            let first = scored.partition_point(|token| token.last_byte < step.start);
             let end = scored
-                .partition_point(|(last_byte, ..)| *last_byte < step.end)
+                .partition_point(|token| token.last_byte < step.end)
                 .max(first);
             self.of_tokens(&scored[first..end])
         };
         steps.iter().map(of_step).collect()
     }
 
-    fn of_tokens(self, tokens: &[(usize, f64, Option<f64>)]) -> Option<f64> {
-        let (_, last, _) = *tokens.last()?;
-        let rewards = tokens.iter().map(|(_, reward, _)| *reward);
+    fn of_tokens(self, tokens: &[ScoredToken]) -> Option<f64> {
+        let last = tokens.last()?.reward;
+        let rewards = tokens.iter().map(|token| token.reward);
         match self {
             Self::Mean => Some(rewards.sum::<f64>() / tokens.len() as f64),
             Self::Min => rewards.reduce(f64::min),
             Self::Last => Some(last),
             Self::Drop => tokens
                 .iter()
-                .filter_map(|(.., drop)| *drop)
+                .filter_map(|token| token.drop)
                 .reduce(f64::max)
                 .map(|drop| -drop),
         }
@@ -103,7 +104,8 @@ impl StepScore {
 }
 
 impl StepQuality {
-    /// `2 a b / (a + b)` of the two accuracies; 0 if both are 0, `None` if one of the classes is missing.
+    /// `2 a b / (a + b)` of the two accuracies; 0 if both are 0, `None` if one of the classes is
+    /// missing.
     pub fn f1(&self) -> Option<f64> {
         let (wrong, correct) = (self.accuracy_wrong?, self.accuracy_correct?);
         Some(if wrong + correct > 0.0 {
@@ -114,7 +116,7 @@ impl StepQuality {
     }
 }
 
-/// The first step with a score below the threshold; `None` calls the trace correct.
+/// The first step with a score below the threshold; `None` predicts a correct trace.
 pub fn predict(step_scores: &[Option<f64>], threshold: f64) -> Option<usize> {
     step_scores
         .iter()
@@ -123,93 +125,101 @@ pub fn predict(step_scores: &[Option<f64>], threshold: f64) -> Option<usize> {
 
 /// Quality over all cases at one threshold.
 pub fn quality(cases: &[StepCase], threshold: f64) -> StepQuality {
-    quality_weighted(
-        cases
-            .iter()
-            .map(|case| (case.label.is_some(), is_right(case, threshold), 1.0)),
-    )
+    quality_of(verdicts(cases, threshold).into_iter())
 }
 
-/// The threshold with the highest F1 on validation cases, halfway between the scores that bound it.
+/// The threshold with the highest F1 on validation cases, halfway between the neighbouring scores.
 ///
-/// A prediction only changes where the threshold passes a score, so the search is exact: a correct trace is right up to
-/// its lowest score; a wrong one from just above its first wrong step's score up to the lowest score before it.
-/// `O(n log n)` in the number of steps. Among equally good thresholds the lowest. `None` without both classes or
-/// without scores.
+/// The search is exact, because a prediction only changes when the threshold passes a score. A
+/// correct trace is predicted correctly up to its lowest score, a wrong one from just above the
+/// score of its first wrong step up to the lowest score before that step. `O(n log n)` in the
+/// number of steps; ties go to the lowest threshold. `None` without both classes or without scores.
 pub fn choose_threshold(cases: &[StepCase]) -> Option<f64> {
-    let (mut events, mut all_scores) = (Vec::new(), Vec::new());
-    let (mut correct, mut wrong) = (0.0, 0.0);
-    for case in cases {
-        let Some(label) = case.label else {
-            correct += 1.0;
-            // Right while the threshold is at most the lowest score.
-            let lowest = case
-                .step_scores
-                .iter()
-                .flatten()
-                .copied()
-                .fold(f64::INFINITY, f64::min);
-            events.push((lowest, (0.0, -1.0)));
-            all_scores.extend(case.step_scores.iter().flatten());
-            continue;
-        };
-        wrong += 1.0;
-        let before = case
-            .step_scores
-            .iter()
-            .take(label)
-            .flatten()
-            .copied()
-            .fold(f64::INFINITY, f64::min);
-        if let Some(own) = case
-            .step_scores
-            .get(label)
-            .copied()
-            .flatten()
-            .filter(|own| *own < before)
-        {
-            events.push((own, (1.0, 0.0)));
-            events.push((before, (-1.0, 0.0)));
-        }
-        all_scores.extend(case.step_scores.iter().flatten());
-    }
-    all_scores.sort_by(f64::total_cmp);
-    all_scores.dedup();
-    let (&lowest, &highest) = (all_scores.first()?, all_scores.last()?);
-    events.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let f1 = |named: f64, passed: f64| {
+    let wrong = cases.iter().filter(|case| case.label.is_some()).count() as f64;
+    let correct = cases.len() as f64 - wrong;
+    let mut scores: Vec<f64> = cases
+        .iter()
+        .flat_map(|case| case.step_scores.iter().flatten().copied())
+        .collect();
+    scores.sort_by(f64::total_cmp);
+    scores.dedup();
+    let (&lowest, &highest) = (scores.first()?, scores.last()?);
+    let f1 = |found: f64, passed: f64| {
         let quality = StepQuality {
-            accuracy_wrong: (wrong > 0.0).then(|| named / wrong),
+            accuracy_wrong: (wrong > 0.0).then(|| found / wrong),
             accuracy_correct: (correct > 0.0).then(|| passed / correct),
         };
         quality.f1()
     };
-    let (mut named, mut passed) = (0.0, correct);
-    let mut best = (f1(named, passed)?, lowest);
-    for tied in events.chunk_by(|a, b| a.0 == b.0) {
-        for (_, (wrong_change, correct_change)) in tied {
-            named += wrong_change;
-            passed += correct_change;
+    let (mut found, mut passed) = (0.0, correct);
+    let (mut best, mut threshold) = (f1(found, passed)?, lowest);
+    for tied in changes(cases).chunk_by(|a, b| a.score == b.score) {
+        for change in tied {
+            found += change.found;
+            passed += change.passed;
         }
-        let value = f1(named, passed)?;
-        if value > best.0 && tied[0].0.is_finite() {
-            let next =
-                all_scores[all_scores.partition_point(|score| *score <= tied[0].0)..].first();
-            best = (
-                value,
-                next.map_or(highest + 1.0, |next| tied[0].0 + (next - tied[0].0) / 2.0),
-            );
+        let (value, score) = (f1(found, passed)?, tied[0].score);
+        if value > best && score.is_finite() {
+            let above = scores.partition_point(|known| *known <= score);
+            best = value;
+            threshold = match scores.get(above) {
+                Some(next) => score + (next - score) / 2.0,
+                None => highest + 1.0,
+            };
         }
     }
-    Some(best.1)
+    Some(threshold)
 }
 
-/// Traces under one step score each list, the same traces in every list: what a threshold is chosen among.
+/// How the numbers of right predictions change when the threshold rises above a score.
+struct Change {
+    score: f64,
+    /// Change in the number of wrong traces whose first wrong step is predicted.
+    found: f64,
+    /// Change in the number of correct traces that are predicted to be correct.
+    passed: f64,
+}
+
+/// All changes in ascending order of their scores.
+fn changes(cases: &[StepCase]) -> Vec<Change> {
+    let lowest = |scores: &[Option<f64>]| {
+        let scores = scores.iter().flatten().copied();
+        scores.fold(f64::INFINITY, f64::min)
+    };
+    let change = |score, found, passed| Change {
+        score,
+        found,
+        passed,
+    };
+    let mut changes = Vec::new();
+    for StepCase {
+        step_scores, label, ..
+    } in cases
+    {
+        let Some(label) = *label else {
+            changes.push(change(lowest(step_scores), 0.0, -1.0));
+            continue;
+        };
+        let before = lowest(&step_scores[..label.min(step_scores.len())]);
+        let own = step_scores.get(label).copied().flatten();
+        if let Some(own) = own.filter(|own| *own < before) {
+            changes.push(change(own, 1.0, 0.0));
+            changes.push(change(before, -1.0, 0.0));
+        }
+    }
+    changes.sort_by(|a, b| a.score.total_cmp(&b.score));
+    changes
+}
+
+/// The `PREFIX.*` entries of traces under several step scores: each list has the same traces under
+/// one.
 ///
-/// `PREFIX.{f1, accuracy_wrong, accuracy_correct}` by cross-fitting: each of two halves (even and odd positions after sorting
-/// by identifier) is judged with the step score and the threshold of the highest F1 on the other. Left out where a half has
-/// one class only. `PREFIX.accuracy_lowest` needs no threshold: the share of wrong traces whose step of the lowest score, the
-/// first of equals, is the first wrong one, under the first list. Intervals by bootstrap over traces.
+/// `PREFIX.{f1, accuracy_wrong, accuracy_correct}` are cross-fitted: each of two halves (even and
+/// odd positions after sorting by identifier) is evaluated with the step score and the threshold of
+/// the highest F1 on the other half. They are absent if a half has one class only.
+/// `PREFIX.accuracy_lowest` needs no threshold: the share of wrong traces in which the step with
+/// the lowest score, the first of ties, is the first wrong one, under the first list. Intervals are
+/// bootstrapped over traces.
 pub fn cross_fitted_summary(
     prefix: &str,
     by_score: &[Vec<StepCase>],
@@ -238,13 +248,13 @@ pub fn cross_fitted_summary(
     let (Some(for_odd), Some(for_even)) = (choose(&even), choose(&odd)) else {
         return summary;
     };
-    let mut all = judged(&even[for_even.0], for_even.1);
-    all.extend(judged(&odd[for_odd.0], for_odd.1));
+    let mut all = verdicts(&even[for_even.0], for_even.1);
+    all.extend(verdicts(&odd[for_odd.0], for_odd.1));
     summarise(&mut summary, prefix, &all, settings);
     summary
 }
 
-/// `PREFIX.accuracy_lowest` of a step named at random: the mean over wrong traces of 1 / steps.
+/// `PREFIX.accuracy_lowest` of a step chosen at random: the mean over wrong traces of 1 / steps.
 pub fn chance_summary(prefix: &str, cases: &[StepCase], settings: &BootstrapSettings) -> Summary {
     let wrong = cases.iter().filter(|case| case.label.is_some());
     let chances: Vec<f64> = wrong
@@ -258,7 +268,7 @@ pub fn chance_summary(prefix: &str, cases: &[StepCase], settings: &BootstrapSett
     summary
 }
 
-/// The list and the threshold of the highest F1, the first among equals.
+/// The list and the threshold with the highest F1, the first of ties.
 fn choose(by_score: &[Vec<StepCase>]) -> Option<(usize, f64)> {
     let mut best: Option<(f64, (usize, f64))> = None;
     for (index, cases) in by_score.iter().enumerate() {
@@ -273,7 +283,8 @@ fn choose(by_score: &[Vec<StepCase>]) -> Option<(usize, f64)> {
     best.map(|(_, choice)| choice)
 }
 
-/// Whether the step of the lowest score is the first wrong one; `None` for a correct trace, false without scores.
+/// Whether the step with the lowest score is the first wrong one; `None` for a correct trace, false
+/// without scores.
 fn lowest_is_first_wrong(case: &StepCase) -> Option<bool> {
     let label = case.label?;
     let scores = case.step_scores.iter().enumerate();
@@ -282,34 +293,43 @@ fn lowest_is_first_wrong(case: &StepCase) -> Option<bool> {
     Some(lowest.is_some_and(|(step, _)| step == label))
 }
 
-/// Whether each case is a wrong trace, and whether it was judged right.
-fn judged(cases: &[StepCase], threshold: f64) -> Vec<(bool, bool)> {
+/// A case and its prediction.
+#[derive(Clone, Copy)]
+struct Verdict {
+    /// Whether the trace is wrong.
+    is_wrong: bool,
+    /// Whether the prediction is right.
+    is_right: bool,
+    /// How often the case counts.
+    weight: f64,
+}
+
+fn verdicts(cases: &[StepCase], threshold: f64) -> Vec<Verdict> {
     cases
         .iter()
-        .map(|case| (case.label.is_some(), is_right(case, threshold)))
+        .map(|case| Verdict {
+            is_wrong: case.label.is_some(),
+            is_right: predict(&case.step_scores, threshold) == case.label,
+            weight: 1.0,
+        })
         .collect()
 }
 
 fn summarise(
     summary: &mut Summary,
     prefix: &str,
-    judged: &[(bool, bool)],
+    verdicts: &[Verdict],
     settings: &BootstrapSettings,
 ) {
-    let f1 = bootstrap(judged.len(), settings, |weights| {
-        quality_weighted(
-            judged
-                .iter()
-                .zip(weights)
-                .map(|(&(wrong, right), &weight)| (wrong, right, weight)),
-        )
-        .f1()
+    let f1 = bootstrap(verdicts.len(), settings, |weights| {
+        let weighted = verdicts.iter().zip(weights);
+        quality_of(weighted.map(|(verdict, &weight)| Verdict { weight, ..*verdict })).f1()
     });
     summary.insert_some(&format!("{prefix}.f1"), f1);
     for (name, class) in [("accuracy_wrong", true), ("accuracy_correct", false)] {
-        let of_class = judged.iter().filter(|(wrong, _)| *wrong == class);
+        let of_class = verdicts.iter().filter(|verdict| verdict.is_wrong == class);
         let values: Vec<f64> = of_class
-            .map(|(_, right)| f64::from(u8::from(*right)))
+            .map(|verdict| f64::from(u8::from(verdict.is_right)))
             .collect();
         summary.insert_some(
             &format!("{prefix}.{name}"),
@@ -318,29 +338,37 @@ fn summarise(
     }
 }
 
-fn is_right(case: &StepCase, threshold: f64) -> bool {
-    predict(&case.step_scores, threshold) == case.label
-}
-
-fn quality_weighted(judged: impl Iterator<Item = (bool, bool, f64)>) -> StepQuality {
-    let mut sums = [(0.0, 0.0); 2];
-    for (wrong, right, weight) in judged {
-        let (hits, total) = &mut sums[usize::from(wrong)];
-        *hits += if right { weight } else { 0.0 };
-        *total += weight;
+fn quality_of(verdicts: impl Iterator<Item = Verdict>) -> StepQuality {
+    let (mut right, mut total) = ([0.0; 2], [0.0; 2]);
+    for verdict in verdicts {
+        let class = usize::from(verdict.is_wrong);
+        right[class] += if verdict.is_right {
+            verdict.weight
+        } else {
+            0.0
+        };
+        total[class] += verdict.weight;
     }
-    let share = |(hits, total): (f64, f64)| (total > 0.0).then(|| hits / total);
+    let share = |class: usize| (total[class] > 0.0).then(|| right[class] / total[class]);
     StepQuality {
-        accuracy_wrong: share(sums[1]),
-        accuracy_correct: share(sums[0]),
+        accuracy_wrong: share(1),
+        accuracy_correct: share(0),
     }
 }
 
-/// Last byte, reward and fall from the scored token before, of each scored token that is not empty.
-fn with_drops(
+/// A scored token that is not empty.
+struct ScoredToken {
+    last_byte: usize,
+    reward: f64,
+    /// Drop from the scored token before.
+    drop: Option<f64>,
+}
+
+/// The scored tokens that are not empty.
+fn scored_tokens(
     token_offsets: &[(usize, usize)],
     token_rewards: &[Option<f32>],
-) -> Vec<(usize, f64, Option<f64>)> {
+) -> Vec<ScoredToken> {
     let mut before: Option<f64> = None;
     let scored = token_offsets
         .iter()
@@ -349,7 +377,11 @@ fn with_drops(
     let measured = scored.filter_map(|(&(_, end), reward)| {
         let reward = f64::from((*reward)?);
         let drop = before.replace(reward).map(|before| before - reward);
-        Some((end - 1, reward, drop))
+        Some(ScoredToken {
+            last_byte: end - 1,
+            reward,
+            drop,
+        })
     });
     measured.collect()
 }
@@ -398,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn the_step_score_and_the_threshold_come_from_the_other_half() {
+    fn score_and_threshold_come_from_other_half() {
         let settings = BootstrapSettings::default();
         let useful = vec![
             case(&[1.0, -1.0], Some(1)),
@@ -406,23 +438,23 @@ mod tests {
             case(&[2.0, 3.0], None),
             case(&[2.5, 3.0], None),
         ];
-        let mut useless = useful.clone();
-        useless
+        let mut constant = useful.clone();
+        constant
             .iter_mut()
             .for_each(|case| case.step_scores = vec![Some(0.0), Some(0.0)]);
-        let both = [useless.clone(), useful.clone()];
+        let both = [constant.clone(), useful.clone()];
         let found = cross_fitted_summary("processbench", &both, &settings);
         for name in ["f1", "accuracy_wrong", "accuracy_correct"] {
             let estimate = found.get(&format!("processbench.{name}")).unwrap();
             assert_eq!(estimate.value, 1.0, "{name}");
         }
         assert_eq!(found.get("processbench.f1").unwrap().n, 4);
-        let alone = cross_fitted_summary("processbench", &[useless], &settings);
-        assert!(alone.get("processbench.f1").unwrap().value < 1.0);
+        let only_constant = cross_fitted_summary("processbench", &[constant], &settings);
+        assert!(only_constant.get("processbench.f1").unwrap().value < 1.0);
     }
 
     #[test]
-    fn wrong_traces_alone_are_judged_without_a_threshold() {
+    fn wrong_traces_need_no_threshold() {
         let settings = BootstrapSettings::default();
         let wrong = vec![
             case(&[1.0, -1.0, 4.0], Some(1)),

@@ -1,7 +1,7 @@
-//! Trace scores: one number a trace from its token rewards, its log-probabilities or its length.
+//! Trace scores: one number per trace from its token rewards, its log-probabilities or its length.
 //!
-//! Which score to trust is chosen on validation traces; this file only defines them. Tokens without a reward (`None`)
-//! are skipped everywhere; a trace in which nothing was scored has no score.
+//! Tokens without a reward (`None`) are skipped; a trace without any reward has no score of
+//! rewards. Which score to use is chosen on validation traces, not here.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{EvalError, find_named};
 
-/// One number for a whole trace. Higher means preferred, except that a length is no preference.
+/// One number for a whole trace. A higher number is better, except for the length.
 ///
 /// `r_1 .. r_n` are the rewards of the scored tokens in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -22,21 +22,23 @@ pub enum TraceScore {
     Last,
     /// `min_t r_t`.
     Min,
-    /// `sum_t log sigmoid(r_t)`: the log of the product of probabilities. It falls with every token, so it scores length.
+    /// `sum_t log sigmoid(r_t)`: the log of the product of probabilities. Every token lowers it, so
+    /// it also measures length.
     Product,
     /// `-T log(1/n sum exp(-r_t / T))`: between the minimum (T -> 0) and the mean (T -> infinity).
     SoftMin,
-    /// Mean of the last k rewards, of all of them if there are fewer.
+    /// Mean of the last k rewards, or of all rewards if there are fewer.
     TailK,
-    /// `sum_t d^(n-t) r_t / sum_t d^(n-t)`: a mean in which a token counts less the further it is from the end.
+    /// `sum_t d^(n-t) r_t / sum_t d^(n-t)`: a mean in which earlier tokens count less.
     Discounted,
     /// Mean over the tokens from the final answer's marker to the end; see [`answer_start`].
     AnswerWindow,
-    /// Sum of the policy's token log-probabilities (the sampler's where the policy's are not recorded).
+    /// Sum of the policy's token log-probabilities, or of the sampler's if the policy's are not
+    /// recorded.
     LogprobSum,
-    /// Mean of the same.
+    /// Mean of the same log-probabilities.
     LogprobMean,
-    /// Number of completion tokens (of bytes in a trace that no model has read).
+    /// Number of completion tokens, or of bytes if the trace has no tokens.
     Length,
 }
 
@@ -90,7 +92,7 @@ impl TraceScore {
         Self::AnswerWindow,
     ];
 
-    /// Names, as they stand in `traces.jsonl` and on the command line.
+    /// Names, as in `traces.jsonl` and on the command line.
     pub const NAMES: [&'static str; 11] = [
         "mean",
         "last",
@@ -115,12 +117,13 @@ impl TraceScore {
     /// # Errors
     /// [`EvalError::UnknownName`] with the nearest known name.
     pub fn parse(name: &str) -> Result<Self, EvalError> {
-        find_named("trace score", name, (&Self::ALL, &Self::NAMES))
+        find_named("trace score", name, &Self::ALL, &Self::NAMES)
     }
 
-    /// This score of one trace, or `None` where the trace lacks what it needs.
+    /// This score of one trace; `None` if the trace lacks the data.
     ///
-    /// A trace without token rewards falls back to the value recorded in its `scores`, if there is one.
+    /// For a trace without token rewards this is the value recorded in its `scores`, if there is
+    /// one.
     pub fn of(self, trace: &ScoredTrace, settings: &ScoreSettings) -> Option<f64> {
         let computed = match self {
             Self::LogprobSum => logprobs(trace).map(sum),
@@ -132,8 +135,8 @@ impl TraceScore {
         computed.or_else(|| trace.scores.get(self.name()).map(|&value| f64::from(value)))
     }
 
-    /// This score of rewards already stripped of unscored tokens; `None` on an empty slice and for scores that need
-    /// more than rewards.
+    /// This score of the rewards of the scored tokens; `None` for an empty slice and for scores
+    /// that need more than rewards.
     pub fn of_rewards(self, rewards: &[f64], settings: &ScoreSettings) -> Option<f64> {
         let (&last, n) = (rewards.last()?, rewards.len());
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
@@ -150,7 +153,7 @@ impl TraceScore {
     }
 }
 
-/// Every score that a trace has, by name: the `scores` of the trace record.
+/// All scores of a trace by name: the `scores` of the trace record.
 pub fn score_all(trace: &ScoredTrace, settings: &ScoreSettings) -> BTreeMap<String, f32> {
     let fresh = TraceScore::ALL
         .into_iter()
@@ -158,8 +161,8 @@ pub fn score_all(trace: &ScoredTrace, settings: &ScoreSettings) -> BTreeMap<Stri
     fresh.filter(|(_, value)| value.is_finite()).collect()
 }
 
-/// Byte at which the final answer's area begins: the last `<answer>`, else the last `\boxed{`, else the last `####`,
-/// else the last non-empty line.
+/// Byte at which the final answer begins: at the last `<answer>`, else the last `\boxed{`, else the
+/// last `####`, else at the last non-empty line.
 pub fn answer_start(text: &str) -> usize {
     ["<answer>", "\\boxed{", "####"]
         .iter()
@@ -286,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn soft_min_lies_between_minimum_and_mean_and_does_not_overflow() {
+    fn soft_min_lies_between_minimum_and_mean() {
         let rewards = [-900.0, 3.0, 800.0];
         let cold = soft_min(&rewards, 1e-3);
         assert!((cold + 900.0).abs() < 0.01);
@@ -295,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_scored_is_no_score_and_recorded_scores_are_the_fallback() {
+    fn recorded_scores_are_the_fallback() {
         let mut empty = trace("abcd", &[None, None]);
         assert_eq!(TraceScore::Mean.of(&empty, &ScoreSettings::default()), None);
         empty.scores.insert("mean".into(), 0.5);
@@ -327,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn logprob_scores_prefer_the_policys_numbers() {
+    fn logprob_scores_prefer_the_policy() {
         let mut trace = trace("ab", &[Some(0.0), Some(0.0)]);
         trace.sampling_logprobs = Some(vec![-9.0, -9.0]);
         trace.policy_logprobs = Some(vec![-1.0, -2.0]);

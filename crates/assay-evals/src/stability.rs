@@ -1,14 +1,14 @@
-//! Formulas by which a training run is watched: signal left in the groups, length hacking, collapse.
+//! Formulas that monitor a training run: groups without signal, length hacking, collapse.
 
 use crate::statistics::{pearson, population_std};
 
-/// A run below this share of its start accuracy is reported collapsed.
+/// Share of its start accuracy below which a run has collapsed.
 pub const COLLAPSE_SHARE: f64 = 0.2;
 
-/// Share of groups whose trace scores all agree, so that a group-relative advantage carries no signal.
+/// Share of groups whose trace scores are all equal, so that the group-relative advantage is 0.
 ///
-/// A group agrees if its population standard deviation is at most `1e-6 (1 + |mean|)`. Groups of fewer than two traces
-/// agree. `None` without groups.
+/// Scores are equal if their population standard deviation is at most `1e-6 (1 + |mean|)`; a group
+/// of fewer than two traces counts as equal. `None` without groups.
 pub fn zero_std_share<G: AsRef<[f64]>>(groups: &[G]) -> Option<f64> {
     let agrees = |scores: &[f64]| {
         let size = 1.0 + scores.iter().sum::<f64>().abs() / scores.len().max(1) as f64;
@@ -18,13 +18,14 @@ pub fn zero_std_share<G: AsRef<[f64]>>(groups: &[G]) -> Option<f64> {
     (!groups.is_empty()).then(|| agreeing as f64 / groups.len() as f64)
 }
 
-/// Pearson's r of trace score and length; a strong one says that the reward measures length. `None` as
-/// [`pearson`].
+/// Pearson's r of trace score and length; a strong one says that the reward measures length. `None`
+/// as [`pearson`].
 pub fn reward_length_correlation(scores: &[f64], lengths: &[f64]) -> Option<f64> {
     pearson(scores, lengths)
 }
 
-/// Whether accuracy fell below [`COLLAPSE_SHARE`] of the accuracy at the start. A run that started at 0 cannot collapse.
+/// Whether accuracy fell below [`COLLAPSE_SHARE`] of the accuracy at the start; a run that starts
+/// at 0 cannot collapse.
 pub fn is_collapsed(start_accuracy: f64, accuracy: f64) -> bool {
     accuracy < COLLAPSE_SHARE * start_accuracy
 }

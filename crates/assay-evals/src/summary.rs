@@ -1,4 +1,4 @@
-//! `summary.json`: named estimates as a tree, its reader, and the same as a text table.
+//! `summary.json`: named estimates as a tree.
 //!
 //! A dotted name such as `select.majority.at_4` is a path of nested objects; every leaf is
 //! `{"value", "low", "high", "n"}` with finite numbers.
@@ -18,7 +18,8 @@ pub struct Summary {
     entries: BTreeMap<String, Estimate>,
 }
 
-/// A free name (a model, a perturbation) as one segment of a dotted name: dots, slashes and blanks become `_`.
+/// A name (of a model, of a perturbation) as one segment of a dotted name: dots, slashes and white
+/// space become `_`.
 pub fn segment(name: &str) -> String {
     let clean: String = name
         .chars()
@@ -38,14 +39,15 @@ pub fn segment(name: &str) -> String {
 }
 
 impl Summary {
-    /// Adds or replaces an entry. An estimate with a number that is not finite is dropped: the file holds no NaN.
+    /// Adds or replaces an entry. An estimate with a number that is not finite is dropped: the file
+    /// holds no NaN.
     pub fn insert(&mut self, name: &str, estimate: Estimate) {
         if estimate.is_finite() {
             self.entries.insert(name.to_owned(), estimate);
         }
     }
 
-    /// Adds an entry if there is one; a statistic that is not defined has no entry.
+    /// Adds an entry unless it is `None`: a statistic that is not defined has no entry.
     pub fn insert_some(&mut self, name: &str, estimate: Option<Estimate>) {
         if let Some(estimate) = estimate {
             self.insert(name, estimate);
@@ -69,7 +71,7 @@ impl Summary {
             .map(|(name, estimate)| (name.as_str(), estimate))
     }
 
-    /// Takes over every entry of another summary.
+    /// Adds or replaces every entry of another summary.
     pub fn extend(&mut self, other: Summary) {
         self.entries.extend(other.entries);
     }
@@ -106,14 +108,14 @@ impl Summary {
     /// Reads a tree back.
     ///
     /// # Errors
-    /// [`EvalError::Summary`] where a branch does not end in an estimate.
+    /// [`EvalError::Summary`] if a branch does not end in an estimate.
     pub fn from_value(value: &Value) -> Result<Self, EvalError> {
         let mut summary = Self::default();
         collect(value, String::new(), &mut summary)?;
         Ok(summary)
     }
 
-    /// Writes `summary.json`, indented, through a temporary file beside it that then takes its name.
+    /// Writes `summary.json`, indented. The file is replaced atomically.
     ///
     /// # Errors
     /// [`EvalError::File`], [`EvalError::Summary`] as [`Summary::to_value`].
@@ -143,46 +145,11 @@ impl Summary {
             source,
         })?;
         let value = serde_json::from_str(&text).map_err(|source| EvalError::Json {
-            what: path.display().to_string(),
+            file: path.display().to_string(),
             line: source.line(),
             source,
         })?;
         Self::from_value(&value)
-    }
-
-    /// The entries as an aligned table: name, value, interval, n.
-    pub fn table(&self) -> String {
-        let width = self
-            .entries
-            .keys()
-            .map(|name| name.chars().count())
-            .max()
-            .unwrap_or(4)
-            .max(4);
-        let mut table = format!(
-            "{:width$}  {:>10}  {:>23}  {:>7}\n",
-            "name", "value", "95 % interval", "n"
-        );
-        for (name, e) in &self.entries {
-            let interval = format!("{} .. {}", short(e.low), short(e.high));
-            table.push_str(&format!(
-                "{name:width$}  {:>10}  {interval:>23}  {:>7}\n",
-                short(e.value),
-                e.n
-            ));
-        }
-        table
-    }
-}
-
-/// A number for people: four decimals, or three significant digits in scientific form where that would hide it.
-pub fn short(value: f64) -> String {
-    // Minus zero is zero.
-    let value = value + 0.0;
-    if value == 0.0 || (1e-3..1e5).contains(&value.abs()) {
-        format!("{value:.4}")
-    } else {
-        format!("{value:.3e}")
     }
 }
 
@@ -314,25 +281,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_is_not_finite_enters() {
+    fn entries_that_are_not_finite_are_dropped() {
         let mut summary = Summary::default();
         summary.insert("x", Estimate::exact(f64::NAN));
         summary.insert_some("y", None);
         assert!(summary.is_empty());
         assert_eq!(segment("Qwen2.5/0.5B chat"), "Qwen2_5_0_5B_chat");
         assert_eq!(segment(""), "_");
-        assert_eq!([short(-0.0), short(-0.5)], ["0.0000", "-0.5000"]);
-    }
-
-    #[test]
-    fn the_table_is_aligned() {
-        let table = example().table();
-        let widths: Vec<usize> = table.lines().map(|line| line.chars().count()).collect();
-        assert!(widths.iter().all(|width| *width == widths[0]), "{table}");
-        assert!(table.contains("0.3333") && table.contains("0.2500 .. 0.7500"));
-        assert_eq!(
-            (short(0.0), short(2e9), short(1e-5)),
-            ("0.0000".into(), "2.000e9".into(), "1.000e-5".into())
-        );
     }
 }

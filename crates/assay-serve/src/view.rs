@@ -1,6 +1,6 @@
 //! Scored traces as clients see them.
 
-use assay_evals::localisation::{Fitted, LocalisationCase, Predictor};
+use assay_evals::localisation::{LocalisationCase, Predictor, PredictorConstants};
 use assay_evals::scores::TraceScore;
 use assay_tasks::trace::ScoredTrace;
 use serde::Serialize;
@@ -95,7 +95,7 @@ fn predicted_error(trace: &ScoredTrace, predictor: Predictor) -> Option<Predicte
         ..LocalisationCase::default()
     };
     let falls = |suspicion: f64| predictor != Predictor::LargestDrop || suspicion > 0.0;
-    let suspicions = predictor.suspicion(&case, &Fitted::default())?;
+    let suspicions = predictor.suspicion(&case, &PredictorConstants::default())?;
     let known = suspicions.iter().enumerate();
     let known = known.filter_map(|(token, value)| Some((token, value.filter(|v| falls(*v))?)));
     let (token, suspicion) =

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use assay_evals::evaluation::GroupBy;
+use assay_evals::GroupBy;
+use assay_tasks::datasets::DatasetFormat;
 use clap::{Args, ValueEnum};
 
 use super::{ComputeArgs, LayoutArgs};

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use assay_evals::calibration::{CALIBRATION_FILE, Calibration};
-use assay_evals::evaluation::{EvalSettings, Evaluation, Evaluator, Measured};
-use assay_evals::report::Gallery;
 use assay_evals::scores::TraceScore;
+use assay_evals::{EvalSettings, Evaluation, Evaluator, TraceMeasurements};
+use assay_report::TraceSample;
 use assay_tasks::trace_stream::map_traces;
 
 use crate::args::EvalArgs;
@@ -57,31 +57,34 @@ pub(crate) fn stored_calibration(dir: &Path) -> Result<Calibration> {
     })
 }
 
-/// Reads a file of traces on all cores; traces to draw go to the gallery.
+/// Reads a file of traces on all cores; traces to draw go to the sample.
 pub(crate) fn read(
     path: &Path,
     settings: EvalSettings,
-    mut gallery: Option<&mut Gallery>,
+    mut sample: Option<&mut TraceSample>,
 ) -> Result<Evaluator> {
-    let drawn = gallery.is_some();
+    let drawn = sample.is_some();
     let shared = settings.clone();
     let mut evaluator = Evaluator::new(settings);
     map_traces(
         path,
-        |trace| Measured::of(&trace, &shared).map(|measured| (measured, drawn.then_some(trace))),
+        |trace| {
+            TraceMeasurements::new(&trace, &shared)
+                .map(|measured| (measured, drawn.then_some(trace)))
+        },
         |read| {
             let (measured, trace) = read?;
-            if let (Some(gallery), Some(trace)) = (&mut gallery, trace) {
-                gallery.offer(trace, measured.score(shared.score));
+            if let (Some(sample), Some(trace)) = (&mut sample, trace) {
+                sample.offer(trace, measured.score(shared.score));
             }
             evaluator.add(measured);
             anyhow::Ok(())
         },
     )?;
-    if evaluator.unjudged() > 0 {
+    if evaluator.unlabelled() > 0 {
         message(&format!(
             "{} traces of unknown correctness are left out",
-            evaluator.unjudged()
+            evaluator.unlabelled()
         ))?;
     }
     Ok(evaluator)

@@ -4,15 +4,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use assay_evals::evaluation::{EvalSettings, Evaluation};
-use assay_evals::metrics::{MetricRow, parse_metrics};
-use assay_evals::plot::standalone;
-use assay_evals::report::{
-    Exhibits, Gallery, HeatmapTrace, ReportInput, ReportSettings, RunView, render,
-};
-use assay_evals::summary::Summary;
-use assay_tasks::trace::ScoredTrace;
+use assay_evals::{EvalSettings, Evaluation, MetricRow, Summary, parse_metrics};
 use assay_train::checkpoint::write_file;
+use assay_report::{
+    Exhibits, HeatmapTrace, ReportInput, ReportSettings, RunView, TraceSample, file_name, render,
+};
+use assay_tasks::trace::ScoredTrace;
 use serde_json::json;
 
 use crate::args::ReportArgs;
@@ -68,9 +65,9 @@ pub(crate) fn run(args: &ReportArgs) -> Result<()> {
         title: &format!("assay report: {}", names.join(", ")),
         runs: &runs,
     };
-    write_file(&args.out, render(&input, &settings).as_bytes())?;
+    write_file(&args.out, render(&input, &settings)?.as_bytes())?;
     if let Some(dir) = &args.figures {
-        write_exhibits(dir, &Exhibits::of(&runs))?;
+        write_exhibits(dir, &Exhibits::new(&runs)?)?;
     }
     let mut out = std::io::stdout();
     match args.json {
@@ -111,10 +108,10 @@ fn load(run: Option<&Path>, traces: Option<&Path>, settings: &ReportSettings) ->
         loaded.metrics = training_curves(run)?;
     }
     if let Some(path) = traces {
-        let mut gallery = Gallery::new(settings.heatmaps);
-        let evaluator = read(path, EvalSettings::default(), Some(&mut gallery))?;
-        loaded.chosen_from = gallery.seen();
-        loaded.traces = gallery.finish();
+        let mut sample = TraceSample::new(settings.heatmaps);
+        let evaluator = read(path, EvalSettings::default(), Some(&mut sample))?;
+        loaded.chosen_from = sample.seen();
+        loaded.traces = sample.finish();
         let evaluation = evaluator.finish();
         loaded.summary = evaluation.summary.clone();
         if evaluation.traces == 0 {
@@ -160,13 +157,10 @@ fn write_exhibits(dir: &Path, exhibits: &Exhibits) -> Result<()> {
     std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let path = |name: &str, ending: &str| -> PathBuf { dir.join(format!("{name}.{ending}")) };
     for figure in exhibits.figures() {
-        write_file(
-            &path(&figure.name, "svg"),
-            standalone(&figure.svg).as_bytes(),
-        )?;
+        write_file(&path(&figure.name, "svg"), figure.standalone().as_bytes())?;
     }
-    for table in &exhibits.tables {
-        let name = assay_evals::figures::file_name(&table.name);
+    for table in exhibits.tables() {
+        let name = file_name(&table.name);
         write_file(&path(&name, "csv"), table.csv().as_bytes())?;
         write_file(&path(&name, "tex"), table.latex().as_bytes())?;
     }

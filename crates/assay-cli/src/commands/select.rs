@@ -1,9 +1,8 @@
 //! `assay select`: the accuracy of choosing among each problem's traces.
 
 use anyhow::{Result, bail, ensure};
-use assay_evals::evaluation::EvalSettings;
 use assay_evals::selection::Selector;
-use assay_evals::summary::Summary;
+use assay_evals::{EvalSettings, Summary};
 
 use crate::args::SelectArgs;
 use crate::commands::eval::{ensure_judged, read, settings};

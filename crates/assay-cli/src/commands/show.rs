@@ -4,8 +4,8 @@ use std::env;
 use std::io::{IsTerminal, Write, stdout};
 
 use anyhow::{Result, ensure};
-use assay_evals::heat::HeatScale;
-use assay_evals::terminal::{ColourMode, TerminalFacts, heatmap, legend};
+use assay_report::HeatScale;
+use assay_report::terminal::{ColourMode, TerminalEnvironment, heatmap, legend};
 use assay_tasks::trace::ScoredTrace;
 use assay_tasks::trace_io::TraceReader;
 
@@ -34,7 +34,7 @@ pub(crate) fn run(args: &ShowArgs) -> Result<()> {
         }
     }
     ensure_found(args, &shown, passed)?;
-    let scale = HeatScale::of(shown.iter().chain(&others));
+    let scale = HeatScale::from_traces(shown.iter().chain(&others));
     let mode = mode(args.color);
     let mut out = stdout();
     write!(out, "{}", legend(&scale, mode))?;
@@ -66,15 +66,15 @@ fn ensure_found(args: &ShowArgs, shown: &[ScoredTrace], passed: usize) -> Result
 fn mode(color: Color) -> ColourMode {
     let value = |name| env::var(name).ok();
     let (no_color, colorterm, term) = (value("NO_COLOR"), value("COLORTERM"), value("TERM"));
-    let facts = TerminalFacts {
+    let environment = TerminalEnvironment {
         is_terminal: stdout().is_terminal(),
         no_color: no_color.as_deref(),
         colorterm: colorterm.as_deref(),
         term: term.as_deref(),
     };
     match color {
-        Color::Auto => ColourMode::detect(&facts),
-        Color::Always => ColourMode::of_terminal(&facts),
+        Color::Auto => ColourMode::detect(&environment),
+        Color::Always => ColourMode::with_colours(&environment),
         Color::Never => ColourMode::Plain,
     }
 }

@@ -1,4 +1,4 @@
-//! From scores to probabilities, and how far off those are.
+//! Maps from scores to probabilities, and the error of probabilities.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +7,8 @@ use crate::scores::{sigmoid, softplus};
 /// Number of equal-width bins of the expected calibration error.
 pub const ECE_BINS: usize = 15;
 
-/// The probability that a trace is correct, `sigmoid(scale * score + bias)`: temperature `1 / scale` and a bias.
+/// The probability that a trace is correct, `sigmoid(scale * score + bias)`; the temperature is
+/// `1 / scale`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlattScaling {
@@ -26,7 +27,8 @@ pub struct Isotonic {
     pub probabilities: Vec<f64>,
 }
 
-/// One bin of the reliability diagram. The bin holds probabilities in `[low, high)`, the last also 1.
+/// One bin of the reliability diagram. The bin holds probabilities in `[low, high)`, the last also
+/// 1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReliabilityBin {
     /// Lower edge.
@@ -35,9 +37,9 @@ pub struct ReliabilityBin {
     pub high: f64,
     /// Mean predicted probability of its traces.
     pub confidence: f64,
-    /// Share of them that is correct.
+    /// Share of correct traces.
     pub accuracy: f64,
-    /// Their number.
+    /// Number of traces.
     pub count: usize,
 }
 
@@ -55,7 +57,8 @@ impl PlattScaling {
 }
 
 impl Isotonic {
-    /// Whether it is a map: as many probabilities as scores, scores strictly ascending, probabilities ascending in [0, 1].
+    /// Whether there are as many probabilities as scores, with scores strictly ascending and
+    /// probabilities ascending within [0, 1].
     pub fn is_valid(&self) -> bool {
         let in_range = |p: &f64| (0.0..=1.0).contains(p);
         self.scores.len() == self.probabilities.len()
@@ -65,7 +68,8 @@ impl Isotonic {
             && self.probabilities.windows(2).all(|pair| pair[0] <= pair[1])
     }
 
-    /// Probability by linear interpolation between fitted scores, constant beyond them; 0.5 if nothing was fitted.
+    /// Probability by linear interpolation between fitted scores, constant outside their range; 0.5
+    /// if nothing was fitted.
     pub fn probability(&self, score: f64) -> f64 {
         let above = self.scores.partition_point(|&known| known < score);
         match (above.checked_sub(1), self.scores.get(above)) {
@@ -81,10 +85,12 @@ impl Isotonic {
     }
 }
 
-/// Scale and bias with the least mean negative log-likelihood plus `5e-7 a^2`, `a` the scale on standardised scores.
+/// Scale and bias that minimise the mean negative log-likelihood plus `5e-7 a^2`, where `a` is the
+/// scale for standardised scores.
 ///
-/// Newton's method with step halving on two parameters. The ridge only matters when scores separate the classes
-/// perfectly, where the likelihood has no maximum. `None` if there is one class only.
+/// Newton's method on two parameters, which halves the length of an update that raises the loss.
+/// The ridge only matters if the scores separate the classes perfectly: the likelihood then has no
+/// maximum. `None` if there is one class only.
 pub fn fit_platt(scores: &[f64], correct: &[bool]) -> Option<PlattScaling> {
     let positives = correct.iter().filter(|c| **c).count();
     if positives == 0 || positives == correct.len() {
@@ -98,34 +104,42 @@ pub fn fit_platt(scores: &[f64], correct: &[bool]) -> Option<PlattScaling> {
         .iter()
         .map(|score| (score - centre) / spread)
         .collect();
-    let mut point = (0.0, 0.0);
+    let mut point = PlattScaling {
+        scale: 0.0,
+        bias: 0.0,
+    };
     let mut loss = penalised_nll(&standard, correct, point);
     for _ in 0..100 {
-        let (step_a, step_b) = newton_step(&standard, correct, point);
+        let direction = newton_direction(&standard, correct, point);
+        let moved_by = |length: f64| PlattScaling {
+            scale: point.scale - length * direction.scale,
+            bias: point.bias - length * direction.bias,
+        };
         let mut length = 1.0;
-        let mut next = (point.0 - step_a, point.1 - step_b);
+        let mut next = moved_by(length);
         let mut next_loss = penalised_nll(&standard, correct, next);
         while next_loss > loss && length > 1e-10 {
             length *= 0.5;
-            next = (point.0 - length * step_a, point.1 - length * step_b);
+            next = moved_by(length);
             next_loss = penalised_nll(&standard, correct, next);
         }
         if next_loss > loss {
             break;
         }
-        let moved = (next.0 - point.0).abs() + (next.1 - point.1).abs();
+        let moved = (next.scale - point.scale).abs() + (next.bias - point.bias).abs();
         (point, loss) = (next, next_loss);
         if moved < 1e-13 {
             break;
         }
     }
     Some(PlattScaling {
-        scale: point.0 / spread,
-        bias: point.1 - point.0 * centre / spread,
+        scale: point.scale / spread,
+        bias: point.bias - point.scale * centre / spread,
     })
 }
 
-/// Isotonic regression of correctness on score by pool-adjacent-violators; equal scores are pooled first.
+/// Isotonic regression of correctness on score by pool-adjacent-violators; equal scores are pooled
+/// first.
 pub fn fit_isotonic(scores: &[f64], correct: &[bool]) -> Isotonic {
     let mut pairs: Vec<(f64, f64)> = scores
         .iter()
@@ -133,41 +147,54 @@ pub fn fit_isotonic(scores: &[f64], correct: &[bool]) -> Isotonic {
         .map(|(&score, &c)| (score, f64::from(u8::from(c))))
         .collect();
     pairs.sort_by(|a, b| a.0.total_cmp(&b.0));
-    // Blocks of (sum of labels, traces, distinct scores).
-    let mut blocks: Vec<(f64, f64, usize)> = Vec::new();
+    let mut blocks: Vec<Block> = Vec::new();
     let mut distinct = Vec::new();
     for tied in pairs.chunk_by(|a, b| a.0 == b.0) {
         distinct.push(tied[0].0);
-        let mut block = (
-            tied.iter().map(|pair| pair.1).sum::<f64>(),
-            tied.len() as f64,
-            1,
-        );
+        let mut block = Block {
+            correct: tied.iter().map(|pair| pair.1).sum::<f64>(),
+            traces: tied.len() as f64,
+            scores: 1,
+        };
         while let Some(last) = blocks.pop() {
-            if last.0 * block.1 < block.0 * last.1 {
+            if last.correct * block.traces < block.correct * last.traces {
                 blocks.push(last);
                 break;
             }
-            block = (last.0 + block.0, last.1 + block.1, last.2 + block.2);
+            block = Block {
+                correct: last.correct + block.correct,
+                traces: last.traces + block.traces,
+                scores: last.scores + block.scores,
+            };
         }
         blocks.push(block);
     }
     ends_of(&blocks, &distinct)
 }
 
-/// The map through both ends of each block: between them the probability is constant.
-fn ends_of(blocks: &[(f64, f64, usize)], distinct: &[f64]) -> Isotonic {
+/// Neighbouring scores with one probability.
+struct Block {
+    /// Number of correct traces.
+    correct: f64,
+    /// Number of traces.
+    traces: f64,
+    /// Number of distinct scores.
+    scores: usize,
+}
+
+/// The map through the first and the last score of each block; between them it is constant.
+fn ends_of(blocks: &[Block], distinct: &[f64]) -> Isotonic {
     let mut map = Isotonic {
         scores: Vec::new(),
         probabilities: Vec::new(),
     };
     let mut first = 0;
-    for &(sum, count, scores) in blocks {
-        let last = first + scores - 1;
+    for block in blocks {
+        let last = first + block.scores - 1;
         for place in [first, last] {
             if map.scores.last() != Some(&distinct[place]) {
                 map.scores.push(distinct[place]);
-                map.probabilities.push(sum / count);
+                map.probabilities.push(block.correct / block.traces);
             }
         }
         first = last + 1;
@@ -184,14 +211,15 @@ pub fn brier(probabilities: &[f64], correct: &[bool]) -> Option<f64> {
     crate::statistics::mean(&errors)
 }
 
-/// Expected calibration error over [`ECE_BINS`] equal-width bins: `sum_b n_b/n |accuracy_b - confidence_b|`.
+/// Expected calibration error over [`ECE_BINS`] equal-width bins:
+/// `sum_b n_b/n |accuracy_b - confidence_b|`.
 ///
 /// `None` on no traces.
 pub fn ece(probabilities: &[f64], correct: &[bool]) -> Option<f64> {
     ece_weighted(probabilities, correct, |_| 1.0)
 }
 
-/// [`ece`] in which trace i counts `weight(i)` times; `None` if nothing has weight.
+/// [`ece`] if trace i counts `weight(i)` times; `None` if all weights are 0.
 pub fn ece_weighted(
     probabilities: &[f64],
     correct: &[bool],
@@ -235,9 +263,11 @@ fn bin_of(probability: f64) -> usize {
     ((probability * ECE_BINS as f64) as usize).min(ECE_BINS - 1)
 }
 
+/// Twice the weight of the squared scale in the loss of [`fit_platt`].
 const RIDGE: f64 = 1e-6;
 
-fn penalised_nll(scores: &[f64], correct: &[bool], (scale, bias): (f64, f64)) -> f64 {
+fn penalised_nll(scores: &[f64], correct: &[bool], point: PlattScaling) -> f64 {
+    let PlattScaling { scale, bias } = point;
     let of_trace = |(&score, &c): (&f64, &bool)| {
         let logit = scale * score + bias;
         softplus(if c { -logit } else { logit })
@@ -246,8 +276,9 @@ fn penalised_nll(scores: &[f64], correct: &[bool], (scale, bias): (f64, f64)) ->
     nll + 0.5 * RIDGE * scale * scale
 }
 
-/// Hessian^-1 gradient of the penalised loss in (scale, bias).
-fn newton_step(scores: &[f64], correct: &[bool], (scale, bias): (f64, f64)) -> (f64, f64) {
+/// Hessian^-1 gradient of the penalised loss in scale and bias.
+fn newton_direction(scores: &[f64], correct: &[bool], point: PlattScaling) -> PlattScaling {
+    let PlattScaling { scale, bias } = point;
     let n = scores.len() as f64;
     let (mut grad_a, mut grad_b) = (RIDGE * scale, 0.0);
     let (mut aa, mut ab, mut bb) = (RIDGE, 0.0, 1e-12);
@@ -261,10 +292,10 @@ fn newton_step(scores: &[f64], correct: &[bool], (scale, bias): (f64, f64)) -> (
         bb += curvature;
     }
     let determinant = aa * bb - ab * ab;
-    (
-        (bb * grad_a - ab * grad_b) / determinant,
-        (aa * grad_b - ab * grad_a) / determinant,
-    )
+    PlattScaling {
+        scale: (bb * grad_a - ab * grad_b) / determinant,
+        bias: (aa * grad_b - ab * grad_a) / determinant,
+    }
 }
 
 #[cfg(test)]
@@ -288,7 +319,8 @@ mod tests {
 
     #[test]
     fn calibration_recovers_the_generating_logits() {
-        // Each score repeated so that the share of correct traces equals sigmoid(2 s - 1) to three digits.
+        // Each score repeated so that the share of correct traces equals sigmoid(2 s - 1) to three
+        // digits.
         let (mut scores, mut correct) = (Vec::new(), Vec::new());
         for step in -4i32..=4 {
             let score = f64::from(step) / 2.0;

@@ -2,96 +2,85 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::pictures::{correlation_map, format_histogram, histogram};
-use super::{Evaluation, Evaluator, Fitted, Row};
+use super::columns::Columns;
+use super::distributions::{correlation_map, format_histogram, histogram};
+use super::result::Evaluation;
+use super::traces::LabelledTraces;
+use crate::calibration::FittedConstants;
 use crate::classification::{
     PlattScaling, RankedTraces, auroc_by_group, ece_weighted, reliability,
 };
 use crate::scores::TraceScore;
 use crate::statistics::{Estimate, PairMoments, average_ranks, mean, residuals, welch_t};
 
-/// Parallel columns of the judged traces that have a score.
-pub(super) struct Columns {
-    pub(super) scores: Vec<f64>,
-    pub(super) correct: Vec<bool>,
-    /// Problem of each trace: the bootstrap unit, counted from 0 without gaps.
-    pub(super) units: Vec<usize>,
-    /// Group of each trace: problem and generator.
-    pub(super) groups: Vec<usize>,
-    generators: Vec<usize>,
-    lengths: Vec<f64>,
-    /// 1 where an answer could be read.
-    /// 1 where the answer stands in a form that was asked for.
-    marked: Vec<f64>,
-    /// Index into the evaluator's problems.
-    pub(super) problems: Vec<usize>,
-}
-
-/// Adds everything under `critic`, the reliability bins and the histogram.
-pub(super) fn add(evaluator: &Evaluator, folds: &[Option<Fitted>], result: &mut Evaluation) {
-    let columns = Columns::of(evaluator, evaluator.score(), &|_| true);
+/// Adds the entries under `critic` and the reliability bins.
+pub(super) fn add(
+    traces: &LabelledTraces,
+    folds: &[Option<FittedConstants>],
+    result: &mut Evaluation,
+) {
+    let columns = Columns::new(traces, traces.score(), |_| true);
     if columns.scores.is_empty() {
         return;
     }
-    add_ranking(evaluator, &columns, "critic", result);
-    add_calibration(evaluator, &columns, folds, result);
-    add_correlations(evaluator, &columns, result);
-    add_by_generator(evaluator, &columns, result);
+    add_ranking(traces, &columns, "critic", result);
+    add_calibration(traces, &columns, folds, result);
+    add_correlations(traces, &columns, result);
+    add_by_generator(traces, &columns, result);
 }
 
-/// Adds `critic.by_score.<score>` of every trace score, and what the report draws.
-pub(super) fn add_by_score(evaluator: &Evaluator, result: &mut Evaluation) {
-    let columns = Columns::of(evaluator, evaluator.score(), &|_| true);
+/// Adds `critic.by_score.<score>` for every trace score, the histograms and the correlations.
+pub(super) fn add_by_score(traces: &LabelledTraces, result: &mut Evaluation) {
+    let columns = Columns::new(traces, traces.score(), |_| true);
     if columns.scores.is_empty() {
         return;
     }
     result.histogram = histogram(&columns);
-    result.histogram_by_format = format_histogram(evaluator);
-    result.correlations = correlation_map(evaluator);
+    result.histogram_by_format = format_histogram(traces);
+    result.correlations = correlation_map(traces);
     for score in TraceScore::ALL {
-        let columns = Columns::of(evaluator, score, &|_| true);
+        let columns = Columns::new(traces, score, |_| true);
         let prefix = format!("critic.by_score.{}", score.name());
-        add_ranking(evaluator, &columns, &prefix, result);
+        add_ranking(traces, &columns, &prefix, result);
     }
 }
 
-/// `auroc` (pooled), `auroc_within` (mean over groups of one problem and generator) and `auroc_within_generator`.
-fn add_ranking(evaluator: &Evaluator, columns: &Columns, prefix: &str, result: &mut Evaluation) {
+/// `auroc` (pooled), `auroc_within` (mean over groups of one problem and generator) and
+/// `auroc_within_generator`.
+fn add_ranking(traces: &LabelledTraces, columns: &Columns, prefix: &str, result: &mut Evaluation) {
     let ranked = RankedTraces::new(&columns.scores, &columns.correct, &columns.units);
-    let pooled = evaluator
+    let pooled = traces
         .resampler
         .estimate(columns.unit_count(), |weights| ranked.auroc(weights));
     result
         .summary
         .insert_some(&format!("{prefix}.auroc"), pooled);
-    result.summary.insert_some(
-        &format!("{prefix}.auroc_within"),
-        within(evaluator, columns),
-    );
-    let generators: Vec<RankedTraces> = (0..evaluator.generators.len())
+    result
+        .summary
+        .insert_some(&format!("{prefix}.auroc_within"), within(traces, columns));
+    let generators: Vec<RankedTraces> = (0..traces.generator_count())
         .map(|generator| columns.ranked_of(generator))
         .collect();
     let of_generators = if generators.len() == 1 {
         pooled
     } else {
-        evaluator
-            .resampler
-            .estimate(columns.unit_count(), |weights| {
-                mean(
-                    &generators
-                        .iter()
-                        .filter_map(|ranked| ranked.auroc(weights))
-                        .collect::<Vec<_>>(),
-                )
-            })
+        traces.resampler.estimate(columns.unit_count(), |weights| {
+            mean(
+                &generators
+                    .iter()
+                    .filter_map(|ranked| ranked.auroc(weights))
+                    .collect::<Vec<_>>(),
+            )
+        })
     };
     result
         .summary
         .insert_some(&format!("{prefix}.auroc_within_generator"), of_generators);
 }
 
-/// Mean AUROC over groups of one problem and generator; the interval resamples problems, n counts those that hold both classes.
-fn within(evaluator: &Evaluator, columns: &Columns) -> Option<Estimate> {
+/// Mean AUROC over groups of one problem and generator. The interval resamples problems; n counts
+/// the problems with correct and wrong traces.
+fn within(traces: &LabelledTraces, columns: &Columns) -> Option<Estimate> {
     let groups = auroc_by_group(&columns.scores, &columns.correct, &columns.groups);
     let unit_of: BTreeMap<usize, usize> = columns
         .groups
@@ -103,44 +92,44 @@ fn within(evaluator: &Evaluator, columns: &Columns) -> Option<Estimate> {
     let values = groups.iter().map(|&(_, value)| value);
     let means = UnitMeans::new(values, &units, columns.unit_count());
     let n = units.iter().collect::<BTreeSet<_>>().len();
-    let estimate = evaluator
+    let estimate = traces
         .resampler
         .estimate(columns.unit_count(), |weights| means.mean(weights))?;
     Some(Estimate { n, ..estimate })
 }
 
-/// `critic.by_generator.NAME.auroc` where several generators wrote the traces.
-fn add_by_generator(evaluator: &Evaluator, columns: &Columns, result: &mut Evaluation) {
-    if evaluator.generators.len() < 2 {
+/// `critic.by_generator.NAME.auroc` if the traces have several generators.
+fn add_by_generator(traces: &LabelledTraces, columns: &Columns, result: &mut Evaluation) {
+    if traces.generator_count() < 2 {
         return;
     }
-    for generator in 0..evaluator.generators.len() {
+    for generator in 0..traces.generator_count() {
         let own = (0..columns.units.len()).filter(|&i| columns.generators[i] == generator);
         let problems: BTreeSet<usize> = own.map(|i| columns.units[i]).collect();
         let ranked = columns.ranked_of(generator);
-        let auroc = evaluator
+        let auroc = traces
             .resampler
             .estimate(columns.unit_count(), |weights| ranked.auroc(weights))
             .map(|estimate| Estimate {
                 n: problems.len(),
                 ..estimate
             });
-        let name = evaluator.generator_segment(generator);
+        let name = traces.generator_segment(generator);
         let name = format!("critic.by_generator.{name}.auroc");
         result.summary.insert_some(&name, auroc);
     }
 }
 
-/// `ece`, `brier` of the calibrated score; `ece_isotonic`, `brier_isotonic` under the isotonic map; `ece_raw`,
-/// `brier_raw` of the score itself as a logit.
+/// `ece` and `brier` of the calibrated score, `ece_isotonic` and `brier_isotonic` with the isotonic
+/// map, `ece_raw` and `brier_raw` of the score read as a logit.
 fn add_calibration(
-    evaluator: &Evaluator,
+    traces: &LabelledTraces,
     columns: &Columns,
-    folds: &[Option<Fitted>],
+    folds: &[Option<FittedConstants>],
     result: &mut Evaluation,
 ) {
-    let through = |map: &dyn Fn(Option<&Fitted>, f64) -> f64| -> Vec<f64> {
-        let fold_of = |problem: usize| folds[evaluator.fold(problem)].as_ref();
+    let through = |map: &dyn Fn(Option<&FittedConstants>, f64) -> f64| -> Vec<f64> {
+        let fold_of = |problem: usize| folds[traces.fold(problem)].as_ref();
         let rows = columns.scores.iter().zip(&columns.problems);
         rows.map(|(&score, &problem)| map(fold_of(problem), score))
             .collect()
@@ -162,13 +151,13 @@ fn add_calibration(
             units,
             columns.unit_count(),
         );
-        let ece = evaluator.resampler.estimate(columns.unit_count(), |w| {
+        let ece = traces.resampler.estimate(columns.unit_count(), |w| {
             ece_weighted(probabilities, correct, |i| w[units[i]])
         });
         result
             .summary
             .insert_some(&format!("critic.ece{suffix}"), ece);
-        let brier = evaluator
+        let brier = traces
             .resampler
             .estimate(columns.unit_count(), |w| squares.mean(w));
         result
@@ -180,11 +169,11 @@ fn add_calibration(
     result.reliability_raw = reliability(&raw, correct);
 }
 
-/// `pearson`, `spearman` and `partial_spearman` (given length and whether the answer is marked) with correctness, `length_spearman` with
-/// length, `welch_t` and `welch_p` of correct against wrong traces.
+/// `pearson`, `spearman` and `partial_spearman` (given length and answer form) with correctness,
+/// `length_spearman` with length, and `welch_t` and `welch_p` of correct against wrong traces.
 ///
 /// Ranks and residuals are those of the whole sample; the bootstrap reweights them.
-fn add_correlations(evaluator: &Evaluator, columns: &Columns, result: &mut Evaluation) {
+fn add_correlations(traces: &LabelledTraces, columns: &Columns, result: &mut Evaluation) {
     let right: Vec<f64> = columns
         .correct
         .iter()
@@ -205,8 +194,8 @@ fn add_correlations(evaluator: &Evaluator, columns: &Columns, result: &mut Evalu
         ("length_spearman", &ranks, &length_ranks),
     ];
     for (name, x, y) in pairs {
-        let moments = PairMoments::new((x, y), &columns.units, columns.unit_count());
-        let correlation = evaluator
+        let moments = PairMoments::new(x, y, &columns.units, columns.unit_count());
+        let correlation = traces
             .resampler
             .estimate(columns.unit_count(), |weights| moments.pearson(weights));
         result
@@ -233,81 +222,33 @@ fn add_correlations(evaluator: &Evaluator, columns: &Columns, result: &mut Evalu
     }
 }
 
-/// Sums and counts by unit, so that a resample's mean costs one step a unit.
+/// Sums and counts of the values of each unit: the mean of a resample is linear in the units.
 struct UnitMeans {
-    sums: Vec<(f64, f64)>,
+    units: Vec<UnitSum>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct UnitSum {
+    sum: f64,
+    count: f64,
 }
 
 impl UnitMeans {
     fn new(values: impl Iterator<Item = f64>, units: &[usize], count: usize) -> Self {
-        let mut sums = vec![(0.0, 0.0); count];
+        let mut sums = vec![UnitSum::default(); count];
         for (value, &unit) in values.zip(units) {
-            sums[unit].0 += value;
-            sums[unit].1 += 1.0;
+            sums[unit].sum += value;
+            sums[unit].count += 1.0;
         }
-        Self { sums }
+        Self { units: sums }
     }
 
     fn mean(&self, weights: &[f64]) -> Option<f64> {
         let (mut total, mut count) = (0.0, 0.0);
-        for ((sum, n), weight) in self.sums.iter().zip(weights) {
-            total += weight * sum;
-            count += weight * n;
+        for (unit, weight) in self.units.iter().zip(weights) {
+            total += weight * unit.sum;
+            count += weight * unit.count;
         }
         (count > 0.0).then(|| total / count)
-    }
-}
-
-impl Columns {
-    pub(super) fn of(
-        evaluator: &Evaluator,
-        score: TraceScore,
-        included: &dyn Fn(usize) -> bool,
-    ) -> Self {
-        let mut columns = Self {
-            scores: Vec::new(),
-            correct: Vec::new(),
-            units: Vec::new(),
-            groups: Vec::new(),
-            generators: Vec::new(),
-            lengths: Vec::new(),
-            marked: Vec::new(),
-            problems: Vec::new(),
-        };
-        let mut unit_of_problem = BTreeMap::new();
-        for row in evaluator.rows.iter().filter(|row| included(row.problem)) {
-            if let Some(value) = row.score(score) {
-                let next = unit_of_problem.len();
-                let unit = *unit_of_problem.entry(row.problem).or_insert(next);
-                columns.push(row, value, unit, evaluator.generators.len());
-            }
-        }
-        columns
-    }
-
-    fn push(&mut self, row: &Row, score: f64, unit: usize, generators: usize) {
-        self.scores.push(score);
-        self.correct.push(row.correct);
-        self.units.push(unit);
-        self.groups.push(row.problem * generators + row.generator);
-        self.generators.push(row.generator);
-        self.lengths
-            .push(row.score(TraceScore::Length).unwrap_or(0.0));
-        self.marked.push(f64::from(u8::from(row.marked)));
-        self.problems.push(row.problem);
-    }
-
-    fn unit_count(&self) -> usize {
-        self.units.iter().max().map_or(0, |last| last + 1)
-    }
-
-    fn ranked_of(&self, generator: usize) -> RankedTraces {
-        let own: Vec<usize> = (0..self.scores.len())
-            .filter(|&i| self.generators[i] == generator)
-            .collect();
-        let scores: Vec<f64> = own.iter().map(|&i| self.scores[i]).collect();
-        let correct: Vec<bool> = own.iter().map(|&i| self.correct[i]).collect();
-        let units: Vec<usize> = own.iter().map(|&i| self.units[i]).collect();
-        RankedTraces::new(&scores, &correct, &units)
     }
 }

@@ -1,65 +1,19 @@
-//! What is fitted on validation traces: which trace score, its calibration, the constants of the selectors.
+//! What is fitted on validation traces: the trace score, its calibration, the selectors' constants.
 
-use serde::{Deserialize, Serialize};
-
-use super::Evaluator;
-use super::critic::Columns;
-use crate::calibration::{Calibration, CalibrationError, CalibrationMethod};
+use super::columns::Columns;
+use super::traces::LabelledTraces;
+use crate::calibration::{Calibration, CalibrationError, CalibrationMethod, FittedConstants};
 use crate::classification::{
-    Isotonic, PlattScaling, auroc, auroc_within, brier, ece, fit_isotonic, fit_platt,
+    PlattScaling, auroc, auroc_within, brier, ece, fit_isotonic, fit_platt,
 };
 use crate::scores::TraceScore;
-use crate::selection::{Candidate, SelectorConstants, fit_constants};
+use crate::selection::{Candidate, fit_constants};
 
-/// What is fitted on validation traces.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Fitted {
-    /// The trace score with the highest AUROC (within problem if defined, else pooled).
-    pub score: TraceScore,
-    /// Constants of the selectors.
-    pub selectors: SelectorConstants,
-    /// Temperature and bias of the score.
-    pub platt: PlattScaling,
-    /// The non-decreasing map from score to probability.
-    pub isotonic: Isotonic,
-}
-
-impl Evaluator {
-    /// Fits on everything seen so far: chooses the trace score, then the constants for it.
-    ///
-    /// `None` if nothing seen has both a score of rewards and both classes.
-    pub fn fit(&self) -> Option<Fitted> {
-        fit(self, best_score(self)?, &|_| true)
-    }
-
-    /// The calibration to store with the reward, fitted on everything seen so far; `data` names it.
-    ///
-    /// `None` as [`Evaluator::fit`]. The method is that with the lower Brier score when each trace is judged by a fit to
-    /// the other fold's problems.
-    pub fn calibrate(&self, data: &str) -> Option<Calibration> {
-        let fitted = self.fit()?;
-        let error = cross_fitted_error(self, fitted.score);
-        let better = |e: &CalibrationError| e.brier_isotonic < e.brier_platt;
-        Some(Calibration {
-            fitted,
-            scores: self.settings.scores,
-            method: match error.as_ref().is_some_and(better) {
-                true => CalibrationMethod::Isotonic,
-                false => CalibrationMethod::Platt,
-            },
-            data: data.to_owned(),
-            traces: self.rows.len(),
-            problems: self.problems.len(),
-            error,
-        })
-    }
-}
-
-/// The reward score with the highest AUROC within problem, or pooled where no problem has both classes.
-fn best_score(evaluator: &Evaluator) -> Option<TraceScore> {
+/// The reward score with the highest AUROC within problem, or pooled if no problem has both
+/// classes.
+pub(super) fn best_score(traces: &LabelledTraces) -> Option<TraceScore> {
     let quality = |score: TraceScore| {
-        let columns = Columns::of(evaluator, score, &|_| true);
+        let columns = Columns::new(traces, score, |_| true);
         let within = auroc_within(&columns.scores, &columns.correct, &columns.groups);
         within.or_else(|| auroc(&columns.scores, &columns.correct))
     };
@@ -72,26 +26,25 @@ fn best_score(evaluator: &Evaluator) -> Option<TraceScore> {
 
 /// Fits calibration and selector constants for a score on the problems that `included` admits.
 ///
-/// `None` if they hold one class only.
+/// `None` if their traces are all correct or all wrong.
 pub(super) fn fit(
-    evaluator: &Evaluator,
+    traces: &LabelledTraces,
     score: TraceScore,
-    included: &dyn Fn(usize) -> bool,
-) -> Option<Fitted> {
-    let columns = Columns::of(evaluator, score, included);
+    included: impl Fn(usize) -> bool,
+) -> Option<FittedConstants> {
+    let columns = Columns::new(traces, score, &included);
     let platt = fit_platt(&columns.scores, &columns.correct)?;
     let candidate = |row: usize| Candidate {
-        score: evaluator.rows[row].score(score),
-        ..evaluator.candidate(row)
+        score: traces.rows[row].score(score),
+        ..traces.candidate(row)
     };
-    let groups = evaluator
+    let groups: Vec<Vec<Candidate>> = traces
         .groups()
         .into_iter()
-        .filter(|(problem, _)| included(*problem));
-    let groups: Vec<Vec<_>> = groups
-        .map(|(_, rows)| rows.into_iter().map(candidate).collect())
+        .filter(|group| included(group.problem))
+        .map(|group| group.rows.into_iter().map(candidate).collect())
         .collect();
-    Some(Fitted {
+    Some(FittedConstants {
         score,
         selectors: fit_constants(&groups),
         platt,
@@ -99,13 +52,49 @@ pub(super) fn fit(
     })
 }
 
-/// Errors of both maps where each trace is judged by a fit to the problems of the other folds.
-fn cross_fitted_error(evaluator: &Evaluator, score: TraceScore) -> Option<CalibrationError> {
-    let folds = evaluator.settings.folds.max(2);
+/// The constants for the problems of each fold: the given ones, else a fit to the other folds.
+pub(super) fn fit_folds(traces: &LabelledTraces) -> Vec<Option<FittedConstants>> {
+    let given = traces.settings.fitted.as_ref();
+    let fit_without = |fold| {
+        fit(traces, traces.settings.score, |problem| {
+            traces.fold(problem) != fold
+        })
+    };
+    (0..traces.folds())
+        .map(|fold| given.cloned().or_else(|| fit_without(fold)))
+        .collect()
+}
+
+/// The calibration with the better of both methods.
+pub(super) fn calibrate(
+    traces: &LabelledTraces,
+    fitted: FittedConstants,
+    data: &str,
+) -> Calibration {
+    let error = cross_fitted_error(traces, fitted.score);
+    let is_isotonic_better = error
+        .as_ref()
+        .is_some_and(|error| error.brier_isotonic < error.brier_platt);
+    Calibration {
+        fitted,
+        scores: traces.settings.scores,
+        method: match is_isotonic_better {
+            true => CalibrationMethod::Isotonic,
+            false => CalibrationMethod::Platt,
+        },
+        data: data.to_owned(),
+        traces: traces.rows.len(),
+        problems: traces.problem_count(),
+        error,
+    }
+}
+
+/// Errors of both methods if each trace is evaluated with a fit to the problems of the other folds.
+fn cross_fitted_error(traces: &LabelledTraces, score: TraceScore) -> Option<CalibrationError> {
     let (mut raw, mut platt, mut isotonic, mut correct) = (vec![], vec![], vec![], vec![]);
-    for fold in 0..folds {
-        let others = Columns::of(evaluator, score, &|problem| evaluator.fold(problem) != fold);
-        let own = Columns::of(evaluator, score, &|problem| evaluator.fold(problem) == fold);
+    for fold in 0..traces.folds() {
+        let others = Columns::new(traces, score, |problem| traces.fold(problem) != fold);
+        let own = Columns::new(traces, score, |problem| traces.fold(problem) == fold);
         let scaling = fit_platt(&others.scores, &others.correct)?;
         let map = fit_isotonic(&others.scores, &others.correct);
         for &score in &own.scores {

@@ -1,62 +1,78 @@
-//! The style probe: how much of correctness, and of the reward, a bag of tokens explains.
+//! The style probe: how well token counts predict correctness and the reward.
 //!
-//! A reward that a linear function of token counts predicts well grades vocabulary, length or format. The probe is a
-//! ridge regression on `ln(1 + count)` of the tokens that occur in most traces, judged on problems it was not fitted to.
+//! If a linear function of token counts predicts a reward well, the reward grades vocabulary,
+//! length or format. The probe is a ridge regression on `ln(1 + count)` of the tokens that occur in
+//! most traces, evaluated on problems it was not fitted to.
 
 use std::collections::{BTreeMap, BinaryHeap};
 
 use assay_tasks::random::text_key;
 use assay_tasks::trace::ScoredTrace;
 
-use super::{Evaluation, Evaluator, Row};
 use crate::classification::auroc;
-use crate::statistics::{Estimate, mean};
+use crate::statistics::mean;
 
-/// Traces the probe looks at: those with the smallest keys of problem and text, a sample that no order changes.
-pub const PROBE_TRACES: usize = 4096;
-/// Tokens the probe counts.
-pub const PROBE_TOKENS: usize = 256;
-/// Parts of the problems; each is judged by a fit to the others.
-pub const PROBE_FOLDS: usize = 5;
-/// Penalty on squared weights, on centred features.
-pub const PROBE_RIDGE: f64 = 10.0;
-/// Fewest traces with a token to look at.
-const FEWEST: usize = 40;
+/// Maximum number of traces of the probe: those with the smallest hash of problem and text, a
+/// sample that does not depend on the order.
+const PROBE_TRACES: usize = 4096;
+/// Number of tokens that the probe counts.
+const PROBE_TOKENS: usize = 256;
+/// Folds of the problems; each is evaluated with a fit to the others.
+pub(super) const PROBE_FOLDS: usize = 5;
+/// Penalty on squared weights, for centred features.
+const PROBE_RIDGE: f64 = 10.0;
+/// Minimum number of traces.
+const MIN_TRACES: usize = 40;
 
 /// Token counts of one trace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct TokenBag {
+pub(crate) struct TokenBag {
+    /// Hash of problem and text.
     key: u64,
-    counts: Vec<(u32, u32)>,
+    counts: Vec<TokenCount>,
 }
 
-/// What the probe found.
+/// How often a token occurs in a trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct TokenCount {
+    token: u32,
+    count: u32,
+}
+
+/// The results of the probe.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StyleProbe {
-    /// AUROC of the bag of tokens against correctness: what style alone tells.
-    pub correct_auroc: Option<f64>,
-    /// `1 - sum (s - s')^2 / sum (s - mean)^2`, s' the trace score predicted from the bag: near 1 the reward is style.
-    pub reward_r2: Option<f64>,
-    /// AUROC of `s - s'`: what the reward knows beyond the bag.
-    pub residual_auroc: Option<f64>,
-    /// Traces looked at.
-    pub traces: usize,
+pub(crate) struct StyleProbe {
+    /// AUROC of the predicted correctness: how much style alone says about it.
+    pub(crate) correct_auroc: Option<f64>,
+    /// `1 - sum (s - s')^2 / sum (s - mean)^2`, where s' is the trace score predicted from token
+    /// counts. Near 1 the reward measures style.
+    pub(crate) reward_r2: Option<f64>,
+    /// AUROC of `s - s'`: what the reward says about correctness beyond style.
+    pub(crate) residual_auroc: Option<f64>,
+    /// Number of traces.
+    pub(crate) traces: usize,
 }
 
-/// The bags kept, the one with the largest key on top.
+/// The token bags with the smallest keys, each with the index of its row; the largest key on top.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Bags {
     kept: BinaryHeap<(TokenBag, usize)>,
 }
 
 impl TokenBag {
+    /// Hash of problem and text.
+    pub(super) fn key(&self) -> u64 {
+        self.key
+    }
+
     /// Counts a trace's tokens.
-    pub fn of(trace: &ScoredTrace) -> Self {
+    pub(crate) fn new(trace: &ScoredTrace) -> Self {
         let mut ids = trace.token_ids.clone();
         ids.sort_unstable();
-        let counts = ids
-            .chunk_by(|a, b| a == b)
-            .map(|same| (same[0], same.len() as u32));
+        let counts = ids.chunk_by(|a, b| a == b).map(|same| TokenCount {
+            token: same[0],
+            count: same.len() as u32,
+        });
         Self {
             key: text_key(&trace.id) ^ text_key(&trace.text).rotate_left(1),
             counts: counts.collect(),
@@ -65,7 +81,12 @@ impl TokenBag {
 }
 
 impl Bags {
-    /// Keeps the bag of a row if it is among the smallest keys so far.
+    /// The kept bags, each with the index of its row, in no particular order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&TokenBag, usize)> {
+        self.kept.iter().map(|(bag, row)| (bag, *row))
+    }
+
+    /// Keeps the bag of a row if its key is among the smallest so far.
     pub(super) fn offer(&mut self, bag: TokenBag, row: usize) {
         if bag.counts.is_empty() {
             return;
@@ -83,47 +104,16 @@ impl Bags {
     }
 }
 
-/// Adds `critic.probe.{correct_auroc, reward_r2, residual_auroc}`; the values carry no interval.
-pub(super) fn add(evaluator: &Evaluator, result: &mut Evaluation) {
-    let score = evaluator.score();
-    let mut kept: Vec<(&TokenBag, &Row)> = Vec::new();
-    for (bag, row) in &evaluator.bags.kept {
-        kept.push((bag, &evaluator.rows[*row]));
-    }
-    kept.retain(|(_, row)| row.score(score).is_some());
-    kept.sort_by_key(|(bag, row)| (bag.key, row.problem, row.generator));
-    let bags: Vec<&TokenBag> = kept.iter().map(|(bag, _)| *bag).collect();
-    let scores: Vec<f64> = kept
-        .iter()
-        .filter_map(|(_, row)| row.score(score))
-        .collect();
-    let correct: Vec<bool> = kept.iter().map(|(_, row)| row.correct).collect();
-    let fold = |row: &Row| {
-        let key = text_key(&evaluator.problems[row.problem].id);
-        (key.rotate_left(32) % PROBE_FOLDS as u64) as usize
-    };
-    let folds: Vec<usize> = kept.iter().map(|(_, row)| fold(row)).collect();
-    let found = probe(&bags, &scores, &correct, &folds);
-    let values = [
-        ("correct_auroc", found.correct_auroc),
-        ("reward_r2", found.reward_r2),
-        ("residual_auroc", found.residual_auroc),
-    ];
-    for (name, value) in values {
-        let estimate = value.map(|value| Estimate {
-            n: found.traces,
-            ..Estimate::exact(value)
-        });
-        result
-            .summary
-            .insert_some(&format!("critic.probe.{name}"), estimate);
-    }
-}
-
 /// Runs the probe on parallel slices: trace i lies in fold `folds[i]`.
 ///
-/// Everything is `None` on fewer than 40 traces, or where a fold leaves nothing to fit.
-pub fn probe(bags: &[&TokenBag], scores: &[f64], correct: &[bool], folds: &[usize]) -> StyleProbe {
+/// All results are `None` with fewer than [`MIN_TRACES`] traces, or if no trace lies outside a
+/// fold.
+pub(crate) fn probe(
+    bags: &[&TokenBag],
+    scores: &[f64],
+    correct: &[bool],
+    folds: &[usize],
+) -> StyleProbe {
     let right: Vec<f64> = correct.iter().map(|&c| f64::from(u8::from(c))).collect();
     let mut found = StyleProbe {
         correct_auroc: None,
@@ -131,10 +121,10 @@ pub fn probe(bags: &[&TokenBag], scores: &[f64], correct: &[bool], folds: &[usiz
         residual_auroc: None,
         traces: bags.len(),
     };
-    if bags.len() < FEWEST {
+    if bags.len() < MIN_TRACES {
         return found;
     }
-    let features = features(bags);
+    let features = Features::new(bags);
     let Some(predicted) = cross_predict(&features, &[&right, scores], folds) else {
         return found;
     };
@@ -152,58 +142,79 @@ pub fn probe(bags: &[&TokenBag], scores: &[f64], correct: &[bool], folds: &[usiz
     found
 }
 
-/// `ln(1 + count)` of the [`PROBE_TOKENS`] tokens that most traces hold (the lower id first where equal), then
-/// `ln(1 + tokens)`: sparse rows of (feature, value) and the number of features.
-fn features(bags: &[&TokenBag]) -> (Vec<Vec<(usize, f64)>>, usize) {
-    let mut traces_with: BTreeMap<u32, usize> = BTreeMap::new();
-    for (token, _) in bags.iter().flat_map(|bag| &bag.counts) {
-        *traces_with.entry(*token).or_default() += 1;
-    }
-    let mut order: Vec<(u32, usize)> = traces_with.into_iter().collect();
-    order.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
-    order.truncate(PROBE_TOKENS);
-    let place: BTreeMap<u32, usize> = order
-        .iter()
-        .enumerate()
-        .map(|(i, (t, _))| (*t, i))
-        .collect();
-    let width = order.len() + 1;
-    let row = |bag: &&TokenBag| {
-        let log = |count: u32| f64::from(count).ln_1p();
-        let counted = bag.counts.iter();
-        let mut row: Vec<(usize, f64)> = counted
-            .filter_map(|(token, count)| Some((*place.get(token)?, log(*count))))
-            .collect();
-        row.push((
-            width - 1,
-            log(bag.counts.iter().map(|(_, count)| count).sum()),
-        ));
-        row
-    };
-    (bags.iter().map(row).collect(), width)
+/// The features of all traces as sparse rows.
+struct Features {
+    rows: Vec<Vec<Feature>>,
+    /// Number of features.
+    width: usize,
 }
 
-/// Ridge predictions of each target for every row by the fit to the rows of other folds.
+/// One non-zero feature of a trace.
+#[derive(Clone, Copy)]
+struct Feature {
+    index: usize,
+    value: f64,
+}
+
+impl Features {
+    /// `ln(1 + count)` of the [`PROBE_TOKENS`] tokens that most traces contain (the lower id first
+    /// among equals), then `ln(1 + number of tokens)`.
+    fn new(bags: &[&TokenBag]) -> Self {
+        let mut traces_with: BTreeMap<u32, usize> = BTreeMap::new();
+        for counted in bags.iter().flat_map(|bag| &bag.counts) {
+            *traces_with.entry(counted.token).or_default() += 1;
+        }
+        let mut order: Vec<(u32, usize)> = traces_with.into_iter().collect();
+        order.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
+        order.truncate(PROBE_TOKENS);
+        let index: BTreeMap<u32, usize> = order
+            .iter()
+            .enumerate()
+            .map(|(i, (token, _))| (*token, i))
+            .collect();
+        let width = order.len() + 1;
+        let feature = |index, count: u32| Feature {
+            index,
+            value: f64::from(count).ln_1p(),
+        };
+        let row = |bag: &&TokenBag| {
+            let counted = bag.counts.iter();
+            let mut row: Vec<Feature> = counted
+                .filter_map(|c| Some(feature(*index.get(&c.token)?, c.count)))
+                .collect();
+            let length = bag.counts.iter().map(|c| c.count).sum();
+            row.push(feature(width - 1, length));
+            row
+        };
+        Self {
+            rows: bags.iter().map(row).collect(),
+            width,
+        }
+    }
+}
+
+/// Ridge predictions of each target for every row, from the fit to the rows of the other folds.
 fn cross_predict(
-    (rows, width): &(Vec<Vec<(usize, f64)>>, usize),
+    features: &Features,
     targets: &[&[f64]],
     folds: &[usize],
 ) -> Option<Vec<Vec<f64>>> {
+    let rows = &features.rows;
     let mut predicted = vec![vec![0.0; rows.len()]; targets.len()];
     for fold in 0..=folds.iter().copied().max()? {
         let inside: Vec<usize> = (0..rows.len()).filter(|&i| folds[i] != fold).collect();
         if inside.len() == rows.len() {
             continue;
         }
-        let moments = Moments::of(rows, *width, &inside)?;
-        let factor = cholesky(moments.covariance(PROBE_RIDGE), *width)?;
+        let moments = Moments::new(features, &inside)?;
+        let factor = cholesky(moments.covariance(PROBE_RIDGE), features.width)?;
         for (target, out) in targets.iter().zip(&mut predicted) {
             let centre = inside.iter().map(|&i| target[i]).sum::<f64>() / moments.count;
             let mut weights = moments.cross(rows, &inside, |i| target[i] - centre);
             solve(&factor, &mut weights);
             let offset: f64 = weights.iter().zip(&moments.mean).map(|(w, m)| w * m).sum();
             for i in (0..rows.len()).filter(|&i| folds[i] == fold) {
-                let own: f64 = rows[i].iter().map(|(j, x)| weights[*j] * x).sum();
+                let own: f64 = rows[i].iter().map(|f| weights[f.index] * f.value).sum();
                 out[i] = centre - offset + own;
             }
         }
@@ -221,15 +232,16 @@ struct Moments {
 }
 
 impl Moments {
-    fn of(rows: &[Vec<(usize, f64)>], width: usize, inside: &[usize]) -> Option<Self> {
+    fn new(features: &Features, inside: &[usize]) -> Option<Self> {
         (!inside.is_empty()).then_some(())?;
-        let count = inside.len() as f64;
+        let (count, width) = (inside.len() as f64, features.width);
         let (mut mean, mut products) = (vec![0.0; width], vec![0.0; width * width]);
         for &i in inside {
-            for &(a, x) in &rows[i] {
-                mean[a] += x / count;
-                for &(b, y) in rows[i].iter().filter(|(b, _)| *b <= a) {
-                    products[a * width + b] += x * y;
+            let row = &features.rows[i];
+            for a in row {
+                mean[a.index] += a.value / count;
+                for b in row.iter().filter(|b| b.index <= a.index) {
+                    products[a.index * width + b.index] += a.value * b.value;
                 }
             }
         }
@@ -256,14 +268,14 @@ impl Moments {
     /// Sums of feature times target; the target is centred, so features need not be.
     fn cross(
         &self,
-        rows: &[Vec<(usize, f64)>],
+        rows: &[Vec<Feature>],
         inside: &[usize],
         target: impl Fn(usize) -> f64,
     ) -> Vec<f64> {
         let mut sums = vec![0.0; self.width];
         for &i in inside {
             let y = target(i);
-            rows[i].iter().for_each(|(j, x)| sums[*j] += x * y);
+            rows[i].iter().for_each(|f| sums[f.index] += f.value * y);
         }
         sums
     }
@@ -306,7 +318,10 @@ mod tests {
     fn bag(counts: &[(u32, u32)]) -> TokenBag {
         TokenBag {
             key: 0,
-            counts: counts.to_vec(),
+            counts: counts
+                .iter()
+                .map(|&(token, count)| TokenCount { token, count })
+                .collect(),
         }
     }
 
@@ -361,7 +376,7 @@ mod tests {
                 order.reverse();
             }
             for key in order {
-                let counts = vec![(1, 1)];
+                let counts = vec![TokenCount { token: 1, count: 1 }];
                 bags.offer(TokenBag { key, counts }, 0);
             }
             let mut kept: Vec<u64> = bags.kept.iter().map(|(bag, _)| bag.key).collect();

@@ -1,8 +1,12 @@
 //! Tests of the evaluation over synthetic traces with a known relation of score and correctness.
 
 use assay_tasks::random::Stream;
+use assay_tasks::trace::ScoredTrace;
 
 use super::*;
+use crate::scores::TraceScore;
+use crate::statistics::BootstrapSettings;
+use crate::summary::Summary;
 
 fn trace(problem: usize, correct: bool, score: f32, stream: &mut Stream) -> ScoredTrace {
     let length = 5 + stream.below(10);
@@ -74,7 +78,7 @@ fn entries_are_there_and_agree_with_each_other() {
         );
     }
     assert!(value("critic.auroc") > value("critic.auroc_within"));
-    // The score is the true logit: calibrated as it stands.
+    // The score is the true logit, so it is calibrated without a fit.
     assert!(value("critic.ece_raw") < 0.05 && value("critic.ece") < 0.05);
     assert!(value("critic.spearman") > 0.4 && value("critic.length_spearman").abs() < 0.1);
     assert!(value("critic.partial_spearman") > 0.4 && value("critic.welch_p") < 1e-6);
@@ -109,7 +113,7 @@ fn intervals_hold_the_value_and_everything_round_trips() {
 }
 
 #[test]
-fn fault_16_scores_follow_their_trace_in_any_order() {
+fn fault_16_scores_follow_their_trace() {
     let mut all = traces(30, 1.0);
     let forward = evaluate(all.clone(), &quick()).unwrap();
     // Problems in reverse, each problem's own order kept: nothing but rounding may change.
@@ -151,13 +155,13 @@ fn small_and_empty_inputs_are_defined() {
     let mut demonstration = one;
     demonstration.generator = "demonstration".into();
     let result = evaluate([unknown, demonstration], &quick()).unwrap();
-    assert_eq!((result.traces, result.unjudged), (0, 1));
+    assert_eq!((result.traces, result.unlabelled), (0, 1));
 }
 
 #[test]
 fn fitting_on_validation_chooses_and_calibrates() {
     let mut all = traces(60, 0.0);
-    // Only the last token tells; the others are noise of the wrong sign.
+    // Only the last token is informative; the others have the wrong sign.
     for trace in &mut all {
         let last = trace.token_rewards.len() - 1;
         let reward = trace.token_rewards[last].unwrap();
@@ -230,7 +234,7 @@ fn stopping_when_decided_loses_nothing_and_saves_tokens() {
 }
 
 #[test]
-fn the_correlation_map_is_symmetric_and_holds_the_summary() {
+fn the_correlation_map_is_symmetric() {
     let result = evaluate(traces(60, 1.0), &quick()).unwrap();
     let map = &result.correlations;
     let place = |name: &str| map.names.iter().position(|n| *n == name).unwrap();
@@ -321,7 +325,7 @@ fn duplicated_traces_change_no_value() {
 }
 
 #[test]
-fn a_last_number_counts_for_the_lenient_measure_alone() {
+fn a_last_number_is_no_strict_answer() {
     let trace = |text: &str, correct| ScoredTrace {
         id: "p".to_owned(),
         generator: "g".to_owned(),
@@ -343,7 +347,7 @@ fn a_last_number_counts_for_the_lenient_measure_alone() {
 }
 
 #[test]
-fn generators_that_look_alike_are_kept_apart() {
+fn similar_generator_names_are_distinguished() {
     let trace = |generator: &str, correct| ScoredTrace {
         id: "p".to_owned(),
         generator: generator.to_owned(),

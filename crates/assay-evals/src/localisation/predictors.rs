@@ -1,11 +1,11 @@
-//! The predictors: per-token suspicion from rewards, or from what needs no reward.
+//! The predictors: the suspicion of each token, from rewards or from baselines without a reward.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Combination, Fitted, LocalisationCase};
+use super::case::LocalisationCase;
 use crate::error::{EvalError, find_named};
 
-/// A rule that gives every token a suspicion; the predicted error token has the highest.
+/// A rule that assigns a suspicion to every token; the predicted error token has the highest.
 ///
 /// r_t is the reward after token t, l_t its log-probability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -13,7 +13,7 @@ use crate::error::{EvalError, find_named};
 pub enum Predictor {
     /// `r_{t-1} - r_t` over consecutive scored tokens; the first has none.
     LargestDrop,
-    /// `r'_t - r_t`, r' the reward of the unperturbed demonstration at the same token index. It sees the original.
+    /// `r'_t - r_t`, where r' is the reward of the original demonstration at the same token index.
     PairedDrop,
     /// `-r_t`.
     LowestReward,
@@ -21,16 +21,16 @@ pub enum Predictor {
     LowestRewardNumber,
     /// The first token with `r_t` below a threshold, then the others by `-r_t`.
     BelowThreshold,
-    /// The same among tokens with a digit, with a threshold of their own.
+    /// The same among tokens with a digit, with its own threshold.
     BelowThresholdNumber,
     /// The start of the second segment in the best two-mean fit with a fall between the segments:
     /// `k (n-k) / n (mean_before - mean_from)^2`, negative where the mean rises.
     ChangePoint,
-    /// The same on `r_t - r'_t`, r' the reward of the unperturbed demonstration. It sees the original.
+    /// The same on `r_t - r'_t`, where r' is the reward of the original demonstration.
     PairedChangePoint,
-    /// Reward and log-probability joined as [`Combination`] says.
+    /// A weighted sum of reward and log-probability, see [`Combination`].
     Combined,
-    /// Every token alike: the exact expectation of a uniform guess.
+    /// Equal suspicion for all tokens: the exact expectation of a uniform guess.
     Chance,
     /// `l_{t-1} - l_t`.
     LogprobDrop,
@@ -42,6 +42,32 @@ pub enum Predictor {
     SurprisingNumber,
     /// The first token with a digit and `l_t` below a threshold, then the other numbers by `-l_t`.
     FirstSurprisingNumber,
+}
+
+/// The constants of predictors, fitted on labelled cases.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PredictorConstants {
+    /// Of [`Predictor::BelowThreshold`].
+    pub threshold: Option<f32>,
+    /// Of [`Predictor::BelowThresholdNumber`].
+    pub number_threshold: Option<f32>,
+    /// Of [`Predictor::FirstSurprisingNumber`].
+    pub logprob_threshold: Option<f32>,
+    /// Of [`Predictor::Combined`].
+    pub combination: Option<Combination>,
+}
+
+/// A weighted sum of reward and log-probability: suspicion `-((1-w) r_t / s_r + w l_t / s_l)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Combination {
+    /// w, the share of the log-probability.
+    pub logprob_weight: f64,
+    /// `s_r`, the standard deviation of rewards over tokens.
+    pub reward_scale: f64,
+    /// `s_l`, the standard deviation of log-probabilities over tokens.
+    pub logprob_scale: f64,
+    /// Whether only tokens with a digit have a suspicion.
+    pub numbers_only: bool,
 }
 
 impl Predictor {
@@ -93,7 +119,7 @@ impl Predictor {
     /// # Errors
     /// [`EvalError::UnknownName`] with the nearest known name.
     pub fn parse(name: &str) -> Result<Self, EvalError> {
-        find_named("predictor", name, (&Self::ALL, &Self::NAMES))
+        find_named("predictor", name, &Self::ALL, &Self::NAMES)
     }
 
     /// Whether it needs no reward.
@@ -109,13 +135,15 @@ impl Predictor {
         )
     }
 
-    /// Suspicion of each token of the perturbed text, `None` for tokens that cannot be the prediction.
+    /// Suspicion of each token of the perturbed text, `None` for tokens that cannot be the
+    /// prediction.
     ///
-    /// `None` altogether where the case lacks what the predictor needs, or no token can be the prediction.
+    /// `None` for the whole case if it lacks the predictor's data or no token can be the
+    /// prediction.
     pub fn suspicion(
         self,
         case: &LocalisationCase<'_>,
-        fitted: &Fitted,
+        constants: &PredictorConstants,
     ) -> Option<Vec<Option<f64>>> {
         let rewards = widen(case.token_rewards);
         let logprobs = || {
@@ -131,10 +159,10 @@ impl Predictor {
             Self::PairedDrop => paired_drops(&rewards, &widen(case.reference_rewards?)),
             Self::LowestReward => negated(&rewards),
             Self::LowestRewardNumber => numbers_only(case, negated(&rewards)),
-            Self::BelowThreshold => first_below(&rewards, f64::from(fitted.threshold?)),
+            Self::BelowThreshold => first_below(&rewards, f64::from(constants.threshold?)),
             Self::BelowThresholdNumber => first_below(
                 &numbers_only(case, rewards),
-                f64::from(fitted.number_threshold?),
+                f64::from(constants.number_threshold?),
             ),
             Self::ChangePoint => change_points(&rewards),
             Self::PairedChangePoint => {
@@ -142,7 +170,7 @@ impl Predictor {
                 change_points(&negated(&falls))
             }
             Self::Combined => {
-                let rule = fitted.combination?;
+                let rule = constants.combination?;
                 let joined = combined(&rewards, &logprobs()?, &rule);
                 match rule.numbers_only {
                     true => numbers_only(case, joined),
@@ -160,7 +188,7 @@ impl Predictor {
             Self::SurprisingNumber => numbers_only(case, negated(&logprobs()?)),
             Self::FirstSurprisingNumber => first_below(
                 &numbers_only(case, logprobs()?),
-                f64::from(fitted.logprob_threshold?),
+                f64::from(constants.logprob_threshold?),
             ),
         };
         let usable =
@@ -277,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_token_below_wins_even_if_another_is_lower() {
+    fn the_first_token_below_the_threshold_wins() {
         let suspicion = first_below(&[Some(1.0), Some(-1.0), Some(-5.0)], 0.0);
         assert_eq!(suspicion, [Some(-1.0), Some(f64::INFINITY), Some(5.0)]);
         assert_eq!(
@@ -287,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn change_point_is_the_start_of_the_lower_segment() {
+    fn change_point_starts_the_lower_segment() {
         let values = [2.0, 1.0, 2.0, -1.0, 0.0, -1.0].map(Some);
         let gains = change_points(&values);
         let best = (1..6)
@@ -300,8 +328,9 @@ mod tests {
     }
 
     #[test]
-    fn the_paired_change_point_ignores_what_both_texts_share() {
-        // The reward falls at token 1 in both; only from token 3 on does the perturbed one fall below the original.
+    fn paired_change_point_ignores_shared_drops() {
+        // The reward falls at token 1 in both; only from token 3 on does the perturbed one fall
+        // below the original.
         let rewards = [4.0, 0.0, 0.0, -1.0, -1.0].map(Some);
         let original = [4.0, 0.0, 0.0, 0.0, 0.0].map(Some);
         let case = LocalisationCase {
@@ -312,7 +341,9 @@ mod tests {
             ..LocalisationCase::default()
         };
         let best = |predictor: Predictor| {
-            let suspicion = predictor.suspicion(&case, &Fitted::default()).unwrap();
+            let suspicion = predictor
+                .suspicion(&case, &PredictorConstants::default())
+                .unwrap();
             let key = |token: &usize| suspicion[*token].unwrap_or(f64::NEG_INFINITY);
             (0..5).max_by(|a, b| key(a).total_cmp(&key(b)))
         };
@@ -363,13 +394,13 @@ mod tests {
             Predictor::Combined,
         ] {
             assert_eq!(
-                predictor.suspicion(&case, &Fitted::default()),
+                predictor.suspicion(&case, &PredictorConstants::default()),
                 None,
                 "{predictor:?}"
             );
         }
         assert_eq!(
-            Predictor::LargestDrop.suspicion(&case, &Fitted::default()),
+            Predictor::LargestDrop.suspicion(&case, &PredictorConstants::default()),
             None
         );
     }

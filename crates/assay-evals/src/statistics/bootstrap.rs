@@ -1,7 +1,8 @@
 //! The percentile bootstrap over problems.
 //!
-//! Resample `b` draws its problems from the stream keyed by `b` alone, so two statistics over the same number of
-//! problems see the same resamples: every comparison is paired, and nothing depends on the order of computation.
+//! Resample `b` draws its problems from the stream with key `b`, so two statistics over the same
+//! number of problems use the same resamples. Every comparison is paired, and no result depends on
+//! the order of computation.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,9 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use assay_tasks::random::Stream;
 use serde::{Deserialize, Serialize};
 
-use super::{Estimate, quantile};
+use super::descriptive::quantile;
+use super::estimate::Estimate;
 
-/// How many resamples, from which seed, at which level.
+/// Number, seed and level of a bootstrap.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BootstrapSettings {
@@ -42,23 +44,25 @@ pub fn bootstrap(
     Resampler::new(*settings).estimate(units, statistic)
 }
 
-/// Percentile bootstrap of `1/n sum values`, one value a problem; the same resamples as [`bootstrap`].
+/// Percentile bootstrap of `1/n sum values`, one value per problem, with the resamples of
+/// [`bootstrap`].
 ///
 /// `None` on no values.
 pub fn bootstrap_mean(values: &[f64], settings: &BootstrapSettings) -> Option<Estimate> {
     Resampler::new(*settings).mean(values)
 }
 
-/// The bootstrap for many statistics: the draws for a number of units are made once and kept, for all threads and clones.
+/// The bootstrap for many statistics. Draws are made once per number of units and shared by all
+/// threads and clones.
 #[derive(Clone, Debug, Default)]
 pub struct Resampler {
     settings: BootstrapSettings,
-    /// By number of units: how often each unit was drawn, resample after resample.
+    /// By number of units: how often each unit was drawn, one resample after another.
     drawn: Arc<Mutex<BTreeMap<usize, Arc<Vec<u8>>>>>,
 }
 
 impl Resampler {
-    /// A resampler that has drawn nothing yet.
+    /// A resampler without draws.
     pub fn new(settings: BootstrapSettings) -> Self {
         Self {
             settings,
@@ -68,11 +72,12 @@ impl Resampler {
 
     /// Percentile bootstrap of any statistic of weighted units.
     ///
-    /// `statistic` receives one weight a unit: all ones for the value itself, then, for each resample, how often each
-    /// unit was drawn (they sum to `units`). The interval is widened to hold the value where resampling biases the
-    /// statistic past it, as it does upwards for a calibration error. Resamples on which it is undefined (`None`) are
-    /// left out. `None` if there are no units or the statistic is undefined on the whole; with one unit the interval
-    /// is the value.
+    /// `statistic` receives one weight per unit: 1 each for the value itself, then, for each
+    /// resample, how often each unit was drawn (these sum to `units`). The interval is widened to
+    /// include the value, which resampling can bias the statistic away from, for example upwards
+    /// for a calibration error. Resamples on which the statistic is not defined (`None`) are left
+    /// out. `None` if there are no units or the statistic is not defined on the whole sample; with
+    /// one unit the interval is the value.
     pub fn estimate(
         &self,
         units: usize,
@@ -127,7 +132,8 @@ impl Resampler {
         Some(Arc::clone(all))
     }
 
-    /// Counts of one resample. A unit drawn more than 255 times of n does not occur: its chance is below 1e-500.
+    /// The counts of one resample. No unit is drawn more than 255 times: the probability is below
+    /// 1e-500.
     fn draw(&self, resample: usize, counts: &mut [u8]) {
         counts.fill(0);
         let mut stream = Stream::new(self.settings.seed, &[resample as u64]);
@@ -138,7 +144,7 @@ impl Resampler {
     }
 }
 
-/// Paired bootstrap of `1/n sum (a_p - b_p)`: two systems on the same problems, `a[p]` and `b[p]` of one problem.
+/// Paired bootstrap of `1/n sum (a_p - b_p)`: `a[p]` and `b[p]` are two systems on one problem.
 ///
 /// `None` on no problems or on different numbers of problems.
 pub fn paired_difference(a: &[f64], b: &[f64], settings: &BootstrapSettings) -> Option<Estimate> {
@@ -149,11 +155,13 @@ pub fn paired_difference(a: &[f64], b: &[f64], settings: &BootstrapSettings) -> 
     bootstrap_mean(&differences, settings)
 }
 
-/// Bootstrap of the mean over a rectangle, `rows[s][p]` the value of seed s on problem p: each resample draws seeds and
-/// problems independently, so the interval covers both another training run and other problems.
+/// Bootstrap of the mean of `rows[s][p]`, the value of seed s on problem p. Each resample draws
+/// seeds and problems independently, so the interval covers both other training runs and other
+/// problems.
 ///
-/// With one problem a seed this is the bootstrap over seeds; with one seed that over problems. `None` without values or
-/// with rows of different lengths. `n` counts seeds times problems.
+/// With one problem this is the bootstrap over seeds, with one seed the bootstrap over problems.
+/// `None` without values or with rows of different lengths. `n` is the number of seeds times
+/// problems.
 pub fn crossed_mean(rows: &[Vec<f64>], settings: &BootstrapSettings) -> Option<Estimate> {
     let (seeds, problems) = (rows.len(), rows.first()?.len());
     if problems == 0 || rows.iter().any(|row| row.len() != problems) {
@@ -251,7 +259,8 @@ mod tests {
         // Seeds differ, problems do not; then the other way round.
         let seeds: Vec<Vec<f64>> = (0..5).map(|s| vec![f64::from(s); 40]).collect();
         let problems: Vec<Vec<f64>> = vec![(0..40).map(|p| f64::from(p % 5)).collect(); 5];
-        // Standard errors: sqrt(2) / sqrt(5) = .632 and sqrt(2) / sqrt(40) = .224; 3.92 of them, percentiles of few.
+        // Standard errors: sqrt(2) / sqrt(5) = .632 and sqrt(2) / sqrt(40) = .224; 3.92 of them,
+        // percentiles of few.
         assert!(
             (width(&seeds) / (3.92 * 0.632) - 1.0).abs() < 0.12,
             "{}",

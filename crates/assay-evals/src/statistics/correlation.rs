@@ -8,34 +8,40 @@ pub fn pearson(x: &[f64], y: &[f64]) -> Option<f64> {
     pearson_of(x.iter().copied().zip(y.iter().copied()))
 }
 
-/// Sums of pairs by bootstrap unit, so that Pearson's r of a resample costs one step a unit.
+/// Sums of pairs by bootstrap unit: Pearson's r of a resample takes one pass over the units.
 #[derive(Clone, Debug)]
 pub struct PairMoments {
-    /// Means of the whole sample, which the sums are centred by.
-    means: (f64, f64),
-    /// By unit: pairs, and sums of x, y, x^2, y^2, xy after centring.
+    /// Means of x and y over the whole sample; the sums are centred by them.
+    mean_x: f64,
+    mean_y: f64,
+    /// For each unit: the number of pairs, and sums of x, y, x^2, y^2, xy after centring.
     sums: Vec<[f64; 6]>,
 }
 
 impl PairMoments {
-    /// Sums up; `units[i]` is the unit of pair i, below `count`. The shortest slice bounds the sample.
-    pub fn new((x, y): (&[f64], &[f64]), units: &[usize], count: usize) -> Self {
+    /// Sums the pairs `(x[i], y[i])` of each unit `units[i]`, which is below `count`. The shortest
+    /// slice bounds the sample.
+    pub fn new(x: &[f64], y: &[f64], units: &[usize], count: usize) -> Self {
         let n = x.len().min(y.len()).min(units.len());
         let mean = |values: &[f64]| values[..n].iter().sum::<f64>() / n.max(1) as f64;
-        let means = (mean(x), mean(y));
+        let (mean_x, mean_y) = (mean(x), mean(y));
         let mut sums = vec![[0.0; 6]; count];
         for i in 0..n {
-            let (dx, dy) = (x[i] - means.0, y[i] - means.1);
+            let (dx, dy) = (x[i] - mean_x, y[i] - mean_y);
             let terms = [1.0, dx, dy, dx * dx, dy * dy, dx * dy];
             let own = &mut sums[units[i]];
             own.iter_mut()
                 .zip(terms)
                 .for_each(|(sum, term)| *sum += term);
         }
-        Self { means, sums }
+        Self {
+            mean_x,
+            mean_y,
+            sums,
+        }
     }
 
-    /// Pearson's r of pairs that count `weights[unit]` times; `None` as [`pearson`].
+    /// Pearson's r if each pair counts `weights[unit]` times; `None` as [`pearson`].
     pub fn pearson(&self, weights: &[f64]) -> Option<f64> {
         let mut total = [0.0; 6];
         for (sums, weight) in self.sums.iter().zip(weights) {
@@ -48,8 +54,15 @@ impl PairMoments {
         if n <= 0.0 {
             return None;
         }
-        let sums = (n, xx - x * x / n, yy - y * y / n, xy - x * y / n);
-        correlation(sums, self.means)
+        let sums = CentredSums {
+            n,
+            mean_x: self.mean_x,
+            mean_y: self.mean_y,
+            xx: xx - x * x / n,
+            yy: yy - y * y / n,
+            xy: xy - x * y / n,
+        };
+        sums.correlation()
     }
 }
 
@@ -58,7 +71,7 @@ pub fn spearman(x: &[f64], y: &[f64]) -> Option<f64> {
     pearson(&average_ranks(x), &average_ranks(y))
 }
 
-/// Ranks from 1, equal values sharing the mean of their ranks.
+/// Ranks from 1; equal values get the mean of their ranks.
 pub fn average_ranks(values: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
@@ -71,11 +84,12 @@ pub fn average_ranks(values: &[f64]) -> Vec<f64> {
     ranks
 }
 
-/// What least squares on `[1, controls]` leaves of `values`. Pearson's r of two such lists is the partial correlation.
+/// The residuals of least squares of `values` on `[1, controls]`. Pearson's r of two such lists is
+/// the partial correlation.
 ///
-/// Rank the inputs first ([`average_ranks`]) for the partial Spearman. Controls that are constant or linear in the
-/// others are dropped. `None` if lengths differ, nothing is left (residual variance below 1e-12 of the whole), or there are fewer
-/// than two observations.
+/// Rank the inputs first ([`average_ranks`]) for the partial Spearman correlation. Controls that
+/// are constant or a linear function of the others are dropped. `None` if the lengths differ or if
+/// the residual variance is below 1e-12 of the variance, as it is with fewer than two values.
 pub fn residuals(values: &[f64], controls: &[&[f64]]) -> Option<Vec<f64>> {
     let n = values.len();
     controls
@@ -100,19 +114,39 @@ fn pearson_of(pairs: impl Iterator<Item = (f64, f64)> + Clone) -> Option<f64> {
         yy += dy * dy;
         xy += dx * dy;
     }
-    correlation((n, xx, yy, xy), (mean_x, mean_y))
+    let sums = CentredSums {
+        n,
+        mean_x,
+        mean_y,
+        xx,
+        yy,
+        xy,
+    };
+    sums.correlation()
 }
 
-/// `xy / sqrt(xx yy)` of centred sums; `None` where a side does not vary: a constant column leaves rounding errors
-/// behind, which must not correlate with anything.
-fn correlation((n, xx, yy, xy): (f64, f64, f64, f64), means: (f64, f64)) -> Option<f64> {
-    let varies = |squares: f64, mean: f64| squares > 1e-24 * n * mean * mean && squares > 0.0;
-    let scale = (xx * yy).sqrt();
-    let defined = varies(xx, means.0) && varies(yy, means.1) && scale > 0.0;
-    defined.then(|| (xy / scale).clamp(-1.0, 1.0))
+/// Means, and sums of squares and products around them.
+struct CentredSums {
+    n: f64,
+    mean_x: f64,
+    mean_y: f64,
+    xx: f64,
+    yy: f64,
+    xy: f64,
 }
 
-/// Gram-Schmidt of the constant and the controls, twice over for accuracy.
+impl CentredSums {
+    /// `xy / sqrt(xx yy)`; `None` if x or y is constant up to rounding errors.
+    fn correlation(&self) -> Option<f64> {
+        let varies =
+            |squares: f64, mean: f64| squares > 1e-24 * self.n * mean * mean && squares > 0.0;
+        let scale = (self.xx * self.yy).sqrt();
+        let defined = varies(self.xx, self.mean_x) && varies(self.yy, self.mean_y) && scale > 0.0;
+        defined.then(|| (self.xy / scale).clamp(-1.0, 1.0))
+    }
+}
+
+/// Gram-Schmidt on the constant and the controls, with a second pass for accuracy.
 fn orthonormal_basis(controls: &[&[f64]], n: usize) -> Vec<Vec<f64>> {
     let mut basis: Vec<Vec<f64>> = Vec::new();
     let ones = vec![1.0; n];
@@ -126,7 +160,7 @@ fn orthonormal_basis(controls: &[&[f64]], n: usize) -> Vec<Vec<f64>> {
     basis
 }
 
-/// What of `column` the basis does not explain; `None` if that is nothing.
+/// The part of `column` outside the span of `basis`; `None` if it is zero up to rounding.
 fn residual(column: &[f64], basis: &[Vec<f64>]) -> Option<Vec<f64>> {
     let mut rest = column.to_vec();
     for direction in basis.iter().chain(basis) {
@@ -178,7 +212,7 @@ mod tests {
         let x = [1.0, 2.0, 4.0, -1.0, 3.5];
         let y = [2.0, 1.0, 5.0, 0.0, 1.0];
         let units = [0, 0, 1, 2, 1];
-        let moments = PairMoments::new((&x, &y), &units, 3);
+        let moments = PairMoments::new(&x, &y, &units, 3);
         for weights in [[1, 1, 1], [2, 1, 0], [0, 3, 1]] {
             let (mut repeated_x, mut repeated_y) = (Vec::new(), Vec::new());
             for (i, &unit) in units.iter().enumerate() {
@@ -191,7 +225,7 @@ mod tests {
         }
         assert_eq!(moments.pearson(&[0.0, 0.0, 1.0]), None);
         assert_eq!(moments.pearson(&[0.0; 3]), None);
-        let constant = PairMoments::new((&[0.1; 5], &y), &units, 3);
+        let constant = PairMoments::new(&[0.1; 5], &y, &units, 3);
         assert_eq!(constant.pearson(&[1.0; 3]), None);
     }
 

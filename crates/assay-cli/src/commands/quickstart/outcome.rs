@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 use assay_evals::localisation::Predictor;
-use assay_evals::metrics::{MetricRow, parse_metrics};
-use assay_evals::report::{HeatmapTrace, ReportInput, ReportSettings, RunView, render};
 use assay_evals::statistics::{BootstrapSettings, Estimate};
-use assay_evals::summary::Summary;
-use assay_tasks::trace_io::write_traces;
+use assay_evals::{MetricRow, Summary, parse_metrics};
 use assay_train::checkpoint::{self, write_file};
 use assay_train::metrics;
 use assay_train::settings::Settings;
+use assay_report::{HeatmapTrace, ReportInput, ReportSettings, RunView, render};
+use assay_tasks::trace_io::write_traces;
 
 use super::measure::{Measured, SAMPLES};
 
@@ -128,7 +127,7 @@ pub(super) fn write(out: &Path, measured: &Measured, summary: &Summary) -> Resul
     };
     Ok(write_file(
         &out.join("report.html"),
-        render(&input, &ReportSettings::default()).as_bytes(),
+        render(&input, &ReportSettings::default())?.as_bytes(),
     )?)
 }
 

@@ -1,22 +1,22 @@
-//! What the report draws of an evaluation: histograms of the trace score and the map of correlations.
+//! Histograms of the trace score, and rank correlations of scores, correctness, length and format.
 
 use serde::Serialize;
 
-use super::critic::Columns;
-use super::{Evaluator, Row};
+use super::columns::Columns;
+use super::traces::{LabelledTraces, Row};
 use crate::scores::TraceScore;
 use crate::statistics::{average_ranks, pearson};
 
 const HISTOGRAM_BINS: usize = 40;
 
-/// Counts of trace scores over equal-width bins, one row of counts a class.
+/// Counts of trace scores over bins of equal width, for each class of traces.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ScoreHistogram {
     /// Lower edge of the first bin.
     pub low: f64,
     /// Upper edge of the last bin.
     pub high: f64,
-    /// The classes with their counts, each over the same bins.
+    /// The classes, all over the same bins.
     pub classes: Vec<HistogramClass>,
 }
 
@@ -25,16 +25,16 @@ pub struct ScoreHistogram {
 pub struct HistogramClass {
     /// Its name.
     pub name: &'static str,
-    /// Traces a bin.
+    /// Number of traces in each bin.
     pub counts: Vec<usize>,
 }
 
-/// Rank correlations of everything with everything.
+/// Rank correlations of every pair of variables.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct CorrelationMap {
-    /// What is correlated.
+    /// Names of the variables.
     pub names: Vec<&'static str>,
-    /// Spearman's rho, row by row; `None` where a variable does not vary.
+    /// Spearman's rho, row by row; `None` if a variable is constant.
     pub rho: Vec<Vec<Option<f64>>>,
 }
 
@@ -47,33 +47,51 @@ pub(super) fn histogram(columns: &Columns) -> ScoreHistogram {
             .map(|(score, _)| *score)
             .collect()
     };
-    binned(&[("correct", side(true)), ("wrong", side(false))])
+    binned(&[
+        ClassScores {
+            name: "correct",
+            scores: side(true),
+        },
+        ClassScores {
+            name: "wrong",
+            scores: side(false),
+        },
+    ])
 }
 
-/// Scores of traces with an answer, without one, and cut at the token limit (whether or not they have an answer).
-pub(super) fn format_histogram(evaluator: &Evaluator) -> ScoreHistogram {
-    let score = evaluator.score();
+/// Scores of answered, unanswered and truncated traces; truncated ones count as truncated only.
+pub(super) fn format_histogram(traces: &LabelledTraces) -> ScoreHistogram {
+    let score = traces.score();
     let of = |member: &dyn Fn(&Row) -> bool| -> Vec<f64> {
-        let rows = evaluator.rows.iter().filter(|row| member(row));
+        let rows = traces.rows.iter().filter(|row| member(row));
         rows.filter_map(|row| row.score(score)).collect()
     };
     let mut classes = vec![
-        (
-            "answered",
-            of(&|row| row.answer.is_some() && !row.truncated),
-        ),
-        (
-            "no answer",
-            of(&|row| row.answer.is_none() && !row.truncated),
-        ),
-        ("truncated", of(&|row| row.truncated)),
+        ClassScores {
+            name: "answered",
+            scores: of(&|row| row.answer.is_some() && !row.truncated),
+        },
+        ClassScores {
+            name: "no answer",
+            scores: of(&|row| row.answer.is_none() && !row.truncated),
+        },
+        ClassScores {
+            name: "truncated",
+            scores: of(&|row| row.truncated),
+        },
     ];
-    classes.retain(|(_, scores)| !scores.is_empty());
+    classes.retain(|class| !class.scores.is_empty());
     binned(&classes)
 }
 
-fn binned(classes: &[(&'static str, Vec<f64>)]) -> ScoreHistogram {
-    let all = || classes.iter().flat_map(|(_, scores)| scores).copied();
+/// The trace scores of one class.
+struct ClassScores {
+    name: &'static str,
+    scores: Vec<f64>,
+}
+
+fn binned(classes: &[ClassScores]) -> ScoreHistogram {
+    let all = || classes.iter().flat_map(|class| &class.scores).copied();
     let (low, high) = (
         all().fold(f64::INFINITY, f64::min),
         all().fold(f64::NEG_INFINITY, f64::max),
@@ -89,10 +107,14 @@ fn binned(classes: &[(&'static str, Vec<f64>)]) -> ScoreHistogram {
         };
         ((place * HISTOGRAM_BINS as f64) as usize).min(HISTOGRAM_BINS - 1)
     };
-    let count = |(name, scores): &(&'static str, Vec<f64>)| {
+    let count = |class: &ClassScores| {
         let mut counts = vec![0; HISTOGRAM_BINS];
-        scores.iter().for_each(|score| counts[bin(score)] += 1);
-        HistogramClass { name, counts }
+        let scores = class.scores.iter();
+        scores.for_each(|score| counts[bin(score)] += 1);
+        HistogramClass {
+            name: class.name,
+            counts,
+        }
     };
     ScoreHistogram {
         low,
@@ -101,9 +123,9 @@ fn binned(classes: &[(&'static str, Vec<f64>)]) -> ScoreHistogram {
     }
 }
 
-/// Correctness, every trace score that all traces have, log-probability, length and format.
-pub(super) fn correlation_map(evaluator: &Evaluator) -> CorrelationMap {
-    let rows = &evaluator.rows;
+/// Correlations of correctness, format and every trace score that all traces have.
+pub(super) fn correlation_map(traces: &LabelledTraces) -> CorrelationMap {
+    let rows = &traces.rows;
     let flag = |of: &dyn Fn(&Row) -> bool| -> Vec<f64> {
         rows.iter()
             .map(|row| f64::from(u8::from(of(row))))

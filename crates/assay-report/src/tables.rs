@@ -1,35 +1,49 @@
-//! Tables of results: the same rows as HTML, CSV and LaTeX.
+//! Tables of results as HTML, CSV and LaTeX.
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
 
-use crate::plot::escape;
-use crate::statistics::Estimate;
-use crate::summary::{Summary, short};
+use assay_evals::Summary;
+use assay_evals::statistics::Estimate;
+use serde::Serialize;
+
+use crate::error::ReportError;
+use crate::numbers::format_number;
+use crate::templates::Templates;
 
 /// Rows of cells under a header.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Table {
-    /// File name without ending.
+    /// File name without extension.
     pub name: String,
     /// Above the table.
     pub caption: String,
     /// Names of the columns.
     pub header: Vec<String>,
-    /// One vector of cells a row, as long as the header.
+    /// The rows, each as long as the header.
     pub rows: Vec<Vec<Cell>>,
 }
 
 /// One cell.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Cell {
-    /// Words.
+    /// Text.
     Text(String),
-    /// A number with its interval; nothing where it is not defined.
+    /// A number with its interval; `None` if it is not defined.
     Value(Option<Estimate>),
 }
 
-/// Rows that people look for first: label and entry of the summary, `N` standing for the largest N of selection.
+/// A summary with the name of its run.
+#[derive(Clone, Copy, Debug)]
+pub struct NamedSummary<'a> {
+    /// The run's name.
+    pub name: &'a str,
+    /// Its results.
+    pub summary: &'a Summary,
+}
+
+/// Label and summary entry of the most important rows; `at_N` stands for the largest N of
+/// selection.
 const KEY_FIGURES: [(&str, &str); 24] = [
     ("One trace at random", "select.random.at_N"),
     ("Majority vote", "select.majority.at_N"),
@@ -59,7 +73,7 @@ const KEY_FIGURES: [(&str, &str); 24] = [
         "AUROC beyond the bag of tokens",
         "critic.probe.residual_auroc",
     ),
-    ("ECE as it stands", "critic.ece_raw"),
+    ("ECE uncalibrated", "critic.ece_raw"),
     ("ECE calibrated", "critic.ece"),
     ("Correlation with length", "critic.length_spearman"),
     (
@@ -75,14 +89,14 @@ const KEY_FIGURES: [(&str, &str); 24] = [
     ("  by chance", "localisation.baselines.chance.hit_1"),
 ];
 
-/// The rows people look for first, one column a run.
-pub fn key_figures(runs: &[(&str, &Summary)]) -> Table {
+/// The most important results, one column per run.
+pub(crate) fn key_figures(runs: &[NamedSummary<'_>]) -> Table {
     let largest = largest_n(runs);
     let mut rows: Vec<Vec<Cell>> = Vec::new();
     let mut add = |label: String, entry: &str| {
         let cells: Vec<Cell> = runs
             .iter()
-            .map(|(_, summary)| Cell::Value(summary.get(entry).copied()))
+            .map(|run| Cell::Value(run.summary.get(entry).copied()))
             .collect();
         if cells.iter().any(|cell| *cell != Cell::Value(None)) {
             rows.push(std::iter::once(Cell::Text(label)).chain(cells).collect());
@@ -107,15 +121,16 @@ pub fn key_figures(runs: &[(&str, &Summary)]) -> Table {
         name: "key_figures".to_owned(),
         caption: "Key figures, with 95 % intervals".to_owned(),
         header: std::iter::once(String::new())
-            .chain(runs.iter().map(|(name, _)| (*name).to_owned()))
+            .chain(runs.iter().map(|run| run.name.to_owned()))
             .collect(),
         rows,
     }
 }
 
 /// Hit@1 of the reward and of the baselines for every kind of error; `None` without localisation.
-pub fn by_kind(name: &str, summary: &Summary) -> Option<Table> {
+pub(crate) fn by_kind(run: NamedSummary<'_>) -> Option<Table> {
     const PREFIX: &str = "localisation.by_kind.";
+    let NamedSummary { name, summary } = run;
     let kinds: BTreeSet<&str> = summary
         .iter()
         .filter_map(|(entry, _)| entry.strip_prefix(PREFIX)?.split('.').next())
@@ -147,7 +162,8 @@ pub fn by_kind(name: &str, summary: &Summary) -> Option<Table> {
 }
 
 /// Every entry of a summary.
-pub fn everything(name: &str, summary: &Summary) -> Table {
+pub(crate) fn everything(run: NamedSummary<'_>) -> Table {
+    let NamedSummary { name, summary } = run;
     let row =
         |(entry, e): (&str, &Estimate)| vec![Cell::Text(entry.to_owned()), Cell::Value(Some(*e))];
     Table {
@@ -159,40 +175,18 @@ pub fn everything(name: &str, summary: &Summary) -> Table {
 }
 
 impl Table {
-    /// As an HTML table.
-    pub fn html(&self) -> String {
-        let mut html = String::from("<div class=\"table\"><table><tr>");
-        for name in &self.header {
-            let _ = write!(html, "<th scope=\"col\">{}</th>", escape(name));
-        }
-        html.push_str("</tr>");
-        for row in &self.rows {
-            html.push_str("<tr>");
-            for (place, cell) in row.iter().enumerate() {
-                let _ = match cell {
-                    Cell::Text(text) if place == 0 => {
-                        write!(html, "<th scope=\"row\">{}</th>", escape(text))
-                    }
-                    Cell::Text(text) => write!(html, "<td>{}</td>", escape(text)),
-                    Cell::Value(None) => write!(html, "<td class=\"none\">–</td>"),
-                    Cell::Value(Some(e)) => write!(
-                        html,
-                        "<td><b>{}</b> <span class=\"interval\">{} to {}, n {}</span></td>",
-                        short(e.value),
-                        short(e.low),
-                        short(e.high),
-                        e.n
-                    ),
-                };
-            }
-            html.push_str("</tr>");
-        }
-        html + "</table></div>"
+    /// The table as HTML.
+    ///
+    /// # Errors
+    /// [`ReportError::Template`].
+    pub(crate) fn html(&self, templates: &Templates) -> Result<String, ReportError> {
+        templates.render("table.html", self)
     }
 
-    /// As CSV (RFC 4180): a number is four columns, `NAME`, `NAME low`, `NAME high`, `NAME n`, at full precision.
+    /// The table as CSV (RFC 4180). A number takes four columns, `NAME`, `NAME low`, `NAME high`
+    /// and `NAME n`, at full precision.
     ///
-    /// A cell that a spreadsheet would take for a formula gets a leading apostrophe.
+    /// A cell that a spreadsheet would read as a formula starts with an apostrophe.
     pub fn csv(&self) -> String {
         let wide: Vec<bool> = (0..self.header.len())
             .map(|place| {
@@ -228,7 +222,7 @@ impl Table {
         lines.join("\r\n") + "\r\n"
     }
 
-    /// As a LaTeX `tabular` (package booktabs) with its caption as a comment.
+    /// The table as a LaTeX `tabular` (package booktabs) with its caption as a comment.
     pub fn latex(&self) -> String {
         let columns = "r".repeat(self.header.len().saturating_sub(1));
         let mut text = format!(
@@ -240,14 +234,14 @@ impl Table {
         text += "\\midrule\n";
         for row in &self.rows {
             let cells = row.iter().map(|cell| match cell {
-                Cell::Text(words) => latex_cell(words),
+                Cell::Text(text) => latex_cell(text),
                 Cell::Value(None) => "--".to_owned(),
                 Cell::Value(Some(e)) => {
                     format!(
                         "${} \\; [{}, {}]$",
-                        short(e.value),
-                        short(e.low),
-                        short(e.high)
+                        format_number(e.value),
+                        format_number(e.low),
+                        format_number(e.high)
                     )
                 }
             });
@@ -257,8 +251,8 @@ impl Table {
     }
 }
 
-fn largest_n(runs: &[(&str, &Summary)]) -> usize {
-    let entries = runs.iter().flat_map(|(_, summary)| summary.iter());
+fn largest_n(runs: &[NamedSummary<'_>]) -> usize {
+    let entries = runs.iter().flat_map(|run| run.summary.iter());
     let counts = entries.filter_map(|(name, _)| {
         name.strip_prefix("select.random.at_")?
             .parse::<usize>()
@@ -267,8 +261,8 @@ fn largest_n(runs: &[(&str, &Summary)]) -> usize {
     counts.max().unwrap_or(1)
 }
 
-fn generators(runs: &[(&str, &Summary)]) -> BTreeSet<String> {
-    let entries = runs.iter().flat_map(|(_, summary)| summary.iter());
+fn generators(runs: &[NamedSummary<'_>]) -> BTreeSet<String> {
+    let entries = runs.iter().flat_map(|run| run.summary.iter());
     entries
         .filter_map(|(name, _)| {
             let generator = name.strip_prefix("policy.")?.strip_suffix(".pass_at_k.1")?;
@@ -349,7 +343,7 @@ mod tests {
             "{latex}"
         );
         assert!(latex.contains("$0.5000 \\; [0.2500, 0.7500]$") && latex.contains("& -- \\\\"));
-        let html = example().html();
+        let html = example().html(&Templates::new().unwrap()).unwrap();
         assert!(
             html.contains("&lt;c&gt;") && html.contains("0.2500 to 0.7500, n 8"),
             "{html}"
@@ -357,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn key_figures_name_the_largest_n_and_leave_out_what_nobody_has() {
+    fn key_figures_use_the_largest_n() {
         let mut one = Summary::default();
         for (name, value) in [
             ("select.random.at_4", 0.25),
@@ -368,7 +362,8 @@ mod tests {
         }
         let mut two = Summary::default();
         two.insert("critic.auroc", Estimate::exact(0.8));
-        let table = key_figures(&[("one", &one), ("two", &two)]);
+        let named = |name, summary| NamedSummary { name, summary };
+        let table = key_figures(&[named("one", &one), named("two", &two)]);
         let labels: Vec<&Cell> = table.rows.iter().map(|row| &row[0]).collect();
         let text = |t: &str| Cell::Text(t.to_owned());
         assert_eq!(
@@ -384,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_stand_beside_their_baselines() {
+    fn kinds_are_listed_with_their_baselines() {
         let mut summary = Summary::default();
         summary.insert(
             "localisation.by_kind.off_by_one.hit_1",
@@ -392,9 +387,10 @@ mod tests {
         );
         let chance = "localisation.by_kind.off_by_one.baselines.chance.hit_1";
         summary.insert(chance, Estimate::exact(0.125));
-        let table = by_kind("r", &summary).unwrap();
+        let named = |summary| NamedSummary { name: "r", summary };
+        let table = by_kind(named(&summary)).unwrap();
         assert_eq!(table.rows[0][1], Cell::Value(Some(Estimate::exact(0.75))));
         assert_eq!(table.rows[0][4], Cell::Value(Some(Estimate::exact(0.125))));
-        assert_eq!(by_kind("r", &Summary::default()), None);
+        assert_eq!(by_kind(named(&Summary::default())), None);
     }
 }

@@ -1,48 +1,24 @@
-//! What predictors take from other problems than the one they are judged on.
+//! How the constants of predictors are fitted on cases with known errors.
 
 use std::ops::Range;
 
-use super::predictors::{numbers_only, widen};
-use super::{HIT_AT_1, LocalisationCase, Predictor, error_tokens, judge};
+use super::case::{LocalisationCase, error_tokens};
+use super::outcome::{HIT_AT_1, Outcome};
+use super::predictors::{Combination, Predictor, PredictorConstants, numbers_only, widen};
 use crate::statistics::quantile;
 
-/// Thresholds that are tried.
+/// Number of thresholds that are tried.
 const THRESHOLDS: usize = 64;
 /// Weights of the log-probability that are tried: 0, 1/10, ..., 1.
 const WEIGHTS: usize = 11;
 
-/// Numbers of predictors that are chosen on labelled cases.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Fitted {
-    /// Of [`Predictor::BelowThreshold`].
-    pub threshold: Option<f32>,
-    /// Of [`Predictor::BelowThresholdNumber`].
-    pub number_threshold: Option<f32>,
-    /// Of [`Predictor::FirstSurprisingNumber`].
-    pub logprob_threshold: Option<f32>,
-    /// Of [`Predictor::Combined`].
-    pub combination: Option<Combination>,
-}
-
-/// How reward and log-probability are joined: suspicion `-((1-w) r_t / s_r + w l_t / s_l)`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Combination {
-    /// w, the share of the log-probability.
-    pub logprob_weight: f64,
-    /// `s_r`, the standard deviation of rewards over tokens.
-    pub reward_scale: f64,
-    /// `s_l`, the standard deviation of log-probabilities over tokens.
-    pub logprob_scale: f64,
-    /// Whether only tokens with a digit are suspected.
-    pub numbers_only: bool,
-}
-
 /// A case and its error tokens.
 type Labelled<'c, 'a> = (&'c LocalisationCase<'a>, Range<usize>);
 
-impl Fitted {
-    /// The choices with the highest Hit@1 on `cases`; those that lack what they need are `None`.
-    pub fn on(cases: &[&LocalisationCase<'_>]) -> Self {
+impl PredictorConstants {
+    /// The constants with the highest Hit@1 on `cases`; `None` for constants whose data no case
+    /// has.
+    pub fn fit(cases: &[&LocalisationCase<'_>]) -> Self {
         let labelled: Vec<Labelled<'_, '_>> = cases
             .iter()
             .filter_map(|&case| Some((case, error_tokens(case)?)))
@@ -62,7 +38,7 @@ impl Fitted {
     }
 }
 
-/// Among [`THRESHOLDS`] quantiles of the values; the lowest of equal ones.
+/// The best of [`THRESHOLDS`] quantiles of the values; ties go to the lowest.
 fn threshold(
     cases: &[Labelled<'_, '_>],
     values: impl Fn(&LocalisationCase<'_>) -> Option<Vec<Option<f64>>>,
@@ -88,7 +64,8 @@ fn threshold(
     first_best(candidates.map(|candidate| candidate as f32), hits)
 }
 
-/// Over all tokens before over numbers only, and the smallest of equally good weights.
+/// The best weight, over all tokens or over numbers only; ties go to all tokens, then to the
+/// smallest weight.
 fn combination(cases: &[Labelled<'_, '_>]) -> Option<Combination> {
     let rewards = cases
         .iter()
@@ -106,13 +83,13 @@ fn combination(cases: &[Labelled<'_, '_>]) -> Option<Combination> {
         })
     });
     first_best(candidates, |candidate| {
-        let fitted = Fitted {
+        let constants = PredictorConstants {
             combination: Some(candidate),
-            ..Fitted::default()
+            ..PredictorConstants::default()
         };
         let hit = |(case, error): &Labelled<'_, '_>| {
-            let suspicion = Predictor::Combined.suspicion(case, &fitted)?;
-            Some(judge(&suspicion, error).hits[HIT_AT_1])
+            let suspicion = Predictor::Combined.suspicion(case, &constants)?;
+            Some(Outcome::new(&suspicion, error).hits[HIT_AT_1])
         };
         cases.iter().filter_map(hit).sum()
     })
@@ -130,7 +107,7 @@ fn first_best<T: Copy>(candidates: impl Iterator<Item = T>, score: impl Fn(T) ->
     best.map(|(_, candidate)| candidate)
 }
 
-/// The population standard deviation; `None` where there is none to divide by.
+/// The population standard deviation; `None` if it is 0 or not defined.
 fn deviation<'v>(values: impl Iterator<Item = &'v f32> + Clone) -> Option<f64> {
     let count = values.clone().count() as f64;
     let mean = values.clone().map(|&v| f64::from(v)).sum::<f64>() / count;
@@ -158,31 +135,31 @@ mod tests {
     }
 
     #[test]
-    fn neither_alone_finds_what_both_together_find() {
+    fn the_combination_finds_what_neither_finds() {
         // Each is lowest at another wrong token; at the error, token 1, both are low.
         let rewards = [Some(0.0), Some(-3.0), Some(0.0), Some(-4.0)];
         let logprobs = [0.0, -3.0, -4.0, 0.0];
         let (rewards, logprobs) = (rewards.map(|r: Option<f32>| r), logprobs);
         let case = case(&rewards, &logprobs);
-        let fitted = Fitted::on(&[&case]);
+        let fitted = PredictorConstants::fit(&[&case]);
         let chosen = fitted.combination.unwrap();
-        // Equal scales, (1-w) 3 + w 3 > (1-w) 4 and > w 4: w above 1/4 and below 3/4; Hit@1 counts the neighbour,
-        // token 2, so every w above 1/4 is as good and the smallest is taken.
+        // Equal scales, (1-w) 3 + w 3 > (1-w) 4 and > w 4: w above 1/4 and below 3/4; Hit@1 counts
+        // the neighbour, token 2, so every w above 1/4 is as good and the smallest is taken.
         assert_eq!(chosen.reward_scale, chosen.logprob_scale);
         assert_eq!((chosen.logprob_weight, chosen.numbers_only), (0.3, false));
         let suspicion = Predictor::Combined.suspicion(&case, &fitted).unwrap();
-        assert_eq!(judge(&suspicion, &(1..2)).hits[0], 1.0);
+        assert_eq!(Outcome::new(&suspicion, &(1..2)).hits[0], 1.0);
     }
 
     #[test]
-    fn only_numbers_are_suspected_where_that_is_better() {
+    fn numbers_only_is_chosen_when_better() {
         let rewards = [Some(-9.0), Some(-3.0), Some(0.0), Some(0.0)];
         let logprobs = [-9.0, -3.0, 0.0, 0.0];
         let mut case = case(&rewards, &logprobs);
         (case.error_start, case.error_end) = (3, 4);
         let rest = [Some(-9.0), Some(0.0), Some(0.0), Some(-3.0)];
         case.token_rewards = &rest;
-        let chosen = Fitted::on(&[&case]).combination.unwrap();
+        let chosen = PredictorConstants::fit(&[&case]).combination.unwrap();
         assert_eq!((chosen.logprob_weight, chosen.numbers_only), (0.0, true));
     }
 
@@ -190,19 +167,20 @@ mod tests {
     fn without_spread_or_logprobs_there_is_no_combination() {
         let flat = [Some(1.0); 4];
         assert_eq!(
-            Fitted::on(&[&case(&flat, &[0.0, -1.0, 0.0, 0.0])]).combination,
+            PredictorConstants::fit(&[&case(&flat, &[0.0, -1.0, 0.0, 0.0])]).combination,
             None
         );
         let rewards = [Some(0.0), Some(-3.0), Some(0.0), Some(0.0)];
         let mut without = case(&rewards, &[]);
         without.logprobs = None;
-        assert_eq!(Fitted::on(&[&without]).combination, None);
-        assert_eq!(Fitted::on(&[]), Fitted::default());
+        assert_eq!(PredictorConstants::fit(&[&without]).combination, None);
+        assert_eq!(PredictorConstants::fit(&[]), PredictorConstants::default());
     }
 
     #[test]
-    fn the_first_number_below_is_found_where_others_are_lower() {
-        // The error is the digit at token 1; a letter is low before it, and the next digit is lower still.
+    fn the_first_number_below_threshold_is_found() {
+        // The error is the digit at token 1; a letter is low before it, and the next digit is lower
+        // still.
         let rewards = [-9.0, -3.0, 0.0, -4.0, 0.0, 1.0].map(Some);
         let logprobs = [-8.0, -2.0, 0.0, -7.0, 0.0, -0.1];
         let offsets: Vec<(usize, usize)> = (0..6).map(|at| (at, at + 1)).collect();
@@ -211,7 +189,7 @@ mod tests {
             token_offsets: &offsets,
             ..case(&rewards, &logprobs)
         };
-        let fitted = Fitted::on(&[&all]);
+        let fitted = PredictorConstants::fit(&[&all]);
         for (predictor, hit) in [
             (Predictor::BelowThresholdNumber, 1.0),
             (Predictor::FirstSurprisingNumber, 1.0),
@@ -219,7 +197,11 @@ mod tests {
             (Predictor::LowestRewardNumber, 0.0),
         ] {
             let suspicion = predictor.suspicion(&all, &fitted).unwrap();
-            assert_eq!(judge(&suspicion, &(1..2)).hits[0], hit, "{predictor:?}");
+            assert_eq!(
+                Outcome::new(&suspicion, &(1..2)).hits[0],
+                hit,
+                "{predictor:?}"
+            );
             assert_eq!([suspicion[0], suspicion[2], suspicion[4]], [None; 3]);
         }
     }

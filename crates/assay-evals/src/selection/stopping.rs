@@ -1,32 +1,34 @@
-//! Stopping to sample when the vote is decided.
+//! Rules that stop sampling early when the vote is clear.
 //!
-//! Traces of a problem are looked at in the order in which they were sampled; what is not looked at need not have been
-//! sampled. The answer is the majority vote over the traces seen.
+//! A rule reads the traces of a problem in the order in which they were sampled; the traces after
+//! its stop need not be sampled. The answer is the majority vote over the traces before the stop.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Candidate, Selector, SelectorConstants};
+use super::selector::{Candidate, Selector, SelectorConstants};
 use crate::statistics::special::beta_below_half;
 
 /// When to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StopRule {
-    /// The leading answer is ahead by more than the traces that are left: the vote over all N would elect it too.
+    /// The leading answer is ahead by more votes than traces are left, so it also wins the vote
+    /// over all N.
     Decided,
-    /// The leading answer beats the second with at least this probability: with `a` and `b` votes for them and a uniform
-    /// prior, `P(Beta(a + 1, b + 1) > 1/2)`. Source: Aggarwal et al. 2023, arXiv 2305.11860.
+    /// The leading answer beats the second with at least this probability. With `a` and `b` votes
+    /// and a uniform prior it is `P(Beta(a + 1, b + 1) > 1/2)`. Source: Aggarwal et al. 2023, arXiv
+    /// 2305.11860.
     Confident(f64),
 }
 
 /// Where a rule stopped on one problem.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Stopped {
-    /// Traces looked at.
+    /// Number of traces before the stop.
     pub samples: usize,
-    /// Tokens of the traces not looked at, as a share of the tokens of all N.
+    /// Tokens of the traces after the stop, as a share of the tokens of all N.
     pub tokens_saved: f64,
-    /// Probability that the majority vote over the traces seen is correct.
+    /// Probability that the majority vote over the traces before the stop is correct.
     pub accuracy: f64,
 }
 
@@ -103,7 +105,8 @@ mod tests {
 
     #[test]
     fn a_lead_beyond_what_is_left_decides() {
-        // After 1 1 1 the lead is 3, three are left: not yet. After the fourth 1 the lead is 4, two are left.
+        // After 1 1 1 the lead is 3, three are left: not yet. After the fourth 1 the lead is 4, two
+        // are left.
         let stopped = StopRule::Decided.stop(&votes(&[1, 1, 1, 1, 2, 2])).unwrap();
         assert_eq!((stopped.samples, stopped.accuracy), (4, 1.0));
         assert!((stopped.tokens_saved - 2.0 / 6.0).abs() < 1e-15);

@@ -1,4 +1,5 @@
-//! Which traces of a long file are drawn: the most misjudged ones and a fair sample, chosen in one pass.
+//! Which traces of a long file are drawn: the most misjudged ones and a random sample, chosen in
+//! one pass.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -6,39 +7,41 @@ use std::collections::BinaryHeap;
 use assay_tasks::random::text_key;
 use assay_tasks::trace::ScoredTrace;
 
-/// Keeps a bounded number of traces while a file is read.
+/// Keeps a bounded number of the traces of a file.
 ///
-/// A third of the places goes to the wrong traces with the highest score, a third to the correct ones with the lowest,
-/// what is left to those with the smallest keys of problem and text: a sample that does not depend on the order. A file
-/// with no more traces than places is kept whole.
+/// One third is the wrong traces with the highest scores, one third the correct traces with the
+/// lowest scores. The rest is the traces with the smallest hash of problem and text: a sample that
+/// does not depend on the order of the file. If the file has no more traces than the limit, all are
+/// kept.
 #[derive(Debug)]
-pub struct Gallery {
-    /// Wrong traces by score, correct traces by minus score, all traces by minus key.
+pub struct TraceSample {
+    /// Wrong traces by score, correct traces by negated score, all traces by negated hash.
     kept: [BinaryHeap<Kept>; 3],
-    places: [usize; 3],
+    /// Maximum length of each heap.
+    limits: [usize; 3],
     seen: usize,
 }
 
-/// A trace in a heap whose top is the first to go.
+/// A trace in a heap whose top is dropped first.
 #[derive(Debug)]
 struct Kept {
-    worth: f64,
+    priority: f64,
     order: usize,
     trace: ScoredTrace,
 }
 
-impl Gallery {
-    /// A gallery of at most that many traces.
-    pub fn new(places: usize) -> Self {
-        let third = places / 3;
+impl TraceSample {
+    /// An empty sample of at most `limit` traces.
+    pub fn new(limit: usize) -> Self {
+        let third = limit / 3;
         Self {
             kept: Default::default(),
-            places: [third, third, places],
+            limits: [third, third, limit],
             seen: 0,
         }
     }
 
-    /// Takes a trace with its trace score; traces without a token reward are not drawn.
+    /// Offers a trace with its trace score. Traces without token rewards are ignored.
     pub fn offer(&mut self, trace: ScoredTrace, score: Option<f64>) {
         if !trace.token_rewards.iter().any(Option::is_some) {
             return;
@@ -51,30 +54,30 @@ impl Gallery {
             _ => None,
         };
         let sample = (2, -(key as f64));
-        for (heap, worth) in misjudged.into_iter().chain([sample]) {
+        for (heap, priority) in misjudged.into_iter().chain([sample]) {
             let order = self.seen;
-            if self.admits(heap, worth) {
+            if self.admits(heap, priority) {
                 let trace = trace.clone();
                 self.kept[heap].push(Kept {
-                    worth,
+                    priority,
                     order,
                     trace,
                 });
-                if self.kept[heap].len() > self.places[heap] {
+                if self.kept[heap].len() > self.limits[heap] {
                     self.kept[heap].pop();
                 }
             }
         }
     }
 
-    /// The traces kept, in the order in which they came, each once.
+    /// The kept traces in the order in which they were offered, each once.
     pub fn finish(self) -> Vec<ScoredTrace> {
-        let most = self.places[2];
+        let limit = self.limits[2];
         let [wrong, right, sample] = self.kept;
         let mut kept: Vec<Kept> = wrong.into_iter().chain(right).collect();
-        // Ascending in the heap's order is descending in worth: the smallest keys first.
+        // Ascending in the heap's order is descending in priority: the smallest hashes first.
         for candidate in sample.into_sorted_vec() {
-            if kept.len() < most && kept.iter().all(|other| other.order != candidate.order) {
+            if kept.len() < limit && kept.iter().all(|other| other.order != candidate.order) {
                 kept.push(candidate);
             }
         }
@@ -82,15 +85,15 @@ impl Gallery {
         kept.into_iter().map(|kept| kept.trace).collect()
     }
 
-    /// Traces with a token reward that were offered.
+    /// Number of offered traces with token rewards.
     pub fn seen(&self) -> usize {
         self.seen
     }
 
-    fn admits(&self, heap: usize, worth: f64) -> bool {
-        let full = self.kept[heap].len() >= self.places[heap];
-        let least = self.kept[heap].peek().map(|kept| kept.worth);
-        !full || least.is_some_and(|least| worth > least)
+    fn admits(&self, heap: usize, priority: f64) -> bool {
+        let full = self.kept[heap].len() >= self.limits[heap];
+        let least = self.kept[heap].peek().map(|kept| kept.priority);
+        !full || least.is_some_and(|least| priority > least)
     }
 }
 
@@ -109,10 +112,11 @@ impl PartialOrd for Kept {
 }
 
 impl Ord for Kept {
-    /// The least worth is the greatest, so that the top of the heap goes first; the later of equal ones.
+    /// The lowest priority is the greatest element, so the top of the heap is dropped first; of
+    /// equal ones the later.
     fn cmp(&self, other: &Self) -> Ordering {
-        let by_worth = other.worth.total_cmp(&self.worth);
-        by_worth.then(self.order.cmp(&other.order))
+        let by_priority = other.priority.total_cmp(&self.priority);
+        by_priority.then(self.order.cmp(&other.order))
     }
 }
 
@@ -130,19 +134,19 @@ mod tests {
     }
 
     #[test]
-    fn the_most_misjudged_and_a_sample_are_kept() {
-        let mut gallery = Gallery::new(9);
+    fn misjudged_traces_and_a_sample_are_kept() {
+        let mut sample = TraceSample::new(9);
         for i in 0..100 {
             // Scores rise with i; even ones are wrong, odd ones correct.
-            gallery.offer(trace(i, i % 2 == 1), Some(i as f64));
+            sample.offer(trace(i, i % 2 == 1), Some(i as f64));
         }
-        assert_eq!(gallery.seen(), 100);
-        let ids: Vec<String> = gallery.finish().into_iter().map(|t| t.id).collect();
+        assert_eq!(sample.seen(), 100);
+        let ids: Vec<String> = sample.finish().into_iter().map(|t| t.id).collect();
         for expected in ["p1", "p3", "p5", "p94", "p96", "p98"] {
             assert!(ids.iter().any(|id| id == expected), "{ids:?}");
         }
         assert_eq!(ids.len(), 9);
-        let mut small = Gallery::new(9);
+        let mut small = TraceSample::new(9);
         (0..9).for_each(|i| small.offer(trace(i, i % 2 == 1), Some(i as f64)));
         assert_eq!(small.finish().len(), 9);
     }
@@ -150,11 +154,11 @@ mod tests {
     #[test]
     fn the_sample_does_not_depend_on_the_order() {
         let ids = |order: Vec<usize>| {
-            let mut gallery = Gallery::new(3);
+            let mut sample = TraceSample::new(3);
             order
                 .into_iter()
-                .for_each(|i| gallery.offer(trace(i, true), None));
-            let mut ids: Vec<String> = gallery.finish().into_iter().map(|t| t.id).collect();
+                .for_each(|i| sample.offer(trace(i, true), None));
+            let mut ids: Vec<String> = sample.finish().into_iter().map(|t| t.id).collect();
             ids.sort();
             ids
         };
@@ -163,8 +167,8 @@ mod tests {
 
     #[test]
     fn traces_without_rewards_are_not_drawn() {
-        let mut gallery = Gallery::new(3);
-        gallery.offer(ScoredTrace::default(), Some(1.0));
-        assert_eq!((gallery.seen(), gallery.finish().len()), (0, 0));
+        let mut sample = TraceSample::new(3);
+        sample.offer(ScoredTrace::default(), Some(1.0));
+        assert_eq!((sample.seen(), sample.finish().len()), (0, 0));
     }
 }

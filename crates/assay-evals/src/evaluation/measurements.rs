@@ -1,42 +1,42 @@
-//! What is read off one trace: scalars and, for the style probe, its bag of tokens.
+//! The scalars of one trace and, for the style probe, its token counts.
 
 use assay_tasks::answers;
 use assay_tasks::trace::{FinishReason, ScoredTrace};
 
-use super::EvalSettings;
 use super::probe::TokenBag;
+use super::settings::EvalSettings;
 use crate::error::EvalError;
 use crate::scores::TraceScore;
 
-/// The measurements of one trace; a pure function of it, so that traces may be read on several threads.
+/// The measurements of one trace. They are a pure function of it, so several threads may measure.
 #[derive(Clone, Debug)]
-pub struct Measured {
+pub struct TraceMeasurements {
     pub(super) id: String,
     pub(super) generator: String,
     pub(super) correct: Option<bool>,
     pub(super) answer: Option<String>,
     pub(super) truncated: bool,
-    /// Whether an answer stands where one was asked for: in tags, in a box, after hashes.
+    /// Whether the answer has one of the requested forms: in tags, in a box or after hashes.
     pub(super) marked: bool,
-    /// By [`TraceScore::ALL`].
+    /// In the order of [`TraceScore::ALL`].
     pub(super) scores: [Option<f64>; TraceScore::ALL.len()],
     pub(super) bag: TokenBag,
 }
 
-impl Measured {
-    /// Reads off one trace.
+impl TraceMeasurements {
+    /// Measures one trace.
     ///
     /// # Errors
-    /// [`EvalError::Misaligned`] if a token array has another length than the tokens; [`EvalError::NonFinite`] if a
-    /// score is NaN or infinite.
-    pub fn of(trace: &ScoredTrace, settings: &EvalSettings) -> Result<Self, EvalError> {
+    /// [`EvalError::Misaligned`] if an array per token has a different length than the tokens;
+    /// [`EvalError::NonFinite`] if a score is NaN or infinite.
+    pub fn new(trace: &ScoredTrace, settings: &EvalSettings) -> Result<Self, EvalError> {
         check_alignment(trace)?;
         let mut scores = [None; TraceScore::ALL.len()];
         for (slot, score) in scores.iter_mut().zip(TraceScore::ALL) {
             *slot = score.of(trace, &settings.scores);
             if slot.is_some_and(|value| !value.is_finite()) {
                 return Err(EvalError::NonFinite {
-                    what: format!("the score `{}`", score.name()),
+                    measurement: format!("the score `{}`", score.name()),
                     id: trace.id.clone(),
                     generator: trace.generator.clone(),
                 });
@@ -51,7 +51,7 @@ impl Measured {
             marked: answers::extract_lenient(&trace.text)
                 .is_some_and(|found| found.source != answers::AnswerSource::LastNumber),
             scores,
-            bag: TokenBag::of(trace),
+            bag: TokenBag::new(trace),
         })
     }
 
@@ -66,7 +66,8 @@ impl Measured {
     }
 }
 
-/// Recorded correctness, else the predicted answer against the gold one; no predicted answer is a wrong one.
+/// The recorded correctness, else whether the predicted answer equals the gold answer; a missing
+/// predicted answer is wrong.
 fn correctness(trace: &ScoredTrace) -> Option<bool> {
     trace.correct.or_else(|| {
         let gold = trace.answer.as_deref()?;

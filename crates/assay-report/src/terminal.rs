@@ -1,57 +1,63 @@
-//! A trace as a heatmap in the terminal.
+//! Text for a terminal: traces as heatmaps and summaries as tables.
 //!
-//! Text of a trace is foreign: control characters, escape sequences among them, are replaced before anything is
-//! printed. Without colour each line is followed by one that gives every token's class under its first character, `0`
-//! lowest to `9` highest; the predicted error is marked `^` there, and in brackets everywhere.
+//! The text of a trace is not trusted: control characters, including escape sequences, are
+//! replaced. Without colours each line of text is followed by a line with the class of every token
+//! under its first character, from `0` (lowest) to `9` (highest). The predicted error is in
+//! brackets and, without colours, marked `^`.
 
 use std::fmt::Write;
 
+use assay_evals::Summary;
 use assay_tasks::trace::ScoredTrace;
 
-use crate::heat::{HeatScale, predicted_token};
-use crate::summary::short;
+use crate::heat::{HEAT_CLASSES, HeatScale, predicted_token};
+use crate::numbers::format_number;
 
-/// What the terminal can show.
+/// The colours that a terminal can show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ColourMode {
     /// 24-bit colours.
     TrueColour,
     /// The 256-colour palette.
     Palette,
-    /// No escape sequence at all.
+    /// No escape sequences.
     Plain,
 }
 
-/// What a process knows of its terminal.
+/// What a process knows about its terminal.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct TerminalFacts<'a> {
-    /// Whether the output goes to a terminal.
+pub struct TerminalEnvironment<'a> {
+    /// Whether standard output is a terminal.
     pub is_terminal: bool,
-    /// `NO_COLOR`, see no-color.org: any non-empty value.
+    /// `NO_COLOR`: any non-empty value turns colours off, see no-color.org.
     pub no_color: Option<&'a str>,
-    /// `COLORTERM`: `truecolor` or `24bit` where the terminal has all colours.
+    /// `COLORTERM`: `truecolor` or `24bit` if the terminal has 24-bit colours.
     pub colorterm: Option<&'a str>,
     /// `TERM`.
     pub term: Option<&'a str>,
 }
 
 impl ColourMode {
-    /// The best mode the terminal is known to have.
-    pub fn detect(facts: &TerminalFacts<'_>) -> Self {
-        let silenced = facts.no_color.is_some_and(|value| !value.is_empty());
-        let term = facts.term.unwrap_or("");
-        if silenced || !facts.is_terminal || term.is_empty() || term == "dumb" {
+    /// The best mode for standard output: plain if it is not a terminal or colours are turned off.
+    pub fn detect(environment: &TerminalEnvironment<'_>) -> Self {
+        let disabled = environment.no_color.is_some_and(|value| !value.is_empty());
+        let term = environment.term.unwrap_or("");
+        if disabled || !environment.is_terminal || term.is_empty() || term == "dumb" {
             return Self::Plain;
         }
-        Self::of_terminal(facts)
+        Self::with_colours(environment)
     }
 
-    /// The best mode whether or not the output is a terminal, for whoever asks for colours.
-    pub fn of_terminal(facts: &TerminalFacts<'_>) -> Self {
-        let full = facts
+    /// The best mode with colours, whether or not standard output is a terminal.
+    pub fn with_colours(environment: &TerminalEnvironment<'_>) -> Self {
+        let full = environment
             .colorterm
             .is_some_and(|value| value == "truecolor" || value == "24bit");
-        if full || facts.term.is_some_and(|term| term.ends_with("-direct")) {
+        if full
+            || environment
+                .term
+                .is_some_and(|term| term.ends_with("-direct"))
+        {
             Self::TrueColour
         } else {
             Self::Palette
@@ -61,8 +67,9 @@ impl ColourMode {
 
 type Rgb = (u8, u8, u8);
 
-/// Backgrounds from the lowest class to the highest: orange over none to blue, with the ink that reads on each.
-const TRUE_COLOURS: [Option<(Rgb, Rgb)>; 11] = [
+/// Background and text colour of each class, from the lowest (orange) over none to the highest
+/// (blue).
+const TRUE_COLOURS: [Option<(Rgb, Rgb)>; HEAT_CLASSES] = [
     Some(((196, 84, 0), (255, 255, 255))),
     Some(((217, 106, 10), (0, 0, 0))),
     Some(((235, 142, 58), (0, 0, 0))),
@@ -75,8 +82,8 @@ const TRUE_COLOURS: [Option<(Rgb, Rgb)>; 11] = [
     Some(((46, 117, 182), (255, 255, 255))),
     Some(((24, 86, 150), (255, 255, 255))),
 ];
-/// The nearest entries of the 256-colour palette: background and ink.
-const PALETTE: [Option<(u8, u8)>; 11] = [
+/// The nearest entries of the 256-colour palette: background and text colour.
+const PALETTE: [Option<(u8, u8)>; HEAT_CLASSES] = [
     Some((130, 231)),
     Some((166, 231)),
     Some((172, 16)),
@@ -90,7 +97,7 @@ const PALETTE: [Option<(u8, u8)>; 11] = [
     Some((25, 231)),
 ];
 
-/// The heading and the tokens of a trace; ends with a line break.
+/// The heading and the coloured tokens of a trace; ends with a line break.
 pub fn heatmap(trace: &ScoredTrace, scale: &HeatScale, mode: ColourMode) -> String {
     let mut text = heading(trace);
     let predicted = predicted_token(trace);
@@ -107,21 +114,25 @@ pub fn heatmap(trace: &ScoredTrace, scale: &HeatScale, mode: ColourMode) -> Stri
             continue;
         };
         written = end;
-        painter.push(gap, None, false);
-        let class = reward.map(|reward| scale.class(f64::from(reward)));
-        painter.push(own, class, predicted == Some(token));
+        painter.push(gap, Paint::None);
+        let paint = match reward.map(|reward| scale.class(f64::from(reward))) {
+            None => Paint::None,
+            Some(class) if predicted == Some(token) => Paint::Predicted(class),
+            Some(class) => Paint::Class(class),
+        };
+        painter.push(own, paint);
     }
-    painter.push(trace.text.get(written..).unwrap_or_default(), None, false);
+    painter.push(trace.text.get(written..).unwrap_or_default(), Paint::None);
     text.push_str(&painter.finish());
     text
 }
 
-/// One line that explains the colours, or the digits.
+/// One line that explains the colours or digits.
 pub fn legend(scale: &HeatScale, mode: ColourMode) -> String {
-    let (low, high) = (short(scale.low()), short(scale.high()));
+    let (low, high) = (format_number(scale.low()), format_number(scale.high()));
     let cells: String = match mode {
         ColourMode::Plain => "0 1 2 3 4 5 6 7 8 9".to_owned(),
-        _ => (0..=10)
+        _ => (0..HEAT_CLASSES)
             .map(|class| format!("{}  {}", opening(class, mode), closing(class)))
             .collect(),
     };
@@ -132,8 +143,9 @@ pub fn legend(scale: &HeatScale, mode: ColourMode) -> String {
     format!("reward {low} {cells} {high}   {mark}: largest drop, the predicted error\n")
 }
 
-/// Foreign text for a terminal: control characters become a visible replacement, line breaks and tabs stay.
-pub fn printable(text: &str) -> String {
+/// Text that cannot control the terminal: control characters other than line breaks and tabs become
+/// U+FFFD.
+fn printable(text: &str) -> String {
     let safe = |c: char| match c {
         '\n' | '\t' => c,
         c if c.is_control() || is_directional(c) => '\u{fffd}',
@@ -147,6 +159,26 @@ fn is_directional(c: char) -> bool {
     matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// A summary as an aligned table of name, value, interval and n.
+pub fn summary_table(summary: &Summary) -> String {
+    let names = summary.iter().map(|(name, _)| name.chars().count());
+    let width = names.max().unwrap_or(0).max("name".len());
+    let mut table = format!(
+        "{:width$}  {:>10}  {:>23}  {:>7}\n",
+        "name", "value", "95 % interval", "n"
+    );
+    for (name, e) in summary.iter() {
+        let interval = format!("{} .. {}", format_number(e.low), format_number(e.high));
+        let value = format_number(e.value);
+        let _ = writeln!(
+            table,
+            "{name:width$}  {value:>10}  {interval:>23}  {:>7}",
+            e.n
+        );
+    }
+    table
+}
+
 fn heading(trace: &ScoredTrace) -> String {
     let verdict = match trace.correct {
         Some(true) => " · correct",
@@ -158,7 +190,7 @@ fn heading(trace: &ScoredTrace) -> String {
         .filter_map(|name| {
             Some(format!(
                 "{name} {}",
-                short(f64::from(*trace.scores.get(name)?))
+                format_number(f64::from(*trace.scores.get(name)?))
             ))
         })
         .collect();
@@ -178,7 +210,18 @@ fn one_line(text: &str) -> String {
     printable(text).replace(['\n', '\t'], " ")
 }
 
-/// Writes tokens; in plain mode the line of classes follows each line of text.
+/// How a piece of text is marked.
+#[derive(Clone, Copy, PartialEq)]
+enum Paint {
+    /// Text without a reward.
+    None,
+    /// A token with its colour class.
+    Class(usize),
+    /// The predicted error, with its colour class.
+    Predicted(usize),
+}
+
+/// Writes pieces of text; in plain mode a line of classes follows each line of text.
 struct Painter {
     mode: ColourMode,
     text: String,
@@ -194,45 +237,46 @@ impl Painter {
         }
     }
 
-    fn push(&mut self, text: &str, class: Option<usize>, predicted: bool) {
+    fn push(&mut self, text: &str, paint: Paint) {
         let safe = printable(text).replace('\t', "    ");
-        let shown = if predicted && !safe.is_empty() {
-            bracketed(&safe)
-        } else {
-            safe
+        let shown = match paint {
+            Paint::Predicted(_) if !safe.is_empty() => bracketed(&safe),
+            _ => safe,
         };
         for (place, piece) in shown.split('\n').enumerate() {
             if place > 0 {
                 self.end_line();
             }
-            self.push_piece(piece, class, predicted);
+            self.push_piece(piece, paint);
         }
     }
 
-    fn push_piece(&mut self, piece: &str, class: Option<usize>, predicted: bool) {
+    fn push_piece(&mut self, piece: &str, paint: Paint) {
         if piece.is_empty() {
             return;
         }
         if self.mode == ColourMode::Plain {
-            let digit = match class {
-                None => ' ',
-                Some(_) if predicted => '^',
-                Some(class) => char::from_digit((class * 9 / 10) as u32, 10).unwrap_or(' '),
+            let digit = match paint {
+                Paint::None => ' ',
+                Paint::Predicted(_) => '^',
+                Paint::Class(class) => char::from_digit((class * 9 / 10) as u32, 10).unwrap_or(' '),
             };
             self.classes.push(digit);
             self.classes.extend(piece.chars().skip(1).map(|_| ' '));
             self.text.push_str(piece);
             return;
         }
-        match class {
-            Some(class) => {
-                let bold = if predicted { "\x1b[1;4m" } else { "" };
+        let _ = match paint {
+            Paint::None => write!(self.text, "{piece}"),
+            Paint::Class(class) => {
                 let (open, close) = (opening(class, self.mode), closing(class));
-                let reset = if predicted { "\x1b[0m" } else { close };
-                let _ = write!(self.text, "{bold}{open}{piece}{reset}");
+                write!(self.text, "{open}{piece}{close}")
             }
-            None => self.text.push_str(piece),
-        }
+            Paint::Predicted(class) => {
+                let open = opening(class, self.mode);
+                write!(self.text, "\x1b[1;4m{open}{piece}\x1b[0m")
+            }
+        };
     }
 
     fn end_line(&mut self) {
@@ -250,7 +294,7 @@ impl Painter {
     }
 }
 
-/// The visible part of a token in brackets: the blanks around it stay outside.
+/// The token with its visible part in brackets; spaces around it stay outside.
 fn bracketed(token: &str) -> String {
     let inner = token.trim();
     if inner.is_empty() {
@@ -267,12 +311,12 @@ fn bracketed(token: &str) -> String {
 fn opening(class: usize, mode: ColourMode) -> String {
     match mode {
         ColourMode::Plain => String::new(),
-        ColourMode::TrueColour => TRUE_COLOURS[class].map_or(String::new(), |((r, g, b), ink)| {
-            let (ir, ig, ib) = ink;
-            format!("\x1b[48;2;{r};{g};{b};38;2;{ir};{ig};{ib}m")
+        ColourMode::TrueColour => TRUE_COLOURS[class].map_or(String::new(), |(ground, text)| {
+            let ((r, g, b), (tr, tg, tb)) = (ground, text);
+            format!("\x1b[48;2;{r};{g};{b};38;2;{tr};{tg};{tb}m")
         }),
-        ColourMode::Palette => PALETTE[class].map_or(String::new(), |(ground, ink)| {
-            format!("\x1b[48;5;{ground};38;5;{ink}m")
+        ColourMode::Palette => PALETTE[class].map_or(String::new(), |(ground, text)| {
+            format!("\x1b[48;5;{ground};38;5;{text}m")
         }),
     }
 }
@@ -287,6 +331,8 @@ fn closing(class: usize) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use assay_evals::statistics::Estimate;
+
     use super::*;
 
     fn trace(text: &str, offsets: &[(usize, usize)], rewards: &[f32]) -> ScoredTrace {
@@ -305,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_text_gives_classes_under_the_tokens() {
+    fn plain_text_has_classes_under_the_tokens() {
         let trace = trace(
             "ab cd\nef",
             &[(0, 2), (2, 5), (5, 6), (6, 8)],
@@ -321,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_open_and_close_and_hold_the_whole_text() {
+    fn colours_are_reset_and_all_text_shown() {
         let trace = trace("a b c", &[(0, 1), (1, 3), (3, 5)], &[4.0, 0.0, -5.0]);
         let scale = HeatScale::new(0.0, 4.0);
         let full = heatmap(&trace, &scale, ColourMode::TrueColour);
@@ -338,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_text_cannot_command_the_terminal() {
+    fn trace_text_cannot_control_the_terminal() {
         let trace = trace("x\x1b[31m\u{202e}y", &[(0, 10)], &[1.0]);
         for mode in [ColourMode::Plain, ColourMode::Palette] {
             let shown = heatmap(&trace, &HeatScale::new(1.0, 1.0), mode);
@@ -352,13 +398,13 @@ mod tests {
 
     #[test]
     fn the_mode_follows_the_environment() {
-        let facts = |no_color, colorterm, term, is_terminal| TerminalFacts {
+        let facts = |no_color, colorterm, term, is_terminal| TerminalEnvironment {
             is_terminal,
             no_color,
             colorterm,
             term,
         };
-        let mode = |f: TerminalFacts<'_>| ColourMode::detect(&f);
+        let mode = |f: TerminalEnvironment<'_>| ColourMode::detect(&f);
         let xterm = Some("xterm-256color");
         assert_eq!(
             mode(facts(None, Some("truecolor"), xterm, true)),
@@ -381,5 +427,24 @@ mod tests {
             mode(facts(None, Some("24bit"), xterm, false)),
             ColourMode::Plain
         );
+    }
+
+    #[test]
+    fn the_table_is_aligned() {
+        let estimate = |value, low, high| Estimate {
+            value,
+            low,
+            high,
+            n: 8,
+        };
+        let mut summary = Summary::default();
+        summary.insert("select.majority.at_4", estimate(0.5, 0.25, 0.1 + 0.2));
+        summary.insert("select.random.at_4", estimate(1.0 / 3.0, 0.25, 0.75));
+        summary.insert("seconds", Estimate::exact(12.5));
+        let table = summary_table(&summary);
+        let widths: Vec<usize> = table.lines().map(|line| line.chars().count()).collect();
+        assert!(widths.iter().all(|width| *width == widths[0]), "{table}");
+        assert!(table.contains("0.3333") && table.contains("0.2500 .. 0.7500"));
+        assert_eq!(widths.len(), 4);
     }
 }

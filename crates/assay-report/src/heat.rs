@@ -1,14 +1,15 @@
-//! The shared colour scale of token rewards, and the token at which a heatmap marks the predicted error.
+//! The colour scale of token rewards, shared by page and terminal, and the token that a heatmap
+//! marks.
 
+use assay_evals::localisation::{LocalisationCase, Predictor, PredictorConstants};
+use assay_evals::statistics::quantile;
 use assay_tasks::trace::ScoredTrace;
 
-use crate::localisation::{Fitted, LocalisationCase, Predictor};
-use crate::statistics::quantile;
-
 /// Number of colour classes: 0 lowest, 5 the centre, 10 highest.
-pub const HEAT_CLASSES: usize = 11;
+pub(crate) const HEAT_CLASSES: usize = 11;
 
-/// A diverging scale: the median reward is uncoloured, the 95th percentile of the distance from it saturates.
+/// A diverging colour scale: the median reward has no colour, and rewards as far from it as the
+/// 95th percentile of that distance, or farther, have the strongest colour.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HeatScale {
     centre: f64,
@@ -16,7 +17,8 @@ pub struct HeatScale {
 }
 
 impl HeatScale {
-    /// The scale centred at a reward, saturated `reach` from it; a reach that is not above 0 becomes 1.
+    /// The scale with its centre at a reward and its strongest colours `reach` from it. A reach
+    /// that is not positive and finite becomes 1.
     pub fn new(centre: f64, reach: f64) -> Self {
         let usable = reach > 0.0 && reach.is_finite();
         Self {
@@ -25,8 +27,8 @@ impl HeatScale {
         }
     }
 
-    /// The scale of all rewards of some traces; centred at 0 with reach 1 where nothing was scored.
-    pub fn of<'t>(traces: impl IntoIterator<Item = &'t ScoredTrace>) -> Self {
+    /// The scale of all rewards of some traces; centre 0 and reach 1 if no token has a reward.
+    pub fn from_traces<'t>(traces: impl IntoIterator<Item = &'t ScoredTrace>) -> Self {
         let mut rewards: Vec<f64> = Vec::new();
         for trace in traces {
             rewards.extend(trace.token_rewards.iter().flatten().map(|&r| f64::from(r)));
@@ -39,17 +41,17 @@ impl HeatScale {
         Self::new(centre, quantile(&distances, 0.95).unwrap_or(1.0))
     }
 
-    /// The uncoloured reward.
+    /// The reward without colour.
     pub fn centre(&self) -> f64 {
         self.centre
     }
 
-    /// The reward at and below which the colour is the lowest.
+    /// The reward at which the lowest colour class begins; lower rewards share it.
     pub fn low(&self) -> f64 {
         self.centre - self.reach
     }
 
-    /// The reward at and above which the colour is the highest.
+    /// The reward at which the highest colour class begins; higher rewards share it.
     pub fn high(&self) -> f64 {
         self.centre + self.reach
     }
@@ -61,15 +63,15 @@ impl HeatScale {
     }
 }
 
-/// The token of the largest drop, the first of equal ones; `None` if no reward falls.
-pub fn predicted_token(trace: &ScoredTrace) -> Option<usize> {
+/// The token with the largest drop in reward, the first of equal ones; `None` if no reward falls.
+pub(crate) fn predicted_token(trace: &ScoredTrace) -> Option<usize> {
     let case = LocalisationCase {
         text: &trace.text,
         token_offsets: &trace.token_offsets,
         token_rewards: &trace.token_rewards,
         ..LocalisationCase::default()
     };
-    let drops = Predictor::LargestDrop.suspicion(&case, &Fitted::default())?;
+    let drops = Predictor::LargestDrop.suspicion(&case, &PredictorConstants::default())?;
     let falls = drops
         .iter()
         .enumerate()

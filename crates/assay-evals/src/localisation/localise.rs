@@ -1,0 +1,272 @@
+//! Every predictor on every case, and the `localisation.*` entries of `summary.json`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use assay_tasks::random::text_key;
+
+use super::case::{LocalisationCase, error_tokens};
+use super::outcome::{HIT_AT_1, HIT_WINDOWS, Outcome};
+use super::predictors::{Predictor, PredictorConstants};
+use crate::statistics::{BootstrapSettings, Resampler, mean};
+use crate::summary::{Summary, segment};
+
+/// Outcomes of every predictor on every case.
+#[derive(Clone, Debug, Default)]
+pub struct Localisation {
+    /// For each predictor: the index and the outcome of each case on which it is defined.
+    pub outcomes: BTreeMap<Predictor, Vec<(usize, Outcome)>>,
+    /// Perturbation of each case; empty for a case without an error token.
+    pub kinds: Vec<String>,
+    /// Number of cases without a token after the start of the corrupted span, which are left out.
+    pub skipped: usize,
+}
+
+/// Runs every predictor on every case.
+///
+/// The [`PredictorConstants`] are cross-fitted: each of two halves of the problems, split by
+/// identifier, is evaluated with the constants that are best on the other half.
+pub fn localise<'a>(cases: impl IntoIterator<Item = LocalisationCase<'a>>) -> Localisation {
+    let cases: Vec<LocalisationCase<'a>> = cases.into_iter().collect();
+    let half = |case: &LocalisationCase<'_>| (text_key(case.id) % 2) as usize;
+    let fit = |other: usize| {
+        let rest: Vec<_> = cases.iter().filter(|case| half(case) == other).collect();
+        PredictorConstants::fit(&rest)
+    };
+    let fitted = [fit(1), fit(0)];
+    let mut result = Localisation::default();
+    for (index, case) in cases.iter().enumerate() {
+        let Some(error_tokens) = error_tokens(case) else {
+            result.skipped += 1;
+            result.kinds.push(String::new());
+            continue;
+        };
+        result.kinds.push(case.kind.to_owned());
+        for predictor in Predictor::ALL {
+            if let Some(suspicion) = predictor.suspicion(case, &fitted[half(case)]) {
+                let outcome = Outcome::new(&suspicion, &error_tokens);
+                result
+                    .outcomes
+                    .entry(predictor)
+                    .or_default()
+                    .push((index, outcome));
+            }
+        }
+    }
+    result
+}
+
+impl Localisation {
+    /// Mean Hit@`HIT_WINDOWS[window]` of a predictor; `None` if it is defined on no case.
+    pub fn hit(&self, predictor: Predictor, window: usize) -> Option<f64> {
+        let values: Vec<f64> = self
+            .outcomes
+            .get(&predictor)?
+            .iter()
+            .map(|(_, o)| *o.hits.get(window).unwrap_or(&0.0))
+            .collect();
+        mean(&values)
+    }
+
+    /// The entries of `summary.json`, each with `hit_0 .. hit_15`, `mrr` and `map`:
+    /// - `localisation.*` of the predictor `headline`,
+    /// - `localisation.predictors.<name>.*` of every predictor that uses the reward,
+    /// - `localisation.baselines.<name>.*` of every other predictor,
+    /// - `localisation.by_kind.<kind>.*` of `headline` for every perturbation, with the baselines'
+    ///   Hit@1 as `localisation.by_kind.<kind>.baselines.<name>.hit_1`.
+    ///
+    /// If the kinds that the reward was trained on are given, `localisation.trained` has the
+    /// entries of `headline` on those kinds and `localisation.held_out` those on all other kinds.
+    pub fn summary(
+        &self,
+        headline: Predictor,
+        trained: Option<&[&str]>,
+        settings: &BootstrapSettings,
+    ) -> Summary {
+        let resampler = Resampler::new(*settings);
+        let mut summary = Summary::default();
+        for (&predictor, outcomes) in &self.outcomes {
+            let all: Vec<Outcome> = outcomes.iter().map(|(_, outcome)| *outcome).collect();
+            let group = if predictor.is_baseline() {
+                "baselines"
+            } else {
+                "predictors"
+            };
+            let prefix = format!("localisation.{group}.{}", predictor.name());
+            add_entries(&mut summary, &prefix, &all, &resampler);
+            if predictor == headline {
+                add_entries(&mut summary, "localisation", &all, &resampler);
+            }
+        }
+        self.add_kinds(headline, &resampler, &mut summary);
+        for (name, is_trained) in [("trained", true), ("held_out", false)] {
+            let Some(kinds) = trained else { break };
+            let own = self.of_kinds(headline, |kind| kinds.contains(&kind) == is_trained);
+            add_entries(
+                &mut summary,
+                &format!("localisation.{name}"),
+                &own,
+                &resampler,
+            );
+        }
+        summary
+    }
+
+    fn add_kinds(&self, headline: Predictor, resampler: &Resampler, summary: &mut Summary) {
+        let kinds: BTreeSet<&str> = self.kinds.iter().map(String::as_str).collect();
+        for kind in kinds.into_iter().filter(|kind| !kind.is_empty()) {
+            let prefix = format!("localisation.by_kind.{}", segment(kind));
+            let own = self.of_kinds(headline, |other| other == kind);
+            add_entries(summary, &prefix, &own, resampler);
+            for baseline in self.outcomes.keys().filter(|p| p.is_baseline()) {
+                let outcomes = self.of_kinds(*baseline, |other| other == kind);
+                let hits: Vec<f64> = outcomes.iter().map(|o| o.hits[HIT_AT_1]).collect();
+                let name = format!("{prefix}.baselines.{}.hit_1", baseline.name());
+                summary.insert_some(&name, resampler.mean(&hits));
+            }
+        }
+    }
+
+    fn of_kinds(&self, predictor: Predictor, member: impl Fn(&str) -> bool) -> Vec<Outcome> {
+        let all = self.outcomes.get(&predictor).into_iter().flatten();
+        all.filter(|(case, _)| member(&self.kinds[*case]))
+            .map(|(_, outcome)| *outcome)
+            .collect()
+    }
+}
+
+fn add_entries(summary: &mut Summary, prefix: &str, outcomes: &[Outcome], resampler: &Resampler) {
+    let mut add = |name: String, of: &dyn Fn(&Outcome) -> f64| {
+        let values: Vec<f64> = outcomes.iter().map(of).collect();
+        summary.insert_some(&name, resampler.mean(&values));
+    };
+    for (index, window) in HIT_WINDOWS.into_iter().enumerate() {
+        add(format!("{prefix}.hit_{window}"), &|outcome| {
+            outcome.hits[index]
+        });
+    }
+    add(format!("{prefix}.mrr"), &|outcome| outcome.reciprocal_rank);
+    add(format!("{prefix}.map"), &|outcome| {
+        outcome.average_precision
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OFFSETS: [(usize, usize); 7] = [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 6)];
+
+    fn case(rewards: &[Option<f32>]) -> LocalisationCase<'_> {
+        LocalisationCase {
+            kind: "corrupt_numbers",
+            text: "a 12 b",
+            token_offsets: &OFFSETS,
+            token_rewards: rewards,
+            error_start: 2,
+            error_end: 4,
+            ..LocalisationCase::default()
+        }
+    }
+
+    #[test]
+    fn a_drop_at_the_error_is_a_hit() {
+        let rewards = [1.0, 1.0, -1.0, -1.0, 0.0, -0.5, -0.5].map(Some);
+        let result = localise([case(&rewards)]);
+        assert_eq!(result.hit(Predictor::LargestDrop, 0), Some(1.0));
+        let outcome = result.outcomes[&Predictor::LargestDrop][0].1;
+        assert_eq!(outcome.reciprocal_rank, 1.0);
+        // Ranks of the span's tokens 2 and 3: first; then drop 0.5 of token 5, then tokens 1, 3, 6
+        // with drop 0, in one step.
+        assert!((outcome.average_precision - (1.0 + 2.0 / 5.0) / 2.0).abs() < 1e-12);
+        // The lowest reward is shared by tokens 2 and 3.
+        assert_eq!(result.hit(Predictor::LowestReward, 0), Some(0.5));
+        assert_eq!(result.hit(Predictor::LowestReward, 1), Some(1.0));
+    }
+
+    #[test]
+    fn chance_is_the_exact_expectation() {
+        let rewards = [Some(0.0); 7];
+        let result = localise([case(&rewards)]);
+        for (window, expected) in [(0, 1.0 / 7.0), (1, 3.0 / 7.0), (2, 6.0 / 7.0), (3, 1.0)] {
+            assert!((result.hit(Predictor::Chance, window).unwrap() - expected).abs() < 1e-12);
+        }
+        let harmonic: f64 = (1..=7).map(|i| 1.0 / f64::from(i)).sum();
+        assert!(
+            (result.outcomes[&Predictor::Chance][0].1.reciprocal_rank - harmonic / 7.0).abs()
+                < 1e-12
+        );
+        assert!(
+            (result.outcomes[&Predictor::Chance][0].1.average_precision - 2.0 / 7.0).abs() < 1e-12
+        );
+    }
+
+    #[test]
+    fn the_summary_names_every_kind_and_baseline() {
+        let rewards = [1.0, 1.0, -1.0, -1.0, 0.0, -0.5, -0.5].map(Some);
+        let logprobs = [-1.0, -1.0, -9.0, -1.0, -1.0, -1.0, 0.0];
+        let other = LocalisationCase {
+            kind: "off_by_one",
+            logprobs: Some(&logprobs),
+            error_start: 5,
+            error_end: 6,
+            ..case(&rewards)
+        };
+        let lost = LocalisationCase {
+            error_start: 6,
+            error_end: 6,
+            ..case(&rewards)
+        };
+        let result = localise([case(&rewards), lost, other]);
+        assert_eq!(result.skipped, 1);
+        let summary = result.summary(
+            Predictor::LargestDrop,
+            Some(&["off_by_one"]),
+            &BootstrapSettings::default(),
+        );
+        let value = |name: &str| {
+            summary
+                .get(name)
+                .map(|estimate| (estimate.value, estimate.n))
+        };
+        assert_eq!(value("localisation.hit_0"), Some((0.5, 2)));
+        assert_eq!(value("localisation.hit_3"), Some((1.0, 2)));
+        assert_eq!(
+            value("localisation.by_kind.off_by_one.hit_0"),
+            Some((0.0, 1))
+        );
+        assert_eq!(
+            value("localisation.baselines.surprising_number.hit_0"),
+            Some((0.0, 1))
+        );
+        assert_eq!(value("localisation.trained.hit_0"), Some((0.0, 1)));
+        assert_eq!(value("localisation.held_out.hit_0"), Some((1.0, 1)));
+        assert_eq!(
+            value("localisation.by_kind.corrupt_numbers.baselines.chance.hit_1"),
+            Some((3.0 / 7.0, 1))
+        );
+    }
+
+    #[test]
+    fn the_threshold_comes_from_the_other_half() {
+        let rewards = [1.0, 0.9, -1.0, -1.0, -0.5, -0.5, -0.5].map(Some);
+        // Between -1 and .9 the first token below is the error; the lowest such threshold is kept.
+        let threshold = PredictorConstants::fit(&[&case(&rewards)])
+            .threshold
+            .unwrap();
+        assert!(threshold > -1.0 && threshold <= -0.5, "{threshold}");
+        let named = |id| LocalisationCase {
+            id,
+            ..case(&rewards)
+        };
+        let of_half = |half: u64| {
+            let mut names = ["a", "b", "c", "d"].into_iter();
+            names.find(|id| text_key(id) % 2 == half).unwrap()
+        };
+        let both = localise([named(of_half(0)), named(of_half(1))]);
+        assert_eq!(both.outcomes[&Predictor::BelowThreshold].len(), 2);
+        assert_eq!(both.hit(Predictor::BelowThreshold, 1), Some(1.0));
+        // One half alone has nothing to take a threshold from.
+        let one = localise([named(of_half(0))]);
+        assert!(!one.outcomes.contains_key(&Predictor::BelowThreshold));
+    }
+}
