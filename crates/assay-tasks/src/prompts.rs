@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::answers::{AnswerForm, AnswerSource, extract_lenient};
+use crate::answers::{AnswerForm, extract_lenient, without_trailing_control};
 use crate::message::Message;
 use crate::problem::Problem;
 
@@ -120,21 +120,18 @@ impl PromptSettings {
 
     /// Rewrites a foreign text in this style.
     ///
-    /// Calculator marks are stripped and a stated final answer (`<answer>`, `####`, `A: 26`, `The answer is 26.`) is
-    /// moved into the style's form. A text that states none ends with its reasoning; no answer is put in its mouth.
+    /// Calculator marks and control tokens at the end are stripped. An answer that stands apart (`<answer>`, `####`, `A: 26`,
+    /// a line `The answer is 26.`) is moved into the style's form; what follows it stays, before it. A text that states
+    /// none ends with its reasoning; no answer is added to it.
     pub fn render_foreign(&self, text: &str) -> RenderedTrace {
         let plain = without_calculator_marks(text);
         let (reasoning, stated) = split_completion(&plain);
-        let rendered = match &stated {
+        let text = match &stated {
             Some(answer) => self.completion(&reasoning, answer),
             None => self.unanswered(&reasoning),
         };
-        let answer =
-            stated.or_else(|| extract_lenient(&plain).map(|answer| answer.text.to_owned()));
-        RenderedTrace {
-            text: rendered,
-            answer,
-        }
+        let answer = stated.or_else(|| extract_lenient(&plain).map(|found| found.text.to_owned()));
+        RenderedTrace { text, answer }
     }
 
     fn unanswered(&self, reasoning: &str) -> String {
@@ -165,32 +162,21 @@ pub fn without_calculator_marks(text: &str) -> String {
     plain
 }
 
-/// The reasoning of a completion in any layout, and the final answer it states.
+/// The reasoning of a completion in any layout, and the answer that stands apart from it.
+///
+/// What follows the answer belongs to the reasoning too: nothing is cut.
 pub(crate) fn split_completion(text: &str) -> (String, Option<String>) {
-    if let Some(found) = extract_lenient(text) {
-        let answer = Some(found.text.to_owned());
-        match found.source {
-            AnswerSource::Tags => {
-                let open = text[..found.span.start]
-                    .rfind("<answer>")
-                    .unwrap_or(found.span.start);
-                return (without_think_tags(&text[..open]), answer);
-            }
-            AnswerSource::Hashes => {
-                let open = text[..found.span.start]
-                    .rfind("####")
-                    .unwrap_or(found.span.start);
-                return (without_think_tags(&text[..open]), answer);
-            }
-            AnswerSource::Boxed | AnswerSource::LastNumber => {}
-        }
+    let text = &text[..without_trailing_control(text, 0..text.len()).end];
+    let Some(found) = extract_lenient(text).filter(|found| found.source.is_separate()) else {
+        return (without_think_tags(text), None);
+    };
+    let mut reasoning = without_think_tags(&text[..found.mark.start]);
+    let after = without_think_tags(&text[found.mark.end..]);
+    if !reasoning.is_empty() && !after.is_empty() {
+        reasoning.push('\n');
     }
-    let text = text.trim();
-    let last = text.rfind('\n').map_or(0, |at| at + 1);
-    match answer_line(&text[last..]) {
-        Some(answer) => (without_think_tags(&text[..last]), Some(answer.to_owned())),
-        None => (without_think_tags(text), None),
-    }
+    reasoning.push_str(&after);
+    (reasoning, Some(found.text.to_owned()))
 }
 
 fn without_think_tags(reasoning: &str) -> String {
@@ -199,28 +185,6 @@ fn without_think_tags(reasoning: &str) -> String {
         .replace("</think>", "")
         .trim()
         .to_owned()
-}
-
-/// The answer of a line that is nothing but one: `A: 26`, `Answer: 26`, `The answer is 26.`
-fn answer_line(line: &str) -> Option<&str> {
-    const LEADS: [&str; 7] = [
-        "the final answer is",
-        "the answer is",
-        "so the answer is",
-        "final answer:",
-        "answer:",
-        "a:",
-        "####",
-    ];
-    let line = line.trim().trim_matches('*').trim();
-    let lead = LEADS.iter().find(|lead| {
-        line.get(..lead.len())
-            .is_some_and(|start| start.eq_ignore_ascii_case(lead))
-    })?;
-    let answer = line[lead.len()..]
-        .trim_start_matches([':', '*', ' '])
-        .trim_end_matches(['.', ' ']);
-    (!answer.is_empty()).then_some(answer)
 }
 
 #[cfg(test)]
