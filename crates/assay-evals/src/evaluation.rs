@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::panic::resume_unwind;
 use std::thread;
 
-use assay_tasks::answers;
+use assay_tasks::answers::AnswerClasses;
 use assay_tasks::random::text_key;
 use assay_tasks::trace::ScoredTrace;
 use serde::{Deserialize, Serialize};
@@ -150,7 +150,7 @@ type Verdict = &'static dyn Fn(&Row) -> bool;
 #[derive(Clone, Debug)]
 struct ProblemAnswers {
     id: String,
-    answers: Vec<String>,
+    classes: AnswerClasses,
 }
 
 impl Default for EvalSettings {
@@ -225,7 +225,7 @@ impl Evaluator {
         let problem = self.problem(&measured.id);
         let answer = measured
             .answer
-            .map(|answer| self.problems[problem].class(&answer));
+            .map(|answer| self.problems[problem].classes.class(&answer));
         let generator = self.generator(&measured.generator);
         self.bags.offer(measured.bag, self.rows.len());
         self.rows.push(Row {
@@ -416,7 +416,7 @@ impl Evaluator {
         }
         self.problems.push(ProblemAnswers {
             id: id.to_owned(),
-            answers: Vec::new(),
+            classes: AnswerClasses::default(),
         });
         self.problem_index
             .insert(id.to_owned(), self.problems.len() - 1);
@@ -456,21 +456,6 @@ impl Evaluation {
 impl Row {
     fn score(&self, score: TraceScore) -> Option<f64> {
         self.scores[score as usize]
-    }
-}
-
-impl ProblemAnswers {
-    /// Class of an answer: answers that count as equal share one.
-    fn class(&mut self, answer: &str) -> u32 {
-        let known = self
-            .answers
-            .iter()
-            .position(|known| known == answer || answers::same_answer(known, answer));
-        let class = known.unwrap_or_else(|| {
-            self.answers.push(answer.to_owned());
-            self.answers.len() - 1
-        });
-        class as u32
     }
 }
 

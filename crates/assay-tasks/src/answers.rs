@@ -46,7 +46,7 @@ pub enum AnswerSource {
     Tags,
     /// The last `\boxed{...}`, inside running text.
     Boxed,
-    /// The last `\boxed{...}`, on a line that only states the answer.
+    /// The last `\boxed{...}`, on a line `The answer is \boxed{26}` with nothing else.
     BoxedLine,
     /// The rest of the line after the last `####` that is no heading.
     Hashes,

@@ -282,6 +282,49 @@ mod tests {
         }
     }
 
+    /// A heading, a text behind the answer, a box and a control token do not shorten what is scored.
+    #[test]
+    fn no_text_is_cut_for_an_answer() {
+        let plain = settings(PromptStyle::Plain);
+        for (text, rendered, answer) in [
+            (
+                "#### Step 1: add\n40+2=42\n\nThe final answer is 42.",
+                "#### Step 1: add\n40+2=42\n#### 42",
+                "42",
+            ),
+            (
+                "40+2=42\n#### 42\nand that checks.",
+                "40+2=42\nand that checks.\n#### 42",
+                "42",
+            ),
+            (
+                "### Solution\n40+2=42\n#### Final Answer:\n42",
+                "### Solution\n40+2=42\n#### 42",
+                "42",
+            ),
+            (
+                "a\n#### Step 1\nb = 41\n#### Step 2\nc = 42",
+                "a\n#### Step 1\nb = 41\n#### Step 2\nc = 42",
+                "42",
+            ),
+            ("so \\boxed{42}. Checked 2 times.", "so \\boxed{42}. Checked 2 times.", "42"),
+            ("a\n#### 42<|im_end|>", "a\n#### 42", "42"),
+            (
+                "a\nThe final answer is: $\\boxed{42}$",
+                "a\n#### 42",
+                "42",
+            ),
+            (
+                "<think>a</think>\n<answer>42</answer>\nBye.",
+                "a\nBye.\n#### 42",
+                "42",
+            ),
+        ] {
+            let found = plain.render_foreign(text);
+            assert_eq!((found.text.as_str(), found.answer.as_deref()), (rendered, Some(answer)));
+        }
+    }
+
     #[test]
     fn no_answer_is_invented() {
         let rendered = settings(PromptStyle::ThinkAnswer).render_foreign("She has 5 left");
@@ -306,6 +349,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn every_line_outside_the_answer_is_kept(text in "[a-c0-9 \n#.=:]{0,60}|(#### |Step|answer is |<answer>|</answer>|1|2|b|\n|: |\\.){0,12}") {
+            let marked = extract_lenient(&text).filter(|found| found.source.is_separate());
+            let mark = marked.map_or(text.len()..text.len(), |found| found.mark);
+            let rendered = settings(PromptStyle::Plain).render_foreign(&text).text;
+            for line in text[..mark.start].lines().chain(text[mark.end..].lines()) {
+                prop_assert!(rendered.contains(line.trim()), "{:?} lost {:?}", rendered, line);
+            }
+        }
+
         #[test]
         fn rendering_twice_changes_nothing(text in "(?s).{0,60}|[a-z0-9 \n#<>/:.A]{0,60}", answer in "[a-z0-9]{1,6}") {
             for style in [PromptStyle::ThinkAnswer, PromptStyle::Plain] {

@@ -137,18 +137,11 @@ pub(super) fn stream(plan: &RolloutPlan<'_>, problem: usize, sample: usize) -> S
 
 fn judge(encoder: &Encoder<'_>, problem: &Problem, drawn: Completion) -> Sample {
     let completion = encoder.decode(&drawn.token_ids);
-    let predicted_answer =
-        answers::extract_lenient(&completion.text).map(|found| found.text.to_owned());
-    let right = |gold| {
-        predicted_answer
-            .as_deref()
-            .is_some_and(|predicted| answers::same_answer(predicted, gold))
-    };
-    let correct = problem.answer.as_deref().map(right);
+    let checked = answers::check(&completion.text, problem.answer.as_deref());
     Sample {
         completion,
         drawn,
-        predicted_answer,
-        correct,
+        predicted_answer: checked.predicted,
+        correct: checked.correct,
     }
 }

@@ -56,16 +56,30 @@ impl Answer {
         }
         let mut current = text.to_owned();
         for _ in 0..MAX_ROUNDS {
-            let inner = match stated(&current) {
-                Some(found) => found.text.to_owned(),
-                None => current.clone(),
+            let answer = Self::read_once(&current);
+            let written = match &answer {
+                Self::Number(_) | Self::Choice(_) | Self::Truth(_) => return answer,
+                Self::Text(plain) if *plain == current => return answer,
+                Self::Text(plain) => plain.clone(),
+                // Items that read otherwise on their own make no sequence or set.
+                Self::Sequence { .. } | Self::Set(_) => {
+                    let written = answer.to_string();
+                    if Self::read_once(&written) == answer {
+                        return answer;
+                    }
+                    written
+                }
             };
-            match Self::read_bare(&inner) {
-                Self::Text(plain) if plain != current => current = plain,
-                other => return other,
-            }
+            current = written;
         }
         Self::Text(current)
+    }
+
+    fn read_once(text: &str) -> Self {
+        match stated(text) {
+            Some(found) => Self::read_bare(found.text),
+            None => Self::read_bare(text),
+        }
     }
 
     /// Reads an answer that no tag, box, hashes or `The answer is` surround.
@@ -224,7 +238,8 @@ fn read_sequence(plain: &str, depth: usize) -> Option<Answer> {
     }
     let items = split_items(&plain[1..plain.len() - 1], Commas::All)?;
     let items: Vec<Answer> = items.iter().map(|item| read_item(item, depth + 1)).collect();
-    (items.len() > 1).then_some(Answer::Sequence { open, items, close })
+    let empty = items.iter().any(|item| *item == Answer::Text(String::new()));
+    (items.len() > 1 && !empty).then_some(Answer::Sequence { open, items, close })
 }
 
 /// A list without brackets: `3, 4`, `3 and 4`, `x = 3 or x = 4`. A list with prose in it is none.

@@ -135,8 +135,8 @@ fn in_box(text: &str) -> Option<FoundAnswer<'_>> {
     } else {
         joined.clone()
     };
-    match own_lines(text, &joined) {
-        Some(lines) => found(text, answer, lines, AnswerSource::BoxedLine),
+    match own_line(text, &joined) {
+        Some(line) => found(text, answer, line, AnswerSource::BoxedLine),
         None => found(text, answer, joined, AnswerSource::Boxed),
     }
 }
@@ -181,15 +181,15 @@ fn joins_boxes(between: &str) -> bool {
     joined && words.split_whitespace().all(|word| matches!(word, "and" | "or" | "\\text{" | "}" | "\\quad"))
 }
 
-/// The whole lines of a box that nothing but `The answer is` and marks of mathematics surround.
-fn own_lines(text: &str, whole: &Range<usize>) -> Option<Range<usize>> {
+/// The whole line of a box behind `The answer is` or the like, with nothing else on it.
+fn own_line(text: &str, whole: &Range<usize>) -> Option<Range<usize>> {
     let start = text[..whole.start].rfind('\n').map_or(0, |at| at + 1);
     let end = text[whole.end..].find('\n').map_or(text.len(), |at| whole.end + at);
     let before = text[start..whole.start].trim_end_matches(['$', '*', ' ', '\\', '(', '[']);
     let after = &text[whole.end..end];
     let after = &after[..after.len() - trailing_control(after)];
     let closes = after.chars().all(|c| matches!(c, '$' | '*' | ' ' | '.' | '\\' | ')' | ']' | '\r'));
-    (closes && (before.trim().is_empty() || lead_only(before))).then_some(start..end)
+    (closes && lead_only(before)).then_some(start..end)
 }
 
 fn trailing_control(text: &str) -> usize {

@@ -50,37 +50,35 @@ impl std::fmt::Display for Quantity {
 
 /// The quantity that a plain text states, or `None` where it is not one number with a unit.
 pub(super) fn read_quantity(plain: &str) -> Option<Quantity> {
-    let (negative, currency, rest) = signs(plain)?;
+    let (sign, currency, rest) = signs(plain)?;
     let mut reader = Reader {
         rest,
         depth: 0,
         powers: 0,
         decimal_comma: false,
     };
-    let value = reader.product()?;
+    let value = reader.sum(sign)?;
     let (scale, unit) = read_unit(reader.rest, currency)?;
     if reader.decimal_comma && unit.is_empty() && currency.is_none() {
         return None;
     }
-    let value = value.times(scale)?;
     Some(Quantity {
-        value: if negative { value.negated() } else { value },
+        value: value.times(scale)?,
         unit,
     })
 }
 
 /// Reads a sign and a currency mark in either order.
-fn signs(plain: &str) -> Option<(bool, Option<&'static str>, &str)> {
+fn signs(plain: &str) -> Option<(Sign, Option<&'static str>, &str)> {
     let mut rest = plain.trim();
-    let (mut signed, mut negative, mut currency) = (false, false, None);
+    let (mut sign, mut currency) = (None, None);
     loop {
         rest = rest.trim_start();
         if let Some(after) = rest.strip_prefix(['+', '-']) {
-            if signed {
+            if sign.is_some() {
                 return None;
             }
-            signed = true;
-            negative = rest.starts_with('-');
+            sign = Some(Sign::of(rest));
             rest = after;
         } else if let Some((name, length)) = leading_currency(rest) {
             if currency.is_some() {
@@ -89,7 +87,30 @@ fn signs(plain: &str) -> Option<(bool, Option<&'static str>, &str)> {
             currency = Some(name);
             rest = &rest[length..];
         } else {
-            return Some((negative, currency, rest));
+            return Some((sign.unwrap_or(Sign::Plus), currency, rest));
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Sign {
+    Plus,
+    Minus,
+}
+
+impl Sign {
+    /// The sign that a text begins with; plus where there is none.
+    fn of(text: &str) -> Self {
+        match text.starts_with('-') {
+            true => Self::Minus,
+            false => Self::Plus,
+        }
+    }
+
+    fn apply(self, value: Rational) -> Rational {
+        match self {
+            Self::Plus => value,
+            Self::Minus => value.negated(),
         }
     }
 }
@@ -97,13 +118,31 @@ fn signs(plain: &str) -> Option<(bool, Option<&'static str>, &str)> {
 struct Reader<'t> {
     rest: &'t str,
     depth: usize,
-    /// Powers read so far: a product of plain numbers is no notation for one number.
+    /// Powers read so far: a sum or product of plain numbers is no notation for one number.
     powers: usize,
     /// Whether a comma was read as the decimal mark without another separator to prove it.
     decimal_comma: bool,
 }
 
 impl Reader<'_> {
+    /// One product, or a sum in which a term holds a power: `2^10 - 1`. A sum of plain numbers is work left undone, and
+    /// `3-4` is a range.
+    fn sum(&mut self, sign: Sign) -> Option<Rational> {
+        let mut value = sign.apply(self.product()?);
+        let mut terms = 1;
+        while let Some(after) = self.rest.trim_start().strip_prefix(['+', '-']) {
+            let sign = Sign::of(self.rest.trim_start());
+            let term = after.trim_start();
+            if !term.starts_with(|c: char| c.is_ascii_digit() || c == '(') {
+                break;
+            }
+            self.rest = term;
+            value = value.plus(sign.apply(self.product()?))?;
+            terms += 1;
+        }
+        (terms == 1 || self.powers > 0).then_some(value)
+    }
+
     /// One number, or a product in which a factor is a power: `1.5 * 10^3`.
     fn product(&mut self) -> Option<Rational> {
         let mut value = self.quotient()?;
@@ -150,10 +189,9 @@ impl Reader<'_> {
         if !after.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '(' | '-' | '.')) {
             return None;
         }
-        let negative = after.starts_with('-');
-        self.rest = after.trim_start_matches('-');
-        let value = self.power();
-        Some(value.map(|value| if negative { value.negated() } else { value }))
+        let sign = Sign::of(after);
+        self.rest = after.strip_prefix('-').unwrap_or(after);
+        Some(self.power().map(|value| sign.apply(value)))
     }
 
     fn power(&mut self) -> Option<Rational> {
@@ -192,12 +230,12 @@ impl Reader<'_> {
         if self.depth > MAX_DEPTH {
             return None;
         }
-        let negative = self.rest.trim_start().starts_with('-');
+        let sign = Sign::of(self.rest.trim_start());
         self.rest = self.rest.trim_start().trim_start_matches('-');
-        let value = self.product()?;
+        let value = self.sum(sign)?;
         self.rest = self.rest.trim_start().strip_prefix(')')?;
         self.depth -= 1;
-        Some(if negative { value.negated() } else { value })
+        Some(value)
     }
 }
 

@@ -255,7 +255,8 @@ fn pick(text: &str, area: Range<usize>) -> Option<Range<usize>> {
     if short.is_empty() {
         return None;
     }
-    let prose = text[short.clone()].starts_with(char::is_alphabetic);
+    let words = text[short.clone()].split(' ').filter(|word| word.len() > 1 && word.bytes().all(|b| b.is_ascii_alphabetic()));
+    let prose = text[short.clone()].starts_with(char::is_alphabetic) && words.count() > 1;
     if prose && Answer::read_bare(&text[short.clone()]).is_text() && !is_refused(&text[short.clone()]) {
         let number = last_number(content);
         if let Some(number) = number {

@@ -209,10 +209,18 @@ impl Unit {
     }
 }
 
+/// Words, then known units: `worker km/h`.
 impl std::fmt::Display for Unit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let all: Vec<&str> = self.known.iter().chain(&self.words).map(String::as_str).collect();
-        f.write_str(&all.join(" "))
+        let divides = |known: &&String| known.contains("^-");
+        let above = self.known.iter().filter(|known| !divides(known));
+        let all: Vec<&str> = self.words.iter().chain(above).map(String::as_str).collect();
+        f.write_str(&all.join(" "))?;
+        for known in self.known.iter().filter(divides) {
+            let unit = known.replace("^-1", "").replace("^-", "^");
+            write!(f, "/{unit}")?;
+        }
+        Ok(())
     }
 }
 
