@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 use crate::countdown::CountdownTask;
 
 pub use self::canonical::Answer;
-pub use self::number::Quantity;
 pub(crate) use self::normalise::without_trailing_control;
+pub use self::number::Quantity;
 pub use self::rational::Rational;
 
 /// How a completion states its final answer.

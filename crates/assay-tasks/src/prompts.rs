@@ -307,13 +307,13 @@ mod tests {
                 "a\n#### Step 1\nb = 41\n#### Step 2\nc = 42",
                 "42",
             ),
-            ("so \\boxed{42}. Checked 2 times.", "so \\boxed{42}. Checked 2 times.", "42"),
-            ("a\n#### 42<|im_end|>", "a\n#### 42", "42"),
             (
-                "a\nThe final answer is: $\\boxed{42}$",
-                "a\n#### 42",
+                "so \\boxed{42}. Checked 2 times.",
+                "so \\boxed{42}. Checked 2 times.",
                 "42",
             ),
+            ("a\n#### 42<|im_end|>", "a\n#### 42", "42"),
+            ("a\nThe final answer is: $\\boxed{42}$", "a\n#### 42", "42"),
             (
                 "<think>a</think>\n<answer>42</answer>\nBye.",
                 "a\nBye.\n#### 42",
@@ -321,7 +321,10 @@ mod tests {
             ),
         ] {
             let found = plain.render_foreign(text);
-            assert_eq!((found.text.as_str(), found.answer.as_deref()), (rendered, Some(answer)));
+            assert_eq!(
+                (found.text.as_str(), found.answer.as_deref()),
+                (rendered, Some(answer))
+            );
         }
     }
 

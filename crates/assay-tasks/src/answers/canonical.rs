@@ -176,7 +176,9 @@ fn trim_marks(plain: &str) -> &str {
             next = word;
         }
         for quote in ['"', '\''] {
-            let inner = next.strip_prefix(quote).and_then(|inner| inner.strip_suffix(quote));
+            let inner = next
+                .strip_prefix(quote)
+                .and_then(|inner| inner.strip_suffix(quote));
             next = inner.unwrap_or(next);
         }
         if next.len() == rest.len() {
@@ -204,13 +206,24 @@ fn read_labelled(plain: &str) -> Option<Answer> {
     let (label, value) = plain.split_once(": ")?;
     let words = label.chars().all(|c| c.is_alphabetic() || c == ' ');
     let choice = label.len() == 1 && label != "A";
-    (words && !choice).then(|| read_quantity(value).map(Answer::Number)).flatten()
+    (words && !choice)
+        .then(|| read_quantity(value).map(Answer::Number))
+        .flatten()
 }
 
 /// Removes a word that says how a number is meant, not which: `approximately`, `only`.
 fn without_lead(plain: &str) -> &str {
     const LEADS: [&str; 10] = [
-        "approximately ", "approx. ", "approx ", "about ", "around ", "roughly ", "exactly ", "only ", "just ", "≈",
+        "approximately ",
+        "approx. ",
+        "approx ",
+        "about ",
+        "around ",
+        "roughly ",
+        "exactly ",
+        "only ",
+        "just ",
+        "≈",
     ];
     let lead = LEADS.iter().find(|lead| {
         plain
@@ -232,13 +245,21 @@ fn read_item(plain: &str, depth: usize) -> Answer {
 
 fn read_sequence(plain: &str, depth: usize) -> Option<Answer> {
     let open = plain.chars().next().filter(|c| matches!(c, '(' | '['))?;
-    let close = plain.chars().next_back().filter(|c| matches!(c, ')' | ']'))?;
+    let close = plain
+        .chars()
+        .next_back()
+        .filter(|c| matches!(c, ')' | ']'))?;
     if depth >= MAX_DEPTH || plain.len() < 2 {
         return None;
     }
     let items = split_items(&plain[1..plain.len() - 1], Commas::All)?;
-    let items: Vec<Answer> = items.iter().map(|item| read_item(item, depth + 1)).collect();
-    let empty = items.iter().any(|item| *item == Answer::Text(String::new()));
+    let items: Vec<Answer> = items
+        .iter()
+        .map(|item| read_item(item, depth + 1))
+        .collect();
+    let empty = items
+        .iter()
+        .any(|item| *item == Answer::Text(String::new()));
     (items.len() > 1 && !empty).then_some(Answer::Sequence { open, items, close })
 }
 
@@ -252,9 +273,7 @@ fn read_set(plain: &str) -> Option<Answer> {
         .replace("; ", ", ");
     let items = split_items(&separated, Commas::Separators)?;
     let mut items: Vec<Answer> = items.iter().map(|item| read_item(item, 1)).collect();
-    let prose = |item: &Answer| {
-        matches!(item, Answer::Text(text) if text.is_empty() || text.contains(' ') || text.contains('='))
-    };
+    let prose = |item: &Answer| matches!(item, Answer::Text(text) if text.is_empty() || text.contains(' ') || text.contains('='));
     if items.len() < 2 || items.iter().any(prose) {
         return None;
     }
@@ -339,7 +358,8 @@ fn read_named(left: &str, right: &str) -> Option<Answer> {
         return value().or_else(text);
     }
     let mut letters = left.split(|c: char| !c.is_alphabetic());
-    let sentence = letters.all(|run| run.chars().count() != 1 || matches!(run, "a" | "A" | "I" | "x"));
+    let sentence =
+        letters.all(|run| run.chars().count() != 1 || matches!(run, "a" | "A" | "I" | "x"));
     let operands = left.contains(char::is_alphanumeric) && sentence && !left.contains('\\');
     operands.then(value).flatten()
 }
@@ -354,10 +374,14 @@ fn plain_text(plain: &str) -> String {
         let Some(next) = words.peek() else {
             break;
         };
-        let marks = !word.ends_with(char::is_alphanumeric) || !next.starts_with(char::is_alphanumeric);
+        let marks =
+            !word.ends_with(char::is_alphanumeric) || !next.starts_with(char::is_alphanumeric);
         let single = next.chars().nth(1).is_none_or(|c| !c.is_alphanumeric());
-        let factor = word.ends_with(|c: char| c.is_ascii_digit()) && single && !next.starts_with(|c: char| c.is_ascii_digit());
-        let prose = word.ends_with([',', '.', ':', ';', '\'', '"']) || next.starts_with(['\'', '"']);
+        let factor = word.ends_with(|c: char| c.is_ascii_digit())
+            && single
+            && !next.starts_with(|c: char| c.is_ascii_digit());
+        let prose =
+            word.ends_with([',', '.', ':', ';', '\'', '"']) || next.starts_with(['\'', '"']);
         if prose || !(marks || factor) {
             text.push(' ');
         }

@@ -63,8 +63,13 @@ pub(super) fn read_choice(plain: &str) -> Option<char> {
         ':' | ',' | '\n' => spaced,
         '.' => spaced && !is_species(letter, word),
         ' ' => {
-            let dashed = word.strip_prefix('-').is_some_and(|after| after.starts_with(' '));
-            let reason = word.split(' ').next().is_some_and(|word| REASONS.contains(&word));
+            let dashed = word
+                .strip_prefix('-')
+                .is_some_and(|after| after.starts_with(' '));
+            let reason = word
+                .split(' ')
+                .next()
+                .is_some_and(|word| REASONS.contains(&word));
             dashed || reason || (named.is_some() && word.starts_with('('))
         }
         _ => false,
@@ -76,8 +81,13 @@ pub(super) fn read_choice(plain: &str) -> Option<char> {
 fn without_name(plain: &str) -> Option<&str> {
     let mut rest = plain;
     let mut named = false;
-    for lead in ["the ", "correct ", "best ", "final ", "answer", "option", "choice", " is", ":", " "] {
-        if rest.get(..lead.len()).is_some_and(|start| start.eq_ignore_ascii_case(lead)) {
+    for lead in [
+        "the ", "correct ", "best ", "final ", "answer", "option", "choice", " is", ":", " ",
+    ] {
+        if rest
+            .get(..lead.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(lead))
+        {
             rest = &rest[lead.len()..];
             named |= matches!(lead, "answer" | "option" | "choice");
         }
@@ -87,7 +97,9 @@ fn without_name(plain: &str) -> Option<&str> {
 
 /// A letter and nothing else; in parentheses it may be small.
 fn bare(text: &str) -> Option<char> {
-    let enclosed = text.strip_prefix('(').and_then(|inner| inner.strip_suffix(')'));
+    let enclosed = text
+        .strip_prefix('(')
+        .and_then(|inner| inner.strip_suffix(')'));
     let small = enclosed.map(|inner| inner.trim().to_uppercase());
     let inner = text.trim_matches(['(', ')', '.', '[', ']', ':', '*', ' ']);
     let inner = small.as_deref().unwrap_or(inner);

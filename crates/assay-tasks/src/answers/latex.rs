@@ -98,7 +98,16 @@ const IGNORED: [&str; 14] = [
 
 /// Formatting tags that never belong to an answer.
 const TAGS: [&str; 10] = [
-    "answer", "final_answer", "b", "strong", "i", "em", "u", "span", "p", "br",
+    "answer",
+    "final_answer",
+    "b",
+    "strong",
+    "i",
+    "em",
+    "u",
+    "span",
+    "p",
+    "br",
 ];
 
 /// The text without the marks of LaTeX, Markdown and HTML.
@@ -130,7 +139,9 @@ fn math_dollars(text: &str) -> Vec<usize> {
     while index < raw.len() {
         let Some(&close) = raw.get(index + 1) else {
             // A lone mark that is neither before nor behind a number encloses what was cut away.
-            let behind = text[..raw[index]].trim_end().ends_with(|c: char| c.is_ascii_digit());
+            let behind = text[..raw[index]]
+                .trim_end()
+                .ends_with(|c: char| c.is_ascii_digit());
             if !before_number(raw[index]) && !behind {
                 found.push(raw[index]);
             }
@@ -186,7 +197,8 @@ impl Reader<'_> {
         self.at += 1;
         let operand = |c: char| c.is_alphanumeric() || c == ')' || c == '(';
         let power = self.out.ends_with(operand) && self.text[self.at..end].starts_with(operand);
-        let closed = self.text[self.at..end].contains("**") || self.text[..self.at - 2].contains("**");
+        let closed =
+            self.text[self.at..end].contains("**") || self.text[..self.at - 2].contains("**");
         if power && !closed {
             self.out.push('^');
         }
@@ -194,10 +206,7 @@ impl Reader<'_> {
 
     fn command(&mut self, depth: usize, end: usize) {
         let rest = &self.text[self.at..end];
-        let letters = rest
-            .bytes()
-            .take_while(u8::is_ascii_alphabetic)
-            .count();
+        let letters = rest.bytes().take_while(u8::is_ascii_alphabetic).count();
         if letters == 0 {
             let Some(mark) = rest.chars().next() else {
                 return;
@@ -214,7 +223,10 @@ impl Reader<'_> {
         self.at += letters;
         if let Some((_, symbol)) = SYMBOLS.iter().find(|(known, _)| *known == name) {
             self.out.push_str(symbol);
-        } else if matches!(name, "frac" | "dfrac" | "tfrac" | "cfrac" | "nicefrac" | "sfrac" | "flatfrac") {
+        } else if matches!(
+            name,
+            "frac" | "dfrac" | "tfrac" | "cfrac" | "nicefrac" | "sfrac" | "flatfrac"
+        ) {
             self.fraction(depth, end);
         } else if name == "sqrt" {
             self.root(depth, end);
@@ -250,7 +262,9 @@ impl Reader<'_> {
 
     fn root(&mut self, depth: usize, end: usize) {
         let rest = self.text[self.at..end].trim_start();
-        let degree = rest.strip_prefix('[').and_then(|inner| inner.split_once(']'));
+        let degree = rest
+            .strip_prefix('[')
+            .and_then(|inner| inner.split_once(']'));
         let name = match degree {
             Some((degree, after)) if degree.len() <= 3 => {
                 self.at = end - after.len();
@@ -368,7 +382,9 @@ fn tag_length(text: &str) -> Option<usize> {
     let known = TAGS.iter().find(|tag| {
         name.get(..tag.len())
             .is_some_and(|start| start.eq_ignore_ascii_case(tag))
-            && name[tag.len()..].trim_start_matches([' ', '/']).starts_with('>')
+            && name[tag.len()..]
+                .trim_start_matches([' ', '/'])
+                .starts_with('>')
     })?;
     let close = name[known.len()..].find('>')?;
     Some(text.len() - name.len() + known.len() + close + 1)

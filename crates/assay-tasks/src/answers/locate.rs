@@ -45,12 +45,10 @@ pub(super) fn anywhere(text: &str) -> Option<FoundAnswer<'_>> {
 
 fn in_part(text: &str, part: Range<usize>) -> Option<FoundAnswer<'_>> {
     let inner = &text[part.clone()];
-    let found = stated(inner)
-        .or_else(|| on_last_line(inner))
-        .or_else(|| {
-            let span = last_number(inner)?;
-            found(inner, span.clone(), span, AnswerSource::LastNumber)
-        })?;
+    let found = stated(inner).or_else(|| on_last_line(inner)).or_else(|| {
+        let span = last_number(inner)?;
+        found(inner, span.clone(), span, AnswerSource::LastNumber)
+    })?;
     let moved = |range: Range<usize>| range.start + part.start..range.end + part.start;
     Some(FoundAnswer {
         text: &text[moved(found.span.clone())],
@@ -105,7 +103,8 @@ fn in_unclosed_tag(text: &str) -> Option<FoundAnswer<'_>> {
     let start = lower.rfind(open)?;
     let inner = start + open.len()..text.len();
     let content = text[inner.clone()].trim();
-    let short = content.len() <= MAX_UNCLOSED && !content.contains("</") && !content.contains("\n\n");
+    let short =
+        content.len() <= MAX_UNCLOSED && !content.contains("</") && !content.contains("\n\n");
     short
         .then(|| found(text, inner, start..text.len(), AnswerSource::Tags))
         .flatten()
@@ -120,7 +119,9 @@ fn in_box(text: &str) -> Option<FoundAnswer<'_>> {
             .collect();
         (!found.is_empty()).then_some(found)
     })?;
-    boxes.dedup_by(|next, previous| next.whole.end >= previous.whole.end && next.whole.start < previous.whole.start);
+    boxes.dedup_by(|next, previous| {
+        next.whole.end >= previous.whole.end && next.whole.start < previous.whole.start
+    });
     let last = boxes.first()?;
     let mut joined = last.whole.clone();
     for previous in &boxes[1..] {
@@ -162,7 +163,9 @@ fn box_at(text: &str, command: Range<usize>) -> Option<Boxed> {
     if rest.starts_with(char::is_alphabetic) {
         return None;
     }
-    let length = text[start..].find(|c: char| c.is_whitespace() || c == '$').unwrap_or(text.len() - start);
+    let length = text[start..]
+        .find(|c: char| c.is_whitespace() || c == '$')
+        .unwrap_or(text.len() - start);
     let inner = text[start..start + length].trim_end_matches(['.', ',', ';', ':']);
     let inner = start..start + inner.len();
     (!inner.is_empty()).then(|| Boxed {
@@ -178,17 +181,24 @@ fn joins_boxes(between: &str) -> bool {
     }
     let words = between.replace(['$', ',', ';'], " ");
     let joined = between.contains([',', ';']) || words.contains("and") || words.contains("or");
-    joined && words.split_whitespace().all(|word| matches!(word, "and" | "or" | "\\text{" | "}" | "\\quad"))
+    joined
+        && words
+            .split_whitespace()
+            .all(|word| matches!(word, "and" | "or" | "\\text{" | "}" | "\\quad"))
 }
 
 /// The whole line of a box behind `The answer is` or the like, with nothing else on it.
 fn own_line(text: &str, whole: &Range<usize>) -> Option<Range<usize>> {
     let start = text[..whole.start].rfind('\n').map_or(0, |at| at + 1);
-    let end = text[whole.end..].find('\n').map_or(text.len(), |at| whole.end + at);
+    let end = text[whole.end..]
+        .find('\n')
+        .map_or(text.len(), |at| whole.end + at);
     let before = text[start..whole.start].trim_end_matches(['$', '*', ' ', '\\', '(', '[']);
     let after = &text[whole.end..end];
     let after = &after[..after.len() - trailing_control(after)];
-    let closes = after.chars().all(|c| matches!(c, '$' | '*' | ' ' | '.' | '\\' | ')' | ']' | '\r'));
+    let closes = after
+        .chars()
+        .all(|c| matches!(c, '$' | '*' | ' ' | '.' | '\\' | ')' | ']' | '\r'));
     (closes && lead_only(before)).then_some(start..end)
 }
 
@@ -198,12 +208,16 @@ fn trailing_control(text: &str) -> usize {
 
 pub(super) fn after_hashes(text: &str) -> Option<FoundAnswer<'_>> {
     let marks = text.rmatch_indices("####").take(MAX_TRIES);
-    marks.filter_map(|(at, mark)| hashes_at(text, at, at + mark.len())).next()
+    marks
+        .filter_map(|(at, mark)| hashes_at(text, at, at + mark.len()))
+        .next()
 }
 
 fn hashes_at(text: &str, at: usize, start: usize) -> Option<FoundAnswer<'_>> {
     let mark = text[..at].trim_end_matches('#').len();
-    let end = text[start..].find('\n').map_or(text.len(), |length| start + length);
+    let end = text[start..]
+        .find('\n')
+        .map_or(text.len(), |length| start + length);
     let line = trimmed(text, up_to_control(text, start..end));
     let lead = read_lead(&text[line.clone()]);
     let answer = match lead {
@@ -213,7 +227,9 @@ fn hashes_at(text: &str, at: usize, start: usize) -> Option<FoundAnswer<'_>> {
     };
     let answer = trimmed(text, answer);
     let content = &text[answer.clone()];
-    let line_end = text[answer.end..].find('\n').map_or(text.len(), |at| answer.end + at);
+    let line_end = text[answer.end..]
+        .find('\n')
+        .map_or(text.len(), |at| answer.end + at);
     if content.is_empty() || is_heading(content, &text[line_end..]) {
         return None;
     }
@@ -223,10 +239,9 @@ fn hashes_at(text: &str, at: usize, start: usize) -> Option<FoundAnswer<'_>> {
 /// The range up to its first control token that has something before it.
 fn up_to_control(text: &str, range: Range<usize>) -> Range<usize> {
     let inner = &text[range.clone()];
-    let cut = inner
-        .match_indices('<')
-        .take(MAX_TRIES)
-        .find(|(at, _)| control_token_length(&inner[*at..]).is_some() && !inner[..*at].trim().is_empty());
+    let cut = inner.match_indices('<').take(MAX_TRIES).find(|(at, _)| {
+        control_token_length(&inner[*at..]).is_some() && !inner[..*at].trim().is_empty()
+    });
     range.start..cut.map_or(range.end, |(at, _)| range.start + at)
 }
 
@@ -247,7 +262,9 @@ fn next_line(text: &str, end: usize) -> Option<Range<usize>> {
 /// Whether the line behind hashes is a heading: a numbered step, or words with more text below them.
 fn is_heading(line: &str, below: &str) -> bool {
     const NUMBERED: [&str; 5] = ["step ", "part ", "case ", "phase ", "method "];
-    let lower = line.trim_start_matches(['*', '_', ' ']).to_ascii_lowercase();
+    let lower = line
+        .trim_start_matches(['*', '_', ' '])
+        .to_ascii_lowercase();
     let numbered = NUMBERED
         .iter()
         .filter_map(|name| lower.strip_prefix(name))

@@ -108,7 +108,9 @@ fn push_folded(character: char, plain: &mut String) {
         return;
     }
     match character {
-        '‐' | '‑' | '‒' | '–' | '—' | '―' | '−' | '﹣' | '－' | '˗' => plain.push('-'),
+        '‐' | '‑' | '‒' | '–' | '—' | '―' | '−' | '﹣' | '－' | '˗' => {
+            plain.push('-')
+        }
         '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}' | '\u{ad}' => {}
         '’' | '‘' | '´' | '＇' => plain.push('\''),
         '“' | '”' | '„' => plain.push('"'),
@@ -158,7 +160,10 @@ pub(super) fn control_token_length(text: &str) -> Option<usize> {
     if !text.starts_with(['<', '[']) {
         return None;
     }
-    if let Some(token) = CONTROL_TOKENS.iter().find(|token| text.starts_with(**token)) {
+    if let Some(token) = CONTROL_TOKENS
+        .iter()
+        .find(|token| text.starts_with(**token))
+    {
         return Some(token.len());
     }
     let name = text.strip_prefix("<|")?;

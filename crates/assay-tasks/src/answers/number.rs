@@ -168,7 +168,10 @@ impl Reader<'_> {
             return Some(value).filter(|_| !self.rest.trim_start().starts_with('/'));
         }
         let whole = &start[..start.len() - self.rest.len()];
-        if whole.bytes().all(|byte| byte.is_ascii_digit() || byte == b',') {
+        if whole
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b',')
+        {
             let after = self.rest.trim_start();
             let after = after.strip_prefix("and ").unwrap_or(after);
             let spaced = after.len() < self.rest.len();
@@ -274,7 +277,14 @@ fn exponent(text: &str) -> Option<(i32, &str)> {
         return None;
     }
     let value = i32::try_from(value).ok()?;
-    Some((if signed.starts_with('-') { -value } else { value }, rest))
+    Some((
+        if signed.starts_with('-') {
+            -value
+        } else {
+            value
+        },
+        rest,
+    ))
 }
 
 fn factorial(value: Rational) -> Option<Rational> {
@@ -387,6 +397,7 @@ fn is_grouped(groups: &[&str], separators: &[char]) -> bool {
     let lengths = |wanted: usize, groups: &[&str]| groups.iter().all(|group| group.len() == wanted);
     let last = groups.len() - 1;
     let threes = lead.len() <= 3 && lengths(3, &groups[1..]);
-    let india = first == ',' && lead.len() <= 2 && lengths(2, &groups[1..last]) && groups[last].len() == 3;
+    let india =
+        first == ',' && lead.len() <= 2 && lengths(2, &groups[1..last]) && groups[last].len() == 3;
     threes || india
 }

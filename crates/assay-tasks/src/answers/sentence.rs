@@ -15,12 +15,14 @@ const MAX_REACH: usize = 48;
 
 /// Words of a sentence that states a value.
 const VERBS: [&str; 22] = [
-    "is", "are", "was", "were", "has", "have", "had", "be", "costs", "cost", "gets", "get", "needs", "makes", "earns",
-    "pays", "takes", "equals", "gives", "becomes", "will", "there",
+    "is", "are", "was", "were", "has", "have", "had", "be", "costs", "cost", "gets", "get",
+    "needs", "makes", "earns", "pays", "takes", "equals", "gives", "becomes", "will", "there",
 ];
 
 /// Words that say that the number is not the value.
-const BOUNDS: [&str; 9] = ["not", "no", "never", "least", "most", "than", "between", "cannot", "without"];
+const BOUNDS: [&str; 9] = [
+    "not", "no", "never", "least", "most", "than", "between", "cannot", "without",
+];
 
 /// The only number of a sentence: `She has 42 apples left.`; `None` where it is no sentence or has several.
 pub(super) fn number_of_sentence(plain: &str) -> Option<Quantity> {
@@ -28,14 +30,20 @@ pub(super) fn number_of_sentence(plain: &str) -> Option<Quantity> {
         .split(|c: char| !c.is_alphanumeric() && c != '\'')
         .filter(|word| !word.is_empty())
         .collect();
-    let is = |list: &[&str]| words.iter().any(|word| list.contains(&word.to_lowercase().as_str()));
+    let is = |list: &[&str]| {
+        words
+            .iter()
+            .any(|word| list.contains(&word.to_lowercase().as_str()))
+    };
     let sentence = words.len() >= 3 && (plain.trim_end().ends_with(['.', '!']) || is(&VERBS));
     if !sentence || is(&BOUNDS) || words.iter().any(|word| word.ends_with("n't")) {
         return None;
     }
     let span = last_number(plain)?;
-    let others = plain[..span.start].contains(is_digit_like) || plain[span.end..].contains(is_digit_like);
-    let marks = plain[..span.start].contains(['<', '>', '\\', '^', '±']) || plain[span.end..].starts_with('^');
+    let others =
+        plain[..span.start].contains(is_digit_like) || plain[span.end..].contains(is_digit_like);
+    let marks = plain[..span.start].contains(['<', '>', '\\', '^', '±'])
+        || plain[span.end..].starts_with('^');
     if others || marks {
         return None;
     }
@@ -48,7 +56,10 @@ pub(super) fn number_of_sentence(plain: &str) -> Option<Quantity> {
 pub(super) fn last_number(text: &str) -> Option<Range<usize>> {
     let mut end = text.len();
     for _ in 0..MAX_TRIES {
-        let (at, last) = text[..end].char_indices().rev().find(|(_, c)| is_digit_like(*c))?;
+        let (at, last) = text[..end]
+            .char_indices()
+            .rev()
+            .find(|(_, c)| is_digit_like(*c))?;
         let token = token_start(text, at)..at + last.len_utf8();
         if continues_word(&text[..token.start]) {
             end = token.start;
@@ -82,10 +93,14 @@ fn token_start(text: &str, at: usize) -> usize {
             start -= previous.len_utf8();
             continue;
         }
-        let separator = matches!(previous, '.' | ',' | '\'' | '’' | '，' | '\u{a0}' | '\u{202f}' | '\u{2009}');
+        let separator = matches!(
+            previous,
+            '.' | ',' | '\'' | '’' | '，' | '\u{a0}' | '\u{202f}' | '\u{2009}'
+        );
         let before = back.next();
         let between = separator && before.is_some_and(is_digit_like);
-        let leading = previous == '.' && before.is_none_or(|c| c.is_whitespace() || matches!(c, '$' | '-' | '('));
+        let leading = previous == '.'
+            && before.is_none_or(|c| c.is_whitespace() || matches!(c, '$' | '-' | '('));
         if leading {
             return start - 1;
         }
@@ -102,7 +117,12 @@ fn expression_start(text: &str, token: &Range<usize>) -> usize {
         return token.start;
     }
     let part = |c: char| {
-        is_digit_like(c) || c.is_whitespace() && c != '\n' || matches!(c, '.' | ',' | '\'' | '’' | '，' | '/' | '^' | '{' | '(' | '*' | '×' | '·' | '-' | '−')
+        is_digit_like(c)
+            || c.is_whitespace() && c != '\n'
+            || matches!(
+                c,
+                '.' | ',' | '\'' | '’' | '，' | '/' | '^' | '{' | '(' | '*' | '×' | '·' | '-' | '−'
+            )
     };
     let mut reach = token.start;
     for (at, c) in text[..token.start].char_indices().rev() {
@@ -137,7 +157,13 @@ fn with_unit(text: &str, end: usize) -> usize {
         let rest = &text[end..];
         let spaces = rest.len() - rest.trim_start_matches([' ', '\\', '-', '\u{a0}']).len();
         let word = rest[spaces..]
-            .split(|c: char| !(c.is_alphanumeric() || matches!(c, '/' | '^' | '²' | '³' | '°' | '%' | '％' | '¢' | '€' | '₹')))
+            .split(|c: char| {
+                !(c.is_alphanumeric()
+                    || matches!(
+                        c,
+                        '/' | '^' | '²' | '³' | '°' | '%' | '％' | '¢' | '€' | '₹'
+                    ))
+            })
             .next()
             .unwrap_or("");
         let first = word.split(['/', '^', '²', '³']).next().unwrap_or(word);
@@ -154,23 +180,37 @@ fn signed_start(text: &str, start: usize, end: usize) -> usize {
     let before = text[..start].trim_end_matches(['$', '€', '£', '₹']);
     let scaled = text[start..end].ends_with(char::is_alphabetic);
     let start = if scaled { before.len() } else { start };
-    let Some(dash) = before.chars().next_back().filter(|c| matches!(c, '-' | '−' | '–' | '‑' | '－')) else {
+    let Some(dash) = before
+        .chars()
+        .next_back()
+        .filter(|c| matches!(c, '-' | '−' | '–' | '‑' | '－'))
+    else {
         return start;
     };
     let rest = &before[..before.len() - dash.len_utf8()];
-    let operand = rest.ends_with(|c: char| (c.is_alphanumeric() && u32::from(c) < 0x2E80) || matches!(c, ')' | '%' | '.'));
+    let operand = rest.ends_with(|c: char| {
+        (c.is_alphanumeric() && u32::from(c) < 0x2E80) || matches!(c, ')' | '%' | '.')
+    });
     if operand { start } else { rest.len() }
 }
 
 /// The formula that holds a number, if the formula or what stands behind its last `=` is one value.
 fn in_mathematics(text: &str, token: &Range<usize>) -> Option<Range<usize>> {
     let line = text[..token.start].rfind('\n').map_or(0, |at| at + 1);
-    let line_end = text[token.end..].find('\n').map_or(text.len(), |at| token.end + at);
+    let line_end = text[token.end..]
+        .find('\n')
+        .map_or(text.len(), |at| token.end + at);
     for (open, close) in [("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")] {
-        let Some(start) = text[line..token.start].rfind(open).map(|at| line + at + open.len()) else {
+        let Some(start) = text[line..token.start]
+            .rfind(open)
+            .map(|at| line + at + open.len())
+        else {
             continue;
         };
-        let Some(end) = text[token.end..line_end].find(close).map(|at| token.end + at) else {
+        let Some(end) = text[token.end..line_end]
+            .find(close)
+            .map(|at| token.end + at)
+        else {
             continue;
         };
         let formula = &text[start..end];

@@ -16,38 +16,120 @@ const MAX_ANSWER: usize = 400;
 
 /// Words that announce an answer, in small letters.
 const KEYWORDS: [&str; 14] = [
-    "answer", "option", "choice", "答案", "答え", "答", "정답", "답", "respuesta", "réponse", "antwort", "resposta",
-    "risposta", "ответ",
+    "answer",
+    "option",
+    "choice",
+    "答案",
+    "答え",
+    "答",
+    "정답",
+    "답",
+    "respuesta",
+    "réponse",
+    "antwort",
+    "resposta",
+    "risposta",
+    "ответ",
 ];
 
 /// What links such a word to the answer, in small letters.
 const LINKS: [&str; 24] = [
-    "：", ":", "=", " is", " are", " was", " would be", " will be", " should be", " must be", " equals", "'s", "is",
-    "は", "是", "为", "為", "은", "는", " es", " est", " ist", " é", " è",
+    "：",
+    ":",
+    "=",
+    " is",
+    " are",
+    " was",
+    " would be",
+    " will be",
+    " should be",
+    " must be",
+    " equals",
+    "'s",
+    "is",
+    "は",
+    "是",
+    "为",
+    "為",
+    "은",
+    "는",
+    " es",
+    " est",
+    " ist",
+    " é",
+    " è",
 ];
 
 /// Words between `answer` and its link.
 const BETWEEN: [&str; 9] = [
-    "s", " choice", " option", " letter", " to the question", " to this question", " to the problem", " to this problem",
+    "s",
+    " choice",
+    " option",
+    " letter",
+    " to the question",
+    " to this question",
+    " to the problem",
+    " to this problem",
     " here",
 ];
 
 /// What may stand before the word on a line that only states an answer.
 const OPENERS: [&str; 22] = [
-    "", "the", "final", "the final", "so the", "so the final", "so, the", "thus the", "thus, the", "thus, the final",
-    "therefore the", "therefore, the", "therefore, the final", "hence the", "hence, the", "my", "my final", "correct",
-    "the correct", "so the correct", "and the", "###",
+    "",
+    "the",
+    "final",
+    "the final",
+    "so the",
+    "so the final",
+    "so, the",
+    "thus the",
+    "thus, the",
+    "thus, the final",
+    "therefore the",
+    "therefore, the",
+    "therefore, the final",
+    "hence the",
+    "hence, the",
+    "my",
+    "my final",
+    "correct",
+    "the correct",
+    "so the correct",
+    "and the",
+    "###",
 ];
 
 /// First words of what is no answer: `The answer is correct.`
 const REFUSED: [&str; 14] = [
-    "correct", "right", "wrong", "incorrect", "not", "below", "above", "as", "that", "clear", "therefore", "obtained",
-    "found", "given",
+    "correct",
+    "right",
+    "wrong",
+    "incorrect",
+    "not",
+    "below",
+    "above",
+    "as",
+    "that",
+    "clear",
+    "therefore",
+    "obtained",
+    "found",
+    "given",
 ];
 
 /// Where the reason begins that follows an answer.
 const REASONS: [&str; 12] = [
-    " because", ", because", " since ", ", since ", ", as ", ", so ", ", which", ", and so", ", not ", " as the ", ", where ",
+    " because",
+    ", because",
+    " since ",
+    ", since ",
+    ", as ",
+    ", so ",
+    ", which",
+    ", and so",
+    ", not ",
+    " as the ",
+    ", where ",
     " when rounded",
 ];
 
@@ -71,11 +153,22 @@ pub(super) enum Lead {
 pub(super) fn in_sentence(text: &str) -> Option<Statement> {
     let lower = text.to_lowercase();
     // Lower case may change lengths in rare scripts; then only ASCII is folded.
-    let lower = if lower.len() == text.len() { lower } else { text.to_ascii_lowercase() };
+    let lower = if lower.len() == text.len() {
+        lower
+    } else {
+        text.to_ascii_lowercase()
+    };
     let mut places: Vec<(usize, &str)> = KEYWORDS
         .iter()
-        .flat_map(|word| lower.rmatch_indices(word).take(MAX_TRIES).map(move |(at, _)| (at, *word)))
-        .filter(|(at, word)| !word.is_ascii() || !lower[..*at].ends_with(|c: char| c.is_ascii_alphabetic()))
+        .flat_map(|word| {
+            lower
+                .rmatch_indices(word)
+                .take(MAX_TRIES)
+                .map(move |(at, _)| (at, *word))
+        })
+        .filter(|(at, word)| {
+            !word.is_ascii() || !lower[..*at].ends_with(|c: char| c.is_ascii_alphabetic())
+        })
         .collect();
     places.sort_unstable_by(|left, right| right.cmp(left));
     places
@@ -114,9 +207,17 @@ fn statement_at(text: &str, lower: &str, at: usize, word: &str) -> Option<Statem
     let rest = &text[answer.end..area.end];
     let whole = own && is_marks(rest);
     Some(Statement {
-        mark: if whole { line..area.end } else { at..answer.end },
+        mark: if whole {
+            line..area.end
+        } else {
+            at..answer.end
+        },
         answer,
-        source: if whole { AnswerSource::Line } else { AnswerSource::Sentence },
+        source: if whole {
+            AnswerSource::Line
+        } else {
+            AnswerSource::Sentence
+        },
     })
 }
 
@@ -125,9 +226,12 @@ fn after_letter(text: &str) -> Option<Statement> {
     let end = text.trim_end().len();
     let line = text[..end].rfind('\n').map_or(0, |newline| newline + 1);
     let content = text[line..end].trim_start_matches(['*', ' ']);
-    let rest = content.strip_prefix("A:").or_else(|| content.strip_prefix("a:"))?;
+    let rest = content
+        .strip_prefix("A:")
+        .or_else(|| content.strip_prefix("a:"))?;
     let answer = pick(text, end - rest.len()..end)?;
-    let whole = is_marks(&text[answer.end..end]) && !Answer::read_bare(&text[answer.clone()]).is_text();
+    let whole =
+        is_marks(&text[answer.end..end]) && !Answer::read_bare(&text[answer.clone()]).is_text();
     whole.then_some(Statement {
         answer,
         mark: line..end,
@@ -148,7 +252,11 @@ pub(super) fn read_lead(line: &str) -> Lead {
     match after_link(&lower, behind) {
         Some(start) => {
             let start = skip_marks(line, start, line.len());
-            if line[start..].trim().is_empty() { Lead::Alone } else { Lead::Before(start) }
+            if line[start..].trim().is_empty() {
+                Lead::Alone
+            } else {
+                Lead::Before(start)
+            }
         }
         None => Lead::None,
     }
@@ -167,7 +275,10 @@ fn is_bare_lead(text: &str) -> bool {
 }
 
 fn opens_line(before: &str) -> bool {
-    let opener = before.trim().trim_matches(['*', '_', '#', ' ', '>', '-']).trim();
+    let opener = before
+        .trim()
+        .trim_matches(['*', '_', '#', ' ', '>', '-'])
+        .trim();
     OPENERS.contains(&opener)
 }
 
@@ -178,7 +289,9 @@ fn after_link(lower: &str, from: usize) -> Option<usize> {
         let rest = lower.get(at..)?;
         let marks = rest.len() - rest.trim_start_matches(['*', '_', ')']).len();
         let between = BETWEEN.iter().find(|word| {
-            rest[marks..].strip_prefix(**word).is_some_and(|after| !after.starts_with(char::is_alphanumeric))
+            rest[marks..]
+                .strip_prefix(**word)
+                .is_some_and(|after| !after.starts_with(char::is_alphanumeric))
         });
         at += marks + between.map_or(0, |word| word.len());
         if marks == 0 && between.is_none() {
@@ -195,10 +308,12 @@ fn after_link(lower: &str, from: usize) -> Option<usize> {
     })?;
     let rest = &lower[link..];
     let colon = rest.trim_start_matches([' ', '*', '_']);
-    Some(match colon.strip_prefix(':').or_else(|| colon.strip_prefix('：')) {
-        Some(after) => lower.len() - after.len(),
-        None => link,
-    })
+    Some(
+        match colon.strip_prefix(':').or_else(|| colon.strip_prefix('：')) {
+            Some(after) => lower.len() - after.len(),
+            None => link,
+        },
+    )
 }
 
 /// Passes over spaces, emphasis and the names `option` and `choice`.
@@ -207,8 +322,19 @@ fn skip_marks(text: &str, from: usize, end: usize) -> usize {
     loop {
         let rest = &text[at..end];
         let plain = rest.trim_start_matches([' ', '\t', '*', '_', ':', '"']);
-        let name = ["option ", "choice ", "therefore ", "thus ", "simply ", "indeed "].iter().find(|name| {
-            plain.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
+        let name = [
+            "option ",
+            "choice ",
+            "therefore ",
+            "thus ",
+            "simply ",
+            "indeed ",
+        ]
+        .iter()
+        .find(|name| {
+            plain
+                .get(..name.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(name))
         });
         let skipped = rest.len() - plain.len() + name.map_or(0, |name| name.len());
         if skipped == 0 {
@@ -232,7 +358,9 @@ fn next_content(text: &str, from: usize) -> Option<Range<usize>> {
 }
 
 fn end_of_line(text: &str, from: usize) -> usize {
-    text[from..].find('\n').map_or(text.len(), |length| from + length)
+    text[from..]
+        .find('\n')
+        .map_or(text.len(), |length| from + length)
 }
 
 fn is_marks(text: &str) -> bool {
@@ -240,7 +368,25 @@ fn is_marks(text: &str) -> bool {
     while let Some(length) = control_token_length(rest) {
         rest = rest[length..].trim_start();
     }
-    rest.chars().all(|c| matches!(c, '*' | '_' | ':' | '.' | '$' | '#' | '`' | ' ' | '!' | '。' | '\\' | '[' | ']' | '"' | '：'))
+    rest.chars().all(|c| {
+        matches!(
+            c,
+            '*' | '_'
+                | ':'
+                | '.'
+                | '$'
+                | '#'
+                | '`'
+                | ' '
+                | '!'
+                | '。'
+                | '\\'
+                | '['
+                | ']'
+                | '"'
+                | '：'
+        )
+    })
 }
 
 /// The answer in the text behind a link: its first sentence, without the reason that may follow.
@@ -250,14 +396,25 @@ fn pick(text: &str, area: Range<usize>) -> Option<Range<usize>> {
     if content.len() > MAX_ANSWER {
         return None;
     }
-    let cut = REASONS.iter().filter_map(|reason| content.find(reason)).min();
-    let short = tidy(text, sentence.start..sentence.start + cut.unwrap_or(content.len()));
+    let cut = REASONS
+        .iter()
+        .filter_map(|reason| content.find(reason))
+        .min();
+    let short = tidy(
+        text,
+        sentence.start..sentence.start + cut.unwrap_or(content.len()),
+    );
     if short.is_empty() {
         return None;
     }
-    let words = text[short.clone()].split(' ').filter(|word| word.len() > 1 && word.bytes().all(|b| b.is_ascii_alphabetic()));
+    let words = text[short.clone()]
+        .split(' ')
+        .filter(|word| word.len() > 1 && word.bytes().all(|b| b.is_ascii_alphabetic()));
     let prose = text[short.clone()].starts_with(char::is_alphabetic) && words.count() > 1;
-    if prose && Answer::read_bare(&text[short.clone()]).is_text() && !is_refused(&text[short.clone()]) {
+    if prose
+        && Answer::read_bare(&text[short.clone()]).is_text()
+        && !is_refused(&text[short.clone()])
+    {
         let number = last_number(content);
         if let Some(number) = number {
             return Some(sentence.start + number.start..sentence.start + number.end);
@@ -268,7 +425,9 @@ fn pick(text: &str, area: Range<usize>) -> Option<Range<usize>> {
 
 fn is_refused(content: &str) -> bool {
     let mut words = content.split(|c: char| !c.is_alphanumeric());
-    words.next().is_some_and(|word| REFUSED.contains(&word.to_ascii_lowercase().as_str()))
+    words
+        .next()
+        .is_some_and(|word| REFUSED.contains(&word.to_ascii_lowercase().as_str()))
 }
 
 /// Bytes up to the end of the first sentence, or to the first control token.

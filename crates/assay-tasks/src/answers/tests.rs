@@ -1,3 +1,4 @@
+mod decisions;
 mod forms;
 mod hostile;
 mod properties;
@@ -176,8 +177,20 @@ fn numbers_beyond_128_bits_are_compared_as_text() {
 #[test]
 fn votes_put_equal_answers_into_one_class() {
     let mut classes = AnswerClasses::default();
-    let answers = ["42", "$\\frac{84}{2}$", "41", "42 apples", "B", "(B)", "41.0", "b"];
-    assert_eq!(answers.map(|answer| classes.class(answer)), [0, 0, 1, 0, 2, 2, 1, 3]);
+    let answers = [
+        "42",
+        "$\\frac{84}{2}$",
+        "41",
+        "42 apples",
+        "B",
+        "(B)",
+        "41.0",
+        "b",
+    ];
+    assert_eq!(
+        answers.map(|answer| classes.class(answer)),
+        [0, 0, 1, 0, 2, 2, 1, 3]
+    );
 }
 
 #[test]
@@ -203,12 +216,21 @@ fn sources_tell_forms_from_fallbacks() {
         ("Answer: $\\boxed{1}$.", AnswerSource::BoxedLine, true, true),
         ("a\n#### 1\nb", AnswerSource::Hashes, true, true),
         ("a\n**Final answer:** 1", AnswerSource::Line, false, true),
-        ("a, so the answer is 1 because b", AnswerSource::Sentence, false, false),
+        (
+            "a, so the answer is 1 because b",
+            AnswerSource::Sentence,
+            false,
+            false,
+        ),
         ("a\nYes.", AnswerSource::LastLine, false, false),
         ("it is 1 a", AnswerSource::LastNumber, false, false),
     ] {
         let found = extract_lenient(text).unwrap().source;
-        assert_eq!((found, found.is_marked(), found.is_separate()), (source, marked, separate), "{text}");
+        assert_eq!(
+            (found, found.is_marked(), found.is_separate()),
+            (source, marked, separate),
+            "{text}"
+        );
     }
 }
 

@@ -126,15 +126,73 @@ const SUFFIXES: [(&str, i128); 7] = [
 
 /// Words that say nothing about the unit.
 const FILLERS: [&str; 24] = [
-    "in", "total", "left", "each", "per", "more", "of", "the", "remaining", "altogether", "all", "about", "a", "an",
-    "only", "for", "at", "on", "by", "from", "with", "overall", "now", "approximately",
+    "in",
+    "total",
+    "left",
+    "each",
+    "per",
+    "more",
+    "of",
+    "the",
+    "remaining",
+    "altogether",
+    "all",
+    "about",
+    "a",
+    "an",
+    "only",
+    "for",
+    "at",
+    "on",
+    "by",
+    "from",
+    "with",
+    "overall",
+    "now",
+    "approximately",
 ];
 
 /// Words after which a number is not the whole answer.
 const CONTINUATIONS: [&str; 39] = [
-    "and", "or", "to", "plus", "minus", "than", "not", "is", "are", "was", "were", "if", "when", "but", "because",
-    "out", "mod", "modulo", "factorial", "squared", "cubed", "pi", "sqrt", "root", "sin", "co", "tan", "log", "ln",
-    "exp", "choose", "divided", "multiplied", "below", "above", "less", "until", "through", "versu",
+    "and",
+    "or",
+    "to",
+    "plus",
+    "minus",
+    "than",
+    "not",
+    "is",
+    "are",
+    "was",
+    "were",
+    "if",
+    "when",
+    "but",
+    "because",
+    "out",
+    "mod",
+    "modulo",
+    "factorial",
+    "squared",
+    "cubed",
+    "pi",
+    "sqrt",
+    "root",
+    "sin",
+    "co",
+    "tan",
+    "log",
+    "ln",
+    "exp",
+    "choose",
+    "divided",
+    "multiplied",
+    "below",
+    "above",
+    "less",
+    "until",
+    "through",
+    "versu",
 ];
 
 /// Maximum length of the text behind a number, in bytes.
@@ -190,7 +248,11 @@ impl Unit {
 
     /// The unit with its parts in order; `degrees Celsius` counts once.
     fn sorted(mut self) -> Self {
-        if self.known.iter().any(|known| known == "°C" || known == "°F") {
+        if self
+            .known
+            .iter()
+            .any(|known| known == "°C" || known == "°F")
+        {
             self.known.retain(|known| known != "°");
         }
         self.known.sort();
@@ -274,7 +336,9 @@ pub(super) fn read_unit(after: &str, currency: Option<&str>) -> Option<(Rational
     if !is_attachable(rest) {
         return None;
     }
-    while let Some((name, top, bottom)) = CJK_SCALES.iter().find(|(name, ..)| rest.starts_with(name)) {
+    while let Some((name, top, bottom)) =
+        CJK_SCALES.iter().find(|(name, ..)| rest.starts_with(name))
+    {
         scale = scale.times(Rational::new(*top, *bottom)?)?;
         rest = &rest[name.len()..];
     }
@@ -290,7 +354,9 @@ pub(super) fn read_unit(after: &str, currency: Option<&str>) -> Option<(Rational
 
 /// The factor of a letter directly behind a number, and the text behind it.
 fn suffix(after: &str, money: bool) -> Option<(Rational, &str)> {
-    let (letter, factor) = SUFFIXES.iter().find(|(letter, _)| after.starts_with(letter))?;
+    let (letter, factor) = SUFFIXES
+        .iter()
+        .find(|(letter, _)| after.starts_with(letter))?;
     let rest = &after[letter.len()..];
     let ends = !rest.starts_with(|c: char| c.is_alphanumeric() || c == '^');
     let alone = matches!(*letter, "k" | "K" | "M" | "B");
@@ -299,13 +365,19 @@ fn suffix(after: &str, money: bool) -> Option<(Rational, &str)> {
 
 /// Whether letters directly behind a number can be a unit: `20km`, not `4y` or `3ab`.
 fn is_attachable(after: &str) -> bool {
-    let letters: String = after.chars().take_while(char::is_ascii_alphabetic).collect();
+    let letters: String = after
+        .chars()
+        .take_while(char::is_ascii_alphabetic)
+        .collect();
     if letters.is_empty() {
         return true;
     }
     let ordinal = matches!(letters.as_str(), "st" | "nd" | "rd" | "th");
     let word = (3..24).contains(&letters.len());
-    ordinal || word || known_unit(&letters).is_some() || scale_word(&letters.to_lowercase()).is_some()
+    ordinal
+        || word
+        || known_unit(&letters).is_some()
+        || scale_word(&letters.to_lowercase()).is_some()
 }
 
 /// The words behind a number while they are read.
@@ -381,7 +453,12 @@ impl Words {
 
     fn part(&mut self, word: &str, position: &Position) -> Option<()> {
         let (base, exponent) = split_power(word)?;
-        let power = exponent * if self.divided { -self.raise } else { self.raise };
+        let power = exponent
+            * if self.divided {
+                -self.raise
+            } else {
+                self.raise
+            };
         let trimmed = base.trim_end_matches(['.', ';', ':']);
         let preposition = trimmed == "in" && *position == Position::Inner;
         if let Some(known) = known_unit(trimmed).filter(|_| !preposition) {
@@ -437,7 +514,10 @@ fn split_power(word: &str) -> Option<(&str, i32)> {
         return (exponent != 0 && exponent.abs() <= 9).then_some((base, exponent));
     }
     for (digit, power) in [('2', 2), ('3', 3)] {
-        if let Some(base) = word.strip_suffix(digit).filter(|base| known_unit(base).is_some()) {
+        if let Some(base) = word
+            .strip_suffix(digit)
+            .filter(|base| known_unit(base).is_some())
+        {
             return Some((base, power));
         }
     }
@@ -448,7 +528,9 @@ fn split_power(word: &str) -> Option<(&str, i32)> {
 fn is_plain_word(word: &str) -> bool {
     let lower = word.to_lowercase();
     let stem = singular(&lower);
-    let letters = lower.chars().all(|c| c.is_alphabetic() || matches!(c, '\'' | '.'));
+    let letters = lower
+        .chars()
+        .all(|c| c.is_alphabetic() || matches!(c, '\'' | '.'));
     let variable = stem.chars().count() == 1 && stem.is_ascii() && stem != "a";
     let greek = stem.chars().all(|c| ('\u{370}'..'\u{400}').contains(&c));
     let refused = [lower.as_str(), stem]

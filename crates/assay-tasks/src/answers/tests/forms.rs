@@ -16,7 +16,9 @@ struct Form {
 
 fn forms() -> Vec<Form> {
     let lines = include_str!("forms.jsonl").lines();
-    lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 fn wrong(kind: &str) -> Vec<String> {
@@ -26,7 +28,9 @@ fn wrong(kind: &str) -> Vec<String> {
         seen += 1;
         check(&form.text, Some(&form.gold)).correct != Some(form.correct)
     });
-    let wrong = wrong.map(|form| format!("{:?} against {:?}", form.text, form.gold)).collect();
+    let wrong = wrong
+        .map(|form| format!("{:?} against {:?}", form.text, form.gold))
+        .collect();
     assert!(seen >= 10, "{kind} has {seen} forms");
     wrong
 }

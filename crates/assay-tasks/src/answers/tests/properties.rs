@@ -7,9 +7,46 @@ use crate::numbers::numerals;
 
 /// Pieces of texts that state answers.
 const PIECES: [&str; 40] = [
-    "answer", "is", "<answer>", "</answer>", "\\boxed", "{", "}", "####", "$", "1", "2", "and", ",", "B", ".", " ", "\n",
-    "\\frac", "^", "\\text", "cm", "dozen", "=", "yes", "(", ")", "/", "-", "*", ":", "%", "\\sqrt", "½", "²", "４", "元",
-    "\\", "<|im_end|>", "!", "the",
+    "answer",
+    "is",
+    "<answer>",
+    "</answer>",
+    "\\boxed",
+    "{",
+    "}",
+    "####",
+    "$",
+    "1",
+    "2",
+    "and",
+    ",",
+    "B",
+    ".",
+    " ",
+    "\n",
+    "\\frac",
+    "^",
+    "\\text",
+    "cm",
+    "dozen",
+    "=",
+    "yes",
+    "(",
+    ")",
+    "/",
+    "-",
+    "*",
+    ":",
+    "%",
+    "\\sqrt",
+    "½",
+    "²",
+    "４",
+    "元",
+    "\\",
+    "<|im_end|>",
+    "!",
+    "the",
 ];
 
 /// Any short text, and texts of the characters and words that answers are made of.
@@ -32,7 +69,9 @@ fn any_answer() -> impl Strategy<Value = String> {
         (1..99_i64, 2..9_i64).prop_map(|(n, d)| format!("\\frac{{{n}}}{{{d}}}")),
         (2..9_i64, 2..9_i64).prop_map(|(n, d)| format!("{n}^{d}")),
     ];
-    let unit = prop::sample::select(vec!["", "", " cm", " cm^2", " km/h", "%", " dozen", " apples", " hours", "^\\circ"]);
+    let unit = prop::sample::select(vec![
+        "", "", " cm", " cm^2", " km/h", "%", " dozen", " apples", " hours", "^\\circ",
+    ]);
     prop_oneof![
         4 => (number, unit).prop_map(|(number, unit)| number + unit),
         1 => prop::sample::select(vec!["A", "(B)", "C. aspirin", "yes", "No", "true"]).prop_map(str::to_owned),
