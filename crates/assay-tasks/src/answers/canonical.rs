@@ -8,6 +8,7 @@ use super::locate::stated;
 use super::normalise::folded;
 use super::number::{Quantity, read_quantity};
 use super::sentence::number_of_sentence;
+use super::units::known_unit;
 
 /// Maximum length of an answer that is read, in bytes; longer ones are compared as they stand.
 const MAX_BYTES: usize = 4096;
@@ -91,7 +92,7 @@ impl Answer {
         let trimmed = trim_marks(&plain);
         read_plain(trimmed)
             .or_else(|| number_of_sentence(&plain).map(Self::Number))
-            .unwrap_or_else(|| Self::Text(plain_text(trimmed)))
+            .unwrap_or_else(|| Self::Text(plain_text(without_unit(trimmed))))
     }
 
     /// Whether two answers mean the same. Symmetric.
@@ -161,7 +162,28 @@ fn sets_agree(left: &[Answer], right: &[Answer]) -> bool {
 fn plain(text: &str) -> String {
     let unmarked = without_markup(&folded(text));
     let words: Vec<&str> = unmarked.split_whitespace().collect();
-    words.join(" ").replace(" ^", "^").replace(" °", "°")
+    let plain = words.join(" ").replace(" ^", "^").replace(" °", "°");
+    if plain.contains("pi") {
+        with_pi(&plain)
+    } else {
+        plain
+    }
+}
+
+/// The text with the word `pi` written as `π`.
+fn with_pi(plain: &str) -> String {
+    let mut written = String::with_capacity(plain.len());
+    let mut rest = plain;
+    while let Some(at) = rest.find("pi") {
+        let after = &rest[at + 2..];
+        let joined = |c: char| c.is_alphabetic() || c == '\\';
+        written.push_str(&rest[..at]);
+        let word = written.ends_with(joined) || after.starts_with(char::is_alphabetic);
+        written.push_str(if word { "pi" } else { "π" });
+        rest = after;
+    }
+    written.push_str(rest);
+    written
 }
 
 /// The text without emphasis, quotes and punctuation at its ends. The `!` of a factorial stays.
@@ -194,6 +216,8 @@ fn read_plain(plain: &str) -> Option<Answer> {
     read_quantity(plain)
         .map(Answer::Number)
         .or_else(|| read_truth(plain).map(Answer::Truth))
+        .or_else(|| read_single(plain))
+        .or_else(|| read_membership(plain))
         .or_else(|| read_sequence(plain, 0))
         .or_else(|| read_set(plain))
         .or_else(|| read_labelled(plain))
@@ -231,6 +255,20 @@ fn without_lead(plain: &str) -> &str {
             .is_some_and(|start| start.eq_ignore_ascii_case(lead))
     });
     lead.map_or(plain, |lead| plain[lead.len()..].trim_start())
+}
+
+/// The set or interval of `x ∈ {1, 2}`.
+fn read_membership(plain: &str) -> Option<Answer> {
+    let (name, set) = plain.split_once('∈')?;
+    let set = set.trim();
+    let items = read_set(set).or_else(|| read_sequence(set, 1));
+    items.filter(|_| name.trim().chars().count() == 1)
+}
+
+/// A list of one number: `[42]`.
+fn read_single(plain: &str) -> Option<Answer> {
+    let inner = plain.strip_prefix('[')?.strip_suffix(']')?;
+    read_quantity(inner).map(Answer::Number)
 }
 
 fn read_item(plain: &str, depth: usize) -> Answer {
@@ -357,11 +395,25 @@ fn read_named(left: &str, right: &str) -> Option<Answer> {
         let text = || Some(Answer::Text(plain_text(right)));
         return value().or_else(text);
     }
-    let mut letters = left.split(|c: char| !c.is_alphabetic());
-    let sentence =
-        letters.all(|run| run.chars().count() != 1 || matches!(run, "a" | "A" | "I" | "x"));
+    let operators = left.replace(" x ", " * ");
+    let mut letters = operators.split(|c: char| !c.is_alphabetic());
+    let sentence = letters.all(|run| run.chars().count() != 1 || matches!(run, "a" | "A" | "I"));
     let operands = left.contains(char::is_alphanumeric) && sentence && !left.contains('\\');
     operands.then(value).flatten()
+}
+
+/// An expression without the unit behind it: `5sqrt(2) cm`, `3π cm^2`.
+fn without_unit(plain: &str) -> &str {
+    let Some((expression, word)) = plain.rsplit_once(' ') else {
+        return plain;
+    };
+    let name = word.split('^').next().unwrap_or(word);
+    let unit = word.len() > 1 && known_unit(name).is_some();
+    if unit && expression.ends_with([')', 'π']) {
+        expression
+    } else {
+        plain
+    }
 }
 
 /// The text without case, and without spaces next to marks and between a number and a letter.

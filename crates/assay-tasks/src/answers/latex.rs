@@ -230,6 +230,11 @@ impl Reader<'_> {
             self.fraction(depth, end);
         } else if name == "sqrt" {
             self.root(depth, end);
+        } else if matches!(
+            name,
+            "color" | "textcolor" | "hspace" | "vspace" | "tag" | "label"
+        ) {
+            self.argument(depth, end);
         } else if IGNORED.contains(&name) {
             if self.text[self.at..end].starts_with('.') {
                 self.at += 1;

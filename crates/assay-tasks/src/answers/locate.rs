@@ -6,7 +6,7 @@ use super::canonical::Answer;
 use super::latex::balanced_length;
 use super::normalise::{control_token_length, without_trailing_control};
 use super::sentence::last_number;
-use super::statement::{Lead, in_sentence, lead_only, read_lead};
+use super::statement::{Lead, in_sentence, lead_only, read_lead, without_reason};
 use super::{AnswerSource, FoundAnswer};
 use crate::segments::trimmed;
 
@@ -168,7 +168,7 @@ fn box_at(text: &str, command: Range<usize>) -> Option<Boxed> {
         .unwrap_or(text.len() - start);
     let inner = text[start..start + length].trim_end_matches(['.', ',', ';', ':']);
     let inner = start..start + inner.len();
-    (!inner.is_empty()).then(|| Boxed {
+    (!inner.is_empty()).then_some(Boxed {
         whole: command.start..inner.end,
         inner,
     })
@@ -219,9 +219,15 @@ fn hashes_at(text: &str, at: usize, start: usize) -> Option<FoundAnswer<'_>> {
         .find('\n')
         .map_or(text.len(), |length| start + length);
     let line = trimmed(text, up_to_control(text, start..end));
-    let lead = read_lead(&text[line.clone()]);
-    let answer = match lead {
-        Lead::None => line,
+    let unclosed = text[line.clone()].trim_end_matches('#').len();
+    let line = trimmed(text, line.start..line.start + unclosed);
+    let answer = match read_lead(&text[line.clone()]) {
+        Lead::None if line.is_empty() => {
+            let next = next_line(text, end)?;
+            let value = !Answer::read_bare(&text[next.clone()]).is_text();
+            value.then_some(next)?
+        }
+        Lead::None => without_reason(text, line),
         Lead::Before(length) => line.start + length..line.end,
         Lead::Alone => next_line(text, end)?,
     };

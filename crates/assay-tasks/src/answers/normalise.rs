@@ -120,6 +120,7 @@ fn push_folded(character: char, plain: &mut String) {
         '≤' => plain.push_str("<="),
         '≥' => plain.push_str(">="),
         '≠' => plain.push_str("!="),
+        '▁' => plain.push(' '),
         'º' | '˚' | '∘' => plain.push('°'),
         '℃' => plain.push_str("°C"),
         '℉' => plain.push_str("°F"),

@@ -35,7 +35,9 @@ pub(super) fn number_of_sentence(plain: &str) -> Option<Quantity> {
             .iter()
             .any(|word| list.contains(&word.to_lowercase().as_str()))
     };
-    let sentence = words.len() >= 3 && (plain.trim_end().ends_with(['.', '!']) || is(&VERBS));
+    let unspaced = plain.chars().filter(|c| u32::from(*c) >= 0x2E80).count() >= 2;
+    let ends = plain.trim_end().ends_with(['.', '!']);
+    let sentence = unspaced || (words.len() >= 3 && (ends || is(&VERBS)));
     if !sentence || is(&BOUNDS) || words.iter().any(|word| word.ends_with("n't")) {
         return None;
     }

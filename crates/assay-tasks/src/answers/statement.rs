@@ -15,7 +15,10 @@ const MAX_TRIES: usize = 16;
 const MAX_ANSWER: usize = 400;
 
 /// Words that announce an answer, in small letters.
-const KEYWORDS: [&str; 14] = [
+const KEYWORDS: [&str; 17] = [
+    "故选",
+    "应选",
+    "选项",
     "answer",
     "option",
     "choice",
@@ -175,7 +178,30 @@ pub(super) fn in_sentence(text: &str) -> Option<Statement> {
         .into_iter()
         .take(MAX_TRIES)
         .find_map(|(at, word)| statement_at(text, &lower, at, word))
+        .or_else(|| before_link(text))
         .or_else(|| after_letter(text))
+}
+
+/// The choice in front of `is the correct answer` or `is correct`.
+fn before_link(text: &str) -> Option<Statement> {
+    const LINKS: [&str; 6] = [
+        " is correct",
+        " is the correct",
+        " is the right",
+        " is the best",
+        " is the answer",
+        " is right",
+    ];
+    let at = LINKS.iter().filter_map(|link| text.rfind(link)).max()?;
+    let word = text[..at].rsplit(char::is_whitespace).next()?;
+    let letter = word.trim_matches(['(', ')', '*', '"', '[', ']']);
+    let choice = letter.len() == 1 && matches!(Answer::read_bare(letter), Answer::Choice(_));
+    let start = at - word.len() + word.find(letter)?;
+    choice.then(|| Statement {
+        answer: start..start + letter.len(),
+        mark: start..at,
+        source: AnswerSource::Sentence,
+    })
 }
 
 fn statement_at(text: &str, lower: &str, at: usize, word: &str) -> Option<Statement> {
@@ -188,6 +214,7 @@ fn statement_at(text: &str, lower: &str, at: usize, word: &str) -> Option<Statem
     let line_end = end_of_line(text, at);
     let start = match linked {
         Some(start) if start <= line_end => start,
+        _ if matches!(word, "故选" | "应选") => at + word.len(),
         _ if own && is_marks(text.get(at + word.len()..line_end)?) => line_end,
         _ => return None,
     };
@@ -199,7 +226,7 @@ fn statement_at(text: &str, lower: &str, at: usize, word: &str) -> Option<Statem
     let answer = pick(text, area.clone())?;
     let content = &text[answer.clone()];
     let reading = Answer::read_bare(content);
-    let choice_word = matches!(word, "option" | "choice");
+    let choice_word = matches!(word, "option" | "choice" | "故选" | "应选" | "选项");
     let named_choice = choice_word && !matches!(reading, Answer::Choice(_));
     if named_choice || is_refused(content) {
         return None;
@@ -321,7 +348,7 @@ fn skip_marks(text: &str, from: usize, end: usize) -> usize {
     let mut at = from;
     loop {
         let rest = &text[at..end];
-        let plain = rest.trim_start_matches([' ', '\t', '*', '_', ':', '"']);
+        let plain = rest.trim_start_matches([' ', '\t', '}', '*', '_', ':', '"']);
         let name = [
             "option ",
             "choice ",
@@ -396,14 +423,7 @@ fn pick(text: &str, area: Range<usize>) -> Option<Range<usize>> {
     if content.len() > MAX_ANSWER {
         return None;
     }
-    let cut = REASONS
-        .iter()
-        .filter_map(|reason| content.find(reason))
-        .min();
-    let short = tidy(
-        text,
-        sentence.start..sentence.start + cut.unwrap_or(content.len()),
-    );
+    let short = tidy(text, without_reason(text, sentence.clone()));
     if short.is_empty() {
         return None;
     }
@@ -421,6 +441,26 @@ fn pick(text: &str, area: Range<usize>) -> Option<Range<usize>> {
         }
     }
     Some(short)
+}
+
+/// The range without a reason or a calculation behind the answer: `42 because ...`, `42 (40 + 2)`.
+pub(super) fn without_reason(text: &str, range: Range<usize>) -> Range<usize> {
+    let content = &text[range.clone()];
+    let calculation = || {
+        let open = content.find(" (")?;
+        let inner = content[open..].trim_end_matches(['.', ' ']);
+        let operators = inner.contains(['+', '*', '×', '=', '/']);
+        let digits = inner.contains(|c: char| c.is_ascii_digit());
+        (inner.ends_with(')') && operators && digits).then_some(open)
+    };
+    let reason = REASONS
+        .iter()
+        .filter_map(|reason| content.find(reason))
+        .min();
+    match reason.or_else(calculation) {
+        Some(cut) if !content[..cut].trim().is_empty() => range.start..range.start + cut,
+        _ => range,
+    }
 }
 
 fn is_refused(content: &str) -> bool {
@@ -460,6 +500,10 @@ fn tidy(text: &str, range: Range<usize>) -> Range<usize> {
         let mut end = inner.trim_end_matches(['.', ',', ';', ':', '*', '_', '"', ' ', '。']);
         if end.ends_with(')') && !end.contains('(') && !end.ends_with("\\)") {
             end = &end[..end.len() - 1];
+        }
+        let unopened = end.trim_end_matches('$');
+        if !unopened.contains('$') {
+            end = unopened;
         }
         let open = end.len() - end.trim_start_matches(['*', '_', '"', ' ']).len();
         if open == 0 && end.len() == inner.len() {

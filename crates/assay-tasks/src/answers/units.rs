@@ -404,7 +404,7 @@ impl Default for Words {
 impl Words {
     /// Reads all words; `None` where one of them shows that the number is not the whole answer.
     fn read(&mut self, text: &str) -> Option<()> {
-        if !is_bracketed_whole(text) || text.ends_with('-') {
+        if !has_plain_brackets(text) || text.ends_with('-') {
             return None;
         }
         let is_break = |c: char| c.is_whitespace() || matches!(c, '(' | ')' | '*' | '-' | ',');
@@ -490,14 +490,18 @@ impl Words {
     }
 }
 
-/// Whether parentheses, where there are any, enclose the last words: `(apples)`, `km (in total)`.
-fn is_bracketed_whole(text: &str) -> bool {
-    match text.split_once('(') {
-        None => !text.contains(')'),
-        Some((_, inner)) => inner
-            .strip_suffix(')')
-            .is_some_and(|inner| !inner.is_empty() && !inner.contains(['(', ')'])),
-    }
+/// Whether there is at most one pair of parentheses, around something: `(apples)`, `(ten) apples`.
+fn has_plain_brackets(text: &str) -> bool {
+    let Some((before, inner)) = text.split_once('(') else {
+        return !text.contains(')');
+    };
+    let Some((inner, after)) = inner.split_once(')') else {
+        return false;
+    };
+    let nested = [before, inner, after]
+        .iter()
+        .any(|part| part.contains(['(', ')']));
+    !nested && !inner.trim().is_empty()
 }
 
 /// Where a word stands: `in` is inches only at the end.
