@@ -1,21 +1,21 @@
-//! Answers in any text: what is found lies in it, and equality of numbers is symmetric. A gold answer that is a word or a letter
-//! says how the prediction is read, so those are not.
+//! Answers in any text: what is found lies in it, reading is idempotent, and equality is symmetric.
 #![no_main]
 
 use assay_tasks::answers::{
-    AnswerForm, extract_lenient, extract_strict, parse_number, same_answer,
+    Answer, AnswerForm, extract_lenient, extract_strict, parse_number, same_answer,
 };
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
-    let strict = extract_strict(text, AnswerForm::Hashes);
-    for found in strict.into_iter().chain(extract_lenient(text)) {
+    let strict = [AnswerForm::Hashes, AnswerForm::Tags].map(|form| extract_strict(text, form));
+    for found in strict.into_iter().flatten().chain(extract_lenient(text)) {
         assert_eq!(&text[found.span.clone()], found.text);
+        assert!(found.mark.start <= found.span.start && found.span.end <= found.mark.end);
     }
     let _ = parse_number(text);
-    let (one, other) = text.split_once('=').unwrap_or((text, text));
-    let equal = (same_answer(one, other), same_answer(other, one));
-    if parse_number(one).is_some() && parse_number(other).is_some() {
-        assert_eq!(equal.0, equal.1);
-    }
+    let (one, other) = text.split_once('|').unwrap_or((text, text));
+    let _ = same_answer(one, other);
+    let (one, other) = (Answer::read(one), Answer::read(other));
+    assert_eq!(one.agrees(&other), other.agrees(&one));
+    assert_eq!(Answer::read(&one.to_string()), one);
 });

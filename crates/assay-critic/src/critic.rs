@@ -13,7 +13,7 @@ use assay_lm::LanguageModel;
 use assay_lm::adapter::Adapter;
 use assay_lm::packed::{Group, PackedBatch, micro_batches};
 use assay_lm::transformer::Transformer;
-use assay_tasks::answers::{extract_lenient, same_answer};
+use assay_tasks::answers::{extract_lenient, is_correct};
 use assay_tasks::perturbations::{DemonstrationGroup, Perturbed, Registry};
 use assay_tasks::problem::Problem;
 use assay_tasks::prompts::PromptSettings;
@@ -390,8 +390,7 @@ fn judge(trace: &mut ScoredTrace) {
         trace.predicted_answer = extract_lenient(&trace.text).map(|found| found.text.to_owned());
     }
     if let (None, Some(gold)) = (trace.correct, trace.answer.as_deref()) {
-        let found = trace.predicted_answer.as_deref();
-        trace.correct = Some(found.is_some_and(|found| same_answer(found, gold)));
+        trace.correct = Some(is_correct(trace.predicted_answer.as_deref(), gold));
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use assay_tasks::answers::{AnswerSource, extract_lenient};
 use assay_tasks::trace::ScoredTrace;
 use serde::{Deserialize, Serialize};
 
@@ -161,12 +162,13 @@ pub fn score_all(trace: &ScoredTrace, settings: &ScoreSettings) -> BTreeMap<Stri
     fresh.filter(|(_, value)| value.is_finite()).collect()
 }
 
-/// Byte at which the final answer begins: at the last `<answer>`, else the last `\boxed{`, else the
-/// last `####`, else at the last non-empty line.
+/// Byte at which the final answer begins: at the tags, box, hashes or sentence that state it, else at
+/// the last non-empty line.
 pub fn answer_start(text: &str) -> usize {
-    ["<answer>", "\\boxed{", "####"]
-        .iter()
-        .find_map(|marker| text.rfind(marker))
+    use AnswerSource::{LastLine, LastNumber};
+    extract_lenient(text)
+        .filter(|found| !matches!(found.source, LastLine | LastNumber))
+        .map(|found| found.mark.start)
         .unwrap_or_else(|| text.trim_end().rfind('\n').map_or(0, |newline| newline + 1))
 }
 
@@ -325,6 +327,9 @@ mod tests {
     fn answer_area_is_the_last_marker() {
         assert_eq!(answer_start("a\n#### 3\n#### 4"), 9);
         assert_eq!(answer_start("x <answer>3</answer>"), 2);
+        assert_eq!(answer_start("#### Step 1\nso \\boxed{3}."), 15);
+        assert_eq!(answer_start("one\nThe answer is 3."), 4);
+        assert_eq!(answer_start("x <answer>3"), 2);
         assert_eq!(answer_start("one\ntwo\n"), 4);
         assert_eq!(answer_start(""), 0);
     }

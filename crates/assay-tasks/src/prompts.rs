@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::answers::{AnswerForm, AnswerSource, extract_lenient};
+use crate::answers::{AnswerForm, extract_lenient, without_trailing_control};
 use crate::message::Message;
 use crate::problem::Problem;
 
@@ -121,21 +121,18 @@ impl PromptSettings {
 
     /// Rewrites a foreign text in this style.
     ///
-    /// Calculator marks are stripped and a stated final answer (`<answer>`, `####`, `A: 26`, `The answer is 26.`) is
-    /// moved into the style's form. A text that states none ends with its reasoning; no answer is put in its mouth.
+    /// Calculator marks and control tokens at the end are stripped. An answer that stands apart (`<answer>`, `####`, `A: 26`,
+    /// a line `The answer is 26.`) is moved into the style's form; what follows it stays, before it. A text that states
+    /// none ends with its reasoning; no answer is added to it.
     pub fn render_foreign(&self, text: &str) -> RenderedTrace {
         let plain = without_calculator_marks(text);
         let (reasoning, stated) = split_completion(&plain);
-        let rendered = match &stated {
+        let text = match &stated {
             Some(answer) => self.completion(&reasoning, answer),
             None => self.unanswered(&reasoning),
         };
-        let answer =
-            stated.or_else(|| extract_lenient(&plain).map(|answer| answer.text.to_owned()));
-        RenderedTrace {
-            text: rendered,
-            answer,
-        }
+        let answer = stated.or_else(|| extract_lenient(&plain).map(|found| found.text.to_owned()));
+        RenderedTrace { text, answer }
     }
 
     fn unanswered(&self, reasoning: &str) -> String {
@@ -166,32 +163,21 @@ pub fn without_calculator_marks(text: &str) -> String {
     plain
 }
 
-/// The reasoning of a completion in any layout, and the final answer it states.
+/// The reasoning of a completion in any layout, and the answer that stands apart from it.
+///
+/// What follows the answer belongs to the reasoning too: nothing is cut.
 pub(crate) fn split_completion(text: &str) -> (String, Option<String>) {
-    if let Some(found) = extract_lenient(text) {
-        let answer = Some(found.text.to_owned());
-        match found.source {
-            AnswerSource::Tags => {
-                let open = text[..found.span.start]
-                    .rfind("<answer>")
-                    .unwrap_or(found.span.start);
-                return (without_think_tags(&text[..open]), answer);
-            }
-            AnswerSource::Hashes => {
-                let open = text[..found.span.start]
-                    .rfind("####")
-                    .unwrap_or(found.span.start);
-                return (without_think_tags(&text[..open]), answer);
-            }
-            AnswerSource::Boxed | AnswerSource::LastNumber => {}
-        }
+    let text = &text[..without_trailing_control(text, 0..text.len()).end];
+    let Some(found) = extract_lenient(text).filter(|found| found.source.is_separate()) else {
+        return (without_think_tags(text), None);
+    };
+    let mut reasoning = without_think_tags(&text[..found.mark.start]);
+    let after = without_think_tags(&text[found.mark.end..]);
+    if !reasoning.is_empty() && !after.is_empty() {
+        reasoning.push('\n');
     }
-    let text = text.trim();
-    let last = text.rfind('\n').map_or(0, |at| at + 1);
-    match answer_line(&text[last..]) {
-        Some(answer) => (without_think_tags(&text[..last]), Some(answer.to_owned())),
-        None => (without_think_tags(text), None),
-    }
+    reasoning.push_str(&after);
+    (reasoning, Some(found.text.to_owned()))
 }
 
 fn without_think_tags(reasoning: &str) -> String {
@@ -200,28 +186,6 @@ fn without_think_tags(reasoning: &str) -> String {
         .replace("</think>", "")
         .trim()
         .to_owned()
-}
-
-/// The answer of a line that is nothing but one: `A: 26`, `Answer: 26`, `The answer is 26.`
-fn answer_line(line: &str) -> Option<&str> {
-    const LEADS: [&str; 7] = [
-        "the final answer is",
-        "the answer is",
-        "so the answer is",
-        "final answer:",
-        "answer:",
-        "a:",
-        "####",
-    ];
-    let line = line.trim().trim_matches('*').trim();
-    let lead = LEADS.iter().find(|lead| {
-        line.get(..lead.len())
-            .is_some_and(|start| start.eq_ignore_ascii_case(lead))
-    })?;
-    let answer = line[lead.len()..]
-        .trim_start_matches([':', '*', ' '])
-        .trim_end_matches(['.', ' ']);
-    (!answer.is_empty()).then_some(answer)
 }
 
 #[cfg(test)]
@@ -319,6 +283,52 @@ mod tests {
         }
     }
 
+    /// A heading, a text behind the answer, a box and a control token do not shorten what is scored.
+    #[test]
+    fn no_text_is_cut_for_an_answer() {
+        let plain = settings(PromptStyle::Plain);
+        for (text, rendered, answer) in [
+            (
+                "#### Step 1: add\n40+2=42\n\nThe final answer is 42.",
+                "#### Step 1: add\n40+2=42\n#### 42",
+                "42",
+            ),
+            (
+                "40+2=42\n#### 42\nand that checks.",
+                "40+2=42\nand that checks.\n#### 42",
+                "42",
+            ),
+            (
+                "### Solution\n40+2=42\n#### Final Answer:\n42",
+                "### Solution\n40+2=42\n#### 42",
+                "42",
+            ),
+            (
+                "a\n#### Step 1\nb = 41\n#### Step 2\nc = 42",
+                "a\n#### Step 1\nb = 41\n#### Step 2\nc = 42",
+                "42",
+            ),
+            (
+                "so \\boxed{42}. Checked 2 times.",
+                "so \\boxed{42}. Checked 2 times.",
+                "42",
+            ),
+            ("a\n#### 42<|im_end|>", "a\n#### 42", "42"),
+            ("a\nThe final answer is: $\\boxed{42}$", "a\n#### 42", "42"),
+            (
+                "<think>a</think>\n<answer>42</answer>\nBye.",
+                "a\nBye.\n#### 42",
+                "42",
+            ),
+        ] {
+            let found = plain.render_foreign(text);
+            assert_eq!(
+                (found.text.as_str(), found.answer.as_deref()),
+                (rendered, Some(answer))
+            );
+        }
+    }
+
     #[test]
     fn no_answer_is_invented() {
         let rendered = settings(PromptStyle::ThinkAnswer).render_foreign("She has 5 left");
@@ -343,6 +353,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn every_line_outside_the_answer_is_kept(text in "[a-c0-9 \n#.=:]{0,60}|(#### |Step|answer is |<answer>|</answer>|1|2|b|\n|: |\\.){0,12}") {
+            let marked = extract_lenient(&text).filter(|found| found.source.is_separate());
+            let mark = marked.map_or(text.len()..text.len(), |found| found.mark);
+            let rendered = settings(PromptStyle::Plain).render_foreign(&text).text;
+            for line in text[..mark.start].lines().chain(text[mark.end..].lines()) {
+                prop_assert!(rendered.contains(line.trim()), "{:?} lost {:?}", rendered, line);
+            }
+        }
+
         #[test]
         fn rendering_twice_changes_nothing(text in "(?s).{0,60}|[a-z0-9 \n#<>/:.A]{0,60}", answer in "[a-z0-9]{1,6}") {
             for style in [PromptStyle::ThinkAnswer, PromptStyle::Plain] {

@@ -49,7 +49,7 @@ impl TraceMeasurements {
             answer: trace.predicted_answer.clone(),
             truncated: trace.finish_reason == Some(FinishReason::Length),
             marked: answers::extract_lenient(&trace.text)
-                .is_some_and(|found| found.source != answers::AnswerSource::LastNumber),
+                .is_some_and(|found| found.source.is_marked()),
             scores,
             bag: TokenBag::new(trace),
         })
@@ -71,12 +71,10 @@ impl TraceMeasurements {
 fn correctness(trace: &ScoredTrace) -> Option<bool> {
     trace.correct.or_else(|| {
         let gold = trace.answer.as_deref()?;
-        Some(
-            trace
-                .predicted_answer
-                .as_deref()
-                .is_some_and(|predicted| answers::same_answer(predicted, gold)),
-        )
+        Some(answers::is_correct(
+            trace.predicted_answer.as_deref(),
+            gold,
+        ))
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use assay_tasks::answers;
+use assay_tasks::answers::AnswerClasses;
 use assay_tasks::random::text_key;
 
 use super::measurements::TraceMeasurements;
@@ -61,7 +61,7 @@ pub(super) struct ProblemValue {
 #[derive(Clone, Debug)]
 struct ProblemAnswers {
     id: String,
-    answers: Vec<String>,
+    classes: AnswerClasses,
 }
 
 impl LabelledTraces {
@@ -92,7 +92,7 @@ impl LabelledTraces {
         let problem = self.problem(&measured.id);
         let answer = measured
             .answer
-            .map(|answer| self.problems[problem].class(&answer));
+            .map(|answer| self.problems[problem].classes.class(&answer));
         let generator = self.generator(&measured.generator);
         self.bags.offer(measured.bag, self.rows.len());
         self.rows.push(Row {
@@ -192,7 +192,7 @@ impl LabelledTraces {
         let index = self.problems.len();
         self.problems.push(ProblemAnswers {
             id: id.to_owned(),
-            answers: Vec::new(),
+            classes: AnswerClasses::default(),
         });
         self.problem_index.insert(id.to_owned(), index);
         index
@@ -212,20 +212,5 @@ impl LabelledTraces {
 impl Row {
     pub(super) fn score(&self, score: TraceScore) -> Option<f64> {
         self.scores[score as usize]
-    }
-}
-
-impl ProblemAnswers {
-    /// Class of an answer: equal answers have the same class.
-    fn class(&mut self, answer: &str) -> u32 {
-        let known = self
-            .answers
-            .iter()
-            .position(|known| known == answer || answers::same_answer(known, answer));
-        let class = known.unwrap_or_else(|| {
-            self.answers.push(answer.to_owned());
-            self.answers.len() - 1
-        });
-        class as u32
     }
 }

@@ -1,269 +1,403 @@
-//! Numbers as answers state them, read exactly.
+//! Numbers as answers state them, read exactly from plain text.
 
-use crate::numbers::numerals;
+use super::rational::Rational;
+use super::units::{Unit, leading_currency, read_unit};
 
-/// An exact fraction in lowest terms with a positive denominator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Rational {
-    numerator: i128,
-    denominator: i128,
-}
+/// Maximum digits of a number whose value is computed.
+const MAX_DIGITS: usize = 36;
 
-impl Rational {
-    /// The fraction `numerator / denominator`; `None` when the denominator is 0 or the arithmetic leaves 128 bits.
-    pub fn new(numerator: i128, denominator: i128) -> Option<Self> {
-        if denominator == 0 || numerator == i128::MIN || denominator == i128::MIN {
-            return None;
-        }
-        let divisor = greatest_common_divisor(numerator.unsigned_abs(), denominator.unsigned_abs());
-        let divisor = i128::try_from(divisor).ok()?;
-        let sign = denominator.signum();
-        Some(Self {
-            numerator: sign * (numerator / divisor),
-            denominator: sign * (denominator / divisor),
-        })
-    }
+/// Maximum magnitude of an exponent.
+const MAX_EXPONENT: i128 = 200;
 
-    /// The product; `None` when the arithmetic leaves 128 bits.
-    pub fn times(self, other: Self) -> Option<Self> {
-        let numerator = self.numerator.checked_mul(other.numerator)?;
-        Self::new(numerator, self.denominator.checked_mul(other.denominator)?)
-    }
+/// Maximum depth of parentheses.
+const MAX_DEPTH: usize = 16;
 
-    /// The sum; `None` when the arithmetic leaves 128 bits.
-    pub fn plus(self, other: Self) -> Option<Self> {
-        let left = self.numerator.checked_mul(other.denominator)?;
-        let right = other.numerator.checked_mul(self.denominator)?;
-        Self::new(
-            left.checked_add(right)?,
-            self.denominator.checked_mul(other.denominator)?,
-        )
-    }
-
-    /// The fraction with the other sign.
-    pub fn negated(self) -> Self {
-        Self {
-            numerator: -self.numerator,
-            denominator: self.denominator,
-        }
-    }
-
-    /// One over the fraction; `None` for 0.
-    pub fn inverted(self) -> Option<Self> {
-        Self::new(self.denominator, self.numerator)
-    }
-}
-
-/// The number an answer states, or `None` where it is not one number.
-///
-/// Signs, currency marks, thousands separators, decimals, fractions, mixed numbers, exponents, `\frac`, per cent, the
-/// words hundred to billion and dozen, and a unit of up to three words are understood. A per cent mark is left out of
-/// the value: `50 %` is 50.
-pub fn parse_number(answer: &str) -> Option<Rational> {
-    parse_quantity(answer).map(|quantity| quantity.value)
-}
-
-/// A number, and whether a per cent mark follows it.
-pub(super) struct Quantity {
-    pub(super) value: Rational,
-    pub(super) percent: bool,
+/// A number with what it counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quantity {
+    /// The value; that of `50 %` is 50.
+    pub value: Rational,
+    pub(super) unit: Unit,
 }
 
 impl Quantity {
-    /// The value, a hundredth of it where it is a per cent value.
-    pub(super) fn fraction_of_one(&self) -> Option<Rational> {
-        if self.percent {
-            self.value.times(Rational::new(1, 100)?)
-        } else {
-            Some(self.value)
+    /// Whether two quantities mean the same: equal values and no contradiction of units.
+    ///
+    /// A per cent value equals both its bare number and its hundredth.
+    pub(super) fn agrees(&self, other: &Self) -> bool {
+        if self.unit.is_percent() != other.unit.is_percent() {
+            let (percent, plain) = match self.unit.is_percent() {
+                true => (self, other),
+                false => (other, self),
+            };
+            let hundredth = Rational::new(1, 100).and_then(|one| percent.value.times(one));
+            let equal = percent.value == plain.value || hundredth == Some(plain.value);
+            return equal && plain.unit.is_empty();
         }
+        self.value == other.value && self.unit.compatible(&other.unit)
     }
 }
 
-fn greatest_common_divisor(mut left: u128, mut right: u128) -> u128 {
-    while right != 0 {
-        (left, right) = (right, left % right);
+impl std::fmt::Display for Quantity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.value)?;
+        if self.unit.is_empty() {
+            return Ok(());
+        }
+        write!(f, " {}", self.unit)
     }
-    left.max(1)
 }
 
-pub(super) fn parse_quantity(answer: &str) -> Option<Quantity> {
-    let plain = without_markup(answer);
-    let mut rest = plain
-        .trim()
-        .trim_end_matches(['.', ',', ';', ':', '!'])
-        .trim();
-    rest = without_lead(rest);
-    let mut negative = false;
-    loop {
-        let next = rest.trim_start_matches(['$', '€', '£', '¥', '+', ' ']);
-        match next.strip_prefix(['-', '−']) {
-            Some(_) if negative => return None,
-            Some(unsigned) => {
-                negative = true;
-                rest = unsigned;
-            }
-            None => {
-                rest = next;
-                break;
-            }
-        }
+/// The quantity that a plain text states, or `None` where it is not one number with a unit.
+pub(super) fn read_quantity(plain: &str) -> Option<Quantity> {
+    let (sign, currency, rest) = signs(plain)?;
+    let mut reader = Reader {
+        rest,
+        depth: 0,
+        powers: 0,
+        decimal_comma: false,
+    };
+    let value = reader.sum(sign)?;
+    let (scale, unit) = read_unit(reader.rest, currency)?;
+    if reader.decimal_comma && unit.is_empty() && currency.is_none() {
+        return None;
     }
-    let (mut value, mut after) = leading_value(rest)?;
-    let percent = after.trim_start().starts_with('%')
-        || after.trim_start().to_lowercase().starts_with("percent");
-    if let Some(unit) = after.trim_start().strip_prefix('%') {
-        after = unit;
-    }
-    value = value.times(Rational::new(unit_scale(after)?, 1)?)?;
     Some(Quantity {
-        value: if negative { value.negated() } else { value },
-        percent,
+        value: value.times(scale)?,
+        unit,
     })
 }
 
-/// Removes the marks that LaTeX and Markdown put around a number, and writes `\frac{a}{b}` as `a/b`.
-pub(super) fn without_markup(answer: &str) -> String {
-    let mut plain = answer
-        .replace("**", "")
-        .replace(['`', '~'], " ")
-        .replace("\\(", "")
-        .replace("\\)", "");
-    for command in ["\\left", "\\right", "\\!", "\\,", "\\;", "\\ "] {
-        plain = plain.replace(command, "");
-    }
-    plain = plain
-        .replace("\\dfrac", "\\frac")
-        .replace("\\tfrac", "\\frac")
-        .replace("\\$", "$")
-        .replace("\\%", "%");
-    if let Some((before, after)) = plain.split_once("\\frac{")
-        && let Some((numerator, denominator)) = after.split_once("}{")
-    {
-        let mixed = if before.ends_with(|c: char| c.is_ascii_digit()) {
-            " "
+/// Reads a sign and a currency mark in either order.
+fn signs(plain: &str) -> Option<(Sign, Option<&'static str>, &str)> {
+    let mut rest = plain.trim();
+    let (mut sign, mut currency) = (None, None);
+    loop {
+        rest = rest.trim_start();
+        if let Some(after) = rest.strip_prefix(['+', '-']) {
+            if sign.is_some() {
+                return None;
+            }
+            sign = Some(Sign::of(rest));
+            rest = after;
+        } else if let Some((name, length)) = leading_currency(rest) {
+            if currency.is_some() {
+                return None;
+            }
+            currency = Some(name);
+            rest = &rest[length..];
         } else {
-            ""
-        };
-        plain = format!(
-            "{before}{mixed}{numerator}/{}",
-            denominator.replacen('}', "", 1)
-        );
-    }
-    plain
-        .replace("\\text{", " ")
-        .replace("\\mathrm{", " ")
-        .replace(['{', '}'], "")
-}
-
-/// Removes `The answer is`, `Answer:`, `A:`, `x =` in front of a value.
-fn without_lead(answer: &str) -> &str {
-    let mut rest = answer;
-    if let Some((name, value)) = answer.rsplit_once('=') {
-        let name = name.trim();
-        if name.len() <= 12 && name.chars().all(char::is_alphabetic) {
-            rest = value.trim();
+            return Some((sign.unwrap_or(Sign::Plus), currency, rest));
         }
     }
-    for lead in ["so ", "the ", "final ", "answer", "a:", " is", ":", " "] {
-        if rest
-            .get(..lead.len())
-            .is_some_and(|start| start.eq_ignore_ascii_case(lead))
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Sign {
+    Plus,
+    Minus,
+}
+
+impl Sign {
+    /// The sign that a text begins with; plus where there is none.
+    fn of(text: &str) -> Self {
+        match text.starts_with('-') {
+            true => Self::Minus,
+            false => Self::Plus,
+        }
+    }
+
+    fn apply(self, value: Rational) -> Rational {
+        match self {
+            Self::Plus => value,
+            Self::Minus => value.negated(),
+        }
+    }
+}
+
+struct Reader<'t> {
+    rest: &'t str,
+    depth: usize,
+    /// Powers read so far: a sum or product of plain numbers is no notation for one number.
+    powers: usize,
+    /// Whether a comma was read as the decimal mark without another separator to prove it.
+    decimal_comma: bool,
+}
+
+impl Reader<'_> {
+    /// One product, or a sum in which a term holds a power: `2^10 - 1`. A sum of plain numbers is work left undone, and
+    /// `3-4` is a range.
+    fn sum(&mut self, sign: Sign) -> Option<Rational> {
+        let mut value = sign.apply(self.product()?);
+        let mut terms = 1;
+        while let Some(after) = self.rest.trim_start().strip_prefix(['+', '-']) {
+            let sign = Sign::of(self.rest.trim_start());
+            let term = after.trim_start();
+            if !term.starts_with(|c: char| c.is_ascii_digit() || c == '(') {
+                break;
+            }
+            self.rest = term;
+            value = value.plus(sign.apply(self.product()?))?;
+            terms += 1;
+        }
+        (terms == 1 || self.powers > 0).then_some(value)
+    }
+
+    /// One number, or a product in which a factor is a power: `1.5 * 10^3`.
+    fn product(&mut self) -> Option<Rational> {
+        let mut value = self.quotient()?;
+        let mut factors = 1;
+        while let Some(after) = self.rest.trim_start().strip_prefix(['*', 'x']) {
+            let digits = after.trim_start().starts_with(|c: char| c.is_ascii_digit());
+            if !digits {
+                break;
+            }
+            self.rest = after.trim_start();
+            value = value.times(self.quotient()?)?;
+            factors += 1;
+        }
+        (factors == 1 || self.powers > 0).then_some(value)
+    }
+
+    /// `3/4`, `1 3/4` or one number; a second slash makes a date of it.
+    fn quotient(&mut self) -> Option<Rational> {
+        let start = self.rest;
+        let value = self.power()?;
+        if let Some(bottom) = self.denominator() {
+            let value = value.times(bottom?.inverted()?)?;
+            return Some(value).filter(|_| !self.rest.trim_start().starts_with('/'));
+        }
+        let whole = &start[..start.len() - self.rest.len()];
+        if whole
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b',')
         {
-            rest = &rest[lead.len()..];
+            let after = self.rest.trim_start();
+            let after = after.strip_prefix("and ").unwrap_or(after);
+            let spaced = after.len() < self.rest.len();
+            if spaced && let Some(rest) = after.strip_prefix("a half") {
+                self.rest = rest;
+                return value.plus(Rational::new(1, 2)?);
+            }
+            if spaced && let Some((part, rest)) = proper_fraction(after) {
+                self.rest = rest;
+                return value.plus(part);
+            }
         }
+        Some(value)
     }
-    rest.trim()
-}
 
-/// The value a text opens with, and what follows it.
-fn leading_value(text: &str) -> Option<(Rational, &str)> {
-    let (first, rest) = leading_numeral(text)?;
-    if let Some((bottom, rest)) = rest
-        .trim_start()
-        .strip_prefix('/')
-        .and_then(|rest| leading_numeral(rest.trim_start()))
-    {
-        return Some((first.times(bottom.inverted()?)?, rest));
+    fn denominator(&mut self) -> Option<Option<Rational>> {
+        let after = self.rest.trim_start().strip_prefix('/')?.trim_start();
+        if !after.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '(' | '-' | '.')) {
+            return None;
+        }
+        let sign = Sign::of(after);
+        self.rest = after.strip_prefix('-').unwrap_or(after);
+        Some(self.power().map(|value| sign.apply(value)))
     }
-    if let Some((top, after)) = rest.strip_prefix(' ').and_then(leading_numeral) {
-        let (bottom, rest) = leading_numeral(after.strip_prefix('/')?)?;
-        return Some((first.plus(top.times(bottom.inverted()?)?)?, rest));
-    }
-    let exponent = rest
-        .strip_prefix(['e', 'E'])
-        .map(|power| power.strip_prefix('+').unwrap_or(power));
-    if let Some(power) = exponent.filter(|power| {
-        power
-            .trim_start_matches('-')
-            .starts_with(|c: char| c.is_ascii_digit())
-    }) {
-        let end = power.len()
-            - power
-                .trim_start_matches(|c: char| c == '-' || c.is_ascii_digit())
-                .len();
-        let power_of_ten = power[..end].parse::<i32>().ok()?;
-        let scale = Rational::new(10_i128.checked_pow(power_of_ten.unsigned_abs())?, 1)?;
-        let scale = if power_of_ten < 0 {
-            scale.inverted()?
-        } else {
-            scale
+
+    fn power(&mut self) -> Option<Rational> {
+        let mut value = self.atom()?;
+        if let Some(after) = self.rest.strip_prefix('!') {
+            self.rest = after;
+            value = factorial(value)?;
+        }
+        let Some(after) = self.rest.trim_start().strip_prefix('^') else {
+            return Some(value);
         };
-        return Some((first.times(scale)?, &power[end..]));
+        self.powers += 1;
+        let (exponent, rest) = exponent(after.trim_start())?;
+        self.rest = rest;
+        value.power(exponent)
     }
-    Some((first, rest))
+
+    fn atom(&mut self) -> Option<Rational> {
+        if let Some(inner) = self.rest.strip_prefix("sqrt(") {
+            self.rest = inner;
+            return self.closed()?.exact_root();
+        }
+        if let Some(inner) = self.rest.strip_prefix('(') {
+            self.rest = inner;
+            return self.closed();
+        }
+        let (numeral, rest) = read_numeral(self.rest)?;
+        self.rest = rest;
+        self.decimal_comma |= numeral.decimal_comma;
+        Some(numeral.value)
+    }
+
+    /// A number up to the parenthesis that closes it.
+    fn closed(&mut self) -> Option<Rational> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return None;
+        }
+        let sign = Sign::of(self.rest.trim_start());
+        self.rest = self.rest.trim_start().trim_start_matches('-');
+        let value = self.sum(sign)?;
+        self.rest = self.rest.trim_start().strip_prefix(')')?;
+        self.depth -= 1;
+        Some(value)
+    }
 }
 
-fn leading_numeral(text: &str) -> Option<(Rational, &str)> {
-    if !text.starts_with(|c: char| c == '.' || c.is_ascii_digit()) {
+/// `1/2` with a value below 1, digits only.
+fn proper_fraction(text: &str) -> Option<(Rational, &str)> {
+    let (top, rest) = digits(text)?;
+    let (bottom, rest) = digits(rest.trim_start().strip_prefix('/')?.trim_start())?;
+    if rest.trim_start().starts_with('/') {
         return None;
     }
-    let window = text.len().min(64);
-    let window = (0..=window)
-        .rev()
-        .find(|&end| text.is_char_boundary(end))
-        .unwrap_or(0);
-    let numeral = numerals(&text[..window])
-        .into_iter()
-        .next()
-        .filter(|numeral| numeral.span.start == 0)?;
-    let decimals = u32::try_from(numeral.decimals).ok()?;
-    let value = Rational::new(numeral.scaled(text)?, 10_i128.checked_pow(decimals)?)?;
-    Some((value, &text[numeral.span.end..]))
+    let value = Rational::new(top, bottom)?;
+    value.is_proper().then_some((value, rest))
 }
 
-/// What the words after a number multiply it by; `None` where they are no unit.
-fn unit_scale(after: &str) -> Option<i128> {
-    let after = after.trim();
-    if after.starts_with([',', '-', ':', '.', '(', '='])
-        || after.contains(|c: char| c.is_ascii_digit())
-    {
+fn digits(text: &str) -> Option<(i128, &str)> {
+    let length = text.bytes().take_while(u8::is_ascii_digit).count();
+    if length == 0 || length > MAX_DIGITS {
         return None;
     }
-    let mut words = after.split_whitespace().peekable();
-    let scale = match words.peek().map(|word| word.to_lowercase()).as_deref() {
-        Some("dozen") => 12,
-        Some("hundred") => 100,
-        Some("thousand") => 1_000,
-        Some("million") => 1_000_000,
-        Some("billion") => 1_000_000_000,
-        Some("trillion") => 1_000_000_000_000,
-        _ => return unit_words(words).then_some(1),
+    Some((text[..length].parse().ok()?, &text[length..]))
+}
+
+fn exponent(text: &str) -> Option<(i32, &str)> {
+    let inner = text.strip_prefix('(');
+    let signed = inner.unwrap_or(text).trim_start();
+    let unsigned = signed.trim_start_matches(['-', '+']);
+    if signed.len() - unsigned.len() > 1 {
+        return None;
+    }
+    let (value, rest) = digits(unsigned)?;
+    let rest = match inner {
+        Some(_) => rest.trim_start().strip_prefix(')')?,
+        None => rest,
     };
-    words.next();
-    unit_words(words).then_some(scale)
+    if value > MAX_EXPONENT || rest.starts_with(['^', '.']) && !rest.eq(".") {
+        return None;
+    }
+    let value = i32::try_from(value).ok()?;
+    Some((
+        if signed.starts_with('-') {
+            -value
+        } else {
+            value
+        },
+        rest,
+    ))
 }
 
-fn unit_words<'a>(words: impl Iterator<Item = &'a str>) -> bool {
-    let mut count = 0;
-    for word in words {
-        count += 1;
-        let letters = word.chars().all(|c| {
-            c.is_alphabetic() || matches!(c, '/' | '\'' | '’' | '°' | '.' | '$' | '€' | '£' | '¢')
-        });
-        if !letters || matches!(word.to_lowercase().as_str(), "and" | "or" | "to" | "x") {
-            return false;
+fn factorial(value: Rational) -> Option<Rational> {
+    let value = value.integer().filter(|value| (0..=33).contains(value))?;
+    let product = (1..=value).try_fold(1_i128, i128::checked_mul)?;
+    Rational::new(product, 1)
+}
+
+struct NumeralValue {
+    value: Rational,
+    decimal_comma: bool,
+}
+
+/// Reads digits with separators and an exponent: `1,080.5`, `1.234,50`, `1 234`, `1'234`, `1,23,456`, `1.5e3`.
+fn read_numeral(text: &str) -> Option<(NumeralValue, &str)> {
+    let (groups, separators, rest) = groups(text)?;
+    let (decimals, decimal_comma) = layout(&groups, &separators)?;
+    let written = groups.concat();
+    if written.len() > MAX_DIGITS {
+        return None;
+    }
+    let scale = 10_i128.checked_pow(u32::try_from(decimals).ok()?)?;
+    let mut value = Rational::new(written.parse().ok()?, scale)?;
+    let mut rest = rest;
+    if let Some(after) = rest.strip_prefix(['e', 'E']) {
+        let digits = after.trim_start_matches(['-', '+']);
+        if digits.starts_with(|c: char| c.is_ascii_digit()) {
+            let (power, after) = exponent(after)?;
+            value = value.times(Rational::new(10, 1)?.power(power)?)?;
+            rest = after;
         }
     }
-    count <= 3
+    let numeral = NumeralValue {
+        value,
+        decimal_comma,
+    };
+    Some((numeral, rest))
+}
+
+/// Digit groups, the single characters between them, and the text behind them.
+///
+/// A space separates groups only before exactly three digits.
+fn groups(text: &str) -> Option<(Vec<&str>, Vec<char>, &str)> {
+    let length = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
+    let (mut groups, mut separators) = (Vec::new(), Vec::new());
+    let mut rest = text;
+    if text.starts_with('.') && length(&text[1..]) > 0 {
+        groups.push("");
+    } else {
+        let first = length(text);
+        if first == 0 {
+            return None;
+        }
+        groups.push(&text[..first]);
+        rest = &text[first..];
+    }
+    while let Some(separator) = rest.chars().next() {
+        if !matches!(separator, '.' | ',' | '\'' | '_' | ' ') {
+            break;
+        }
+        let after = &rest[separator.len_utf8()..];
+        let next = length(after);
+        let previous = groups.last().map_or(0, |group| group.len());
+        let spaced = next == 3
+            && previous <= 3
+            && (separators.is_empty() || previous == 3)
+            && !after[3..].starts_with('/')
+            && !separators.contains(&'.');
+        if next == 0 || (separator == ' ' && !spaced) {
+            break;
+        }
+        groups.push(&after[..next]);
+        separators.push(separator);
+        rest = &after[next..];
+        if groups.len() > MAX_DIGITS {
+            return None;
+        }
+    }
+    Some((groups, separators, rest))
+}
+
+/// How many digits stand behind the decimal mark, and whether a comma is that mark without proof; `None` where the
+/// separators follow no rule.
+fn layout(groups: &[&str], separators: &[char]) -> Option<(usize, bool)> {
+    let count = groups.len();
+    let Some(&last) = separators.last() else {
+        return Some((0, false));
+    };
+    if is_grouped(groups, separators) && !(last == '.' && separators.len() == 1) {
+        return Some((0, false));
+    }
+    let (whole, marks) = (&groups[..count - 1], &separators[..separators.len() - 1]);
+    let decimals = groups[count - 1].len();
+    let decimal = matches!(last, '.' | ',') && !marks.contains(&last);
+    if !decimal || !(marks.is_empty() || is_grouped(whole, marks)) {
+        return None;
+    }
+    Some((decimals, last == ',' && marks.is_empty()))
+}
+
+/// Whether one separator divides groups as thousands: of three digits, or of two and a last one of three (India).
+fn is_grouped(groups: &[&str], separators: &[char]) -> bool {
+    let Some((&first, rest)) = separators.split_first() else {
+        return false;
+    };
+    let lead = groups[0];
+    if rest.iter().any(|mark| *mark != first) || lead.is_empty() || lead.starts_with('0') {
+        return false;
+    }
+    let lengths = |wanted: usize, groups: &[&str]| groups.iter().all(|group| group.len() == wanted);
+    let last = groups.len() - 1;
+    let threes = lead.len() <= 3 && lengths(3, &groups[1..]);
+    let india =
+        first == ',' && lead.len() <= 2 && lengths(2, &groups[1..last]) && groups[last].len() == 3;
+    threes || india
 }

@@ -90,21 +90,15 @@ pub(super) fn add_samples(
 /// A sample with its text, its answer, and where it departs from the demonstration.
 fn graded(encoder: &Encoder<'_>, group: &PromptGroup, drawn: Completion) -> Trace {
     let completion = encoder.decode(&drawn.token_ids);
-    let predicted_answer =
-        answers::extract_lenient(&completion.text).map(|found| found.text.to_owned());
-    let is_right = |gold| {
-        let predicted = predicted_answer.as_deref();
-        predicted.is_some_and(|predicted| answers::same_answer(predicted, gold))
-    };
-    let correct = group.problem.answer.as_deref().map(is_right);
+    let checked = answers::check(&completion.text, group.problem.answer.as_deref());
     let mut trace = Trace::new(TraceRole::Policy, completion);
     if let Some(demonstration) = group.demonstration() {
         let expert = &demonstration.completion.ids;
         trace.spans.diverges_at = trace.completion.diverges_from(expert);
     }
     trace.verdict = Verdict {
-        predicted_answer,
-        correct,
+        predicted_answer: checked.predicted,
+        correct: checked.correct,
     };
     trace.sampling = Some(Arc::new(SampleRecord {
         sampling_logprobs: drawn.sampling_logprobs,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use assay_evals::selection::Candidate;
-use assay_tasks::answers::same_answer;
+use assay_tasks::answers::AnswerClasses;
 use assay_tasks::trace::ScoredTrace;
 
 use super::generate::{Plan, Sample, Samples};
@@ -45,18 +45,11 @@ pub(crate) async fn choose(
 }
 
 fn candidates(plan: &Plan, samples: &[Sample]) -> Vec<Candidate> {
-    let mut answers: Vec<&str> = Vec::new();
+    let mut classes = AnswerClasses::default();
     let mut all = Vec::with_capacity(samples.len());
     for sample in samples {
-        let answer = sample.trace.predicted_answer.as_deref().map(|answer| {
-            let known = answers
-                .iter()
-                .position(|known| *known == answer || same_answer(known, answer));
-            known.unwrap_or_else(|| {
-                answers.push(answer);
-                answers.len() - 1
-            }) as u32
-        });
+        let answer = sample.trace.predicted_answer.as_deref();
+        let answer = answer.map(|answer| classes.class(answer));
         all.push(Candidate {
             correct: false,
             answer,
