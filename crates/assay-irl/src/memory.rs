@@ -121,13 +121,11 @@ impl MemoryPlan {
     /// The plan of a shape with adapters of the two ranks on all seven projections; rank 0 is no adapter.
     pub fn new(config: &ModelConfig, ranks: (usize, usize), workload: &Workload) -> Self {
         let (hidden, inner) = (config.hidden_size as u64, config.intermediate_size as u64);
-        let (query, key) = (
-            config.query_size() as u64,
-            (config.kv_heads * config.head_dim) as u64,
-        );
+        let key = config.kv_size() as u64;
         let layers = config.layers as u64;
-        let projections = 2 * hidden * (query + key) + 3 * hidden * inner;
-        let ends = 2 * (hidden + query) + 2 * (hidden + key) + 3 * (hidden + inner);
+        let matrices = || config.layer_matrices();
+        let projections: u64 = matrices().map(|m| (m.rows * m.columns) as u64).sum();
+        let ends: u64 = matrices().map(|m| (m.rows + m.columns) as u64).sum();
         let tables = if config.tie_word_embeddings { 1 } else { 2 };
         let adapter = |rank: usize| layers * ends * rank as u64;
         let (policy, reward) = (adapter(ranks.0), adapter(ranks.1));

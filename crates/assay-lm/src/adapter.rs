@@ -11,7 +11,8 @@ use assay_tasks::random::Stream;
 use candle_core::{Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
-use crate::{LmError, ModelConfig};
+use crate::family::Width;
+use crate::{LmError, MatrixShape, ModelConfig};
 
 /// The seven projections of a decoder layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -52,7 +53,7 @@ impl Projection {
     ];
 
     /// The module's path inside a layer, as Hugging Face names it.
-    pub fn module(self) -> &'static str {
+    pub const fn module(self) -> &'static str {
         match self {
             Self::Query => "self_attn.q_proj",
             Self::Key => "self_attn.k_proj",
@@ -64,19 +65,18 @@ impl Projection {
         }
     }
 
-    /// `(out, in)` features of the projection in a model.
-    pub fn shape(self, config: &ModelConfig) -> (usize, usize) {
-        let (hidden, ffn) = (config.hidden_size, config.intermediate_size);
-        let (q, kv) = (
-            config.heads * config.head_dim,
-            config.kv_heads * config.head_dim,
-        );
-        match self {
-            Self::Query => (q, hidden),
-            Self::Key | Self::Value => (kv, hidden),
-            Self::Output => (hidden, q),
-            Self::Gate | Self::Up => (ffn, hidden),
-            Self::Down => (hidden, ffn),
+    /// Output and input features of the projection in a model.
+    pub fn shape(self, config: &ModelConfig) -> MatrixShape {
+        let (rows, columns) = match self {
+            Self::Query => (Width::Query, Width::Hidden),
+            Self::Key | Self::Value => (Width::KeyValue, Width::Hidden),
+            Self::Output => (Width::Hidden, Width::Query),
+            Self::Gate | Self::Up => (Width::Inner, Width::Hidden),
+            Self::Down => (Width::Hidden, Width::Inner),
+        };
+        MatrixShape {
+            rows: rows.of(config),
+            columns: columns.of(config),
         }
     }
 }
@@ -190,10 +190,10 @@ impl Adapter {
         for layer in 0..config.layers {
             let mut pairs = LayerAdapter::new();
             for &projection in &settings.targets {
-                let (out, input) = projection.shape(config);
+                let shape = projection.shape(config);
                 let name = |half| parameter_name(layer, projection, half);
-                let a = Var::from_tensor(&source(&name("A"), (settings.rank, input))?)?;
-                let b = Var::from_tensor(&source(&name("B"), (out, settings.rank))?)?;
+                let a = Var::from_tensor(&source(&name("A"), (settings.rank, shape.columns))?)?;
+                let b = Var::from_tensor(&source(&name("B"), (shape.rows, settings.rank))?)?;
                 let pair = LoraPair {
                     a: a.as_tensor().clone(),
                     b: b.as_tensor().clone(),

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::LmError;
+use crate::family::{Architecture, Role};
 
 mod gguf;
 mod hugging_face;
@@ -18,18 +19,14 @@ pub use rope::{RopeScaling, RopeSettings};
 
 pub(crate) use hugging_face::{CONFIG_FILE, read_json};
 
-/// The families of models that are computed.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Architecture {
-    /// Llama 2 and 3, SmolLM 1 and 2, and others that publish as `LlamaForCausalLM`.
-    Llama,
-    /// Qwen 2 and 2.5: Llama with a bias on queries, keys and values.
-    Qwen2,
+/// Rows (`out`) and columns (`in`) of a weight matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MatrixShape {
+    /// Output features.
+    pub rows: usize,
+    /// Input features.
+    pub columns: usize,
 }
-
-/// Names of the supported architectures, for messages.
-pub const SUPPORTED_ARCHITECTURES: &str = "llama (LlamaForCausalLM) and qwen2 (Qwen2ForCausalLM)";
 
 /// The shape and constants of one model.
 ///
@@ -68,32 +65,6 @@ pub struct ModelConfig {
     pub eos_token_ids: Vec<u32>,
 }
 
-impl Architecture {
-    /// The class that transformers builds for this family.
-    pub fn causal_lm_class(self) -> &'static str {
-        match self {
-            Self::Llama => "LlamaForCausalLM",
-            Self::Qwen2 => "Qwen2ForCausalLM",
-        }
-    }
-
-    /// The class that transformers builds for a per-token head on this family.
-    pub fn token_classification_class(self) -> &'static str {
-        match self {
-            Self::Llama => "LlamaForTokenClassification",
-            Self::Qwen2 => "Qwen2ForTokenClassification",
-        }
-    }
-
-    /// The family's `model_type` in `config.json` and `general.architecture` in GGUF.
-    pub fn model_type(self) -> &'static str {
-        match self {
-            Self::Llama => "llama",
-            Self::Qwen2 => "qwen2",
-        }
-    }
-}
-
 impl ModelConfig {
     /// Reads a Hugging Face directory (`config.json`, `generation_config.json`) or a `.gguf` file.
     ///
@@ -109,10 +80,31 @@ impl ModelConfig {
         self.heads * self.head_dim
     }
 
-    /// Values a row of all that a layer computes on its way from its input to its output, both included.
+    /// The matrices of one layer, in the order of the family's table.
+    pub fn layer_matrices(&self) -> impl Iterator<Item = MatrixShape> {
+        let family = self.architecture.family();
+        family
+            .projections()
+            .map(|projection| projection.shape(self))
+    }
+
+    /// Values a row of all that a layer computes on its way from its input to its output, both included: the input, two
+    /// residual sums, rotated queries and keys, the attended values, the gated product, and what each norm and
+    /// projection returns.
     pub fn layer_activations(&self) -> u64 {
-        let (hidden, inner) = (self.hidden_size, self.intermediate_size);
-        (7 * hidden + 3 * (self.query_size() + self.kv_size() + inner)) as u64
+        let norms = self
+            .architecture
+            .family()
+            .layer
+            .iter()
+            .map(|spec| match spec.role {
+                Role::Norm(_, width) => width.of(self),
+                _ => 0,
+            });
+        let projected = self.layer_matrices().map(|matrix| matrix.rows);
+        let between =
+            3 * self.hidden_size + 2 * self.query_size() + self.kv_size() + self.intermediate_size;
+        (between + norms.sum::<usize>() + projected.sum::<usize>()) as u64
     }
 
     /// Width of all key (or value) heads together.

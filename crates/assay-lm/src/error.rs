@@ -53,7 +53,7 @@ pub enum LmError {
         /// The name found there.
         name: String,
         /// The supported names.
-        supported: &'static str,
+        supported: String,
     },
     /// A configuration is contradictory, out of bounds, or asks for something that is not computed here.
     #[error("{}: {field}: {reason}", path.display())]

@@ -16,6 +16,7 @@ use assay_ops::{
 use candle_core::Tensor;
 
 use crate::adapter::{Adapter, LayerAdapter, Projection};
+use crate::family::Norm;
 use crate::gradients::{Gradients, Graph, Step, Tape};
 use crate::{LmError, ModelConfig, PackedBatch, Placement};
 
@@ -28,8 +29,7 @@ struct Dense {
 
 #[derive(Clone)]
 struct Layer {
-    input_norm: Tensor,
-    attention_norm: Tensor,
+    norms: HashMap<Norm, Tensor>,
     projections: HashMap<Projection, Dense>,
 }
 
@@ -331,7 +331,7 @@ impl Transformer {
         x: &Tensor,
         positions: &std::sync::Arc<[u32]>,
     ) -> Result<(Tensor, Tensor, Tensor), LmError> {
-        let h = rms_norm(x, &layer.input_norm, self.config.rms_norm_eps)?;
+        let h = rms_norm(x, &layer.norms[&Norm::Input], self.config.rms_norm_eps)?;
         let q = rope(
             &layer.project(Projection::Query, &h, lora)?,
             positions,
@@ -354,7 +354,11 @@ impl Transformer {
         attended: &Tensor,
     ) -> Result<Tensor, LmError> {
         let x = add(x, &layer.project(Projection::Output, attended, lora)?)?;
-        let h = rms_norm(&x, &layer.attention_norm, self.config.rms_norm_eps)?;
+        let h = rms_norm(
+            &x,
+            &layer.norms[&Norm::FeedForward],
+            self.config.rms_norm_eps,
+        )?;
         let gate = layer.project(Projection::Gate, &h, lora)?;
         let up = layer.project(Projection::Up, &h, lora)?;
         let down = layer.project(Projection::Down, &swiglu(&gate, &up)?, lora)?;
@@ -388,8 +392,11 @@ impl Layer {
             )
         });
         Self {
-            input_norm: self.input_norm.detach(),
-            attention_norm: self.attention_norm.detach(),
+            norms: self
+                .norms
+                .iter()
+                .map(|(&norm, weight)| (norm, weight.detach()))
+                .collect(),
             projections: projections.collect(),
         }
     }
@@ -437,8 +444,9 @@ fn layer_tensors<'l>(
     let pairs = lora
         .into_iter()
         .flat_map(|pairs| pairs.values().flat_map(|pair| [&pair.a, &pair.b]));
-    [&layer.input_norm, &layer.attention_norm]
-        .into_iter()
+    layer
+        .norms
+        .values()
         .chain(weights)
         .chain(pairs)
         .filter(|t| t.is_variable())

@@ -1,9 +1,8 @@
 //! The configuration of a GGUF file, from its metadata.
 
-use super::{
-    Architecture, ModelConfig, RopeScaling, RopeSettings, SUPPORTED_ARCHITECTURES, invalid,
-};
+use super::{ModelConfig, RopeScaling, RopeSettings, invalid};
 use crate::LmError;
+use crate::family::{Architecture, Family};
 use crate::weights::GgufFile;
 use crate::weights::gguf::BlockType;
 
@@ -13,18 +12,16 @@ const LLAMA3_FACTORS: [f64; 2] = [8.0, 32.0];
 impl ModelConfig {
     /// Reads the metadata of a GGUF file.
     pub(crate) fn from_gguf(file: &GgufFile) -> Result<Self, LmError> {
-        let architecture = match file.architecture()? {
-            "llama" => Architecture::Llama,
-            "qwen2" => Architecture::Qwen2,
-            other => {
-                return Err(LmError::UnsupportedArchitecture {
-                    path: file.path().to_owned(),
-                    name: other.to_owned(),
-                    supported: SUPPORTED_ARCHITECTURES,
-                });
-            }
+        let name = file.architecture()?;
+        let Some(family) = Family::of_gguf(name) else {
+            return Err(LmError::UnsupportedArchitecture {
+                path: file.path().to_owned(),
+                name: name.to_owned(),
+                supported: Family::supported(),
+            });
         };
-        let key = |name: &str| format!("{}.{name}", architecture.model_type());
+        let architecture = family.architecture;
+        let key = |name: &str| format!("{}.{name}", family.gguf);
         refuse_unsupported(file, architecture)?;
         let heads = file.require_unsigned(&key("attention.head_count"))?;
         let hidden_size = file.require_unsigned(&key("embedding_length"))?;
@@ -73,7 +70,7 @@ impl ModelConfig {
 }
 
 fn refuse_unsupported(file: &GgufFile, architecture: Architecture) -> Result<(), LmError> {
-    let key = |name: &str| format!("{}.{name}", architecture.model_type());
+    let key = |name: &str| format!("{}.{name}", architecture.family().gguf);
     if let Some(experts) = file
         .unsigned(&key("expert_count"))?
         .filter(|&count| count > 0)

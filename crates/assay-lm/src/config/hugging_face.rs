@@ -6,10 +6,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::{
-    Architecture, ModelConfig, RopeScaling, RopeSettings, SUPPORTED_ARCHITECTURES, invalid,
-};
+use super::{ModelConfig, RopeScaling, RopeSettings, invalid};
 use crate::LmError;
+use crate::family::{Architecture, Family};
 use crate::files::{MAX_TEXT_BYTES, read_bounded};
 
 /// The configuration's file name.
@@ -272,13 +271,12 @@ fn architecture_of(raw: &Value, path: &Path) -> Result<Architecture, LmError> {
         .and_then(Value::as_str);
     let kind = raw.get("model_type").and_then(Value::as_str);
     let name = kind.or(class).unwrap_or("");
-    match name {
-        "llama" | "LlamaForCausalLM" => Ok(Architecture::Llama),
-        "qwen2" | "Qwen2ForCausalLM" => Ok(Architecture::Qwen2),
-        _ => Err(LmError::UnsupportedArchitecture {
+    match Family::of_hugging_face(name) {
+        Some(family) => Ok(family.architecture),
+        None => Err(LmError::UnsupportedArchitecture {
             path: path.to_owned(),
             name: class.unwrap_or(name).to_owned(),
-            supported: SUPPORTED_ARCHITECTURES,
+            supported: Family::supported(),
         }),
     }
 }

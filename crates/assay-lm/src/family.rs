@@ -1,0 +1,380 @@
+//! The table of model families: the tensors of a layer, and the names that files use for them.
+//!
+//! The loader, the writer, the map of GGUF names, the random model, the adapters and the memory plan read this table,
+//! so a family that needs no new operation is one entry here. What a layer computes with its tensors is decided in
+//! [`crate::transformer`]; which settings of a family are read is decided in `config`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ModelConfig;
+use crate::adapter::Projection;
+
+/// The families of models that are computed.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Architecture {
+    /// Llama 2 and 3, SmolLM 1 and 2, and others that publish as `LlamaForCausalLM`.
+    Llama,
+    /// Qwen 2 and 2.5: Llama with a bias on queries, keys and values.
+    Qwen2,
+}
+
+/// A norm of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Norm {
+    /// Before attention.
+    Input,
+    /// Before the feed-forward part.
+    FeedForward,
+}
+
+/// A width that the configuration decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Width {
+    /// The residual stream.
+    Hidden,
+    /// All query heads.
+    Query,
+    /// All key (or value) heads.
+    KeyValue,
+    /// The feed-forward part.
+    Inner,
+    /// The vocabulary.
+    Vocabulary,
+}
+
+/// What a tensor is in the computation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// A norm's weight `[width]`.
+    Norm(Norm, Width),
+    /// A projection's weight `[out, in]`.
+    Projection(Projection, Bias),
+    /// The embedding `[vocab, hidden]`.
+    Embedding,
+    /// The weight of the norm after the last layer, `[hidden]`.
+    FinalNorm,
+    /// The output matrix `[vocab, hidden]`; absent where it is the embedding.
+    Output,
+}
+
+/// Whether a projection has a bias `[out]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bias {
+    /// Never.
+    None,
+    /// Where [`ModelConfig::qkv_bias`] says so.
+    WhereConfigured,
+}
+
+/// The values of a tensor in a randomly initialised model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Initial {
+    /// Normal, with this factor of the standard deviation 1/sqrt(in).
+    ByWidth(f32),
+    /// As [`Initial::ByWidth`] with 1/sqrt(2 layers): the projection writes to the residual stream.
+    Residual,
+    /// Normal, with this standard deviation.
+    Normal(f32),
+    /// Ones.
+    One,
+}
+
+/// One tensor of a model: its role, the names that files give to it, its values at the start.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct TensorSpec {
+    /// What it is in the computation.
+    pub(crate) role: Role,
+    /// Name in Hugging Face files, without `model.layers.N.` and without `.weight`.
+    pub(crate) hugging_face: &'static str,
+    /// Name in GGUF files, without `blk.N.` and without `.weight`.
+    pub(crate) gguf: &'static str,
+    /// Values in a randomly initialised model.
+    pub(crate) initial: Initial,
+}
+
+/// What distinguishes a family.
+#[derive(Debug)]
+pub(crate) struct Family {
+    pub(crate) architecture: Architecture,
+    /// `model_type` in `config.json`.
+    pub(crate) model_type: &'static str,
+    /// `general.architecture` in GGUF files.
+    pub(crate) gguf: &'static str,
+    /// The classes that transformers builds.
+    pub(crate) causal_lm_class: &'static str,
+    pub(crate) token_classification_class: &'static str,
+    /// Whether GGUF files interleave the two halves of a query or key head that a rotation pairs.
+    pub(crate) interleaved_in_gguf: bool,
+    /// The tensors of a layer, in the order in which they are read, written and initialised.
+    pub(crate) layer: &'static [TensorSpec],
+}
+
+const EMBEDDING: TensorSpec = TensorSpec {
+    role: Role::Embedding,
+    hugging_face: "model.embed_tokens",
+    gguf: "token_embd",
+    initial: Initial::Normal(0.5),
+};
+const FINAL_NORM: TensorSpec = TensorSpec {
+    role: Role::FinalNorm,
+    hugging_face: "model.norm",
+    gguf: "output_norm",
+    initial: Initial::One,
+};
+const OUTPUT: TensorSpec = TensorSpec {
+    role: Role::Output,
+    hugging_face: "lm_head",
+    gguf: "output",
+    initial: Initial::ByWidth(0.5),
+};
+/// The tensors outside the layers, with their whole names but for `.weight`.
+pub(crate) const OUTER: [TensorSpec; 3] = [EMBEDDING, FINAL_NORM, OUTPUT];
+
+const INPUT_NORM: TensorSpec = norm(Norm::Input, Width::Hidden, "input_layernorm", "attn_norm");
+const FEED_FORWARD_NORM: TensorSpec = norm(
+    Norm::FeedForward,
+    Width::Hidden,
+    "post_attention_layernorm",
+    "ffn_norm",
+);
+const QUERY: TensorSpec = projection(Projection::Query, "attn_q");
+const KEY: TensorSpec = projection(Projection::Key, "attn_k");
+const VALUE: TensorSpec = projection(Projection::Value, "attn_v");
+const ATTENTION_OUTPUT: TensorSpec = projection(Projection::Output, "attn_output").residual();
+const GATE: TensorSpec = projection(Projection::Gate, "ffn_gate");
+const UP: TensorSpec = projection(Projection::Up, "ffn_up");
+const DOWN: TensorSpec = projection(Projection::Down, "ffn_down").residual();
+
+const LLAMA: &[TensorSpec] = &[
+    INPUT_NORM,
+    FEED_FORWARD_NORM,
+    QUERY,
+    KEY,
+    VALUE,
+    ATTENTION_OUTPUT,
+    GATE,
+    UP,
+    DOWN,
+];
+const QWEN2: &[TensorSpec] = &[
+    INPUT_NORM,
+    FEED_FORWARD_NORM,
+    QUERY.with_bias(),
+    KEY.with_bias(),
+    VALUE.with_bias(),
+    ATTENTION_OUTPUT,
+    GATE,
+    UP,
+    DOWN,
+];
+
+/// Every family.
+pub(crate) const FAMILIES: &[Family] = &[
+    Family {
+        architecture: Architecture::Llama,
+        model_type: "llama",
+        gguf: "llama",
+        causal_lm_class: "LlamaForCausalLM",
+        token_classification_class: "LlamaForTokenClassification",
+        interleaved_in_gguf: true,
+        layer: LLAMA,
+    },
+    Family {
+        architecture: Architecture::Qwen2,
+        model_type: "qwen2",
+        gguf: "qwen2",
+        causal_lm_class: "Qwen2ForCausalLM",
+        token_classification_class: "Qwen2ForTokenClassification",
+        interleaved_in_gguf: false,
+        layer: QWEN2,
+    },
+];
+
+const fn norm(
+    norm: Norm,
+    width: Width,
+    hugging_face: &'static str,
+    gguf: &'static str,
+) -> TensorSpec {
+    TensorSpec {
+        role: Role::Norm(norm, width),
+        hugging_face,
+        gguf,
+        initial: Initial::One,
+    }
+}
+
+const fn projection(projection: Projection, gguf: &'static str) -> TensorSpec {
+    TensorSpec {
+        role: Role::Projection(projection, Bias::None),
+        hugging_face: projection.module(),
+        gguf,
+        initial: Initial::ByWidth(1.0),
+    }
+}
+
+impl TensorSpec {
+    const fn with_bias(self) -> Self {
+        let role = match self.role {
+            Role::Projection(projection, _) => Role::Projection(projection, Bias::WhereConfigured),
+            other => other,
+        };
+        Self { role, ..self }
+    }
+
+    const fn residual(self) -> Self {
+        Self {
+            initial: Initial::Residual,
+            ..self
+        }
+    }
+}
+
+impl Width {
+    /// The number that a configuration has for it.
+    pub(crate) fn of(self, config: &ModelConfig) -> usize {
+        match self {
+            Self::Hidden => config.hidden_size,
+            Self::Query => config.query_size(),
+            Self::KeyValue => config.kv_size(),
+            Self::Inner => config.intermediate_size,
+            Self::Vocabulary => config.vocab_size,
+        }
+    }
+}
+
+impl Initial {
+    /// The standard deviation of a matrix with `columns` columns; `None` for ones.
+    pub(crate) fn deviation(self, columns: usize, config: &ModelConfig) -> Option<f32> {
+        let by_width = 1.0 / (columns as f32).sqrt();
+        match self {
+            Self::ByWidth(factor) => Some(factor * by_width),
+            Self::Residual => Some(by_width / (2.0 * config.layers as f32).sqrt()),
+            Self::Normal(deviation) => Some(deviation),
+            Self::One => None,
+        }
+    }
+}
+
+impl Family {
+    /// The family that a `config.json` names by its `model_type` or its class.
+    pub(crate) fn of_hugging_face(name: &str) -> Option<&'static Self> {
+        FAMILIES
+            .iter()
+            .find(|family| [family.model_type, family.causal_lm_class].contains(&name))
+    }
+
+    /// The family that a GGUF file names.
+    pub(crate) fn of_gguf(name: &str) -> Option<&'static Self> {
+        FAMILIES.iter().find(|family| family.gguf == name)
+    }
+
+    /// Names of every family, for messages.
+    pub(crate) fn supported() -> String {
+        let names = FAMILIES
+            .iter()
+            .map(|family| format!("{} ({})", family.model_type, family.causal_lm_class));
+        names.collect::<Vec<_>>().join(", ")
+    }
+
+    /// The projections of a layer, in the order of the table.
+    pub(crate) fn projections(&self) -> impl Iterator<Item = Projection> {
+        self.layer.iter().filter_map(|spec| match spec.role {
+            Role::Projection(projection, _) => Some(projection),
+            _ => None,
+        })
+    }
+
+    /// Hugging Face's name of a tensor that a GGUF file has; `None` for one that the table lacks.
+    pub(crate) fn hugging_face_name(&self, gguf: &str) -> Option<String> {
+        if let Some((module, kind)) = gguf.rsplit_once('.')
+            && let Some(spec) = OUTER.iter().find(|spec| spec.gguf == module)
+        {
+            return Some(format!("{}.{kind}", spec.hugging_face));
+        }
+        let (layer, rest) = gguf.strip_prefix("blk.")?.split_once('.')?;
+        let (module, kind) = rest.rsplit_once('.')?;
+        let spec = self.layer.iter().find(|spec| spec.gguf == module)?;
+        Some(format!("model.layers.{layer}.{}.{kind}", spec.hugging_face))
+    }
+
+    /// The name in a GGUF file of a tensor with this Hugging Face name; `None` for one that the table lacks.
+    pub(crate) fn gguf_name(&self, hugging_face: &str) -> Option<String> {
+        let (module, kind) = hugging_face.rsplit_once('.')?;
+        if let Some(spec) = OUTER.iter().find(|spec| spec.hugging_face == module) {
+            return Some(format!("{}.{kind}", spec.gguf));
+        }
+        let (layer, module) = module.strip_prefix("model.layers.")?.split_once('.')?;
+        let spec = self.layer.iter().find(|spec| spec.hugging_face == module)?;
+        Some(format!("blk.{layer}.{}.{kind}", spec.gguf))
+    }
+}
+
+impl Architecture {
+    /// The family's row of the table.
+    pub(crate) fn family(self) -> &'static Family {
+        let row = FAMILIES.iter().find(|family| family.architecture == self);
+        // Every architecture has a row: a test checks it.
+        row.unwrap_or(&FAMILIES[0])
+    }
+
+    /// The class that transformers builds for this family.
+    pub fn causal_lm_class(self) -> &'static str {
+        self.family().causal_lm_class
+    }
+
+    /// The class that transformers builds for a per-token head on this family.
+    pub fn token_classification_class(self) -> &'static str {
+        self.family().token_classification_class
+    }
+
+    /// The family's `model_type` in `config.json`.
+    pub fn model_type(self) -> &'static str {
+        self.family().model_type
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_architecture_has_one_row() {
+        for family in FAMILIES {
+            assert!(std::ptr::eq(family.architecture.family(), family));
+            let found = Family::of_hugging_face(family.model_type).unwrap();
+            assert_eq!(found.architecture, family.architecture);
+            assert!(Family::supported().contains(family.causal_lm_class));
+        }
+    }
+
+    #[test]
+    fn names_go_both_ways() {
+        let family = Architecture::Qwen2.family();
+        for (gguf, published) in [
+            ("token_embd.weight", "model.embed_tokens.weight"),
+            ("output.weight", "lm_head.weight"),
+            (
+                "blk.17.attn_q.bias",
+                "model.layers.17.self_attn.q_proj.bias",
+            ),
+            (
+                "blk.0.ffn_down.weight",
+                "model.layers.0.mlp.down_proj.weight",
+            ),
+            (
+                "blk.3.ffn_norm.weight",
+                "model.layers.3.post_attention_layernorm.weight",
+            ),
+        ] {
+            assert_eq!(family.hugging_face_name(gguf).as_deref(), Some(published));
+            assert_eq!(family.gguf_name(published).as_deref(), Some(gguf));
+        }
+        assert_eq!(
+            family.gguf_name("model.layers.0.self_attn.q_norm.weight"),
+            None
+        );
+    }
+}
