@@ -1,6 +1,6 @@
 """Reference numbers of tiny random models from transformers and peft.
 
-Run by hand: python tools/golden/models.py   (transformers 5, peft, torch on CPU)
+Run by hand: python tools/golden/models.py [NAME...]   (transformers 5, peft, torch on CPU)
 Writes crates/assay-irl/tests/golden/models/<name>/: the model as a Hugging Face directory, a PEFT adapter with a
 token-classification head, and golden.json / *.safetensors with logits, log-probabilities, gradients of the SFT, GRPO,
 BCE and implicit-head losses, and ten AdamW steps.
@@ -9,6 +9,7 @@ BCE and implicit-head losses, and ten AdamW steps.
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 
 import torch
@@ -21,6 +22,9 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen2ForTokenClassification,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3ForTokenClassification,
 )
 
 OUT = Path(__file__).resolve().parents[2] / "crates/assay-irl/tests/golden/models"
@@ -43,6 +47,8 @@ MODELS = {
                    dict(rope_parameters=PLAIN, tie_word_embeddings=True), "5MB"),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, Qwen2ForTokenClassification,
               dict(rope_parameters=PLAIN, tie_word_embeddings=False), "30KB"),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, Qwen3ForTokenClassification,
+              dict(head_dim=16, rope_parameters=PLAIN, tie_word_embeddings=True), "5MB"),
 }
 RANK, ALPHA, BETA, HEAD_BIAS = 4, 6, 0.7, 0.25
 
@@ -244,5 +250,5 @@ def build(name, spec):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for name, spec in MODELS.items():
-        build(name, spec)
+    for name in sys.argv[1:] or MODELS:
+        build(name, MODELS[name])

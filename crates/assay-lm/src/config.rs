@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::LmError;
-use crate::family::{Architecture, Role};
+use crate::family::{Architecture, Norm, Role};
 
 mod gguf;
 mod hugging_face;
@@ -98,6 +98,8 @@ impl ModelConfig {
             .layer
             .iter()
             .map(|spec| match spec.role {
+                Role::Norm(Norm::Query, _) => self.query_size(),
+                Role::Norm(Norm::Key, _) => self.kv_size(),
                 Role::Norm(_, width) => width.of(self),
                 _ => 0,
             });

@@ -18,6 +18,8 @@ pub enum Architecture {
     Llama,
     /// Qwen 2 and 2.5: Llama with a bias on queries, keys and values.
     Qwen2,
+    /// Qwen 3, dense: Llama with a norm on every query and key head.
+    Qwen3,
 }
 
 /// A norm of a layer.
@@ -27,6 +29,10 @@ pub(crate) enum Norm {
     Input,
     /// Before the feed-forward part.
     FeedForward,
+    /// On every query head, before rotation.
+    Query,
+    /// On every key head, before rotation.
+    Key,
 }
 
 /// A width that the configuration decides.
@@ -38,10 +44,10 @@ pub(crate) enum Width {
     Query,
     /// All key (or value) heads.
     KeyValue,
+    /// One head.
+    Head,
     /// The feed-forward part.
     Inner,
-    /// The vocabulary.
-    Vocabulary,
 }
 
 /// What a tensor is in the computation.
@@ -105,6 +111,8 @@ pub(crate) struct Family {
     /// The classes that transformers builds.
     pub(crate) causal_lm_class: &'static str,
     pub(crate) token_classification_class: &'static str,
+    /// Width of a head where `config.json` names none; `hidden_size / num_attention_heads` where this is none either.
+    pub(crate) head_dim: Option<usize>,
     /// Whether GGUF files interleave the two halves of a query or key head that a rotation pairs.
     pub(crate) interleaved_in_gguf: bool,
     /// The tensors of a layer, in the order in which they are read, written and initialised.
@@ -139,6 +147,8 @@ const FEED_FORWARD_NORM: TensorSpec = norm(
     "post_attention_layernorm",
     "ffn_norm",
 );
+const QUERY_NORM: TensorSpec = norm(Norm::Query, Width::Head, "self_attn.q_norm", "attn_q_norm");
+const KEY_NORM: TensorSpec = norm(Norm::Key, Width::Head, "self_attn.k_norm", "attn_k_norm");
 const QUERY: TensorSpec = projection(Projection::Query, "attn_q");
 const KEY: TensorSpec = projection(Projection::Key, "attn_k");
 const VALUE: TensorSpec = projection(Projection::Value, "attn_v");
@@ -169,6 +179,19 @@ const QWEN2: &[TensorSpec] = &[
     UP,
     DOWN,
 ];
+const QWEN3: &[TensorSpec] = &[
+    INPUT_NORM,
+    FEED_FORWARD_NORM,
+    QUERY,
+    KEY,
+    VALUE,
+    QUERY_NORM,
+    KEY_NORM,
+    ATTENTION_OUTPUT,
+    GATE,
+    UP,
+    DOWN,
+];
 
 /// Every family.
 pub(crate) const FAMILIES: &[Family] = &[
@@ -178,6 +201,7 @@ pub(crate) const FAMILIES: &[Family] = &[
         gguf: "llama",
         causal_lm_class: "LlamaForCausalLM",
         token_classification_class: "LlamaForTokenClassification",
+        head_dim: None,
         interleaved_in_gguf: true,
         layer: LLAMA,
     },
@@ -187,8 +211,19 @@ pub(crate) const FAMILIES: &[Family] = &[
         gguf: "qwen2",
         causal_lm_class: "Qwen2ForCausalLM",
         token_classification_class: "Qwen2ForTokenClassification",
+        head_dim: None,
         interleaved_in_gguf: false,
         layer: QWEN2,
+    },
+    Family {
+        architecture: Architecture::Qwen3,
+        model_type: "qwen3",
+        gguf: "qwen3",
+        causal_lm_class: "Qwen3ForCausalLM",
+        token_classification_class: "Qwen3ForTokenClassification",
+        head_dim: Some(128),
+        interleaved_in_gguf: false,
+        layer: QWEN3,
     },
 ];
 
@@ -239,8 +274,8 @@ impl Width {
             Self::Hidden => config.hidden_size,
             Self::Query => config.query_size(),
             Self::KeyValue => config.kv_size(),
+            Self::Head => config.head_dim,
             Self::Inner => config.intermediate_size,
-            Self::Vocabulary => config.vocab_size,
         }
     }
 }
@@ -285,6 +320,13 @@ impl Family {
             Role::Projection(projection, _) => Some(projection),
             _ => None,
         })
+    }
+
+    /// Whether queries, keys and values have a bias.
+    pub(crate) fn has_qkv_bias(&self) -> bool {
+        let has_bias =
+            |spec: &TensorSpec| matches!(spec.role, Role::Projection(_, Bias::WhereConfigured));
+        self.layer.iter().any(has_bias)
     }
 
     /// Hugging Face's name of a tensor that a GGUF file has; `None` for one that the table lacks.

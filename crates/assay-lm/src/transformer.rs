@@ -332,17 +332,25 @@ impl Transformer {
         positions: &std::sync::Arc<[u32]>,
     ) -> Result<(Tensor, Tensor, Tensor), LmError> {
         let h = rms_norm(x, &layer.norms[&Norm::Input], self.config.rms_norm_eps)?;
+        let q = layer.project(Projection::Query, &h, lora)?;
         let q = rope(
-            &layer.project(Projection::Query, &h, lora)?,
+            &self.head_norm(layer, Norm::Query, q)?,
             positions,
             &self.rope,
         )?;
-        let k = rope(
-            &layer.project(Projection::Key, &h, lora)?,
-            positions,
-            &self.rope,
-        )?;
+        let k = layer.project(Projection::Key, &h, lora)?;
+        let k = rope(&self.head_norm(layer, Norm::Key, k)?, positions, &self.rope)?;
         Ok((q, k, layer.project(Projection::Value, &h, lora)?))
+    }
+
+    /// A norm over each head of `x` `[T, heads * head_dim]`, in families that have it.
+    fn head_norm(&self, layer: &Layer, norm: Norm, x: Tensor) -> Result<Tensor, LmError> {
+        let Some(weight) = layer.norms.get(&norm) else {
+            return Ok(x);
+        };
+        let heads = x.reshape(((), self.config.head_dim))?;
+        let normed = rms_norm(&heads, weight, self.config.rms_norm_eps)?;
+        Ok(normed.reshape(x.shape())?)
     }
 
     /// Attention output projection, residual, feed-forward, residual.

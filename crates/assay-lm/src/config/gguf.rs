@@ -59,7 +59,7 @@ impl ModelConfig {
                 .unwrap_or(1e-5),
             rope: rope(file, &key, head_dim)?,
             max_positions: file.require_unsigned(&key("context_length"))?,
-            qkv_bias: architecture == Architecture::Qwen2,
+            qkv_bias: family.has_qkv_bias(),
             tie_word_embeddings: file.tensor("output.weight").is_none(),
             bos_token_id: token("tokenizer.ggml.bos_token_id")?,
             eos_token_ids,
@@ -92,12 +92,13 @@ fn refuse_unsupported(file: &GgufFile, architecture: Architecture) -> Result<(),
             "sliding-window attention is not supported",
         );
     }
-    if architecture == Architecture::Llama && file.tensor("blk.0.attn_q.bias").is_some() {
-        return invalid(
-            file.path(),
-            "blk.0.attn_q.bias",
-            "biases on Llama attention are not supported",
+    let family = architecture.family();
+    if !family.has_qkv_bias() && file.tensor("blk.0.attn_q.bias").is_some() {
+        let reason = format!(
+            "biases on the attention of {} are not supported",
+            family.causal_lm_class
         );
+        return invalid(file.path(), "blk.0.attn_q.bias", reason);
     }
     Ok(())
 }
@@ -155,7 +156,9 @@ fn rope_divisors(file: &GgufFile) -> Result<Option<Vec<f32>>, LmError> {
     };
     match entry.block_type {
         BlockType::Float(float) => Ok(Some(float.widen(file.bytes(entry)))),
-        BlockType::Quantised(_) => file.bad("rope_freqs.weight", "must be f32, f16 or bf16"),
+        BlockType::Quantised(_) => {
+            file.bad("rope_freqs.weight", "must be f32, f16 or bf16")
+        }
     }
 }
 

@@ -140,13 +140,20 @@ impl ConfigFile {
         if self.num_attention_heads == 0 {
             return invalid(path, "num_attention_heads", "must be at least 1");
         }
-        if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(self.num_attention_heads) {
-            let reason = format!(
-                "{} heads do not divide hidden_size = {}",
-                self.num_attention_heads, self.hidden_size
-            );
-            return invalid(path, "num_attention_heads", reason);
-        }
+        let family = architecture.family();
+        let head_dim = match self.head_dim.or(family.head_dim) {
+            Some(width) => width,
+            None if self.hidden_size.is_multiple_of(self.num_attention_heads) => {
+                self.hidden_size / self.num_attention_heads
+            }
+            None => {
+                let reason = format!(
+                    "{} heads do not divide hidden_size = {}",
+                    self.num_attention_heads, self.hidden_size
+                );
+                return invalid(path, "num_attention_heads", reason);
+            }
+        };
         let rope = self.rope(path)?;
         Ok(ModelConfig {
             architecture,
@@ -156,13 +163,11 @@ impl ConfigFile {
             layers: self.num_hidden_layers,
             heads: self.num_attention_heads,
             kv_heads: self.num_key_value_heads.unwrap_or(self.num_attention_heads),
-            head_dim: self
-                .head_dim
-                .unwrap_or(self.hidden_size / self.num_attention_heads),
+            head_dim,
             rms_norm_eps: self.rms_norm_eps,
             rope,
             max_positions: self.max_position_embeddings,
-            qkv_bias: architecture == Architecture::Qwen2,
+            qkv_bias: family.has_qkv_bias(),
             tie_word_embeddings: self.tie_word_embeddings.unwrap_or(false),
             bos_token_id: self
                 .bos_token_id
@@ -183,12 +188,13 @@ impl ConfigFile {
                 format!("{act:?} is not supported, only \"silu\""),
             );
         }
-        if architecture == Architecture::Llama && self.attention_bias == Some(true) {
-            return invalid(
-                path,
-                "attention_bias",
-                "biases on Llama attention are not supported",
+        let family = architecture.family();
+        if !family.has_qkv_bias() && self.attention_bias == Some(true) {
+            let reason = format!(
+                "biases on the attention of {} are not supported",
+                family.causal_lm_class
             );
+            return invalid(path, "attention_bias", reason);
         }
         if self.mlp_bias == Some(true) {
             return invalid(
