@@ -194,7 +194,7 @@ const QWEN3: &[TensorSpec] = &[
 ];
 
 /// Every family.
-pub(crate) const FAMILIES: &[Family] = &[
+pub(crate) static FAMILIES: &[Family] = &[
     Family {
         architecture: Architecture::Llama,
         model_type: "llama",

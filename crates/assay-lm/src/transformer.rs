@@ -5,6 +5,7 @@
 //! sampling ([`crate::sampling`]).
 
 mod build;
+mod changes;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,6 +20,8 @@ use crate::adapter::{Adapter, LayerAdapter, Projection};
 use crate::family::Norm;
 use crate::gradients::{Gradients, Graph, Step, Tape};
 use crate::{LmError, ModelConfig, PackedBatch, Placement};
+
+pub(crate) use changes::{Changes, MergedPair, Tie, WholeTensor};
 
 /// A projection's weight `[out, in]` and optional bias `[out]`.
 #[derive(Clone)]

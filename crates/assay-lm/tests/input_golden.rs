@@ -269,6 +269,29 @@ fn every_block_format_gives_the_reference_values() {
     );
 }
 
+/// Three parts, two tensors each at most, in the formats that are expanded when they are read; any part names the file.
+#[test]
+fn split_files_and_expanded_formats_give_the_reference_values() {
+    for part in 1..=3 {
+        let path = golden(&format!("split-{part:05}-of-00003.gguf"));
+        check_tensors(&path, &golden_json("four_bit.json"));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let copy = |part: usize, number: usize| {
+        let name = |part: usize| format!("split-{part:05}-of-00003.gguf");
+        fs::copy(golden(&name(part)), dir.path().join(name(number))).unwrap();
+    };
+    (1..=3).for_each(|part| copy(part, part));
+    check_tensors(dir.path(), &golden_json("four_bit.json"));
+    copy(2, 3);
+    let error = Weights::open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("split-00003-of-00003.gguf"), "{error}");
+    assert!(error.contains("the file is not part 3"), "{error}");
+    fs::remove_file(dir.path().join("split-00003-of-00003.gguf")).unwrap();
+    let error = Weights::open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("split-00003-of-00003.gguf"), "{error}");
+}
+
 #[test]
 fn real_models_give_the_reference_values() {
     for name in [SMOLLM, QWEN_SMALL] {

@@ -156,7 +156,7 @@ fn rope_divisors(file: &GgufFile) -> Result<Option<Vec<f32>>, LmError> {
     };
     match entry.block_type {
         BlockType::Float(float) => Ok(Some(float.widen(file.bytes(entry)))),
-        BlockType::Quantised(_) => {
+        BlockType::Quantised(_) | BlockType::Expanded(_) => {
             file.bad("rope_freqs.weight", "must be f32, f16 or bf16")
         }
     }

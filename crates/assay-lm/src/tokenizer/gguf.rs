@@ -102,13 +102,28 @@ fn family(file: &GgufFile) -> Result<Family, LmError> {
         }
     }
     match file.text("tokenizer.ggml.pre")?.unwrap_or("default") {
-        "default" | "gpt-2" => Ok(Family::Gpt2),
+        "default" => by_vocabulary(file),
+        "gpt-2" => Ok(Family::Gpt2),
         "smollm" | "starcoder" | "refact" => Ok(Family::Digits),
         "qwen2" | "deepseek-r1-qwen" => Ok(Family::Qwen),
         "llama-bpe" | "llama3" | "llama-v3" => Ok(Family::Llama3),
         other => unsupported(format!(
             "tokenizer.ggml.pre {other:?} is not supported; supported are default, gpt-2, smollm, qwen2, llama-bpe"
         )),
+    }
+}
+
+/// The family of a file whose converter named none: old files lack `tokenizer.ggml.pre`, and a Llama 3 or Qwen vocabulary
+/// cut by GPT-2's rule gives other tokens than the model was trained on.
+fn by_vocabulary(file: &GgufFile) -> Result<Family, LmError> {
+    let tokens = file.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
+    let has = |name: &str| tokens.iter().any(|token| token == name);
+    if has("<|begin_of_text|>") && (has("<|eot_id|>") || has("<|end_of_text|>")) {
+        return Ok(Family::Llama3);
+    }
+    match file.text("general.architecture")? {
+        Some("qwen2" | "qwen3") => Ok(Family::Qwen),
+        _ => Ok(Family::Gpt2),
     }
 }
 

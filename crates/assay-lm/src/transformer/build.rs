@@ -18,6 +18,9 @@ const MAX_TABLE_POSITIONS: usize = 1 << 17;
 impl Transformer {
     /// Builds the model from a weight source, tensor after tensor where they belong.
     ///
+    /// An output matrix that differs from the embedding is used, as transformers does, even where the configuration says
+    /// that the two are tied.
+    ///
     /// # Errors
     /// Names the file and tensor that is missing or whose shape does not match the configuration.
     pub fn load(
@@ -25,7 +28,9 @@ impl Transformer {
         weights: &Weights,
         placement: &Placement,
     ) -> Result<Self, LmError> {
-        let mut model = Self::assemble(config, &mut Frozen { weights, placement })?;
+        let mut config = config.clone();
+        config.tie_word_embeddings &= !weights.has_own_output();
+        let mut model = Self::assemble(&config, &mut Frozen { weights, placement })?;
         model.fingerprint = Some(weights.fingerprint().into());
         Ok(model)
     }

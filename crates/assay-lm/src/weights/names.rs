@@ -22,6 +22,11 @@ pub(super) fn hugging_face_names(file: &GgufFile) -> Vec<String> {
     names
 }
 
+/// Whether the file has an output matrix beside the embedding.
+pub(super) fn is_untied(file: &GgufFile) -> bool {
+    file.tensor("output.weight").is_some()
+}
+
 /// A matrix by Hugging Face name.
 pub(super) fn gguf_matrix(
     file: &GgufFile,
@@ -33,19 +38,20 @@ pub(super) fn gguf_matrix(
     let [out, input] = shape;
     let order = row_order(file, name, out)?;
     let bytes = file.bytes(entry);
+    let in_order = |values: Vec<f32>| match &order {
+        Some(rows) => rows
+            .iter()
+            .flat_map(|&r| &values[r * input..(r + 1) * input])
+            .copied()
+            .collect(),
+        None => values,
+    };
     match entry.block_type {
-        BlockType::Float(float) => {
-            let values = float.widen(bytes);
-            let values = match order {
-                Some(rows) => rows
-                    .iter()
-                    .flat_map(|&r| &values[r * input..(r + 1) * input])
-                    .copied()
-                    .collect(),
-                None => values,
-            };
-            Ok(Matrix::Dense(dense(values, &shape)?))
-        }
+        BlockType::Float(float) => Ok(Matrix::Dense(dense(in_order(float.widen(bytes)), &shape)?)),
+        BlockType::Expanded(format) => Ok(Matrix::Dense(dense(
+            in_order(format.expand(bytes)),
+            &shape,
+        )?)),
         BlockType::Quantised(dtype) => {
             let matrix = QuantisedMatrix::new(dtype, out, input, bytes)?;
             let matrix = match order {

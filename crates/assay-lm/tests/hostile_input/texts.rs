@@ -102,7 +102,7 @@ fn a_directory_names_its_template() {
     let source = ModelSource::open(dir.path()).unwrap();
     names(
         source.template(&tokenizer),
-        &["no chat template", "plain template explicitly"],
+        &["no chat template", "choose the plain template"],
     );
     let settings = dir.path().join("tokenizer_config.json");
     let render = || {
