@@ -325,6 +325,7 @@ mod tests {
                 scaling: RopeScaling::None,
             },
             max_positions: 8192,
+            pattern: assay_lm::LayerPattern::default(),
             qkv_bias: false,
             tie_word_embeddings: true,
             bos_token_id: None,

@@ -17,13 +17,24 @@ use assay_lm::gradients::Gradients;
 use assay_lm::packed::{Group, PackedBatch};
 use assay_lm::transformer::Transformer;
 use assay_lm::{
-    Architecture, DeviceName, ModelConfig, Placement, PlacementSettings, Precision, RopeScaling, Weights, peft,
+    Architecture, DeviceName, ModelConfig, Placement, PlacementSettings, Precision, RopeScaling,
+    Weights, peft,
 };
 use assay_ops::{AdamWSettings, linear};
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
-const MODELS: [&str; 5] = ["llama", "llama-tied", "qwen2-tied", "qwen2", "qwen3"];
+const MODELS: [&str; 9] = [
+    "llama",
+    "llama-tied",
+    "qwen2-tied",
+    "qwen2",
+    "qwen3",
+    "mistral",
+    "phi3",
+    "smollm3",
+    "gemma3",
+];
 
 #[derive(Deserialize)]
 struct Golden {
@@ -275,7 +286,10 @@ fn distance_with(name: &str, change: impl Fn(&mut ModelConfig)) -> f32 {
     let wrong = Transformer::load(&config, &weights, &place()).unwrap();
     let batch = PackedBatch::new(&case.groups).unwrap();
     let (found, _) = logprobs_and_entropies(&wrong, None, &batch).unwrap();
-    let pairs = found.iter().flatten().zip(case.golden.base_logprobs.iter().flatten());
+    let pairs = found
+        .iter()
+        .flatten()
+        .zip(case.golden.base_logprobs.iter().flatten());
     pairs.map(|(f, e)| (f - e).abs()).fold(0.0, f32::max)
 }
 
@@ -290,6 +304,19 @@ fn wrong_models_fail_the_golden() {
         config.rope.scaling = RopeScaling::Divisors { divisors };
     });
     assert!(half_the_rope > 1e-2, "{half_the_rope}");
+    type Change = fn(&mut ModelConfig);
+    let wrong: [(&str, Change); 5] = [
+        ("smollm3", |config| config.pattern.unrotated.clear()),
+        ("gemma3", |config| config.pattern.local.clear()),
+        ("gemma3", |config| config.pattern.query_factor = None),
+        ("gemma3", |config| config.rope.scaling = RopeScaling::None),
+        ("phi3", |config| config.rope.theta = 1e4),
+    ];
+    for (name, change) in wrong {
+        assert!(distance_with(name, |_| {}) < 1e-4);
+        let distance = distance_with(name, change);
+        assert!(distance > 1e-3, "{name}: {distance}");
+    }
 }
 
 #[test]

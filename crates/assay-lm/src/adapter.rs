@@ -11,10 +11,9 @@ use assay_tasks::random::Stream;
 use candle_core::{Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
-use crate::family::Width;
 use crate::{LmError, MatrixShape, ModelConfig};
 
-/// The seven projections of a decoder layer.
+/// The projections of a decoder layer: seven, or fewer where a family fuses some.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Projection {
     /// Attention queries.
@@ -38,10 +37,16 @@ pub enum Projection {
     /// Feed-forward down.
     #[serde(rename = "down_proj")]
     Down,
+    /// Queries, keys and values in one matrix.
+    #[serde(rename = "qkv_proj")]
+    QueryKeyValue,
+    /// Feed-forward gate and up in one matrix.
+    #[serde(rename = "gate_up_proj")]
+    GateUp,
 }
 
 impl Projection {
-    /// All seven, in the order of the forward pass.
+    /// The seven that are not fused, in the order of the forward pass. A family that fuses some takes the fused one.
     pub const ALL: [Self; 7] = [
         Self::Query,
         Self::Key,
@@ -62,22 +67,25 @@ impl Projection {
             Self::Gate => "mlp.gate_proj",
             Self::Up => "mlp.up_proj",
             Self::Down => "mlp.down_proj",
+            Self::QueryKeyValue => "self_attn.qkv_proj",
+            Self::GateUp => "mlp.gate_up_proj",
         }
     }
 
     /// Output and input features of the projection in a model.
     pub fn shape(self, config: &ModelConfig) -> MatrixShape {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let (query, key) = (config.query_size(), config.kv_size());
         let (rows, columns) = match self {
-            Self::Query => (Width::Query, Width::Hidden),
-            Self::Key | Self::Value => (Width::KeyValue, Width::Hidden),
-            Self::Output => (Width::Hidden, Width::Query),
-            Self::Gate | Self::Up => (Width::Inner, Width::Hidden),
-            Self::Down => (Width::Hidden, Width::Inner),
+            Self::Query => (query, hidden),
+            Self::Key | Self::Value => (key, hidden),
+            Self::Output => (hidden, query),
+            Self::Gate | Self::Up => (inner, hidden),
+            Self::Down => (hidden, inner),
+            Self::QueryKeyValue => (query + 2 * key, hidden),
+            Self::GateUp => (2 * inner, hidden),
         };
-        MatrixShape {
-            rows: rows.of(config),
-            columns: columns.of(config),
-        }
+        MatrixShape { rows, columns }
     }
 }
 
@@ -182,6 +190,7 @@ impl Adapter {
                 "rank must be at least 1 and at least one projection must be named".to_owned();
             return Err(LmError::InvalidAdapter { reason });
         }
+        let targets = config.architecture.family().present(&settings.targets);
         let mut pairs = Vec::new();
         for layer in 0..config.layers {
             let pair = |&projection| PairSpec {
@@ -190,10 +199,14 @@ impl Adapter {
                 rank: settings.rank,
                 scale: settings.scale(),
             };
-            pairs.extend(settings.targets.iter().map(pair));
+            pairs.extend(targets.iter().map(pair));
         }
+        let settings = LoraSettings {
+            targets,
+            ..settings.clone()
+        };
         let mut index = 0;
-        Self::build(config, settings, &pairs, |_, shape| {
+        Self::build(config, &settings, &pairs, |_, shape| {
             index += 1;
             let (rows, columns) = (shape.rows, shape.columns);
             let is_a = index % 2 == 1;

@@ -9,12 +9,16 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::LmError;
+use crate::adapter::Projection;
 use crate::family::{Architecture, Norm, Role};
 
 mod gguf;
 mod hugging_face;
+mod pattern;
 mod rope;
+mod write;
 
+pub use pattern::LayerPattern;
 pub use rope::{RopeScaling, RopeSettings};
 
 pub(crate) use hugging_face::{CONFIG_FILE, read_json};
@@ -53,8 +57,11 @@ pub struct ModelConfig {
     pub rms_norm_eps: f64,
     /// The rotary embedding.
     pub rope: RopeSettings,
-    /// The longest sequence in tokens.
+    /// The longest sequence in tokens; at most the sliding window where layers have one.
     pub max_positions: usize,
+    /// What differs between layers.
+    #[serde(default)]
+    pub pattern: LayerPattern,
     /// Whether queries, keys and values have a bias.
     pub qkv_bias: bool,
     /// Whether the output matrix is the embedding.
@@ -91,19 +98,23 @@ impl ModelConfig {
     /// Values a row of all that a layer computes on its way from its input to its output, both included: the input, two
     /// residual sums, rotated queries and keys, the attended values, the gated product, and what each norm and
     /// projection returns.
+    ///
+    /// Fused projections are counted twice: their parts are copies.
     pub fn layer_activations(&self) -> u64 {
-        let norms = self
-            .architecture
-            .family()
-            .layer
-            .iter()
-            .map(|spec| match spec.role {
-                Role::Norm(Norm::Query, _) => self.query_size(),
-                Role::Norm(Norm::Key, _) => self.kv_size(),
-                Role::Norm(_, width) => width.of(self),
-                _ => 0,
-            });
-        let projected = self.layer_matrices().map(|matrix| matrix.rows);
+        let family = self.architecture.family();
+        let norms = family.layer.iter().map(|spec| match spec.role {
+            Role::Norm(Norm::Query, _) => self.query_size(),
+            Role::Norm(Norm::Key, _) => self.kv_size(),
+            Role::Norm(_, width) => width.of(self),
+            _ => 0,
+        });
+        let projected = family.projections().map(|projection| {
+            let rows = projection.shape(self).rows;
+            match projection {
+                Projection::QueryKeyValue | Projection::GateUp => 2 * rows,
+                _ => rows,
+            }
+        });
         let between =
             3 * self.hidden_size + 2 * self.query_size() + self.kv_size() + self.intermediate_size;
         (between + norms.sum::<usize>() + projected.sum::<usize>()) as u64
@@ -165,6 +176,7 @@ impl ModelConfig {
                 return invalid(path, "bos_token_id, eos_token_id", reason);
             }
         }
+        self.pattern.validate(path, self.layers)?;
         self.rope.validate(path, self.head_dim)
     }
 }
@@ -201,6 +213,7 @@ mod tests {
                 scaling: RopeScaling::None,
             },
             max_positions: 128,
+            pattern: LayerPattern::default(),
             qkv_bias: false,
             tie_word_embeddings: true,
             bos_token_id: Some(1),

@@ -20,6 +20,16 @@ pub enum Architecture {
     Qwen2,
     /// Qwen 3, dense: Llama with a norm on every query and key head.
     Qwen3,
+    /// Mistral: Llama, with a sliding window in the first version.
+    Mistral,
+    /// Phi-3 and Phi-3.5 mini: Llama with fused projections.
+    Phi3,
+    /// SmolLM 3: Llama without rotary embedding in every fourth layer.
+    #[serde(rename = "smollm3")]
+    SmolLm3,
+    /// Gemma 3, text: norms before and after each part, local and global layers, gated GELU.
+    #[serde(rename = "gemma3")]
+    Gemma3,
 }
 
 /// A norm of a layer.
@@ -33,21 +43,19 @@ pub(crate) enum Norm {
     Query,
     /// On every key head, before rotation.
     Key,
+    /// On what attention adds to the residual stream.
+    AfterAttention,
+    /// On what the feed-forward part adds to the residual stream.
+    AfterFeedForward,
 }
 
-/// A width that the configuration decides.
+/// The width of a norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Width {
     /// The residual stream.
     Hidden,
-    /// All query heads.
-    Query,
-    /// All key (or value) heads.
-    KeyValue,
     /// One head.
     Head,
-    /// The feed-forward part.
-    Inner,
 }
 
 /// What a tensor is in the computation.
@@ -100,23 +108,62 @@ pub(crate) struct TensorSpec {
     pub(crate) initial: Initial,
 }
 
+/// The gate of the feed-forward part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Activation {
+    /// x sigmoid(x).
+    Silu,
+    /// GELU by its tanh approximation.
+    GeluTanh,
+}
+
+/// Which layers have a sliding window, where the configuration names no kind for each layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WindowRule {
+    /// None.
+    Never,
+    /// Those that `use_sliding_window` and `max_window_layers` switch on.
+    ByFlag,
+    /// All, where `sliding_window` has a value.
+    Always,
+    /// All but every n-th, n being `sliding_window_pattern`; they rotate by a base of their own.
+    Local,
+}
+
 /// What distinguishes a family.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Family {
     pub(crate) architecture: Architecture,
     /// `model_type` in `config.json`.
     pub(crate) model_type: &'static str,
     /// `general.architecture` in GGUF files.
     pub(crate) gguf: &'static str,
-    /// The classes that transformers builds.
+    /// The class that transformers builds for a language model.
     pub(crate) causal_lm_class: &'static str,
-    pub(crate) token_classification_class: &'static str,
-    /// Width of a head where `config.json` names none; `hidden_size / num_attention_heads` where this is none either.
-    pub(crate) head_dim: Option<usize>,
+    /// The class that transformers builds for a per-token head, where it has one.
+    pub(crate) token_classification_class: Option<&'static str>,
+    /// What `config.json` means where it leaves a setting out.
+    pub(crate) defaults: Defaults,
     /// Whether GGUF files interleave the two halves of a query or key head that a rotation pairs.
     pub(crate) interleaved_in_gguf: bool,
+    pub(crate) activation: Activation,
+    pub(crate) window: WindowRule,
+    /// Hugging Face files hold the weights of norms less this.
+    pub(crate) norm_offset: f64,
+    /// Whether embeddings are multiplied by sqrt(hidden_size).
+    pub(crate) scales_embedding: bool,
     /// The tensors of a layer, in the order in which they are read, written and initialised.
     pub(crate) layer: &'static [TensorSpec],
+}
+
+/// What a setting means that `config.json` leaves out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Defaults {
+    /// Width of a head; `hidden_size / num_attention_heads` where this is none either.
+    pub(crate) head_dim: Option<usize>,
+    pub(crate) rope_theta: f64,
+    pub(crate) is_tied: bool,
+    pub(crate) sliding_window: Option<usize>,
 }
 
 const EMBEDDING: TensorSpec = TensorSpec {
@@ -152,9 +199,12 @@ const KEY_NORM: TensorSpec = norm(Norm::Key, Width::Head, "self_attn.k_norm", "a
 const QUERY: TensorSpec = projection(Projection::Query, "attn_q");
 const KEY: TensorSpec = projection(Projection::Key, "attn_k");
 const VALUE: TensorSpec = projection(Projection::Value, "attn_v");
+const QUERY_KEY_VALUE: TensorSpec = projection(Projection::QueryKeyValue, "attn_qkv");
 const ATTENTION_OUTPUT: TensorSpec = projection(Projection::Output, "attn_output").residual();
 const GATE: TensorSpec = projection(Projection::Gate, "ffn_gate");
 const UP: TensorSpec = projection(Projection::Up, "ffn_up");
+/// The file's name does not say that gate and up are one matrix here.
+const GATE_UP: TensorSpec = projection(Projection::GateUp, "ffn_up");
 const DOWN: TensorSpec = projection(Projection::Down, "ffn_down").residual();
 
 const LLAMA: &[TensorSpec] = &[
@@ -193,37 +243,150 @@ const QWEN3: &[TensorSpec] = &[
     DOWN,
 ];
 
-/// Every family.
-pub(crate) static FAMILIES: &[Family] = &[
-    Family {
-        architecture: Architecture::Llama,
-        model_type: "llama",
-        gguf: "llama",
-        causal_lm_class: "LlamaForCausalLM",
-        token_classification_class: "LlamaForTokenClassification",
+const PHI3: &[TensorSpec] = &[
+    INPUT_NORM,
+    FEED_FORWARD_NORM,
+    QUERY_KEY_VALUE,
+    ATTENTION_OUTPUT,
+    GATE_UP,
+    DOWN,
+];
+const GEMMA3: &[TensorSpec] = &[
+    INPUT_NORM,
+    norm(
+        Norm::AfterAttention,
+        Width::Hidden,
+        "post_attention_layernorm",
+        "post_attention_norm",
+    ),
+    norm(
+        Norm::FeedForward,
+        Width::Hidden,
+        "pre_feedforward_layernorm",
+        "ffn_norm",
+    ),
+    norm(
+        Norm::AfterFeedForward,
+        Width::Hidden,
+        "post_feedforward_layernorm",
+        "post_ffw_norm",
+    ),
+    QUERY,
+    KEY,
+    VALUE,
+    QUERY_NORM,
+    KEY_NORM,
+    ATTENTION_OUTPUT,
+    GATE,
+    UP,
+    DOWN,
+];
+
+/// Llama, which the other families differ from.
+const LLAMA_FAMILY: Family = Family {
+    architecture: Architecture::Llama,
+    model_type: "llama",
+    gguf: "llama",
+    causal_lm_class: "LlamaForCausalLM",
+    token_classification_class: Some("LlamaForTokenClassification"),
+    defaults: Defaults {
         head_dim: None,
-        interleaved_in_gguf: true,
-        layer: LLAMA,
+        rope_theta: 10_000.0,
+        is_tied: false,
+        sliding_window: None,
     },
+    interleaved_in_gguf: true,
+    activation: Activation::Silu,
+    window: WindowRule::Never,
+    norm_offset: 0.0,
+    scales_embedding: false,
+    layer: LLAMA,
+};
+
+/// Every family. Of those that share a GGUF name, the first is read.
+pub(crate) static FAMILIES: &[Family] = &[
+    LLAMA_FAMILY,
     Family {
         architecture: Architecture::Qwen2,
         model_type: "qwen2",
         gguf: "qwen2",
         causal_lm_class: "Qwen2ForCausalLM",
-        token_classification_class: "Qwen2ForTokenClassification",
-        head_dim: None,
+        token_classification_class: Some("Qwen2ForTokenClassification"),
         interleaved_in_gguf: false,
+        window: WindowRule::ByFlag,
         layer: QWEN2,
+        ..LLAMA_FAMILY
     },
     Family {
         architecture: Architecture::Qwen3,
         model_type: "qwen3",
         gguf: "qwen3",
         causal_lm_class: "Qwen3ForCausalLM",
-        token_classification_class: "Qwen3ForTokenClassification",
-        head_dim: Some(128),
+        token_classification_class: Some("Qwen3ForTokenClassification"),
+        defaults: Defaults {
+            head_dim: Some(128),
+            ..LLAMA_FAMILY.defaults
+        },
         interleaved_in_gguf: false,
+        window: WindowRule::ByFlag,
         layer: QWEN3,
+        ..LLAMA_FAMILY
+    },
+    Family {
+        architecture: Architecture::Mistral,
+        model_type: "mistral",
+        causal_lm_class: "MistralForCausalLM",
+        token_classification_class: Some("MistralForTokenClassification"),
+        defaults: Defaults {
+            sliding_window: Some(4096),
+            ..LLAMA_FAMILY.defaults
+        },
+        window: WindowRule::Always,
+        ..LLAMA_FAMILY
+    },
+    Family {
+        architecture: Architecture::Phi3,
+        model_type: "phi3",
+        gguf: "phi3",
+        causal_lm_class: "Phi3ForCausalLM",
+        token_classification_class: Some("Phi3ForTokenClassification"),
+        interleaved_in_gguf: false,
+        window: WindowRule::Always,
+        layer: PHI3,
+        ..LLAMA_FAMILY
+    },
+    Family {
+        architecture: Architecture::SmolLm3,
+        model_type: "smollm3",
+        gguf: "smollm3",
+        causal_lm_class: "SmolLM3ForCausalLM",
+        token_classification_class: Some("SmolLM3ForTokenClassification"),
+        defaults: Defaults {
+            rope_theta: 2_000_000.0,
+            is_tied: true,
+            ..LLAMA_FAMILY.defaults
+        },
+        window: WindowRule::ByFlag,
+        ..LLAMA_FAMILY
+    },
+    Family {
+        architecture: Architecture::Gemma3,
+        model_type: "gemma3_text",
+        gguf: "gemma3",
+        causal_lm_class: "Gemma3ForCausalLM",
+        token_classification_class: None,
+        defaults: Defaults {
+            head_dim: Some(256),
+            rope_theta: 1_000_000.0,
+            is_tied: true,
+            sliding_window: Some(4096),
+        },
+        interleaved_in_gguf: false,
+        activation: Activation::GeluTanh,
+        window: WindowRule::Local,
+        norm_offset: 1.0,
+        scales_embedding: true,
+        layer: GEMMA3,
     },
 ];
 
@@ -272,10 +435,7 @@ impl Width {
     pub(crate) fn of(self, config: &ModelConfig) -> usize {
         match self {
             Self::Hidden => config.hidden_size,
-            Self::Query => config.query_size(),
-            Self::KeyValue => config.kv_size(),
             Self::Head => config.head_dim,
-            Self::Inner => config.intermediate_size,
         }
     }
 }
@@ -320,6 +480,26 @@ impl Family {
             Role::Projection(projection, _) => Some(projection),
             _ => None,
         })
+    }
+
+    /// The projections of this family that `targets` mean: where it fuses some, the fused one.
+    pub(crate) fn present(&self, targets: &[Projection]) -> Vec<Projection> {
+        let mut present = Vec::new();
+        for &target in targets {
+            let is_own = self.projections().any(|projection| projection == target);
+            let projection = match target {
+                _ if is_own => target,
+                Projection::Query | Projection::Key | Projection::Value => {
+                    Projection::QueryKeyValue
+                }
+                Projection::Gate | Projection::Up => Projection::GateUp,
+                other => other,
+            };
+            if !present.contains(&projection) {
+                present.push(projection);
+            }
+        }
+        present
     }
 
     /// Whether queries, keys and values have a bias.
@@ -367,8 +547,8 @@ impl Architecture {
         self.family().causal_lm_class
     }
 
-    /// The class that transformers builds for a per-token head on this family.
-    pub fn token_classification_class(self) -> &'static str {
+    /// The class that transformers builds for a per-token head on this family, where it has one.
+    pub fn token_classification_class(self) -> Option<&'static str> {
         self.family().token_classification_class
     }
 
@@ -385,7 +565,7 @@ mod tests {
     #[test]
     fn each_architecture_has_one_row() {
         for family in FAMILIES {
-            assert!(std::ptr::eq(family.architecture.family(), family));
+            assert_eq!(family.architecture.family().model_type, family.model_type);
             let found = Family::of_hugging_face(family.model_type).unwrap();
             assert_eq!(found.architecture, family.architecture);
             assert!(Family::supported().contains(family.causal_lm_class));

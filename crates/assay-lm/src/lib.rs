@@ -21,7 +21,7 @@ mod tokenizer;
 pub mod transformer;
 mod weights;
 
-pub use config::{MatrixShape, ModelConfig, RopeScaling, RopeSettings};
+pub use config::{LayerPattern, MatrixShape, ModelConfig, RopeScaling, RopeSettings};
 pub use error::LmError;
 pub use family::Architecture;
 pub use model::{LanguageModel, Storage};

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use assay_tasks::message::Message;
+use assay_tasks::prompts::Template;
 
 use crate::directory::WeightType;
 use crate::transformer::Transformer;
@@ -73,12 +74,21 @@ impl LanguageModel {
         self.template.prompt_ids(&self.tokenizer, messages)
     }
 
-    /// As [`LanguageModel::prompt_ids`], with the plain template of base models instead of the model's own.
+    /// As [`LanguageModel::prompt_ids`], by the model's own template or by the plain one of base models.
     ///
     /// # Errors
-    /// The tokenizer fails, or names no token that ends a text.
-    pub fn plain_prompt_ids(&self, messages: &[Message]) -> Result<Vec<u32>, LmError> {
-        ChatTemplate::plain(&self.tokenizer)?.prompt_ids(&self.tokenizer, messages)
+    /// The template fails; the model has none; the tokenizer names no token that ends a text.
+    pub fn prompt_ids_by(
+        &self,
+        template: Template,
+        messages: &[Message],
+    ) -> Result<Vec<u32>, LmError> {
+        match template {
+            Template::Own => self.prompt_ids(messages),
+            Template::Plain => {
+                ChatTemplate::plain(&self.tokenizer)?.prompt_ids(&self.tokenizer, messages)
+            }
+        }
     }
 
     /// A completion's text and the byte range of each token; the end-of-turn token is empty at the end.

@@ -260,13 +260,13 @@ impl ChatTemplate {
             .collect();
         let text = self.render(&guarded, GenerationPrompt::Add)?;
         let mut ids = Vec::new();
-        for piece in tokenizer.pieces(&text) {
+        for (index, piece) in tokenizer.pieces(&text).into_iter().enumerate() {
             match piece {
                 Piece::Control(id) => ids.push(id),
                 Piece::Text(text) if text.contains(mark) => {
-                    ids.extend(tokenizer.encode(&text.replace(mark, ""))?)
+                    ids.extend(tokenizer.encode_piece(&text.replace(mark, ""), index)?)
                 }
-                Piece::Text(text) => ids.extend(tokenizer.encode(text)?),
+                Piece::Text(text) => ids.extend(tokenizer.encode_piece(text, index)?),
             }
         }
         Ok(ids)

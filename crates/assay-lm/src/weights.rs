@@ -81,6 +81,11 @@ impl Weights {
         }
     }
 
+    /// Whether weights of norms are stored less the family's offset: GGUF files hold what is multiplied with.
+    pub(crate) fn stores_offset_norms(&self) -> bool {
+        matches!(self.source, Source::Safetensors(_))
+    }
+
     /// The directory or file that the tensors come from.
     pub fn path(&self) -> &Path {
         match &self.source {

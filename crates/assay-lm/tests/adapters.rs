@@ -167,7 +167,7 @@ fn contradictions_between_rules_and_tensors_are_named() {
             "self_attn.v_proj.lora_A",
         ),
         (
-            json!({"target_modules": ["q_proj", "up_proj"]}),
+            json!({"target_modules": ["q_proj", "v_proj", "up_proj"]}),
             "mlp.up_proj.lora_A",
         ),
         (json!({"rank_pattern": {"q_proj": 5}}), "[5, 16]"),

@@ -124,6 +124,85 @@ fn every_splitting_rule_agrees_with_the_reference_engine() {
     }
 }
 
+/// Llama 2's two layouts of `tokenizer.json`, as a directory.
+fn sentencepiece_directory(layout: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let file = golden(&format!("spm-{layout}.json"));
+    fs::copy(file, dir.path().join("tokenizer.json")).unwrap();
+    fs::write(dir.path().join("config.json"), "{}").unwrap();
+    fs::write(
+        dir.path().join("tokenizer_config.json"),
+        r#"{"bos_token": "<s>", "eos_token": "</s>"}"#,
+    )
+    .unwrap();
+    dir
+}
+
+#[test]
+fn sentencepiece_ids_are_those_of_sentencepiece() {
+    let reference = golden_json("spm.json");
+    let check = |tokenizer: &Tokenizer, rows: &Value| {
+        for row in rows.as_array().unwrap() {
+            let text = row["text"].as_str().unwrap();
+            let expected = ids(&row["ids"]);
+            let (found, spans) = tokenizer.encode_with_offsets(text).unwrap();
+            assert_eq!(found, expected, "{text:?}");
+            let decoded = tokenizer.decode(&found, ControlTokens::Keep);
+            assert_eq!(decoded, text.replace('▁', " "));
+            let joined = spans.windows(2).all(|pair| pair[0].1 == pair[1].0);
+            let ends = spans.last().is_none_or(|last| last.1 == text.len());
+            assert!(joined && ends, "{text:?} {spans:?}");
+        }
+        assert!(tokenizer.adds_bos());
+    };
+    check(
+        &Tokenizer::read(&golden("spm.gguf")).unwrap(),
+        &reference["texts"],
+    );
+    for layout in ["prepend", "first"] {
+        let dir = sentencepiece_directory(layout);
+        let tokenizer = Tokenizer::read(dir.path()).unwrap();
+        check(&tokenizer, &reference[&format!("{layout}_texts")]);
+        for row in reference[layout].as_array().unwrap() {
+            let text = row["text"].as_str().unwrap();
+            let found = tokenizer.encode_with_special(text).unwrap();
+            assert_eq!(found, ids(&row["ids"]), "{layout} {text:?}");
+        }
+    }
+}
+
+/// A character in three byte tokens belongs to the last of them; the first space of a text is the tokenizer's own.
+#[test]
+fn bytes_and_spaces_of_sentencepiece_have_ranges() {
+    let tokenizer = Tokenizer::read(&golden("spm.gguf")).unwrap();
+    let (ids, spans) = tokenizer.encode_with_offsets("a 🦀").unwrap();
+    assert_eq!(spans.last(), Some(&(2, 6)), "{spans:?}");
+    assert_eq!(spans[0], (0, 1), "{spans:?}");
+    let crab: Vec<&[u8]> = ids
+        .iter()
+        .filter_map(|&id| tokenizer.token_bytes(id))
+        .collect();
+    assert_eq!(crab.concat(), " a 🦀".as_bytes());
+}
+
+/// A Llama 3 vocabulary without `tokenizer.ggml.pre` splits digits as Llama 3 does: GPT-2's rule would not.
+#[test]
+fn a_missing_splitting_rule_follows_the_vocabulary() {
+    let whole = fs::read(golden("tokenizer-llama-bpe.gguf")).unwrap();
+    let key = b"tokenizer.ggml.pre";
+    let at = whole
+        .windows(key.len())
+        .position(|part| part == key)
+        .unwrap();
+    let mut renamed = whole.clone();
+    renamed[at..at + key.len()].copy_from_slice(b"tokenizer.ggml.xxx");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    fs::write(&path, renamed).unwrap();
+    let texts = &golden_json("tokenizers.json")["tokenizer-llama-bpe.gguf"]["texts"];
+    check_texts(&Tokenizer::read(&path).unwrap(), texts);
+}
+
 fn check_model(name: &str, expected_end: u32) {
     let Some(path) = real_model(name) else { return };
     let all = golden_json("tokenizers.json");

@@ -48,6 +48,7 @@ pub(crate) fn model(seed: u64) -> Result<(LanguageModel, Parameters), Box<dyn Er
             scaling: RopeScaling::None,
         },
         max_positions: 128,
+        pattern: assay_lm::LayerPattern::default(),
         qkv_bias: false,
         tie_word_embeddings: false,
         bos_token_id: None,

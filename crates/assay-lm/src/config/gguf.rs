@@ -1,5 +1,8 @@
 //! The configuration of a GGUF file, from its metadata.
 
+use super::pattern::{
+    GLOBAL_EVERY, LOCAL_THETA, LayerPattern, UNROTATED_EVERY, all_but_every, every,
+};
 use super::{ModelConfig, RopeScaling, RopeSettings, invalid};
 use crate::LmError;
 use crate::family::{Architecture, Family};
@@ -8,6 +11,9 @@ use crate::weights::gguf::BlockType;
 
 /// Constants of the published Llama 3 scalings: factor of 3.1 and 3.3, factor of 3.2.
 const LLAMA3_FACTORS: [f64; 2] = [8.0, 32.0];
+
+/// Layers of the one Gemma 3 that scales queries by another width than a head's: hidden size by heads.
+const GEMMA3_27B_LAYERS: usize = 62;
 
 impl ModelConfig {
     /// Reads the metadata of a GGUF file.
@@ -43,12 +49,21 @@ impl ModelConfig {
         for name in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
             eos_token_ids.extend(token(name)?.filter(|id| !eos_token_ids.contains(id)));
         }
+        let layers = file.require_unsigned(&key("block_count"))?;
+        let mut max_positions = file.require_unsigned(&key("context_length"))?;
+        let mut pattern = pattern(file, family, layers)?;
+        let window = file.unsigned(&key("attention.sliding_window"))?;
+        pattern.limit(window.filter(|window| *window > 0), &mut max_positions);
+        if architecture == Architecture::Gemma3 && layers == GEMMA3_27B_LAYERS && heads > 0 {
+            let factor = (head_dim as f64 * heads as f64 / hidden_size as f64).sqrt();
+            pattern.query_factor = Some(factor);
+        }
         let config = Self {
             architecture,
             vocab_size: vocab_size(file)?,
             hidden_size,
             intermediate_size: file.require_unsigned(&key("feed_forward_length"))?,
-            layers: file.require_unsigned(&key("block_count"))?,
+            layers,
             heads,
             kv_heads: file
                 .unsigned(&key("attention.head_count_kv"))?
@@ -57,8 +72,9 @@ impl ModelConfig {
             rms_norm_eps: file
                 .float(&key("attention.layer_norm_rms_epsilon"))?
                 .unwrap_or(1e-5),
-            rope: rope(file, &key, head_dim)?,
-            max_positions: file.require_unsigned(&key("context_length"))?,
+            rope: rope(file, family, head_dim)?,
+            max_positions,
+            pattern,
             qkv_bias: family.has_qkv_bias(),
             tie_word_embeddings: file.tensor("output.weight").is_none(),
             bos_token_id: token("tokenizer.ggml.bos_token_id")?,
@@ -67,6 +83,21 @@ impl ModelConfig {
         config.validate(file.path())?;
         Ok(config)
     }
+}
+
+/// What differs between layers: GGUF files leave it to the reader, who knows it by the family.
+fn pattern(file: &GgufFile, family: &Family, layers: usize) -> Result<LayerPattern, LmError> {
+    let mut pattern = LayerPattern::default();
+    match family.architecture {
+        Architecture::Gemma3 => {
+            let theta = file.float(&format!("{}.rope.freq_base_swa", family.gguf))?;
+            pattern.local = all_but_every(GLOBAL_EVERY, layers);
+            pattern.local_theta = Some(theta.unwrap_or(LOCAL_THETA));
+        }
+        Architecture::SmolLm3 => pattern.unrotated = every(UNROTATED_EVERY, layers),
+        _ => {}
+    }
+    Ok(pattern)
 }
 
 fn refuse_unsupported(file: &GgufFile, architecture: Architecture) -> Result<(), LmError> {
@@ -81,16 +112,9 @@ fn refuse_unsupported(file: &GgufFile, architecture: Architecture) -> Result<(),
             format!("{experts} experts are not supported"),
         );
     }
-    if file
-        .unsigned(&key("attention.sliding_window"))?
-        .is_some_and(|window| window > 0)
-    {
-        let field = key("attention.sliding_window");
-        return invalid(
-            file.path(),
-            &field,
-            "sliding-window attention is not supported",
-        );
+    if file.tensor("rope_factors_long.weight").is_some() {
+        let reason = "rotary embeddings scaled by context length (longrope) are not supported";
+        return invalid(file.path(), "rope_factors_long.weight", reason);
     }
     let family = architecture.family();
     if !family.has_qkv_bias() && file.tensor("blk.0.attn_q.bias").is_some() {
@@ -117,12 +141,10 @@ fn vocab_size(file: &GgufFile) -> Result<usize, LmError> {
     }
 }
 
-fn rope(
-    file: &GgufFile,
-    key: &dyn Fn(&str) -> String,
-    head_dim: usize,
-) -> Result<RopeSettings, LmError> {
-    let theta = file.float(&key("rope.freq_base"))?.unwrap_or(10_000.0);
+fn rope(file: &GgufFile, family: &Family, head_dim: usize) -> Result<RopeSettings, LmError> {
+    let key = |name: &str| format!("{}.{name}", family.gguf);
+    let theta = file.float(&key("rope.freq_base"))?;
+    let theta = theta.unwrap_or(family.defaults.rope_theta);
     let rotated = file
         .unsigned(&key("rope.dimension_count"))?
         .unwrap_or(head_dim);

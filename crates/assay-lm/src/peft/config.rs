@@ -394,6 +394,7 @@ mod tests {
                 scaling: crate::RopeScaling::None,
             },
             max_positions: 8,
+            pattern: crate::LayerPattern::default(),
             qkv_bias: false,
             tie_word_embeddings: true,
             bos_token_id: None,

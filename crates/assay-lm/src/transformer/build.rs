@@ -6,11 +6,11 @@ use assay_ops::{Matrix, RopeTable, has_kernels};
 use assay_tasks::random::Stream;
 use candle_core::{Device, Tensor, Var};
 
-use super::{Dense, Layer, Transformer};
+use super::{Dense, Layer, Rotation, Transformer};
 use crate::adapter::Adapter;
 use crate::family::{Bias, OUTER, Role, TensorSpec};
 use crate::weights::Weights;
-use crate::{LmError, ModelConfig, Placement};
+use crate::{LmError, ModelConfig, Placement, RopeScaling, RopeSettings};
 
 /// Largest number of positions in a rotation table: a configuration may claim any number.
 const MAX_TABLE_POSITIONS: usize = 1 << 17;
@@ -50,6 +50,7 @@ impl Transformer {
         }
         self.final_norm = self.final_norm.to_device(device)?;
         self.rope = rope_table(&self.config, device)?;
+        self.local_rope = local_rope_table(&self.config, device)?;
         for layer in &mut self.layers {
             for norm in layer.norms.values_mut() {
                 *norm = norm.to_device(device)?;
@@ -82,7 +83,7 @@ impl Transformer {
                     let normal = |_| stream.normal_f32() * deviation;
                     (0..count).map(normal).collect()
                 }
-                Start::Constant(value) => vec![value; count],
+                Start::Constant(value) => vec![value - request.offset as f32; count],
             };
             Ok(Tensor::from_vec(values, request.shape, &Device::Cpu)?)
         })
@@ -119,6 +120,7 @@ impl Transformer {
             name: &format!("{}.weight", embedding.hugging_face),
             shape: &table,
             start: start(&embedding, config.hidden_size, config),
+            offset: 0.0,
         })?;
         let layers = (0..config.layers).map(|index| Layer::assemble(config, index, source));
         let layers = layers.collect::<Result<_, _>>()?;
@@ -126,6 +128,7 @@ impl Transformer {
             name: &format!("{}.weight", final_norm.hugging_face),
             shape: &[config.hidden_size],
             start: Start::Constant(1.0),
+            offset: config.architecture.family().norm_offset,
         })?;
         let output = match config.tie_word_embeddings {
             true => None,
@@ -133,9 +136,11 @@ impl Transformer {
                 name: &format!("{}.weight", output.hugging_face),
                 shape: &table,
                 start: start(&output, config.hidden_size, config),
+                offset: 0.0,
             })?),
         };
         let rope = rope_table(config, final_norm.device())?;
+        let local_rope = local_rope_table(config, final_norm.device())?;
         Ok(Self {
             config: config.clone(),
             embedding,
@@ -143,6 +148,7 @@ impl Transformer {
             final_norm,
             output,
             rope,
+            local_rope,
             fingerprint: None,
         })
     }
@@ -176,12 +182,13 @@ impl Transformer {
     pub fn named_tensors(&self) -> Result<Vec<(String, Tensor)>, LmError> {
         let [embedding, final_norm, output] =
             OUTER.map(|spec| format!("{}.weight", spec.hugging_face));
+        let offset = self.config.architecture.family().norm_offset;
         let mut named = vec![(embedding, self.embedding.to_dense()?)];
         for (index, layer) in self.layers.iter().enumerate() {
             for spec in self.config.architecture.family().layer {
                 let name = format!("model.layers.{index}.{}", spec.hugging_face);
                 let (weight, bias) = match spec.role {
-                    Role::Norm(norm, _) => (layer.norms[&norm].clone(), None),
+                    Role::Norm(norm, _) => (plus(layer.norms[&norm].clone(), -offset)?, None),
                     Role::Projection(projection, _) => {
                         let dense = &layer.projections[&projection];
                         (dense.weight.to_dense()?, dense.bias.clone())
@@ -192,7 +199,7 @@ impl Transformer {
                 named.extend(bias.map(|bias| (format!("{name}.bias"), bias)));
             }
         }
-        named.push((final_norm, self.final_norm.clone()));
+        named.push((final_norm, plus(self.final_norm.clone(), -offset)?));
         if let Some(matrix) = &self.output {
             named.push((output, matrix.to_dense()?));
         }
@@ -206,6 +213,8 @@ struct Request<'r> {
     name: &'r str,
     shape: &'r [usize],
     start: Start,
+    /// Hugging Face files hold the tensor less this.
+    offset: f64,
 }
 
 /// The values of a tensor in a randomly initialised model.
@@ -240,6 +249,10 @@ impl TensorSource for Frozen<'_> {
 
     fn vector(&mut self, request: &Request<'_>) -> Result<Tensor, LmError> {
         let vector = self.weights.vector(request.name, request.shape[0])?;
+        let vector = match self.weights.stores_offset_norms() {
+            true => plus(vector, request.offset)?,
+            false => vector,
+        };
         Ok(vector.to_device(&self.placement.device)?)
     }
 }
@@ -252,7 +265,7 @@ struct Trained<'s, F> {
 
 impl<F: FnMut(&Request<'_>) -> Result<Tensor, LmError>> Trained<'_, F> {
     fn variable(&mut self, request: &Request<'_>) -> Result<Tensor, LmError> {
-        let var = Var::from_tensor(&(self.source)(request)?)?;
+        let var = Var::from_tensor(&plus((self.source)(request)?, request.offset)?)?;
         let tensor = var.as_tensor().clone();
         self.parameters.push((request.name.to_owned(), var));
         Ok(tensor)
@@ -284,6 +297,7 @@ impl Layer {
                         name: &format!("{name}.weight"),
                         shape: &[width.of(config)],
                         start: Start::Constant(1.0),
+                        offset: config.architecture.family().norm_offset,
                     })?;
                     norms.insert(norm, weight);
                 }
@@ -294,6 +308,7 @@ impl Layer {
                         name: &format!("{name}.weight"),
                         shape: &shape,
                         start: start(spec, shape[1], config),
+                        offset: 0.0,
                     })?;
                     let bias = match bias {
                         Bias::WhereConfigured if config.qkv_bias => {
@@ -303,6 +318,7 @@ impl Layer {
                                 name: &name,
                                 shape,
                                 start,
+                                offset: 0.0,
                             };
                             Some(source.vector(&request)?)
                         }
@@ -313,8 +329,30 @@ impl Layer {
                 Role::Embedding | Role::FinalNorm | Role::Output => {}
             }
         }
-        Ok(Self { norms, projections })
+        let pattern = &config.pattern;
+        let rotation = match index {
+            _ if pattern.unrotated.contains(&index) => Rotation::None,
+            _ if pattern.local.contains(&index) => Rotation::Local,
+            _ => Rotation::Global,
+        };
+        Ok(Self {
+            norms,
+            projections,
+            rotation,
+        })
     }
+}
+
+/// The rotation table of local layers, where the model has any.
+fn local_rope_table(config: &ModelConfig, device: &Device) -> Result<Option<RopeTable>, LmError> {
+    let local = config.pattern.local_theta.map(|theta| ModelConfig {
+        rope: RopeSettings {
+            theta,
+            scaling: RopeScaling::None,
+        },
+        ..config.clone()
+    });
+    local.map(|local| rope_table(&local, device)).transpose()
 }
 
 /// The values of a matrix with `columns` columns in a randomly initialised model.
@@ -322,6 +360,13 @@ fn start(spec: &TensorSpec, columns: usize, config: &ModelConfig) -> Start {
     match spec.initial.deviation(columns, config) {
         Some(deviation) => Start::Normal(deviation),
         None => Start::Constant(1.0),
+    }
+}
+
+fn plus(vector: Tensor, offset: f64) -> Result<Tensor, LmError> {
+    match offset {
+        0.0 => Ok(vector),
+        _ => Ok((vector + offset)?),
     }
 }
 

@@ -85,6 +85,7 @@ impl Transformer {
         let (spec, layer) = self.find(&change.module)?;
         let module = change.module.as_str();
         let is_bias = change.part == "bias";
+        let offset = self.config.architecture.family().norm_offset;
         match spec.role {
             Role::Embedding if !is_bias => {
                 let new = replaced_matrix(&self.embedding, &change.values, module)?;
@@ -101,14 +102,15 @@ impl Transformer {
                 Ok(())
             }
             Role::FinalNorm if !is_bias => {
-                self.final_norm = replaced(&self.final_norm, &change.values, module)?;
+                let values = (&change.values + offset)?;
+                self.final_norm = replaced(&self.final_norm, &values, module)?;
                 Ok(())
             }
             Role::Norm(norm, _) if !is_bias => {
                 let Some(weight) = self.layers[layer].norms.get_mut(&norm) else {
                     return Err(unknown(module));
                 };
-                *weight = replaced(weight, &change.values, module)?;
+                *weight = replaced(weight, &(&change.values + offset)?, module)?;
                 Ok(())
             }
             Role::Projection(..) => {

@@ -215,7 +215,7 @@ fn tokenizers() {
         ),
         (
             "/pre_tokenizer",
-            json!({"type": "Metaspace"}),
+            json!({"type": "Metaspace", "replacement": "_"}),
             "pre_tokenizer \"Metaspace\"",
         ),
         (
@@ -465,7 +465,7 @@ fn adapters() {
         (
             "/target_modules",
             json!({}),
-            "target_modules is neither a list nor a pattern",
+            "a list of module names or one pattern",
         ),
         (
             "/target_modules",

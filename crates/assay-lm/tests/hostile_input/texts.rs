@@ -24,8 +24,7 @@ fn tokenizers_that_are_refused() {
         .save(dir.path())
         .unwrap();
     let mut good: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
-    good["decoder"] =
-        json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
+    good["decoder"] = json!({"type": "WordPiece", "prefix": "##", "cleanup": true});
     fs::write(&file, good.to_string()).unwrap();
     names(
         read(),
