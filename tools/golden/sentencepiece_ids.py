@@ -46,7 +46,25 @@ def merges(vocab, scores):
     return [(left, right) for left, right, _ in found]
 
 
+def without_pre(out):
+    """tokenizer-llama-bpe.gguf as old converters wrote it: without tokenizer.ggml.pre, with Llama 3's control tokens."""
+    fields = gguf.GGUFReader(out / "tokenizer-llama-bpe.gguf").fields
+    value = lambda key: fields[f"tokenizer.ggml.{key}"].contents()
+    writer = gguf.GGUFWriter(out / "tokenizer-no-pre.gguf", "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(value("tokens") + ["<|begin_of_text|>", "<|eot_id|>"])
+    writer.add_token_types(value("token_type") + [3, 3])
+    writer.add_token_merges(value("merges"))
+    for key in ["bos_token_id", "eos_token_id"]:
+        writer.add_uint32(f"tokenizer.ggml.{key}", value(key))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def main(out):
+    without_pre(out)
     sp = train()
     pieces = [sp.id_to_piece(i) for i in range(sp.get_piece_size())]
     kinds = [2 if sp.is_unknown(i) else 3 if sp.is_control(i) else 6 if sp.is_byte(i) else 1 for i in range(len(pieces))]

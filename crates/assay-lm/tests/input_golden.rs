@@ -141,14 +141,18 @@ fn sentencepiece_directory(layout: &str) -> tempfile::TempDir {
 #[test]
 fn sentencepiece_ids_are_those_of_sentencepiece() {
     let reference = golden_json("spm.json");
-    let check = |tokenizer: &Tokenizer, rows: &Value| {
+    let check = |tokenizer: &Tokenizer, rows: &Value, is_first: bool| {
         for row in rows.as_array().unwrap() {
             let text = row["text"].as_str().unwrap();
             let expected = ids(&row["ids"]);
             let (found, spans) = tokenizer.encode_with_offsets(text).unwrap();
             assert_eq!(found, expected, "{text:?}");
+            // `Metaspace` adds no space before one, so the file's own decoder drops that one too.
             let decoded = tokenizer.decode(&found, ControlTokens::Keep);
-            assert_eq!(decoded, text.replace('▁', " "));
+            let text_of = |text: &str| text.replace('▁', " ");
+            let shorter = text.strip_prefix([' ', '▁']).unwrap_or(text);
+            let is_same = decoded == text_of(text) || (is_first && decoded == text_of(shorter));
+            assert!(is_same, "{text:?} {decoded:?}");
             let joined = spans.windows(2).all(|pair| pair[0].1 == pair[1].0);
             let ends = spans.last().is_none_or(|last| last.1 == text.len());
             assert!(joined && ends, "{text:?} {spans:?}");
@@ -158,11 +162,13 @@ fn sentencepiece_ids_are_those_of_sentencepiece() {
     check(
         &Tokenizer::read(&golden("spm.gguf")).unwrap(),
         &reference["texts"],
+        false,
     );
     for layout in ["prepend", "first"] {
         let dir = sentencepiece_directory(layout);
         let tokenizer = Tokenizer::read(dir.path()).unwrap();
-        check(&tokenizer, &reference[&format!("{layout}_texts")]);
+        let rows = &reference[&format!("{layout}_texts")];
+        check(&tokenizer, rows, layout == "first");
         for row in reference[layout].as_array().unwrap() {
             let text = row["text"].as_str().unwrap();
             let found = tokenizer.encode_with_special(text).unwrap();
@@ -188,17 +194,7 @@ fn bytes_and_spaces_of_sentencepiece_have_ranges() {
 /// A Llama 3 vocabulary without `tokenizer.ggml.pre` splits digits as Llama 3 does: GPT-2's rule would not.
 #[test]
 fn a_missing_splitting_rule_follows_the_vocabulary() {
-    let whole = fs::read(golden("tokenizer-llama-bpe.gguf")).unwrap();
-    let key = b"tokenizer.ggml.pre";
-    let at = whole
-        .windows(key.len())
-        .position(|part| part == key)
-        .unwrap();
-    let mut renamed = whole.clone();
-    renamed[at..at + key.len()].copy_from_slice(b"tokenizer.ggml.xxx");
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("model.gguf");
-    fs::write(&path, renamed).unwrap();
+    let path = golden("tokenizer-no-pre.gguf");
     let texts = &golden_json("tokenizers.json")["tokenizer-llama-bpe.gguf"]["texts"];
     check_texts(&Tokenizer::read(&path).unwrap(), texts);
 }

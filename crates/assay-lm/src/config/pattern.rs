@@ -54,9 +54,6 @@ impl LayerPattern {
             let reason = "must be positive";
             return invalid(path, "rope_local_base_freq, query_pre_attn_scalar", reason);
         }
-        if self.window == Some(0) {
-            return invalid(path, "sliding_window", "must be at least 1");
-        }
         Ok(())
     }
 }
@@ -90,6 +87,9 @@ impl ConfigFile {
                 let reason = "layers have a sliding window, but its width is missing";
                 return invalid(path, "sliding_window", reason);
             };
+            if window == 0 {
+                return invalid(path, "sliding_window", "must be at least 1, or null");
+            }
             pattern.limit(Some(window), &mut max_positions);
         }
         if rule == WindowRule::Local {

@@ -474,7 +474,7 @@ fn adapters() {
         ),
         (
             "/target_modules",
-            json!(["k_proj"]),
+            json!(["q_proj", "k_proj"]),
             "has no tensor base_model.model.model.layers.0.self_attn.k_proj.lora_A",
         ),
         (
