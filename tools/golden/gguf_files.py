@@ -2,9 +2,13 @@
 
     python tools/golden/gguf_files.py MODELS_DIR crates/assay-lm/tests/golden
 
+    python tools/golden/gguf_files.py --four-bit crates/assay-lm/tests/golden
+
 Writes blocks.gguf (a few rows in every block format, written by the `gguf` package), and gguf.json: their values as
 `gguf` dequantises them, the same for some tensors of the real models in MODELS_DIR, and rotary frequencies as
-transformers computes them. Rows of Llama queries and keys are in Hugging Face's order, by transformers' own function.
+transformers computes them. The second form writes split-0000N-of-00003.gguf, which holds the formats that are expanded
+when they are read, their values in four_bit.json, and gguf_names.json, the names that the `gguf` package gives to the
+tensors of every family. Rows of Llama queries and keys are in Hugging Face's order, by transformers' own function.
 """
 
 import json
@@ -15,7 +19,7 @@ import gguf
 import numpy as np
 import torch
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType as Type
-from transformers import LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 from transformers.modeling_gguf_pytorch_utils import LlamaTensorProcessor
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
@@ -25,6 +29,12 @@ PACKED = [Type.Q2_K, Type.Q3_K, Type.Q4_K, Type.Q5_K, Type.Q6_K]
 # Byte positions of half-precision scales inside a block of 256.
 SCALES = {Type.Q2_K: [80, 82], Type.Q3_K: [108], Type.Q4_K: [0, 2], Type.Q5_K: [0, 2], Type.Q6_K: [208]}
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM = 256, 2, 1, 4
+
+# general.architecture: model_type
+FAMILIES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "phi3": "phi3", "smollm3": "smollm3",
+            "gemma3": "gemma3_text"}
+TINY = dict(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, head_dim=4, pad_token_id=0, bos_token_id=1, eos_token_id=2)
 
 REAL = {
     "smollm2-135m-instruct-q4_1.gguf": [
@@ -104,6 +114,53 @@ def blocks(out):
     return golden
 
 
+def four_bit(out):
+    generator = np.random.default_rng(5)
+    golden = {}
+    writer = gguf.GGUFWriter(out / "split.gguf", "llama", split_max_tensors=2)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KV_HEADS)
+
+    def add(name, published, kind, rows, heads=None):
+        block, size = GGML_QUANT_SIZES[kind]
+        data = generator.integers(0, 256, (rows * HIDDEN // block, size), dtype=np.uint8)
+        if kind == Type.MXFP4:
+            data[:, 0] = generator.integers(118, 130, len(data))
+            data[0, 0], data[1, 0] = 0, 1
+        else:
+            data[:, :2] = generator.uniform(-0.02, 0.02, (len(data), 1)).astype(np.float16).view(np.uint8)
+        data = data.reshape(rows, -1)
+        writer.add_tensor(name, data, raw_dtype=kind)
+        values = gguf.quants.dequantize(data, kind).reshape(rows, HIDDEN)
+        golden[published] = summary(unpermuted(values, heads) if heads else values)
+
+    add("blk.0.attn_q.weight", "model.layers.0.self_attn.q_proj.weight", Type.IQ4_NL, HEADS * HEAD_DIM, HEADS)
+    for index, kind in enumerate([Type.IQ4_NL, Type.IQ4_XS, Type.MXFP4]):
+        add(f"blk.{index}.ffn_up.weight", f"model.layers.{index}.mlp.up_proj.weight", kind, 2)
+    norm = generator.standard_normal(HIDDEN).astype(np.float32)
+    writer.add_tensor("output_norm.weight", norm)
+    golden["model.norm.weight"] = summary(norm)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    (out / "four_bit.json").write_text(json.dumps(golden, separators=(",", ":")) + "\n")
+
+
+def names(out):
+    """For each family: Hugging Face's names of a model's tensors, and what the `gguf` package calls them."""
+    golden = {}
+    for family in FAMILIES:
+        arch = next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == family)
+        table = gguf.get_tensor_name_map(arch, 2)
+        config = AutoConfig.for_model(FAMILIES[family], **TINY)
+        config.tie_word_embeddings = False
+        tensors = AutoModelForCausalLM.from_config(config).state_dict()
+        golden[family] = {n: table.get_name(n, try_suffixes=(".weight", ".bias")) for n in tensors}
+        assert all(golden[family].values()), golden[family]
+    (out / "gguf_names.json").write_text(json.dumps(golden, indent=1) + "\n")
+
+
 def real(path, wanted):
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
     golden = {}
@@ -147,4 +204,8 @@ def main(models_dir, out):
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "--four-bit":
+        four_bit(Path(sys.argv[2]))
+        names(Path(sys.argv[2]))
+        sys.exit()
     main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,6 +1,6 @@
 """Reference numbers of tiny random models from transformers and peft.
 
-Run by hand: python tools/golden/models.py   (transformers 5, peft, torch on CPU)
+Run by hand: python tools/golden/models.py [NAME...]   (transformers 5, peft, torch on CPU)
 Writes crates/assay-irl/tests/golden/models/<name>/: the model as a Hugging Face directory, a PEFT adapter with a
 token-classification head, and golden.json / *.safetensors with logits, log-probabilities, gradients of the SFT, GRPO,
 BCE and implicit-head losses, and ten AdamW steps.
@@ -9,19 +9,36 @@ BCE and implicit-head losses, and ten AdamW steps.
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from safetensors.torch import save_file
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForTokenClassification,
+    MistralConfig,
+    MistralForCausalLM,
+    MistralForTokenClassification,
+    Phi3Config,
+    Phi3ForCausalLM,
+    Phi3ForTokenClassification,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen2ForTokenClassification,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3ForTokenClassification,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
+    SmolLM3ForTokenClassification,
 )
+from transformers.modeling_layers import GenericForTokenClassification
+from transformers.models.gemma3.modeling_gemma3 import Gemma3PreTrainedModel
 
 OUT = Path(__file__).resolve().parents[2] / "crates/assay-irl/tests/golden/models"
 VOCAB = 96
@@ -33,6 +50,18 @@ SHAPE = dict(
 )
 LLAMA3 = dict(rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
               original_max_position_embeddings=64)
+
+
+class Gemma3ForTokenClassification(GenericForTokenClassification, Gemma3PreTrainedModel):
+    """transformers publishes no such class; this is what its others are made of."""
+
+    config: Gemma3TextConfig
+    config_class = Gemma3TextConfig
+
+
+FUSED = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
+LOCAL = dict(full_attention=dict(rope_type="linear", factor=8.0, rope_theta=1000000.0),
+             sliding_attention=dict(rope_type="default", rope_theta=10000.0))
 PLAIN = dict(rope_type="default", rope_theta=1000000.0)
 MODELS = {
     "llama": (LlamaConfig, LlamaForCausalLM, LlamaForTokenClassification,
@@ -43,6 +72,17 @@ MODELS = {
                    dict(rope_parameters=PLAIN, tie_word_embeddings=True), "5MB"),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, Qwen2ForTokenClassification,
               dict(rope_parameters=PLAIN, tie_word_embeddings=False), "30KB"),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, Qwen3ForTokenClassification,
+              dict(head_dim=16, rope_parameters=PLAIN, tie_word_embeddings=True), "5MB"),
+    "mistral": (MistralConfig, MistralForCausalLM, MistralForTokenClassification,
+                dict(head_dim=16, rope_parameters=PLAIN, tie_word_embeddings=False, sliding_window=200), "5MB"),
+    "phi3": (Phi3Config, Phi3ForCausalLM, Phi3ForTokenClassification,
+             dict(rope_parameters=PLAIN, tie_word_embeddings=False, sliding_window=200), "5MB"),
+    "smollm3": (SmolLM3Config, SmolLM3ForCausalLM, SmolLM3ForTokenClassification,
+                dict(rope_parameters=PLAIN, tie_word_embeddings=True, no_rope_layers=[1, 0]), "5MB"),
+    "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM, Gemma3ForTokenClassification,
+               dict(head_dim=16, rope_parameters=LOCAL, tie_word_embeddings=True, sliding_window=128,
+                    layer_types=["sliding_attention", "full_attention"], query_pre_attn_scalar=24), "5MB"),
 }
 RANK, ALPHA, BETA, HEAD_BIAS = 4, 6, 0.7, 0.25
 
@@ -73,10 +113,11 @@ def logprobs(model, prompt, completion):
 
 
 def randomise(model, generator, scale=0.3):
+    center = 0.0 if model.config.model_type == "gemma3_text" else 1.0
     with torch.no_grad():
         for name, p in model.named_parameters():
             noise = torch.randn(p.shape, generator=generator)
-            p.copy_(1 + 0.1 * noise if "norm" in name else noise * (0.5 if p.dim() == 1 else scale))
+            p.copy_(center + 0.1 * noise if "norm" in name else noise * (0.5 if p.dim() == 1 else scale))
 
 
 def lora_gradients(model):
@@ -170,7 +211,8 @@ def build(name, spec):
     base.zero_grad(set_to_none=True)
 
     # Policy adapter.
-    lora = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=TARGETS, task_type=TaskType.CAUSAL_LM)
+    targets = FUSED if name == "phi3" else TARGETS
+    lora = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets, task_type=TaskType.CAUSAL_LM)
     policy = get_peft_model(base, lora).eval()
     with torch.no_grad():
         for n, p in policy.named_parameters():
@@ -222,7 +264,7 @@ def build(name, spec):
     config.num_labels = 1
     cls = cls_class.from_pretrained(out / "model", config=config, dtype=torch.float32).eval()
     cls.dropout.p = 0.0
-    lora = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=TARGETS, task_type=TaskType.TOKEN_CLS,
+    lora = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets, task_type=TaskType.TOKEN_CLS,
                       modules_to_save=["score"])
     reward = get_peft_model(cls, lora).eval()
     with torch.no_grad():
@@ -244,5 +286,5 @@ def build(name, spec):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for name, spec in MODELS.items():
-        build(name, spec)
+    for name in sys.argv[1:] or MODELS:
+        build(name, MODELS[name])

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use assay_critic::search::SearchStrategy;
 use assay_lm::directory::WeightType;
 use assay_lm::{DeviceName, Placement, PlacementSettings, Precision};
-use assay_tasks::prompts::PromptStyle;
+use assay_tasks::prompts::{PromptStyle, Template};
 use assay_train::settings::PassBudget;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -155,6 +155,23 @@ pub(crate) enum Style {
     Plain,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum TemplateName {
+    /// The model's own.
+    Own,
+    /// Contents of messages with a blank line after each, for base models without a template.
+    Plain,
+}
+
+impl From<TemplateName> for Template {
+    fn from(name: TemplateName) -> Self {
+        match name {
+            TemplateName::Own => Self::Own,
+            TemplateName::Plain => Self::Plain,
+        }
+    }
+}
+
 impl From<Style> for PromptStyle {
     fn from(style: Style) -> Self {
         match style {
@@ -207,6 +224,9 @@ pub(crate) struct SampleArgs {
     /// How prompts and answers are written; as the adapter's run wrote them, else think-answer.
     #[arg(long, value_enum)]
     pub(crate) style: Option<Style>,
+    /// Chat template that renders prompts; as in the adapter's run, else the model's own.
+    #[arg(long, value_enum)]
+    pub(crate) template: Option<TemplateName>,
     /// Name written into the traces; the model's and adapter's path otherwise.
     #[arg(long)]
     pub(crate) generator: Option<String>,

@@ -90,31 +90,31 @@ fn base_of(dir: &Path) -> Result<PathBuf> {
 
 /// A policy: a model with or without an adapter; nothing of it is trained.
 pub(crate) fn policy(model: &LanguageModel, adapter: Option<&Path>) -> Result<PolicyModel> {
-    let trainable = match adapter {
-        Some(dir) => {
-            let path = locate(dir)?;
-            ensure!(
-                !path.join(HEAD_FILE).exists(),
-                "{} is a reward, not a policy",
-                dir.display()
-            );
-            let loaded = peft::load(&path, model.transformer.config())?;
-            if loaded.is_on_other_weights(&model.transformer) {
-                message(&format!(
-                    "warning: {} was trained on other weights than those that {} holds now",
-                    dir.display(),
-                    model.name
-                ))?;
-            }
-            let adapter = loaded.adapter;
-            let device = model.transformer.placement().device;
-            Trainable::Adapter(adapter.to_device(&device)?)
-        }
-        None => Trainable::Whole(Vec::new()),
+    let Some(dir) = adapter else {
+        return Ok(PolicyModel {
+            transformer: Arc::clone(&model.transformer),
+            trainable: Trainable::Whole(Vec::new()),
+        });
     };
+    let path = locate(dir)?;
+    ensure!(
+        !path.join(HEAD_FILE).exists(),
+        "{} is a reward, not a policy",
+        dir.display()
+    );
+    let (loaded, transformer) = peft::load_with_base(&path, &model.transformer)?;
+    if loaded.is_on_other_weights(&model.transformer) {
+        message(&format!(
+            "warning: {} was trained on other weights than those that {} holds now",
+            dir.display(),
+            model.name
+        ))?;
+    }
+    let device = transformer.placement().device;
+    let adapter = loaded.adapter.to_device(&device)?;
     Ok(PolicyModel {
-        transformer: Arc::clone(&model.transformer),
-        trainable,
+        transformer,
+        trainable: Trainable::Adapter(adapter),
     })
 }
 

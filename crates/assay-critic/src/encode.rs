@@ -123,7 +123,9 @@ impl<'m> Encoder<'m> {
     /// # Errors
     /// The chat template fails or is missing.
     pub fn prompt(&self, question: &str) -> Result<Vec<u32>, CriticError> {
-        let mut ids = self.model.prompt_ids(&self.prompt.messages(question))?;
+        let mut ids = self
+            .model
+            .prompt_ids_by(self.prompt.template, &self.prompt.messages(question))?;
         if ids.len() > self.limits.prompt {
             ids.drain(..ids.len() - self.limits.prompt);
         }
@@ -176,9 +178,10 @@ impl<'m> Encoder<'m> {
                 report.too_long += 1;
                 continue;
             };
-            let whole = self
-                .model
-                .prompt_ids(&self.prompt.messages(&problem.question))?;
+            let whole = self.model.prompt_ids_by(
+                self.prompt.template,
+                &self.prompt.messages(&problem.question),
+            )?;
             report.prompts_cut += usize::from(whole.len() > self.limits.prompt);
             let prompt = self.prompt(&problem.question)?;
             demonstrations.push(Demonstration {

@@ -140,8 +140,13 @@ impl RewardModel {
     /// # Errors
     /// Names the file and the thing that is missing or does not match the backbone.
     pub fn load(dir: &Path, backbone: Arc<Transformer>) -> Result<Self, CriticError> {
-        let mut loaded = peft::load(dir, backbone.config())?;
+        // A head of ours is trained with pairs alone; a foreign one may change the backbone itself.
+        let (mut loaded, changed) = match dir.join(HEAD_FILE).exists() {
+            true => (peft::load(dir, backbone.config())?, Arc::clone(&backbone)),
+            false => peft::load_with_base(dir, &backbone)?,
+        };
         let on_other_weights = loaded.is_on_other_weights(&backbone);
+        let backbone = changed;
         let weights = dir.join(HEAD_WEIGHTS_FILE);
         if weights.exists() {
             loaded.extra.extend(read_head(&weights)?);

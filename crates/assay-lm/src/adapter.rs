@@ -11,9 +11,9 @@ use assay_tasks::random::Stream;
 use candle_core::{Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
-use crate::{LmError, ModelConfig};
+use crate::{LmError, MatrixShape, ModelConfig};
 
-/// The seven projections of a decoder layer.
+/// The projections of a decoder layer: seven, or fewer where a family fuses some.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Projection {
     /// Attention queries.
@@ -37,10 +37,16 @@ pub enum Projection {
     /// Feed-forward down.
     #[serde(rename = "down_proj")]
     Down,
+    /// Queries, keys and values in one matrix.
+    #[serde(rename = "qkv_proj")]
+    QueryKeyValue,
+    /// Feed-forward gate and up in one matrix.
+    #[serde(rename = "gate_up_proj")]
+    GateUp,
 }
 
 impl Projection {
-    /// All seven, in the order of the forward pass.
+    /// The seven that are not fused, in the order of the forward pass. A family that fuses some takes the fused one.
     pub const ALL: [Self; 7] = [
         Self::Query,
         Self::Key,
@@ -52,7 +58,7 @@ impl Projection {
     ];
 
     /// The module's path inside a layer, as Hugging Face names it.
-    pub fn module(self) -> &'static str {
+    pub const fn module(self) -> &'static str {
         match self {
             Self::Query => "self_attn.q_proj",
             Self::Key => "self_attn.k_proj",
@@ -61,23 +67,25 @@ impl Projection {
             Self::Gate => "mlp.gate_proj",
             Self::Up => "mlp.up_proj",
             Self::Down => "mlp.down_proj",
+            Self::QueryKeyValue => "self_attn.qkv_proj",
+            Self::GateUp => "mlp.gate_up_proj",
         }
     }
 
-    /// `(out, in)` features of the projection in a model.
-    pub fn shape(self, config: &ModelConfig) -> (usize, usize) {
-        let (hidden, ffn) = (config.hidden_size, config.intermediate_size);
-        let (q, kv) = (
-            config.heads * config.head_dim,
-            config.kv_heads * config.head_dim,
-        );
-        match self {
-            Self::Query => (q, hidden),
-            Self::Key | Self::Value => (kv, hidden),
-            Self::Output => (hidden, q),
-            Self::Gate | Self::Up => (ffn, hidden),
-            Self::Down => (hidden, ffn),
-        }
+    /// Output and input features of the projection in a model.
+    pub fn shape(self, config: &ModelConfig) -> MatrixShape {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let (query, key) = (config.query_size(), config.kv_size());
+        let (rows, columns) = match self {
+            Self::Query => (query, hidden),
+            Self::Key | Self::Value => (key, hidden),
+            Self::Output => (hidden, query),
+            Self::Gate | Self::Up => (inner, hidden),
+            Self::Down => (hidden, inner),
+            Self::QueryKeyValue => (query + 2 * key, hidden),
+            Self::GateUp => (2 * inner, hidden),
+        };
+        MatrixShape { rows, columns }
     }
 }
 
@@ -126,6 +134,27 @@ pub struct LoraPair {
     laid_out: Option<LaidOut>,
 }
 
+/// Where a pair is, and its size.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct PairSpec {
+    pub(crate) layer: usize,
+    pub(crate) projection: Projection,
+    pub(crate) rank: usize,
+    pub(crate) scale: f64,
+}
+
+impl PairSpec {
+    /// The projection's path in the model, as Hugging Face names it.
+    pub(crate) fn module(&self) -> String {
+        format!("model.layers.{}.{}", self.layer, self.projection.module())
+    }
+
+    /// PEFT's name of one half of the pair: `half` is `A` or `B`.
+    pub(crate) fn parameter(&self, half: &str) -> String {
+        format!("base_model.model.{}.lora_{half}.weight", self.module())
+    }
+}
+
 impl LoraPair {
     /// The pair as the fused operation takes it.
     pub fn as_lora(&self) -> Lora<'_> {
@@ -156,10 +185,30 @@ impl Adapter {
     /// # Errors
     /// [`LmError::InvalidAdapter`] when the rank is zero or no projection is named.
     pub fn new(config: &ModelConfig, settings: &LoraSettings, seed: u64) -> Result<Self, LmError> {
+        if settings.rank == 0 || settings.targets.is_empty() {
+            let reason =
+                "rank must be at least 1 and at least one projection must be named".to_owned();
+            return Err(LmError::InvalidAdapter { reason });
+        }
+        let targets = config.architecture.family().present(&settings.targets);
+        let mut pairs = Vec::new();
+        for layer in 0..config.layers {
+            let pair = |&projection| PairSpec {
+                layer,
+                projection,
+                rank: settings.rank,
+                scale: settings.scale(),
+            };
+            pairs.extend(targets.iter().map(pair));
+        }
+        let settings = LoraSettings {
+            targets,
+            ..settings.clone()
+        };
         let mut index = 0;
-        Self::build(config, settings, |_, shape| {
+        Self::build(config, &settings, &pairs, |_, shape| {
             index += 1;
-            let (rows, columns) = shape;
+            let (rows, columns) = (shape.rows, shape.columns);
             let is_a = index % 2 == 1;
             let bound = if is_a {
                 1.0 / (columns as f32).sqrt()
@@ -170,46 +219,59 @@ impl Adapter {
             let values: Vec<f32> = (0..rows * columns)
                 .map(|_| (2.0 * stream.uniform_f32() - 1.0) * bound)
                 .collect();
-            Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+            Ok(Tensor::from_vec(values, (rows, columns), &Device::Cpu)?)
         })
     }
 
-    /// An adapter whose tensors come from `source`, asked by PEFT name and shape, A before B.
+    /// An adapter with these pairs, whose tensors come from `source`, asked by PEFT name and shape, A before B.
+    ///
+    /// `settings` describe the pairs that name no other rank or scale.
     pub(crate) fn build(
         config: &ModelConfig,
         settings: &LoraSettings,
-        mut source: impl FnMut(&str, (usize, usize)) -> Result<Tensor, LmError>,
+        pairs: &[PairSpec],
+        mut source: impl FnMut(&str, MatrixShape) -> Result<Tensor, LmError>,
     ) -> Result<Self, LmError> {
-        if settings.rank == 0 || settings.targets.is_empty() {
-            let reason =
-                "rank must be at least 1 and at least one projection must be named".to_owned();
-            return Err(LmError::InvalidAdapter { reason });
-        }
-        let mut layers = Vec::with_capacity(config.layers);
+        let mut layers = vec![LayerAdapter::new(); config.layers];
         let mut parameters = Vec::new();
-        for layer in 0..config.layers {
-            let mut pairs = LayerAdapter::new();
-            for &projection in &settings.targets {
-                let (out, input) = projection.shape(config);
-                let name = |half| parameter_name(layer, projection, half);
-                let a = Var::from_tensor(&source(&name("A"), (settings.rank, input))?)?;
-                let b = Var::from_tensor(&source(&name("B"), (out, settings.rank))?)?;
-                let pair = LoraPair {
-                    a: a.as_tensor().clone(),
-                    b: b.as_tensor().clone(),
-                    scale: settings.scale(),
-                    laid_out: None,
-                };
-                pairs.insert(projection, pair);
-                parameters.push((name("A"), a));
-                parameters.push((name("B"), b));
-            }
-            layers.push(pairs);
+        for pair in pairs {
+            let shape = pair.projection.shape(config);
+            let of_a = MatrixShape {
+                rows: pair.rank,
+                ..shape
+            };
+            let of_b = MatrixShape {
+                columns: pair.rank,
+                ..shape
+            };
+            let a = Var::from_tensor(&source(&pair.parameter("A"), of_a)?)?;
+            let b = Var::from_tensor(&source(&pair.parameter("B"), of_b)?)?;
+            let tensors = LoraPair {
+                a: a.as_tensor().clone(),
+                b: b.as_tensor().clone(),
+                scale: pair.scale,
+                laid_out: None,
+            };
+            layers[pair.layer].insert(pair.projection, tensors);
+            parameters.push((pair.parameter("A"), a));
+            parameters.push((pair.parameter("B"), b));
         }
         Ok(Self {
             settings: settings.clone(),
             layers,
             parameters,
+        })
+    }
+
+    /// Place, rank and scale of every pair.
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = PairSpec> {
+        self.layers.iter().enumerate().flat_map(|(layer, pairs)| {
+            pairs.iter().map(move |(&projection, pair)| PairSpec {
+                layer,
+                projection,
+                rank: pair.a.dims().first().copied().unwrap_or(0),
+                scale: pair.scale,
+            })
         })
     }
 
@@ -235,7 +297,10 @@ impl Adapter {
         for (layer, pairs) in layers.iter_mut().enumerate() {
             for (&projection, pair) in pairs.iter_mut() {
                 for (half, tensor) in [("A", &mut pair.a), ("B", &mut pair.b)] {
-                    let name = parameter_name(layer, projection, half);
+                    let name = format!(
+                        "base_model.model.model.layers.{layer}.{}.lora_{half}.weight",
+                        projection.module()
+                    );
                     if let Some(values) = placed.get(&name) {
                         let var = Var::from_tensor(values)?;
                         *tensor = var.as_tensor().clone();
@@ -249,6 +314,11 @@ impl Adapter {
             layers,
             parameters,
         })
+    }
+
+    /// Number of layers of the base model.
+    pub(crate) fn layers(&self) -> usize {
+        self.layers.len()
     }
 
     /// Pairs of one layer, tracked: gradients flow to A and B.
@@ -322,12 +392,4 @@ pub struct AdapterCard {
     pub modules_to_save: Vec<String>,
     /// [`crate::transformer::Transformer::fingerprint`] of the frozen weights that the adapter was trained on.
     pub trained_on: Option<String>,
-}
-
-/// PEFT's name of one half of a pair: `half` is `A` or `B`.
-pub(crate) fn parameter_name(layer: usize, projection: Projection, half: &str) -> String {
-    format!(
-        "base_model.model.model.layers.{layer}.{}.lora_{half}.weight",
-        projection.module()
-    )
 }

@@ -9,27 +9,28 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::LmError;
+use crate::adapter::Projection;
+use crate::family::{Architecture, Norm, Role};
 
 mod gguf;
 mod hugging_face;
+mod pattern;
 mod rope;
+mod write;
 
+pub use pattern::LayerPattern;
 pub use rope::{RopeScaling, RopeSettings};
 
 pub(crate) use hugging_face::{CONFIG_FILE, read_json};
 
-/// The families of models that are computed.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Architecture {
-    /// Llama 2 and 3, SmolLM 1 and 2, and others that publish as `LlamaForCausalLM`.
-    Llama,
-    /// Qwen 2 and 2.5: Llama with a bias on queries, keys and values.
-    Qwen2,
+/// Rows (`out`) and columns (`in`) of a weight matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MatrixShape {
+    /// Output features.
+    pub rows: usize,
+    /// Input features.
+    pub columns: usize,
 }
-
-/// Names of the supported architectures, for messages.
-pub const SUPPORTED_ARCHITECTURES: &str = "llama (LlamaForCausalLM) and qwen2 (Qwen2ForCausalLM)";
 
 /// The shape and constants of one model.
 ///
@@ -56,8 +57,11 @@ pub struct ModelConfig {
     pub rms_norm_eps: f64,
     /// The rotary embedding.
     pub rope: RopeSettings,
-    /// The longest sequence in tokens.
+    /// The longest sequence in tokens; at most the sliding window where layers have one.
     pub max_positions: usize,
+    /// What differs between layers.
+    #[serde(default)]
+    pub pattern: LayerPattern,
     /// Whether queries, keys and values have a bias.
     pub qkv_bias: bool,
     /// Whether the output matrix is the embedding.
@@ -66,32 +70,6 @@ pub struct ModelConfig {
     pub bos_token_id: Option<u32>,
     /// Every token that ends a generation: `generation_config.json` where present, else the configuration.
     pub eos_token_ids: Vec<u32>,
-}
-
-impl Architecture {
-    /// The class that transformers builds for this family.
-    pub fn causal_lm_class(self) -> &'static str {
-        match self {
-            Self::Llama => "LlamaForCausalLM",
-            Self::Qwen2 => "Qwen2ForCausalLM",
-        }
-    }
-
-    /// The class that transformers builds for a per-token head on this family.
-    pub fn token_classification_class(self) -> &'static str {
-        match self {
-            Self::Llama => "LlamaForTokenClassification",
-            Self::Qwen2 => "Qwen2ForTokenClassification",
-        }
-    }
-
-    /// The family's `model_type` in `config.json` and `general.architecture` in GGUF.
-    pub fn model_type(self) -> &'static str {
-        match self {
-            Self::Llama => "llama",
-            Self::Qwen2 => "qwen2",
-        }
-    }
 }
 
 impl ModelConfig {
@@ -109,10 +87,37 @@ impl ModelConfig {
         self.heads * self.head_dim
     }
 
-    /// Values a row of all that a layer computes on its way from its input to its output, both included.
+    /// The matrices of one layer, in the order of the family's table.
+    pub fn layer_matrices(&self) -> impl Iterator<Item = MatrixShape> {
+        let family = self.architecture.family();
+        family
+            .projections()
+            .map(|projection| projection.shape(self))
+    }
+
+    /// Values a row of all that a layer computes on its way from its input to its output, both included: the input, two
+    /// residual sums, rotated queries and keys, the attended values, the gated product, and what each norm and
+    /// projection returns.
+    ///
+    /// Fused projections are counted twice: their parts are copies.
     pub fn layer_activations(&self) -> u64 {
-        let (hidden, inner) = (self.hidden_size, self.intermediate_size);
-        (7 * hidden + 3 * (self.query_size() + self.kv_size() + inner)) as u64
+        let family = self.architecture.family();
+        let norms = family.layer.iter().map(|spec| match spec.role {
+            Role::Norm(Norm::Query, _) => self.query_size(),
+            Role::Norm(Norm::Key, _) => self.kv_size(),
+            Role::Norm(_, width) => width.of(self),
+            _ => 0,
+        });
+        let projected = family.projections().map(|projection| {
+            let rows = projection.shape(self).rows;
+            match projection {
+                Projection::QueryKeyValue | Projection::GateUp => 2 * rows,
+                _ => rows,
+            }
+        });
+        let between =
+            3 * self.hidden_size + 2 * self.query_size() + self.kv_size() + self.intermediate_size;
+        (between + norms.sum::<usize>() + projected.sum::<usize>()) as u64
     }
 
     /// Width of all key (or value) heads together.
@@ -171,6 +176,7 @@ impl ModelConfig {
                 return invalid(path, "bos_token_id, eos_token_id", reason);
             }
         }
+        self.pattern.validate(path, self.layers)?;
         self.rope.validate(path, self.head_dim)
     }
 }
@@ -207,6 +213,7 @@ mod tests {
                 scaling: RopeScaling::None,
             },
             max_positions: 128,
+            pattern: LayerPattern::default(),
             qkv_bias: false,
             tie_word_embeddings: true,
             bos_token_id: Some(1),

@@ -7,6 +7,7 @@ use std::path::Path;
 use candle_core::{DType, Tensor};
 use serde_json::{Value, json};
 
+use crate::config::invalid;
 use crate::{LanguageModel, LmError};
 
 /// Bytes of weights a file holds at most, as transformers has long cut them.
@@ -81,8 +82,15 @@ pub fn save_token_classifier(
     weights: WeightType,
 ) -> Result<(), LmError> {
     let config = model.transformer.config();
+    let Some(class) = config.architecture.token_classification_class() else {
+        let reason = format!(
+            "transformers has no token classifier of the family {}",
+            config.architecture.model_type()
+        );
+        return invalid(&dir.join("config.json"), "architectures", reason);
+    };
     let mut json = config.to_hf_json(weights.name());
-    json["architectures"] = json!([config.architecture.token_classification_class()]);
+    json["architectures"] = json!([class]);
     json["id2label"] = json!({ "0": "LABEL_0" });
     json["label2id"] = json!({ "LABEL_0": 0 });
     // There is no output matrix to be tied or not.

@@ -27,6 +27,15 @@ pub enum LmError {
         /// The operating system's reason.
         source: std::io::Error,
     },
+    /// A file is the pointer that Git leaves in place of a large file.
+    #[error(
+        "{} is a Git LFS pointer, not the file itself: run `git lfs pull` in its directory, or download the file from the hub",
+        path.display()
+    )]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file is not the JSON it should be.
     #[error("{} is not a valid {what}: {source}", path.display())]
     Json {
@@ -53,7 +62,7 @@ pub enum LmError {
         /// The name found there.
         name: String,
         /// The supported names.
-        supported: &'static str,
+        supported: String,
     },
     /// A configuration is contradictory, out of bounds, or asks for something that is not computed here.
     #[error("{}: {field}: {reason}", path.display())]
@@ -124,7 +133,7 @@ pub enum LmError {
     /// A chat prompt was asked of a model that has no chat template.
     #[error(
         "{} has no chat template (tokenizer_config.json, chat_template.jinja or tokenizer.chat_template): \
-         it is probably a base model; choose the plain template explicitly", path.display()
+         it is probably a base model; choose the plain template (`prompt.template = \"plain\"`, or --template plain)", path.display()
     )]
     NoTemplate {
         /// The model.

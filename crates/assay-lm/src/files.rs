@@ -8,6 +8,8 @@ use crate::LmError;
 
 /// Largest configuration, index or chat template that is read.
 pub(crate) const MAX_TEXT_BYTES: u64 = 1 << 24;
+/// How the file begins that Git writes in place of a large one that was not downloaded.
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
 /// The bytes of a file of at most `limit` bytes.
 ///
@@ -26,7 +28,29 @@ pub(crate) fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, LmError> 
         let reason = format!("larger than the {limit} bytes that such a file may have");
         return Err(io(std::io::Error::other(reason)));
     }
+    refuse_pointer_bytes(&bytes, path)?;
     Ok(bytes)
+}
+
+/// Refuses the pointer that Git leaves in place of a large file.
+///
+/// # Errors
+/// [`LmError::LfsPointer`] names the file and the way out. A file that cannot be read is left to its reader.
+pub(crate) fn refuse_pointer(path: &Path) -> Result<(), LmError> {
+    let mut start = Vec::new();
+    if let Ok(file) = File::open(path) {
+        let _ = file.take(LFS_POINTER.len() as u64).read_to_end(&mut start);
+    }
+    refuse_pointer_bytes(&start, path)
+}
+
+fn refuse_pointer_bytes(bytes: &[u8], path: &Path) -> Result<(), LmError> {
+    match bytes.starts_with(LFS_POINTER) {
+        true => Err(LmError::LfsPointer {
+            path: path.to_owned(),
+        }),
+        false => Ok(()),
+    }
 }
 
 /// As [`read_bounded`], for UTF-8 text of at most [`MAX_TEXT_BYTES`].

@@ -142,6 +142,7 @@ mod tests {
                 scaling: RopeScaling::None,
             },
             max_positions: 16,
+            pattern: crate::LayerPattern::default(),
             qkv_bias: true,
             tie_word_embeddings: true,
             bos_token_id: None,

@@ -5,6 +5,7 @@ mod config;
 pub mod directory;
 pub mod draw;
 mod error;
+mod family;
 mod files;
 pub mod gradients;
 pub mod hub;
@@ -20,8 +21,9 @@ mod tokenizer;
 pub mod transformer;
 mod weights;
 
-pub use config::{Architecture, ModelConfig, RopeScaling, RopeSettings, SUPPORTED_ARCHITECTURES};
+pub use config::{LayerPattern, MatrixShape, ModelConfig, RopeScaling, RopeSettings};
 pub use error::LmError;
+pub use family::Architecture;
 pub use model::{LanguageModel, Storage};
 pub use packed::PackedBatch;
 pub use placement::{DeviceName, Placement, PlacementSettings, Precision};

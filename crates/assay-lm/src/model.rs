@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use assay_tasks::message::Message;
+use assay_tasks::prompts::Template;
 
 use crate::directory::WeightType;
 use crate::transformer::Transformer;
@@ -35,6 +36,9 @@ pub enum Storage {
 impl LanguageModel {
     /// Opens a Hugging Face directory or a `.gguf` file and brings its weights to their place.
     ///
+    /// A base model without a chat template opens too; rendering a prompt for it fails until the plain template is
+    /// chosen.
+    ///
     /// # Errors
     /// Names the file and the thing that is missing, malformed or not supported.
     pub fn open(path: &Path, storage: Storage, placement: &Placement) -> Result<Self, LmError> {
@@ -44,7 +48,10 @@ impl LanguageModel {
             transformer = transformer.in_panels()?;
         }
         let tokenizer = source.tokenizer()?;
-        let template = source.template(&tokenizer)?;
+        let template = match source.template(&tokenizer) {
+            Err(LmError::NoTemplate { path }) => ChatTemplate::absent(&path, &tokenizer)?,
+            template => template?,
+        };
         let name = path.display().to_string();
         Ok(Self {
             transformer: Arc::new(transformer),
@@ -65,6 +72,23 @@ impl LanguageModel {
     /// The template fails.
     pub fn prompt_ids(&self, messages: &[Message]) -> Result<Vec<u32>, LmError> {
         self.template.prompt_ids(&self.tokenizer, messages)
+    }
+
+    /// As [`LanguageModel::prompt_ids`], by the model's own template or by the plain one of base models.
+    ///
+    /// # Errors
+    /// The template fails; the model has none; the tokenizer names no token that ends a text.
+    pub fn prompt_ids_by(
+        &self,
+        template: Template,
+        messages: &[Message],
+    ) -> Result<Vec<u32>, LmError> {
+        match template {
+            Template::Own => self.prompt_ids(messages),
+            Template::Plain => {
+                ChatTemplate::plain(&self.tokenizer)?.prompt_ids(&self.tokenizer, messages)
+            }
+        }
     }
 
     /// A completion's text and the byte range of each token; the end-of-turn token is empty at the end.

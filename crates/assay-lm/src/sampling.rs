@@ -281,7 +281,7 @@ impl<'m> Decoder<'m> {
         let slots = limits.max_sequences.min(waiting.len());
         let kv_dim = model.config().kv_heads * model.config().head_dim;
         let place = model.placement();
-        let records = has_kernels(&place.device) && !model.expands_blocks();
+        let records = has_kernels(&place.device) && model.can_be_recorded();
         let place = (&place.device, place.dtype);
         // One slot more for the rows of a recorded step that stand for no sequence.
         let held = slots + usize::from(records);

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::CONFIG_FILE;
+use crate::weights::gguf::first_part;
 use crate::weights::{GgufFile, Weights};
 use crate::{ChatTemplate, LmError, ModelConfig, Tokenizer};
 
@@ -46,7 +47,13 @@ impl ModelSource {
         match gguf_files(path)?.as_slice() {
             [file] => Ok(Self::Gguf(Arc::new(GgufFile::open(file)?))),
             [] => not_a_model("the directory has neither config.json nor a .gguf file"),
-            _ => not_a_model("the directory has several .gguf files; name one of them"),
+            [file, others @ ..] => {
+                let first = first_part(file);
+                match others.iter().all(|other| first_part(other) == first) {
+                    true => Ok(Self::Gguf(Arc::new(GgufFile::open(&first)?))),
+                    false => not_a_model("the directory has several .gguf files; name one of them"),
+                }
+            }
         }
     }
 

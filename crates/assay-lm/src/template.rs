@@ -1,7 +1,7 @@
 //! A model's own chat template, rendered as transformers renders it.
 //!
-//! The template comes from the model that is prompted, never from a table of names; a model without one is refused
-//! unless [`ChatTemplate::plain`] is chosen. Templates are untrusted programs: they run with a budget of work and
+//! The template comes from the model that is prompted, never from a table of names; a model without one renders nothing
+//! until [`ChatTemplate::plain`] is chosen. Templates are untrusted programs: they run with a budget of work and
 //! memory, see no files and include no other template. Text of messages never becomes a control token.
 
 use std::collections::BTreeMap;
@@ -42,11 +42,21 @@ pub enum GenerationPrompt {
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
     path: PathBuf,
-    /// `None` for the plain template.
-    engine: Option<Arc<Environment<'static>>>,
+    kind: Kind,
     source: Option<String>,
     names: TokenNames,
     end_of_turn: u32,
+}
+
+/// How a template renders.
+#[derive(Clone, Debug)]
+enum Kind {
+    /// As a Jinja program.
+    Jinja(Arc<Environment<'static>>),
+    /// Contents of messages, a blank line after each.
+    Plain,
+    /// Not at all: the model has no template, and none was chosen.
+    Absent,
 }
 
 /// Names of control tokens that a template may print.
@@ -94,7 +104,7 @@ impl ChatTemplate {
             })?;
         let mut template = Self {
             path: origin.to_owned(),
-            engine: Some(Arc::new(engine)),
+            kind: Kind::Jinja(Arc::new(engine)),
             source: Some(source.to_owned()),
             names: TokenNames::of(tokenizer),
             end_of_turn: 0,
@@ -110,11 +120,23 @@ impl ChatTemplate {
     /// # Errors
     /// [`LmError::NoEndOfTurn`] when the tokenizer names no such token.
     pub fn plain(tokenizer: &Tokenizer) -> Result<Self, LmError> {
-        let path = tokenizer.path().to_owned();
+        Self::without_source(Kind::Plain, tokenizer.path(), tokenizer)
+    }
+
+    /// The template of a model that has none: every rendering fails and says what to choose instead.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::plain`].
+    pub(crate) fn absent(model: &Path, tokenizer: &Tokenizer) -> Result<Self, LmError> {
+        Self::without_source(Kind::Absent, model, tokenizer)
+    }
+
+    fn without_source(kind: Kind, path: &Path, tokenizer: &Tokenizer) -> Result<Self, LmError> {
+        let path = path.to_owned();
         match tokenizer.eos() {
             Some(end_of_turn) => Ok(Self {
                 path,
-                engine: None,
+                kind,
                 source: None,
                 names: TokenNames::of(tokenizer),
                 end_of_turn,
@@ -166,17 +188,26 @@ impl ChatTemplate {
     /// The text of a conversation.
     ///
     /// # Errors
-    /// [`LmError::Template`] when the template raises an exception, fails or exceeds its budget.
+    /// [`LmError::Template`] when the template raises an exception, fails or exceeds its budget,
+    /// [`LmError::NoTemplate`] when the model has none.
     pub fn render(
         &self,
         messages: &[Message],
         prompt: GenerationPrompt,
     ) -> Result<String, LmError> {
-        let Some(engine) = &self.engine else {
-            return Ok(messages
-                .iter()
-                .map(|message| format!("{}\n\n", message.content))
-                .collect());
+        let engine = match &self.kind {
+            Kind::Jinja(engine) => engine,
+            Kind::Plain => {
+                let contents = messages.iter();
+                return Ok(contents
+                    .map(|message| format!("{}\n\n", message.content))
+                    .collect());
+            }
+            Kind::Absent => {
+                return Err(LmError::NoTemplate {
+                    path: self.path.clone(),
+                });
+            }
         };
         let values: Value = messages
             .iter()
@@ -210,7 +241,7 @@ impl ChatTemplate {
         tokenizer: &Tokenizer,
         messages: &[Message],
     ) -> Result<Vec<u32>, LmError> {
-        if self.engine.is_none() {
+        if matches!(self.kind, Kind::Plain) {
             let mut ids: Vec<u32> = tokenizer
                 .bos()
                 .filter(|_| tokenizer.adds_bos())
@@ -229,13 +260,13 @@ impl ChatTemplate {
             .collect();
         let text = self.render(&guarded, GenerationPrompt::Add)?;
         let mut ids = Vec::new();
-        for piece in tokenizer.pieces(&text) {
+        for (index, piece) in tokenizer.pieces(&text).into_iter().enumerate() {
             match piece {
                 Piece::Control(id) => ids.push(id),
                 Piece::Text(text) if text.contains(mark) => {
-                    ids.extend(tokenizer.encode(&text.replace(mark, ""))?)
+                    ids.extend(tokenizer.encode_piece(&text.replace(mark, ""), index)?)
                 }
-                Piece::Text(text) => ids.extend(tokenizer.encode(text)?),
+                Piece::Text(text) => ids.extend(tokenizer.encode_piece(text, index)?),
             }
         }
         Ok(ids)

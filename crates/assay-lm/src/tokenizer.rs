@@ -3,8 +3,8 @@
 //! Decides three things that go wrong silently elsewhere: text from outside never becomes a control token
 //! ([`Tokenizer::encode`]), a token's bytes are exact even where they are half a character
 //! ([`Tokenizer::token_bytes`]), and byte offsets of tokens always lie on character boundaries. Never adds a
-//! beginning-of-text token by itself. Byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM) and the closed vocabularies of
-//! [`Tokenizer::from_vocabulary`]; other kinds are refused.
+//! beginning-of-text token by itself. Byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM), SentencePiece-style BPE (Llama 2,
+//! Mistral, Gemma) and the closed vocabularies of [`Tokenizer::from_vocabulary`]; other kinds are refused.
 
 use std::collections::HashSet;
 use std::fs;
@@ -22,9 +22,11 @@ mod bytes;
 mod control;
 mod gguf;
 mod outline;
+mod sentencepiece;
 
-use bytes::{TokenBytes, char_spans, spell};
+use bytes::{Alphabet, TokenBytes, char_spans, spell};
 use control::{ControlToken, control_tokens, split};
+use sentencepiece::Prefix;
 
 pub(crate) use control::Piece;
 
@@ -52,6 +54,9 @@ pub struct Tokenizer {
     /// Reads control tokens as plain text, truncates and pads nothing, adds nothing.
     inner: tokenizers::Tokenizer,
     post_processor: Option<PostProcessorWrapper>,
+    prefix: Prefix,
+    /// Reads a text that does not begin a prompt, where that differs.
+    inside: Option<Box<tokenizers::Tokenizer>>,
     bytes: TokenBytes,
     control: Vec<ControlToken>,
     control_ids: HashSet<u32>,
@@ -150,13 +155,25 @@ impl Tokenizer {
         inner.with_post_processor(None::<PostProcessorWrapper>);
         neither_pads_nor_cuts(&mut inner, &path)?;
         inner.set_encode_special_tokens(true);
-        let bytes = TokenBytes::of(&inner, &path)?;
+        let alphabet = Alphabet::of(&inner, &path)?;
+        let bytes = TokenBytes::of(&inner, alphabet, &path)?;
+        let prefix = match alphabet {
+            Alphabet::SentencePiece => sentencepiece::prefix(&inner),
+            Alphabet::ByteLevel | Alphabet::Exact => Prefix::Never,
+        };
+        let inside = (prefix == Prefix::First).then(|| {
+            let mut inside = inner.clone();
+            inside.with_pre_tokenizer(sentencepiece::without_prefix(&inner));
+            Box::new(inside)
+        });
         let control = control_tokens(&inner);
         let control_ids = control.iter().map(|token| token.id).collect();
         Ok(Self {
             path,
             inner,
             post_processor,
+            prefix,
+            inside,
             bytes,
             control,
             control_ids,
@@ -182,13 +199,24 @@ impl Tokenizer {
     /// As [`Tokenizer::encode`].
     pub fn encode_with_special(&self, text: &str) -> Result<Vec<u32>, LmError> {
         let mut ids = Vec::new();
-        for piece in split(text, &self.control) {
+        for (index, piece) in split(text, &self.control).into_iter().enumerate() {
             match piece {
                 Piece::Control(id) => ids.push(id),
-                Piece::Text(text) => ids.extend(self.encode(text)?),
+                Piece::Text(text) => ids.extend(self.encode_piece(text, index)?),
             }
         }
         Ok(ids)
+    }
+
+    /// Token ids of the text that is the piece `index` of a rendered template.
+    pub(crate) fn encode_piece(&self, text: &str, index: usize) -> Result<Vec<u32>, LmError> {
+        let Some(inside) = self.inside.as_ref().filter(|_| index > 0) else {
+            return self.encode(text);
+        };
+        let encoding = inside
+            .encode_fast(text, false)
+            .map_err(failed(&self.path, "encoding"))?;
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// Token ids and byte ranges `[start, end)` in `text`, as [`Tokenizer::encode`].
@@ -204,12 +232,9 @@ impl Tokenizer {
             .encode(text, false)
             .map_err(failed(&self.path, "encoding"))?;
         let ids = encoding.get_ids().to_vec();
-        let spelled: usize = ids.iter().map(|&id| self.bytes.of_token(id).len()).sum();
-        if spelled == text.len() {
-            let (decoded, spans) = spell(ids.iter().map(|&id| self.bytes.of_token(id)));
-            if decoded == text {
-                return Ok((ids, spans));
-            }
+        let (decoded, spans) = self.decode_with_offsets(&ids, ControlTokens::Keep);
+        if decoded == text {
+            return Ok((ids, spans));
         }
         Ok((ids, char_spans(encoding.get_offsets(), text.len())))
     }
@@ -222,14 +247,19 @@ impl Tokenizer {
     /// The text of token ids and the byte range of each token in it.
     ///
     /// Ranges are as those of [`Tokenizer::encode_with_offsets`]; a token that contributes no character yet, a skipped
-    /// control token and an id outside the vocabulary have an empty range.
+    /// control token and an id outside the vocabulary have an empty range. The space that a SentencePiece-style
+    /// tokenizer puts before a text is left out.
     pub fn decode_with_offsets(&self, ids: &[u32], control: ControlTokens) -> (String, ByteSpans) {
         let hidden = |id: u32| control == ControlTokens::Skip && self.control_ids.contains(&id);
+        let mut is_first = self.prefix != Prefix::Never;
         spell(ids.iter().map(|&id| {
-            if hidden(id) {
-                &[][..]
-            } else {
-                self.bytes.of_token(id)
+            let bytes = match hidden(id) {
+                true => return &[][..],
+                false => self.bytes.of_token(id),
+            };
+            match std::mem::take(&mut is_first) {
+                true => bytes.strip_prefix(b" ").unwrap_or(bytes),
+                false => bytes,
             }
         }))
     }

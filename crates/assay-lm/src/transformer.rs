@@ -5,6 +5,7 @@
 //! sampling ([`crate::sampling`]).
 
 mod build;
+mod changes;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,8 +17,11 @@ use assay_ops::{
 use candle_core::Tensor;
 
 use crate::adapter::{Adapter, LayerAdapter, Projection};
+use crate::family::{Activation, Norm};
 use crate::gradients::{Gradients, Graph, Step, Tape};
 use crate::{LmError, ModelConfig, PackedBatch, Placement};
+
+pub(crate) use changes::{Changes, MergedPair, Tie, WholeTensor};
 
 /// A projection's weight `[out, in]` and optional bias `[out]`.
 #[derive(Clone)]
@@ -28,9 +32,20 @@ struct Dense {
 
 #[derive(Clone)]
 struct Layer {
-    input_norm: Tensor,
-    attention_norm: Tensor,
+    norms: HashMap<Norm, Tensor>,
     projections: HashMap<Projection, Dense>,
+    rotation: Rotation,
+}
+
+/// How a layer rotates queries and keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rotation {
+    /// By the rotary embedding of the model.
+    Global,
+    /// By that of local layers.
+    Local,
+    /// Not at all.
+    None,
 }
 
 /// A decoder-only transformer. Cheap to clone: clones share storage.
@@ -42,6 +57,7 @@ pub struct Transformer {
     final_norm: Tensor,
     output: Option<Matrix>,
     rope: RopeTable,
+    local_rope: Option<RopeTable>,
     fingerprint: Option<Arc<str>>,
 }
 
@@ -106,8 +122,22 @@ impl Transformer {
         self.output.as_ref().unwrap_or(&self.embedding)
     }
 
+    /// Whether a step of decoding on a device can be recorded and played again: it runs nothing but the operations of
+    /// `assay-ops`, and no matrix is blocks that are expanded before each product.
+    pub(crate) fn can_be_recorded(&self) -> bool {
+        let family = self.config.architecture.family();
+        let is_fused = family
+            .projections()
+            .any(|projection| matches!(projection, Projection::QueryKeyValue | Projection::GateUp));
+        let is_composed = is_fused
+            || family.scales_embedding
+            || family.activation != Activation::Silu
+            || self.config.pattern.query_factor.is_some();
+        !is_composed && !self.expands_blocks()
+    }
+
     /// Whether some matrices are blocks that are expanded before each product.
-    pub(crate) fn expands_blocks(&self) -> bool {
+    fn expands_blocks(&self) -> bool {
         let projections = self
             .layers
             .iter()
@@ -127,6 +157,7 @@ impl Transformer {
             final_norm: self.final_norm.detach(),
             output: self.output.as_ref().map(detach_matrix),
             rope: self.rope.clone(),
+            local_rope: self.local_rope.clone(),
             fingerprint: self.fingerprint.clone(),
         }
     }
@@ -177,7 +208,7 @@ impl Transformer {
         adapter: Option<&Adapter>,
     ) -> Result<Tensor, LmError> {
         let (model, adapter) = (self.detached(), adapter.map(Adapter::detached));
-        let mut x = embedding(&model.embedding, &batch.tokens)?;
+        let mut x = model.embed(&batch.tokens)?;
         for (index, layer) in model.layers.iter().enumerate() {
             x = model.layer_forward(layer, adapter.as_ref().map(|a| a.layer(index)), &x, batch)?;
         }
@@ -215,7 +246,7 @@ impl Transformer {
         adapter: Option<&Adapter>,
         attention: &mut impl Attend,
     ) -> Result<Tensor, LmError> {
-        let mut x = embedding(&self.embedding, tokens)?;
+        let mut x = self.embed(tokens)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let lora = adapter.map(|a| a.layer(index));
             let (q, k, v) = self.attention_inputs(layer, lora, &x, positions)?;
@@ -242,7 +273,7 @@ impl Transformer {
         let kept = kept_bytes / self.layer_bytes(batch.len()).max(1);
         let first_kept = (self.layers.len() as u64).saturating_sub(kept) as usize;
         let mut layers = Vec::with_capacity(model.layers.len());
-        let mut x = embedding(&model.embedding, &batch.tokens)?;
+        let mut x = model.embed(&batch.tokens)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let step = if index < first_kept {
                 let (layer, lora) = (&model.layers[index], detached.as_ref());
@@ -296,7 +327,7 @@ impl Transformer {
         if let Matrix::Dense(table) = &self.embedding
             && table.is_variable()
         {
-            let x = embedding(&self.embedding, &batch.tokens)?;
+            let x = self.embed(&batch.tokens)?;
             let mut store = seed_gradient(&x, &grad)?.backward()?;
             gradients.absorb(&mut store, std::iter::once(table))?;
         }
@@ -331,18 +362,68 @@ impl Transformer {
         x: &Tensor,
         positions: &std::sync::Arc<[u32]>,
     ) -> Result<(Tensor, Tensor, Tensor), LmError> {
-        let h = rms_norm(x, &layer.input_norm, self.config.rms_norm_eps)?;
-        let q = rope(
-            &layer.project(Projection::Query, &h, lora)?,
-            positions,
-            &self.rope,
-        )?;
-        let k = rope(
-            &layer.project(Projection::Key, &h, lora)?,
-            positions,
-            &self.rope,
-        )?;
-        Ok((q, k, layer.project(Projection::Value, &h, lora)?))
+        let h = rms_norm(x, &layer.norms[&Norm::Input], self.config.rms_norm_eps)?;
+        let (q, k, v) = self.projected(layer, lora, &h)?;
+        let q = self.head_norm(layer, Norm::Query, q)?;
+        let k = self.head_norm(layer, Norm::Key, k)?;
+        let q = match self.config.pattern.query_factor {
+            Some(factor) => (q * factor)?,
+            None => q,
+        };
+        let table = match (layer.rotation, &self.local_rope) {
+            (Rotation::None, _) => return Ok((q, k, v)),
+            (Rotation::Local, Some(local)) => local,
+            (Rotation::Local, None) | (Rotation::Global, _) => &self.rope,
+        };
+        Ok((rope(&q, positions, table)?, rope(&k, positions, table)?, v))
+    }
+
+    /// Queries, keys and values of a layer's normed input.
+    fn projected(
+        &self,
+        layer: &Layer,
+        lora: Option<&LayerAdapter>,
+        h: &Tensor,
+    ) -> Result<(Tensor, Tensor, Tensor), LmError> {
+        if !layer.projections.contains_key(&Projection::QueryKeyValue) {
+            let [q, k, v] = [Projection::Query, Projection::Key, Projection::Value]
+                .map(|which| layer.project(which, h, lora));
+            return Ok((q?, k?, v?));
+        }
+        let fused = layer.project(Projection::QueryKeyValue, h, lora)?;
+        let (query, key) = (self.config.query_size(), self.config.kv_size());
+        Ok((
+            columns(&fused, 0, query)?,
+            columns(&fused, query, key)?,
+            columns(&fused, query + key, key)?,
+        ))
+    }
+
+    /// Embeddings of tokens, `[T, hidden]`.
+    fn embed(&self, tokens: &Arc<[u32]>) -> Result<Tensor, LmError> {
+        let x = embedding(&self.embedding, tokens)?;
+        match self.config.architecture.family().scales_embedding {
+            true => Ok((x * (self.config.hidden_size as f64).sqrt())?),
+            false => Ok(x),
+        }
+    }
+
+    /// A norm over rows of `x` `[T, hidden]`, in families that have it.
+    fn norm(&self, layer: &Layer, norm: Norm, x: Tensor) -> Result<Tensor, LmError> {
+        match layer.norms.get(&norm) {
+            Some(weight) => Ok(rms_norm(&x, weight, self.config.rms_norm_eps)?),
+            None => Ok(x),
+        }
+    }
+
+    /// A norm over each head of `x` `[T, heads * head_dim]`, in families that have it.
+    fn head_norm(&self, layer: &Layer, norm: Norm, x: Tensor) -> Result<Tensor, LmError> {
+        let Some(weight) = layer.norms.get(&norm) else {
+            return Ok(x);
+        };
+        let heads = x.reshape(((), self.config.head_dim))?;
+        let normed = rms_norm(&heads, weight, self.config.rms_norm_eps)?;
+        Ok(normed.reshape(x.shape())?)
     }
 
     /// Attention output projection, residual, feed-forward, residual.
@@ -353,13 +434,41 @@ impl Transformer {
         x: &Tensor,
         attended: &Tensor,
     ) -> Result<Tensor, LmError> {
-        let x = add(x, &layer.project(Projection::Output, attended, lora)?)?;
-        let h = rms_norm(&x, &layer.attention_norm, self.config.rms_norm_eps)?;
-        let gate = layer.project(Projection::Gate, &h, lora)?;
-        let up = layer.project(Projection::Up, &h, lora)?;
-        let down = layer.project(Projection::Down, &swiglu(&gate, &up)?, lora)?;
-        Ok(add(&x, &down)?)
+        let attended = layer.project(Projection::Output, attended, lora)?;
+        let x = add(x, &self.norm(layer, Norm::AfterAttention, attended)?)?;
+        let h = rms_norm(
+            &x,
+            &layer.norms[&Norm::FeedForward],
+            self.config.rms_norm_eps,
+        )?;
+        let (gate, up) = self.gate_and_up(layer, lora, &h)?;
+        let gated = match self.config.architecture.family().activation {
+            Activation::Silu => swiglu(&gate, &up)?,
+            Activation::GeluTanh => (gate.gelu()? * up)?,
+        };
+        let down = layer.project(Projection::Down, &gated, lora)?;
+        Ok(add(&x, &self.norm(layer, Norm::AfterFeedForward, down)?)?)
     }
+
+    fn gate_and_up(
+        &self,
+        layer: &Layer,
+        lora: Option<&LayerAdapter>,
+        h: &Tensor,
+    ) -> Result<(Tensor, Tensor), LmError> {
+        if !layer.projections.contains_key(&Projection::GateUp) {
+            let gate = layer.project(Projection::Gate, h, lora)?;
+            return Ok((gate, layer.project(Projection::Up, h, lora)?));
+        }
+        let fused = layer.project(Projection::GateUp, h, lora)?;
+        let inner = self.config.intermediate_size;
+        Ok((columns(&fused, 0, inner)?, columns(&fused, inner, inner)?))
+    }
+}
+
+/// Some columns of `x` as a tensor of their own.
+fn columns(x: &Tensor, start: usize, count: usize) -> Result<Tensor, LmError> {
+    Ok(x.narrow(1, start, count)?.contiguous()?)
 }
 
 impl Layer {
@@ -388,9 +497,13 @@ impl Layer {
             )
         });
         Self {
-            input_norm: self.input_norm.detach(),
-            attention_norm: self.attention_norm.detach(),
+            norms: self
+                .norms
+                .iter()
+                .map(|(&norm, weight)| (norm, weight.detach()))
+                .collect(),
             projections: projections.collect(),
+            rotation: self.rotation,
         }
     }
 }
@@ -437,8 +550,9 @@ fn layer_tensors<'l>(
     let pairs = lora
         .into_iter()
         .flat_map(|pairs| pairs.values().flat_map(|pair| [&pair.a, &pair.b]));
-    [&layer.input_norm, &layer.attention_norm]
-        .into_iter()
+    layer
+        .norms
+        .values()
         .chain(weights)
         .chain(pairs)
         .filter(|t| t.is_variable())

@@ -13,6 +13,7 @@ use half::{bf16, f16};
 use memmap2::Mmap;
 
 use crate::LmError;
+use crate::family::OUTER;
 
 mod fingerprint;
 pub(crate) mod gguf;
@@ -71,6 +72,20 @@ impl Weights {
         }
     }
 
+    /// Whether there is an output matrix that is not the embedding, whatever the configuration says about tying them.
+    pub(crate) fn has_own_output(&self) -> bool {
+        let [embedding, _, output] = OUTER.map(|spec| format!("{}.weight", spec.hugging_face));
+        match &self.source {
+            Source::Safetensors(directory) => directory.differ(&embedding, &output),
+            Source::Gguf(file) => names::is_untied(file),
+        }
+    }
+
+    /// Whether weights of norms are stored less the family's offset: GGUF files hold what is multiplied with.
+    pub(crate) fn stores_offset_norms(&self) -> bool {
+        matches!(self.source, Source::Safetensors(_))
+    }
+
     /// The directory or file that the tensors come from.
     pub fn path(&self) -> &Path {
         match &self.source {
@@ -84,7 +99,7 @@ impl Weights {
     pub fn fingerprint(&self) -> String {
         match &self.source {
             Source::Safetensors(directory) => fingerprint::fingerprint(directory.files()),
-            Source::Gguf(file) => fingerprint::fingerprint(std::iter::once(file.whole())),
+            Source::Gguf(file) => fingerprint::fingerprint(file.whole()),
         }
     }
 
@@ -155,6 +170,7 @@ impl FloatType {
 /// Maps a whole file.
 #[allow(unsafe_code)]
 pub(crate) fn map_file(path: &Path) -> Result<Mmap, LmError> {
+    crate::files::refuse_pointer(path)?;
     let io = |source| LmError::Io {
         action: "reading",
         path: path.to_owned(),

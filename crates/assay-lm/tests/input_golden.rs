@@ -124,6 +124,81 @@ fn every_splitting_rule_agrees_with_the_reference_engine() {
     }
 }
 
+/// Llama 2's two layouts of `tokenizer.json`, as a directory.
+fn sentencepiece_directory(layout: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let file = golden(&format!("spm-{layout}.json"));
+    fs::copy(file, dir.path().join("tokenizer.json")).unwrap();
+    fs::write(dir.path().join("config.json"), "{}").unwrap();
+    fs::write(
+        dir.path().join("tokenizer_config.json"),
+        r#"{"bos_token": "<s>", "eos_token": "</s>"}"#,
+    )
+    .unwrap();
+    dir
+}
+
+#[test]
+fn sentencepiece_ids_are_those_of_sentencepiece() {
+    let reference = golden_json("spm.json");
+    let check = |tokenizer: &Tokenizer, rows: &Value, is_first: bool| {
+        for row in rows.as_array().unwrap() {
+            let text = row["text"].as_str().unwrap();
+            let expected = ids(&row["ids"]);
+            let (found, spans) = tokenizer.encode_with_offsets(text).unwrap();
+            assert_eq!(found, expected, "{text:?}");
+            // `Metaspace` adds no space before one, so the file's own decoder drops that one too.
+            let decoded = tokenizer.decode(&found, ControlTokens::Keep);
+            let text_of = |text: &str| text.replace('▁', " ");
+            let shorter = text.strip_prefix([' ', '▁']).unwrap_or(text);
+            let is_same = decoded == text_of(text) || (is_first && decoded == text_of(shorter));
+            assert!(is_same, "{text:?} {decoded:?}");
+            let joined = spans.windows(2).all(|pair| pair[0].1 == pair[1].0);
+            let ends = spans.last().is_none_or(|last| last.1 == text.len());
+            assert!(joined && ends, "{text:?} {spans:?}");
+        }
+        assert!(tokenizer.adds_bos());
+    };
+    check(
+        &Tokenizer::read(&golden("spm.gguf")).unwrap(),
+        &reference["texts"],
+        false,
+    );
+    for layout in ["prepend", "first"] {
+        let dir = sentencepiece_directory(layout);
+        let tokenizer = Tokenizer::read(dir.path()).unwrap();
+        let rows = &reference[&format!("{layout}_texts")];
+        check(&tokenizer, rows, layout == "first");
+        for row in reference[layout].as_array().unwrap() {
+            let text = row["text"].as_str().unwrap();
+            let found = tokenizer.encode_with_special(text).unwrap();
+            assert_eq!(found, ids(&row["ids"]), "{layout} {text:?}");
+        }
+    }
+}
+
+/// A character in three byte tokens belongs to the last of them; the first space of a text is the tokenizer's own.
+#[test]
+fn bytes_and_spaces_of_sentencepiece_have_ranges() {
+    let tokenizer = Tokenizer::read(&golden("spm.gguf")).unwrap();
+    let (ids, spans) = tokenizer.encode_with_offsets("a 🦀").unwrap();
+    assert_eq!(spans.last(), Some(&(2, 6)), "{spans:?}");
+    assert_eq!(spans[0], (0, 1), "{spans:?}");
+    let crab: Vec<&[u8]> = ids
+        .iter()
+        .filter_map(|&id| tokenizer.token_bytes(id))
+        .collect();
+    assert_eq!(crab.concat(), " a 🦀".as_bytes());
+}
+
+/// A Llama 3 vocabulary without `tokenizer.ggml.pre` splits digits as Llama 3 does: GPT-2's rule would not.
+#[test]
+fn a_missing_splitting_rule_follows_the_vocabulary() {
+    let path = golden("tokenizer-no-pre.gguf");
+    let texts = &golden_json("tokenizers.json")["tokenizer-llama-bpe.gguf"]["texts"];
+    check_texts(&Tokenizer::read(&path).unwrap(), texts);
+}
+
 fn check_model(name: &str, expected_end: u32) {
     let Some(path) = real_model(name) else { return };
     let all = golden_json("tokenizers.json");
@@ -267,6 +342,29 @@ fn every_block_format_gives_the_reference_values() {
         &golden("blocks.gguf"),
         &golden_json("gguf.json")["tensors"]["blocks.gguf"],
     );
+}
+
+/// Three parts, two tensors each at most, in the formats that are expanded when they are read; any part names the file.
+#[test]
+fn split_files_and_expanded_formats_give_the_reference_values() {
+    for part in 1..=3 {
+        let path = golden(&format!("split-{part:05}-of-00003.gguf"));
+        check_tensors(&path, &golden_json("four_bit.json"));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let copy = |part: usize, number: usize| {
+        let name = |part: usize| format!("split-{part:05}-of-00003.gguf");
+        fs::copy(golden(&name(part)), dir.path().join(name(number))).unwrap();
+    };
+    (1..=3).for_each(|part| copy(part, part));
+    check_tensors(dir.path(), &golden_json("four_bit.json"));
+    copy(2, 3);
+    let error = Weights::open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("split-00003-of-00003.gguf"), "{error}");
+    assert!(error.contains("the file is not part 3"), "{error}");
+    fs::remove_file(dir.path().join("split-00003-of-00003.gguf")).unwrap();
+    let error = Weights::open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("split-00003-of-00003.gguf"), "{error}");
 }
 
 #[test]

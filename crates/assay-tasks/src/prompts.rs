@@ -51,6 +51,19 @@ pub struct PromptSettings {
     pub style: PromptStyle,
     /// Worked examples shown as earlier turns.
     pub examples: Vec<WorkedExample>,
+    /// The chat template that renders the messages.
+    pub template: Template,
+}
+
+/// A chat template.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Template {
+    /// The model's own.
+    #[default]
+    Own,
+    /// Contents of messages with a blank line after each: for base models, which have none.
+    Plain,
 }
 
 /// A foreign text in the layout of a style.

@@ -47,6 +47,7 @@ pub fn tiny_model(extra: &[&str], max_positions: usize) -> LanguageModel {
             scaling: RopeScaling::None,
         },
         max_positions,
+        pattern: assay_lm::LayerPattern::default(),
         qkv_bias: false,
         tie_word_embeddings: false,
         bos_token_id: None,

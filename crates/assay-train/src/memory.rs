@@ -130,13 +130,11 @@ impl MemoryPlan {
     /// The plan of a shape with adapters on all seven projections.
     pub fn new(config: &ModelConfig, ranks: AdapterRanks, workload: &Workload) -> Self {
         let (hidden, inner) = (config.hidden_size as u64, config.intermediate_size as u64);
-        let (query, key) = (
-            config.query_size() as u64,
-            (config.kv_heads * config.head_dim) as u64,
-        );
+        let key = config.kv_size() as u64;
         let layers = config.layers as u64;
-        let projections = 2 * hidden * (query + key) + 3 * hidden * inner;
-        let ends = 2 * (hidden + query) + 2 * (hidden + key) + 3 * (hidden + inner);
+        let matrices = || config.layer_matrices();
+        let projections: u64 = matrices().map(|m| (m.rows * m.columns) as u64).sum();
+        let ends: u64 = matrices().map(|m| (m.rows + m.columns) as u64).sum();
         let tables = if config.tie_word_embeddings { 1 } else { 2 };
         let adapter = |rank: usize| layers * ends * rank as u64;
         let (policy, reward) = (adapter(ranks.policy), adapter(ranks.reward));
@@ -342,6 +340,7 @@ mod tests {
                 scaling: RopeScaling::None,
             },
             max_positions: 8192,
+            pattern: assay_lm::LayerPattern::default(),
             qkv_bias: false,
             tie_word_embeddings: true,
             bos_token_id: None,

@@ -15,7 +15,10 @@ use assay_critic::reward_model::RewardModel;
 use assay_lm::gradients::Gradients;
 use assay_lm::packed::{Group, PackedBatch};
 use assay_lm::transformer::Transformer;
-use assay_lm::{DeviceName, ModelConfig, Placement, PlacementSettings, Precision, Weights, peft};
+use assay_lm::{
+    Architecture, DeviceName, ModelConfig, Placement, PlacementSettings, Precision, RopeScaling,
+    Weights, peft,
+};
 use assay_ops::{AdamWSettings, linear};
 use assay_train::TrainError;
 use assay_train::adam::AdamW;
@@ -25,7 +28,17 @@ use assay_train::update::{LossGradients, Reach, UpdatePasses, update};
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
-const MODELS: [&str; 4] = ["llama", "llama-tied", "qwen2-tied", "qwen2"];
+const MODELS: [&str; 9] = [
+    "llama",
+    "llama-tied",
+    "qwen2-tied",
+    "qwen2",
+    "qwen3",
+    "mistral",
+    "phi3",
+    "smollm3",
+    "gemma3",
+];
 
 #[derive(Deserialize)]
 struct Golden {
@@ -271,6 +284,48 @@ fn logits_and_logprobs_equal_transformers() {
         }
         let (logprobs, _) = case.policy().logprobs_and_entropies(&batch).unwrap();
         close_lists(&logprobs, &case.golden.policy_logprobs, name);
+    }
+}
+
+/// The largest distance from transformers' log-probabilities when `name` is computed with another configuration.
+fn distance_with(name: &str, change: impl Fn(&mut ModelConfig)) -> f32 {
+    let case = case(name);
+    let mut config = case.config.clone();
+    change(&mut config);
+    let weights = Weights::open(&case.dir.join("model")).unwrap();
+    let wrong = Transformer::load(&config, &weights, &place()).unwrap();
+    let batch = PackedBatch::new(&case.groups).unwrap();
+    let (found, _) = logprobs_and_entropies(&wrong, None, &batch).unwrap();
+    let pairs = found
+        .iter()
+        .flatten()
+        .zip(case.golden.base_logprobs.iter().flatten());
+    pairs.map(|(f, e)| (f - e).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn wrong_models_fail_the_golden() {
+    assert!(distance_with("qwen3", |_| {}) < 1e-4);
+    let no_query_norm = distance_with("qwen3", |config| config.architecture = Architecture::Llama);
+    assert!(no_query_norm > 0.1, "{no_query_norm}");
+    let half_the_rope = distance_with("qwen3", |config| {
+        let mut divisors = vec![1.0; config.head_dim / 2];
+        divisors[config.head_dim / 4..].fill(1e30);
+        config.rope.scaling = RopeScaling::Divisors { divisors };
+    });
+    assert!(half_the_rope > 1e-2, "{half_the_rope}");
+    type Change = fn(&mut ModelConfig);
+    let wrong: [(&str, Change); 5] = [
+        ("smollm3", |config| config.pattern.unrotated.clear()),
+        ("gemma3", |config| config.pattern.local.clear()),
+        ("gemma3", |config| config.pattern.query_factor = None),
+        ("gemma3", |config| config.rope.scaling = RopeScaling::None),
+        ("phi3", |config| config.rope.theta = 1e4),
+    ];
+    for (name, change) in wrong {
+        assert!(distance_with(name, |_| {}) < 1e-4);
+        let distance = distance_with(name, change);
+        assert!(distance > 1e-3, "{name}: {distance}");
     }
 }
 

@@ -55,17 +55,18 @@ pub(crate) fn run(args: &SampleArgs) -> Result<()> {
     print(&tally, problems.len(), args)
 }
 
-/// How prompts are written: the style asked for, else what the adapter's run used.
+/// How prompts are written: the style and template asked for, else what the adapter's run used.
 fn prompt(args: &SampleArgs) -> Result<PromptSettings> {
-    if let Some(style) = args.style {
-        return Ok(PromptSettings {
-            style: style.into(),
-            ..PromptSettings::default()
-        });
-    }
-    let adapter = args.adapter.as_deref();
+    let adapter = args.adapter.as_deref().filter(|_| args.style.is_none());
     let run = adapter.map(open::settings_of_run).transpose()?.flatten();
-    Ok(run.map_or_else(PromptSettings::default, |run| run.prompt))
+    let mut prompt = run.map_or_else(PromptSettings::default, |run| run.prompt);
+    if let Some(style) = args.style {
+        prompt.style = style.into();
+    }
+    if let Some(template) = args.template {
+        prompt.template = template.into();
+    }
+    Ok(prompt)
 }
 
 fn sample(

@@ -1,30 +1,33 @@
 //! The configuration of a GGUF file, from its metadata.
 
-use super::{
-    Architecture, ModelConfig, RopeScaling, RopeSettings, SUPPORTED_ARCHITECTURES, invalid,
+use super::pattern::{
+    GLOBAL_EVERY, LOCAL_THETA, LayerPattern, UNROTATED_EVERY, all_but_every, every,
 };
+use super::{ModelConfig, RopeScaling, RopeSettings, invalid};
 use crate::LmError;
+use crate::family::{Architecture, Family};
 use crate::weights::GgufFile;
 use crate::weights::gguf::BlockType;
 
 /// Constants of the published Llama 3 scalings: factor of 3.1 and 3.3, factor of 3.2.
 const LLAMA3_FACTORS: [f64; 2] = [8.0, 32.0];
 
+/// Layers of the one Gemma 3 that scales queries by another width than a head's: hidden size by heads.
+const GEMMA3_27B_LAYERS: usize = 62;
+
 impl ModelConfig {
     /// Reads the metadata of a GGUF file.
     pub(crate) fn from_gguf(file: &GgufFile) -> Result<Self, LmError> {
-        let architecture = match file.architecture()? {
-            "llama" => Architecture::Llama,
-            "qwen2" => Architecture::Qwen2,
-            other => {
-                return Err(LmError::UnsupportedArchitecture {
-                    path: file.path().to_owned(),
-                    name: other.to_owned(),
-                    supported: SUPPORTED_ARCHITECTURES,
-                });
-            }
+        let name = file.architecture()?;
+        let Some(family) = Family::of_gguf(name) else {
+            return Err(LmError::UnsupportedArchitecture {
+                path: file.path().to_owned(),
+                name: name.to_owned(),
+                supported: Family::supported(),
+            });
         };
-        let key = |name: &str| format!("{}.{name}", architecture.model_type());
+        let architecture = family.architecture;
+        let key = |name: &str| format!("{}.{name}", family.gguf);
         refuse_unsupported(file, architecture)?;
         let heads = file.require_unsigned(&key("attention.head_count"))?;
         let hidden_size = file.require_unsigned(&key("embedding_length"))?;
@@ -46,12 +49,21 @@ impl ModelConfig {
         for name in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
             eos_token_ids.extend(token(name)?.filter(|id| !eos_token_ids.contains(id)));
         }
+        let layers = file.require_unsigned(&key("block_count"))?;
+        let mut max_positions = file.require_unsigned(&key("context_length"))?;
+        let mut pattern = pattern(file, family, layers)?;
+        let window = file.unsigned(&key("attention.sliding_window"))?;
+        pattern.limit(window.filter(|window| *window > 0), &mut max_positions);
+        if architecture == Architecture::Gemma3 && layers == GEMMA3_27B_LAYERS && heads > 0 {
+            let factor = (head_dim as f64 * heads as f64 / hidden_size as f64).sqrt();
+            pattern.query_factor = Some(factor);
+        }
         let config = Self {
             architecture,
             vocab_size: vocab_size(file)?,
             hidden_size,
             intermediate_size: file.require_unsigned(&key("feed_forward_length"))?,
-            layers: file.require_unsigned(&key("block_count"))?,
+            layers,
             heads,
             kv_heads: file
                 .unsigned(&key("attention.head_count_kv"))?
@@ -60,9 +72,10 @@ impl ModelConfig {
             rms_norm_eps: file
                 .float(&key("attention.layer_norm_rms_epsilon"))?
                 .unwrap_or(1e-5),
-            rope: rope(file, &key, head_dim)?,
-            max_positions: file.require_unsigned(&key("context_length"))?,
-            qkv_bias: architecture == Architecture::Qwen2,
+            rope: rope(file, family, head_dim)?,
+            max_positions,
+            pattern,
+            qkv_bias: family.has_qkv_bias(),
             tie_word_embeddings: file.tensor("output.weight").is_none(),
             bos_token_id: token("tokenizer.ggml.bos_token_id")?,
             eos_token_ids,
@@ -72,8 +85,23 @@ impl ModelConfig {
     }
 }
 
+/// What differs between layers: GGUF files leave it to the reader, who knows it by the family.
+fn pattern(file: &GgufFile, family: &Family, layers: usize) -> Result<LayerPattern, LmError> {
+    let mut pattern = LayerPattern::default();
+    match family.architecture {
+        Architecture::Gemma3 => {
+            let theta = file.float(&format!("{}.rope.freq_base_swa", family.gguf))?;
+            pattern.local = all_but_every(GLOBAL_EVERY, layers);
+            pattern.local_theta = Some(theta.unwrap_or(LOCAL_THETA));
+        }
+        Architecture::SmolLm3 => pattern.unrotated = every(UNROTATED_EVERY, layers),
+        _ => {}
+    }
+    Ok(pattern)
+}
+
 fn refuse_unsupported(file: &GgufFile, architecture: Architecture) -> Result<(), LmError> {
-    let key = |name: &str| format!("{}.{name}", architecture.model_type());
+    let key = |name: &str| format!("{}.{name}", architecture.family().gguf);
     if let Some(experts) = file
         .unsigned(&key("expert_count"))?
         .filter(|&count| count > 0)
@@ -84,23 +112,17 @@ fn refuse_unsupported(file: &GgufFile, architecture: Architecture) -> Result<(),
             format!("{experts} experts are not supported"),
         );
     }
-    if file
-        .unsigned(&key("attention.sliding_window"))?
-        .is_some_and(|window| window > 0)
-    {
-        let field = key("attention.sliding_window");
-        return invalid(
-            file.path(),
-            &field,
-            "sliding-window attention is not supported",
-        );
+    if file.tensor("rope_factors_long.weight").is_some() {
+        let reason = "rotary embeddings scaled by context length (longrope) are not supported";
+        return invalid(file.path(), "rope_factors_long.weight", reason);
     }
-    if architecture == Architecture::Llama && file.tensor("blk.0.attn_q.bias").is_some() {
-        return invalid(
-            file.path(),
-            "blk.0.attn_q.bias",
-            "biases on Llama attention are not supported",
+    let family = architecture.family();
+    if !family.has_qkv_bias() && file.tensor("blk.0.attn_q.bias").is_some() {
+        let reason = format!(
+            "biases on the attention of {} are not supported",
+            family.causal_lm_class
         );
+        return invalid(file.path(), "blk.0.attn_q.bias", reason);
     }
     Ok(())
 }
@@ -119,12 +141,10 @@ fn vocab_size(file: &GgufFile) -> Result<usize, LmError> {
     }
 }
 
-fn rope(
-    file: &GgufFile,
-    key: &dyn Fn(&str) -> String,
-    head_dim: usize,
-) -> Result<RopeSettings, LmError> {
-    let theta = file.float(&key("rope.freq_base"))?.unwrap_or(10_000.0);
+fn rope(file: &GgufFile, family: &Family, head_dim: usize) -> Result<RopeSettings, LmError> {
+    let key = |name: &str| format!("{}.{name}", family.gguf);
+    let theta = file.float(&key("rope.freq_base"))?;
+    let theta = theta.unwrap_or(family.defaults.rope_theta);
     let rotated = file
         .unsigned(&key("rope.dimension_count"))?
         .unwrap_or(head_dim);
@@ -158,7 +178,9 @@ fn rope_divisors(file: &GgufFile) -> Result<Option<Vec<f32>>, LmError> {
     };
     match entry.block_type {
         BlockType::Float(float) => Ok(Some(float.widen(file.bytes(entry)))),
-        BlockType::Quantised(_) => file.bad("rope_freqs.weight", "must be f32, f16 or bf16"),
+        BlockType::Quantised(_) | BlockType::Expanded(_) => {
+            file.bad("rope_freqs.weight", "must be f32, f16 or bf16")
+        }
     }
 }
 

@@ -4,12 +4,11 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use super::{
-    Architecture, ModelConfig, RopeScaling, RopeSettings, SUPPORTED_ARCHITECTURES, invalid,
-};
+use super::{ModelConfig, RopeScaling, RopeSettings, invalid};
 use crate::LmError;
+use crate::family::{Activation, Architecture, Family};
 use crate::files::{MAX_TEXT_BYTES, read_bounded};
 
 /// The configuration's file name.
@@ -18,32 +17,68 @@ const GENERATION_FILE: &str = "generation_config.json";
 
 /// The settings that matter here; others are ignored as transformers ignores them.
 #[derive(Deserialize)]
-struct ConfigFile {
+pub(super) struct ConfigFile {
     vocab_size: usize,
     hidden_size: usize,
     intermediate_size: usize,
-    num_hidden_layers: usize,
+    pub(super) num_hidden_layers: usize,
     num_attention_heads: usize,
     num_key_value_heads: Option<usize>,
     head_dim: Option<usize>,
     #[serde(default = "default_eps")]
     rms_norm_eps: f64,
-    max_position_embeddings: usize,
+    pub(super) max_position_embeddings: usize,
     rope_theta: Option<f64>,
     rope_scaling: Option<Map<String, Value>>,
-    rope_parameters: Option<Map<String, Value>>,
+    pub(super) rope_parameters: Option<Map<String, Value>>,
+    pub(super) rope_local_base_freq: Option<f64>,
     partial_rotary_factor: Option<f64>,
     hidden_act: Option<String>,
+    hidden_activation: Option<String>,
     attention_bias: Option<bool>,
     mlp_bias: Option<bool>,
     tie_word_embeddings: Option<bool>,
-    use_sliding_window: Option<bool>,
-    sliding_window: Option<usize>,
-    max_window_layers: Option<usize>,
-    layer_types: Option<Vec<String>>,
+    pub(super) use_sliding_window: Option<bool>,
+    #[serde(default)]
+    pub(super) sliding_window: Window,
+    #[serde(alias = "_sliding_window_pattern")]
+    pub(super) sliding_window_pattern: Option<usize>,
+    pub(super) max_window_layers: Option<usize>,
+    pub(super) layer_types: Option<Vec<String>>,
+    pub(super) no_rope_layers: Option<Vec<u8>>,
+    pub(super) no_rope_layer_interval: Option<usize>,
+    pub(super) query_pre_attn_scalar: Option<f64>,
+    attn_logit_softcapping: Option<f64>,
+    final_logit_softcapping: Option<f64>,
+    use_bidirectional_attention: Option<bool>,
     quantization_config: Option<Value>,
     bos_token_id: Option<TokenIds>,
     eos_token_id: Option<TokenIds>,
+}
+
+/// `sliding_window`: `null` switches a window off that a family has by default.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(from = "Option<usize>")]
+pub(super) enum Window {
+    #[default]
+    Unnamed,
+    Off,
+    Width(usize),
+}
+
+impl From<Option<usize>> for Window {
+    fn from(width: Option<usize>) -> Self {
+        width.map_or(Self::Off, Self::Width)
+    }
+}
+
+impl Window {
+    pub(super) fn width(self) -> Option<usize> {
+        match self {
+            Self::Width(width) => Some(width),
+            Self::Unnamed | Self::Off => None,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -89,66 +124,40 @@ impl ModelConfig {
         config.validate(&path)?;
         Ok(config)
     }
-
-    /// The `config.json` that transformers (4.40 and newer) builds the same model from.
-    ///
-    /// `dtype` is the name of the exported weights' type, for example `"float32"`.
-    pub fn to_hf_json(&self, dtype: &str) -> Value {
-        let mut scaling = rope_json(&self.rope, self.max_positions);
-        let rope_scaling = match scaling.get("rope_type").and_then(Value::as_str) {
-            Some("default") => Value::Null,
-            _ => Value::Object(scaling.clone()),
-        };
-        scaling.insert("rope_theta".to_owned(), json!(self.rope.theta));
-        let eos = match self.eos_token_ids.as_slice() {
-            [] => Value::Null,
-            [id] => json!(id),
-            ids => json!(ids),
-        };
-        json!({
-            "architectures": [self.architecture.causal_lm_class()],
-            "model_type": self.architecture.model_type(),
-            "vocab_size": self.vocab_size,
-            "hidden_size": self.hidden_size,
-            "intermediate_size": self.intermediate_size,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
-            "num_key_value_heads": self.kv_heads,
-            "head_dim": self.head_dim,
-            "hidden_act": "silu",
-            "rms_norm_eps": self.rms_norm_eps,
-            "max_position_embeddings": self.max_positions,
-            "rope_theta": self.rope.theta,
-            "rope_scaling": rope_scaling,
-            "rope_parameters": scaling,
-            "attention_bias": false,
-            "mlp_bias": false,
-            "attention_dropout": 0.0,
-            "use_sliding_window": false,
-            "tie_word_embeddings": self.tie_word_embeddings,
-            "bos_token_id": self.bos_token_id,
-            "eos_token_id": eos,
-            "dtype": dtype,
-            "torch_dtype": dtype,
-            "use_cache": true,
-        })
-    }
 }
 
 impl ConfigFile {
-    fn into_config(self, architecture: Architecture, path: &Path) -> Result<ModelConfig, LmError> {
+    fn into_config(
+        mut self,
+        architecture: Architecture,
+        path: &Path,
+    ) -> Result<ModelConfig, LmError> {
+        if let (Window::Unnamed, Some(width)) = (
+            self.sliding_window,
+            architecture.family().defaults.sliding_window,
+        ) {
+            self.sliding_window = Window::Width(width);
+        }
         self.refuse_unsupported(architecture, path)?;
         if self.num_attention_heads == 0 {
             return invalid(path, "num_attention_heads", "must be at least 1");
         }
-        if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(self.num_attention_heads) {
-            let reason = format!(
-                "{} heads do not divide hidden_size = {}",
-                self.num_attention_heads, self.hidden_size
-            );
-            return invalid(path, "num_attention_heads", reason);
-        }
-        let rope = self.rope(path)?;
+        let family = architecture.family();
+        let head_dim = match self.head_dim.or(family.defaults.head_dim) {
+            Some(width) => width,
+            None if self.hidden_size.is_multiple_of(self.num_attention_heads) => {
+                self.hidden_size / self.num_attention_heads
+            }
+            None => {
+                let reason = format!(
+                    "{} heads do not divide hidden_size = {}",
+                    self.num_attention_heads, self.hidden_size
+                );
+                return invalid(path, "num_attention_heads", reason);
+            }
+        };
+        let rope = self.rope(family.defaults.rope_theta, path)?;
+        let (pattern, max_positions) = self.pattern(architecture, head_dim, path)?;
         Ok(ModelConfig {
             architecture,
             vocab_size: self.vocab_size,
@@ -157,14 +166,13 @@ impl ConfigFile {
             layers: self.num_hidden_layers,
             heads: self.num_attention_heads,
             kv_heads: self.num_key_value_heads.unwrap_or(self.num_attention_heads),
-            head_dim: self
-                .head_dim
-                .unwrap_or(self.hidden_size / self.num_attention_heads),
+            head_dim,
             rms_norm_eps: self.rms_norm_eps,
             rope,
-            max_positions: self.max_position_embeddings,
-            qkv_bias: architecture == Architecture::Qwen2,
-            tie_word_embeddings: self.tie_word_embeddings.unwrap_or(false),
+            max_positions,
+            pattern,
+            qkv_bias: family.has_qkv_bias(),
+            tie_word_embeddings: self.tie_word_embeddings.unwrap_or(family.defaults.is_tied),
             bos_token_id: self
                 .bos_token_id
                 .and_then(|ids| ids.list().first().copied()),
@@ -173,23 +181,38 @@ impl ConfigFile {
     }
 
     fn refuse_unsupported(&self, architecture: Architecture, path: &Path) -> Result<(), LmError> {
-        if let Some(act) = self
-            .hidden_act
-            .as_deref()
-            .filter(|act| !matches!(*act, "silu" | "swish"))
+        let activation = self.hidden_activation.as_ref().or(self.hidden_act.as_ref());
+        let known: &[&str] = match architecture.family().activation {
+            Activation::Silu => &["silu", "swish"],
+            Activation::GeluTanh => &["gelu_pytorch_tanh"],
+        };
+        if let Some(act) = activation.filter(|act| !known.contains(&act.as_str())) {
+            let reason = format!("{act:?} is not supported, only {:?}", known[0]);
+            return invalid(path, "hidden_act", reason);
+        }
+        if self
+            .attn_logit_softcapping
+            .or(self.final_logit_softcapping)
+            .is_some()
         {
+            let reason = "soft caps on logits are not supported";
             return invalid(
                 path,
-                "hidden_act",
-                format!("{act:?} is not supported, only \"silu\""),
+                "attn_logit_softcapping, final_logit_softcapping",
+                reason,
             );
         }
-        if architecture == Architecture::Llama && self.attention_bias == Some(true) {
-            return invalid(
-                path,
-                "attention_bias",
-                "biases on Llama attention are not supported",
+        if self.use_bidirectional_attention == Some(true) {
+            let reason = "attention to later tokens is not supported";
+            return invalid(path, "use_bidirectional_attention", reason);
+        }
+        let family = architecture.family();
+        if !family.has_qkv_bias() && self.attention_bias == Some(true) {
+            let reason = format!(
+                "biases on the attention of {} are not supported",
+                family.causal_lm_class
             );
+            return invalid(path, "attention_bias", reason);
         }
         if self.mlp_bias == Some(true) {
             return invalid(
@@ -198,7 +221,13 @@ impl ConfigFile {
                 "biases on the feed-forward layer are not supported",
             );
         }
-        if let Some(factor) = self.partial_rotary_factor.filter(|factor| *factor != 1.0) {
+        let nested = self.rope_parameters.as_ref();
+        let nested = nested.and_then(|map| map.get("partial_rotary_factor")?.as_f64());
+        if let Some(factor) = self
+            .partial_rotary_factor
+            .or(nested)
+            .filter(|factor| *factor != 1.0)
+        {
             return invalid(
                 path,
                 "partial_rotary_factor",
@@ -215,36 +244,18 @@ impl ConfigFile {
             );
             return invalid(path, "quantization_config", reason);
         }
-        let windowed_layers = self
-            .max_window_layers
-            .is_none_or(|first| first < self.num_hidden_layers);
-        let by_flag = self.use_sliding_window == Some(true)
-            && self.sliding_window.is_some()
-            && windowed_layers;
-        let by_type = self
-            .layer_types
-            .iter()
-            .flatten()
-            .any(|kind| kind != "full_attention");
-        if by_flag || by_type {
-            return invalid(
-                path,
-                "sliding_window",
-                "sliding-window attention is not supported",
-            );
-        }
         Ok(())
     }
 
-    fn rope(&self, path: &Path) -> Result<RopeSettings, LmError> {
-        let parameters = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
-        let nested = self
-            .rope_parameters
-            .as_ref()
-            .and_then(|map| map.get("rope_theta"))
-            .and_then(Value::as_f64);
-        let theta = nested.or(self.rope_theta).unwrap_or(10_000.0);
-        let scaling = match parameters {
+    /// The rotary embedding; in families with local layers that of the global ones.
+    fn rope(&self, default_theta: f64, path: &Path) -> Result<RopeSettings, LmError> {
+        let nested = self.rope_parameters.as_ref().map(|map| {
+            let global = map.get("full_attention").and_then(Value::as_object);
+            global.unwrap_or(map)
+        });
+        let theta = nested.and_then(|map| map.get("rope_theta")?.as_f64());
+        let theta = theta.or(self.rope_theta).unwrap_or(default_theta);
+        let scaling = match nested.or(self.rope_scaling.as_ref()) {
             Some(map) => rope_scaling(map, path)?,
             None => RopeScaling::None,
         };
@@ -272,13 +283,12 @@ fn architecture_of(raw: &Value, path: &Path) -> Result<Architecture, LmError> {
         .and_then(Value::as_str);
     let kind = raw.get("model_type").and_then(Value::as_str);
     let name = kind.or(class).unwrap_or("");
-    match name {
-        "llama" | "LlamaForCausalLM" => Ok(Architecture::Llama),
-        "qwen2" | "Qwen2ForCausalLM" => Ok(Architecture::Qwen2),
-        _ => Err(LmError::UnsupportedArchitecture {
+    match Family::of_hugging_face(name) {
+        Some(family) => Ok(family.architecture),
+        None => Err(LmError::UnsupportedArchitecture {
             path: path.to_owned(),
             name: class.unwrap_or(name).to_owned(),
-            supported: SUPPORTED_ARCHITECTURES,
+            supported: Family::supported(),
         }),
     }
 }
@@ -317,7 +327,7 @@ fn rope_scaling(map: &Map<String, Value>, path: &Path) -> Result<RopeScaling, Lm
     }
 }
 
-/// Frequency divisors that do not depend on length and leave attention unscaled: what [`rope_json`] writes.
+/// Frequency divisors that do not depend on length and leave attention unscaled: what an exported model has.
 fn divisors(map: &Map<String, Value>, path: &Path) -> Result<RopeScaling, LmError> {
     let list = |key: &str| -> Option<Vec<f32>> {
         map.get(key)?
@@ -336,37 +346,6 @@ fn divisors(map: &Map<String, Value>, path: &Path) -> Result<RopeScaling, LmErro
             "rope_scaling",
             "longrope is supported only with equal factors and attention_factor 1",
         ),
-    }
-}
-
-fn rope_json(rope: &RopeSettings, max_positions: usize) -> Map<String, Value> {
-    let value = match &rope.scaling {
-        RopeScaling::None => json!({ "rope_type": "default" }),
-        RopeScaling::Linear { factor } => json!({ "rope_type": "linear", "factor": factor }),
-        RopeScaling::Llama3 {
-            factor,
-            low_freq_factor,
-            high_freq_factor,
-            original_max_position_embeddings,
-        } => json!({
-            "rope_type": "llama3",
-            "factor": factor,
-            "low_freq_factor": low_freq_factor,
-            "high_freq_factor": high_freq_factor,
-            "original_max_position_embeddings": original_max_position_embeddings,
-        }),
-        RopeScaling::Divisors { divisors } => json!({
-            "rope_type": "longrope",
-            "short_factor": divisors,
-            "long_factor": divisors,
-            "factor": 1.0,
-            "attention_factor": 1.0,
-            "original_max_position_embeddings": max_positions,
-        }),
-    };
-    match value {
-        Value::Object(map) => map,
-        _ => Map::new(),
     }
 }
 

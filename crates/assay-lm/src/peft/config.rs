@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::CONFIG_FILE;
+use super::rules::{Modules, Rules};
 use crate::LmError;
 use crate::adapter::{Adapter, AdapterCard, LoraSettings, Projection};
 use crate::files::read_bounded;
@@ -21,11 +22,12 @@ const MAX_BYTES: u64 = 1 << 20;
 const HARMLESS: [&str; 14] = [
     "auto_mapping",
     "corda_config",
-    "ensure_weight_tying",
     "eva_config",
     "fan_in_fan_out",
     "inference_mode",
     "kasa_config",
+    // The biases are tensors of the file.
+    "lora_bias",
     "lora_dropout",
     "lora_ga_config",
     "megatron_core",
@@ -47,15 +49,31 @@ pub(super) struct ConfigFile {
     peft_type: Option<String>,
     r: usize,
     lora_alpha: f64,
-    /// A list of modules, or a pattern.
-    target_modules: Option<Value>,
+    target_modules: Option<Modules>,
+    exclude_modules: Option<Modules>,
+    layers_to_transform: Option<Layers>,
+    layers_pattern: Option<Modules>,
+    rank_pattern: Option<Map<String, Value>>,
+    alpha_pattern: Option<Map<String, Value>>,
     #[serde(default)]
     use_rslora: bool,
+    #[serde(default)]
+    pub(super) use_dora: bool,
+    #[serde(default)]
+    pub(super) ensure_weight_tying: bool,
     bias: Option<String>,
     init_lora_weights: Option<Value>,
     modules_to_save: Option<Vec<String>>,
     #[serde(flatten)]
     rest: Map<String, Value>,
+}
+
+/// One layer or several.
+#[derive(Clone, Deserialize)]
+#[serde(untagged, expecting = "the number of a layer or a list of them")]
+enum Layers {
+    One(usize),
+    Several(Vec<usize>),
 }
 
 impl ConfigFile {
@@ -80,30 +98,57 @@ impl ConfigFile {
         }
     }
 
-    /// Rank, alpha and projections; `names` are the tensors of the adapter, which say what a pattern matched.
+    /// Which modules have a pair, and each pair's rank and scale.
+    ///
+    /// # Errors
+    /// A pattern that is no regular expression.
+    pub(super) fn rules(&self, dir: &Path) -> Result<Rules, LmError> {
+        let layers = self.layers_to_transform.clone().map(|layers| match layers {
+            Layers::One(layer) => vec![layer],
+            Layers::Several(layers) => layers,
+        });
+        let rules = Rules {
+            rank: self.r,
+            alpha: self.lora_alpha,
+            is_rank_stabilised: self.use_rslora,
+            targets: self.target_modules.clone(),
+            excluded: self.exclude_modules.clone(),
+            layers: layers.filter(|layers| !layers.is_empty()),
+            ranks: numbers(&self.rank_pattern, |value| value.as_u64().unwrap_or(0)),
+            alphas: numbers(&self.alpha_pattern, |value| {
+                value.as_f64().unwrap_or(f64::NAN)
+            }),
+        };
+        match rules.fault() {
+            Some(reason) => refuse(dir, &reason),
+            None => Ok(rules),
+        }
+    }
+
+    /// Rank and alpha of the pairs that no pattern changes, on these projections.
     ///
     /// rsLoRA is LoRA with the scale alpha / sqrt(r): the same as plain LoRA with alpha * sqrt(r).
-    pub(super) fn settings(
-        &self,
-        dir: &Path,
-        names: impl Iterator<Item = impl AsRef<str>>,
-    ) -> Result<LoraSettings, LmError> {
-        let mut targets = match &self.target_modules {
-            Some(Value::Array(modules)) => listed(modules, dir)?,
-            Some(Value::String(_)) | None => adapted(names),
-            Some(_) => return refuse(dir, "target_modules is neither a list nor a pattern"),
-        };
-        targets.sort();
-        targets.dedup();
-        let rank = self.r as f64;
-        Ok(LoraSettings {
+    pub(super) fn settings(&self, targets: Vec<Projection>) -> LoraSettings {
+        LoraSettings {
             rank: self.r,
             alpha: match self.use_rslora {
-                true => self.lora_alpha * rank.sqrt(),
+                true => self.lora_alpha * (self.r as f64).sqrt(),
                 false => self.lora_alpha,
             },
             targets,
-        })
+        }
+    }
+
+    /// Whether a module was trained whole: PEFT compares the end of its path.
+    pub(super) fn saves(&self, module: &str) -> bool {
+        let mut saved = self.modules_to_save.iter().flatten();
+        saved.any(|name| module.ends_with(name))
+    }
+
+    /// The modules that were trained whole, but for a classifier's head.
+    pub(super) fn saved(&self) -> impl Iterator<Item = &String> {
+        let saved = self.modules_to_save.iter().flatten();
+        saved.filter(|name| !["score", "classifier"].contains(&name.as_str()))
     }
 
     /// Why this adapter is not plain LoRA on projections, if it is not.
@@ -113,6 +158,9 @@ impl ConfigFile {
         }
         if self.r == 0 || !self.lora_alpha.is_finite() {
             return Some("r must be at least 1 and lora_alpha finite".to_owned());
+        }
+        if matches!(&self.target_modules, Some(Modules::List(names)) if names.is_empty()) {
+            return Some("target_modules: at least one projection must be named".to_owned());
         }
         if let Some(bias) = self.bias.as_deref().filter(|bias| *bias != "none") {
             return Some(format!(
@@ -127,13 +175,12 @@ impl ConfigFile {
                  path_initial_model_for_weight_conversion"
             ));
         }
-        let saved = self.modules_to_save.iter().flatten();
-        if let Some(module) = saved
-            .into_iter()
-            .find(|module| !["score", "classifier"].contains(&module.as_str()))
+        if let Some(pattern) = &self.layers_pattern
+            && !pattern.is_empty()
+            && !pattern.names("layers")
         {
             return Some(format!(
-                "modules_to_save {module:?}: only a score head is read; merge the adapter in PEFT and load the merged model"
+                "layers_pattern {pattern} is not read, only \"layers\""
             ));
         }
         let unread = self
@@ -143,10 +190,21 @@ impl ConfigFile {
         unread.map(|(key, value)| {
             let shown: String = value.to_string().chars().take(80).collect();
             format!(
-                "{key} = {shown} is not read: only plain LoRA and rsLoRA of one rank and alpha are"
+                "{key} = {shown} is not read; merge the adapter in PEFT and load the merged model"
             )
         })
     }
+}
+
+/// The entries of a pattern field in their order: the first that matches a module decides.
+fn numbers<T>(
+    field: &Option<Map<String, Value>>,
+    number: impl Fn(&Value) -> T,
+) -> Vec<(String, T)> {
+    let entries = field.iter().flatten();
+    entries
+        .map(|(pattern, value)| (pattern.clone(), number(value)))
+        .collect()
 }
 
 /// Whether a field asks for something.
@@ -160,48 +218,10 @@ fn is_on(value: &Value) -> bool {
     }
 }
 
-/// The projections that a list of module names or paths means.
-fn listed(modules: &[Value], dir: &Path) -> Result<Vec<Projection>, LmError> {
-    let mut targets = Vec::new();
-    for module in modules {
-        let Some(module) = module.as_str() else {
-            return refuse(dir, &format!("target module {module} is no text"));
-        };
-        let last = module.rsplit('.').next().unwrap_or(module);
-        match last {
-            "score" | "classifier" => {}
-            _ => match projection(last) {
-                Some(projection) => targets.push(projection),
-                None => {
-                    let reason =
-                        format!("target module {module:?} is none of the seven projections");
-                    return refuse(dir, &reason);
-                }
-            },
-        }
-    }
-    Ok(targets)
-}
-
 fn refuse<T>(dir: &Path, reason: &str) -> Result<T, LmError> {
     Err(LmError::InvalidAdapter {
         reason: format!("{}: {reason}", dir.join(CONFIG_FILE).display()),
     })
-}
-
-/// The projections that have tensors.
-fn adapted(names: impl Iterator<Item = impl AsRef<str>>) -> Vec<Projection> {
-    names
-        .filter_map(|name| {
-            let (module, _) = name.as_ref().split_once(".lora_A.")?;
-            projection(module.rsplit('.').next()?)
-        })
-        .collect()
-}
-
-fn projection(name: &str) -> Option<Projection> {
-    let ends = |p: &Projection| p.module().rsplit('.').next() == Some(name);
-    Projection::ALL.into_iter().find(ends)
 }
 
 /// The file of an adapter: the fields that every PEFT since 0.11 reads.
@@ -215,9 +235,10 @@ pub(super) fn json_of(adapter: &Adapter, card: &AdapterCard) -> Value {
             .trim_end_matches('@'),
         None => card.base_model.as_str(),
     };
+    let (targets, ranks, alphas) = patterns(adapter);
     let modules_to_save = Some(&card.modules_to_save).filter(|modules| !modules.is_empty());
     json!({
-        "alpha_pattern": {},
+        "alpha_pattern": alphas,
         "auto_mapping": null,
         "base_model_name_or_path": base,
         "bias": "none",
@@ -235,13 +256,38 @@ pub(super) fn json_of(adapter: &Adapter, card: &AdapterCard) -> Value {
         "modules_to_save": modules_to_save,
         "peft_type": "LORA",
         "r": adapter.settings.rank,
-        "rank_pattern": {},
+        "rank_pattern": ranks,
         "revision": revision,
-        "target_modules": adapter.settings.targets,
+        "target_modules": targets,
         "task_type": card.task_type,
         "use_dora": false,
         "use_rslora": false,
     })
+}
+
+/// `target_modules`, `rank_pattern` and `alpha_pattern`: projections by name where every layer has the same pairs, else one
+/// path a pair.
+fn patterns(adapter: &Adapter) -> (Value, Map<String, Value>, Map<String, Value>) {
+    let settings = &adapter.settings;
+    let (mut ranks, mut alphas) = (Map::new(), Map::new());
+    let mut paths = Vec::new();
+    for pair in adapter.pairs() {
+        let module = pair.module();
+        let alpha = pair.scale * pair.rank as f64;
+        if pair.rank != settings.rank {
+            ranks.insert(module.clone(), json!(pair.rank));
+        }
+        if (alpha - settings.alpha).abs() > 1e-9 * settings.alpha.abs() {
+            alphas.insert(module.clone(), whole_number(alpha));
+        }
+        paths.push(module);
+    }
+    let is_everywhere = paths.len() == adapter.layers() * settings.targets.len();
+    let targets = match is_everywhere {
+        true => json!(settings.targets),
+        false => json!(paths),
+    };
+    (targets, ranks, alphas)
 }
 
 /// PEFT writes whole alphas as integers.
@@ -267,10 +313,10 @@ mod tests {
         serde_json::from_value(fields).unwrap()
     }
 
-    fn settings(change: Value, names: &[&str]) -> LoraSettings {
+    fn rules(change: Value) -> Rules {
         let file = file(change);
         assert_eq!(file.fault(), None);
-        file.settings(Path::new("a"), names.iter()).unwrap()
+        file.rules(Path::new("a")).unwrap()
     }
 
     /// What PEFT 0.21 writes beside the fields that matter, as it writes it.
@@ -288,46 +334,33 @@ mod tests {
             "use_dora": false, "use_qalora": false, "use_rslora": false, "velora_config": null,
             "target_modules": ["model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj", "down_proj", "score"]
         });
-        let settings = settings(change, &[]);
-        assert_eq!(settings.targets, [Projection::Query, Projection::Down]);
-        assert_eq!((settings.rank, settings.alpha), (4, 8.0));
+        let rules = rules(change);
+        assert_eq!(rules.expects("model.layers.1.self_attn.q_proj"), Some(true));
+        assert_eq!(rules.expects("model.layers.1.mlp.down_proj"), Some(true));
+        assert_eq!(rules.expects("model.layers.1.mlp.up_proj"), Some(false));
+        assert_eq!((rules.rank, rules.alpha), (4, 8.0));
     }
 
     /// alpha 8, r 4: rsLoRA's scale is 8 / 2 = 4, plain LoRA's 2.
     #[test]
     fn rank_stabilised_adapters_keep_their_scale() {
-        assert_eq!(settings(json!({"use_rslora": true}), &[]).scale(), 4.0);
-        assert_eq!(settings(json!({}), &[]).scale(), 2.0);
-    }
-
-    #[test]
-    fn a_pattern_means_what_has_tensors() {
-        let names = [
-            "base_model.model.model.layers.0.self_attn.v_proj.lora_A.weight",
-            "base_model.model.model.layers.0.self_attn.v_proj.lora_B.weight",
-            "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight",
-        ];
-        let targets = settings(json!({"target_modules": ".*(v|up)_proj"}), &names).targets;
-        assert_eq!(targets, [Projection::Value, Projection::Up]);
+        let scale = |change| file(change).settings(vec![Projection::Query]).scale();
+        assert_eq!(scale(json!({"use_rslora": true})), 4.0);
+        assert_eq!(scale(json!({})), 2.0);
     }
 
     #[test]
     fn what_is_no_plain_lora_is_refused_by_name() {
         let refused = [
-            (json!({"use_dora": true}), "use_dora = true"),
             (json!({"peft_type": "LOHA"}), "peft_type LOHA"),
             (json!({"bias": "lora_only"}), "bias \"lora_only\""),
-            (json!({"rank_pattern": {"q_proj": 8}}), "rank_pattern"),
-            (json!({"alpha_pattern": {"q_proj": 8}}), "alpha_pattern"),
-            (json!({"layers_to_transform": [0]}), "layers_to_transform"),
-            (json!({"lora_bias": true}), "lora_bias"),
+            (
+                json!({"layers_pattern": "blocks"}),
+                "layers_pattern \"blocks\"",
+            ),
             (
                 json!({"trainable_token_indices": [1]}),
                 "trainable_token_indices",
-            ),
-            (
-                json!({"modules_to_save": ["embed_tokens"]}),
-                "modules_to_save \"embed_tokens\"",
             ),
             (
                 json!({"init_lora_weights": "pissa"}),
@@ -340,11 +373,6 @@ mod tests {
             let fault = file(change).fault().unwrap_or_default();
             assert!(fault.contains(expected), "{fault:?} lacks {expected:?}");
         }
-        let unknown = file(json!({"target_modules": ["lm_head"]}));
-        let error = unknown
-            .settings(Path::new("a"), [""; 0].iter())
-            .unwrap_err();
-        assert!(error.to_string().contains("\"lm_head\""), "{error}");
     }
 
     #[test]
@@ -366,6 +394,7 @@ mod tests {
                 scaling: crate::RopeScaling::None,
             },
             max_positions: 8,
+            pattern: crate::LayerPattern::default(),
             qkv_bias: false,
             tie_word_embeddings: true,
             bos_token_id: None,

@@ -101,6 +101,8 @@ fn compile_here(
         None => escape_formatter(out, state, value),
     });
     engine.add_filter("tojson", to_json);
+    engine.add_test("iterable", is_iterable);
+    engine.add_test("sequence", is_sequence);
     engine.add_function(
         "raise_exception",
         |message: String| -> Result<Value, Error> {
@@ -130,6 +132,20 @@ fn python_constant(value: &Value) -> Option<&'static str> {
         ValueKind::Bool => Some(if value.is_true() { "True" } else { "False" }),
         _ => None,
     }
+}
+
+/// Jinja2's test: what Python's `iter` accepts. `none` is not iterable there, an undefined name is.
+fn is_iterable(value: &Value) -> bool {
+    !value.is_none() && value.try_iter().is_ok() || value.kind() == ValueKind::String
+}
+
+/// Jinja2's test: what has a length and items, texts and mappings among them.
+fn is_sequence(value: &Value) -> bool {
+    value.is_undefined()
+        || matches!(
+            value.kind(),
+            ValueKind::Seq | ValueKind::Iterable | ValueKind::Map | ValueKind::String
+        )
 }
 
 /// Turns `{% generation %}` blocks, which mark the assistant's text for training, into blocks that print their body.
@@ -279,6 +295,22 @@ mod tests {
             ),
             ("{{ strftime_now('%d %b %Y') }}", "26 Jul 2024"),
             ("{{ 'x' if undefined_name is defined else 'y' }}", "y"),
+            (
+                "{{ none is iterable }} {{ 3 is iterable }} {{ missing is iterable }} {{ 'a' is iterable }}",
+                "False False True True",
+            ),
+            (
+                "{{ [] is iterable }} {{ {} is iterable }} {{ range(2) is iterable }} {{ true is iterable }}",
+                "True True True False",
+            ),
+            (
+                "{{ none is sequence }} {{ 'a' is sequence }} {{ {} is sequence }} {{ [1] is sequence }} {{ 2 is sequence }}",
+                "False True True True False",
+            ),
+            (
+                "{% if none is iterable and none | length > 0 %}x{% endif %}y",
+                "y",
+            ),
         ];
         for (source, expected) in pairs {
             assert_eq!(render(source).unwrap(), expected, "{source}");

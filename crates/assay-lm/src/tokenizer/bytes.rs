@@ -4,7 +4,39 @@ use std::path::Path;
 
 use tokenizers::DecoderWrapper;
 
+use super::sentencepiece;
 use crate::LmError;
+
+/// How a vocabulary writes bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Alphabet {
+    /// A printable character for each byte, as GPT-2.
+    ByteLevel,
+    /// Text, spaces as `▁`, single bytes as `<0xNN>`.
+    SentencePiece,
+    /// Text as it is.
+    Exact,
+}
+
+impl Alphabet {
+    /// The alphabet that a tokenizer's decoder undoes.
+    pub(super) fn of(inner: &tokenizers::Tokenizer, path: &Path) -> Result<Self, LmError> {
+        let decoder = serde_json::to_value(inner.get_decoder()).unwrap_or_default();
+        match inner.get_decoder() {
+            Some(DecoderWrapper::ByteLevel(_)) => Ok(Self::ByteLevel),
+            Some(DecoderWrapper::Fuse(_)) => Ok(Self::Exact),
+            _ if sentencepiece::is_decoder(&decoder) => Ok(Self::SentencePiece),
+            _ => {
+                let reason = "this kind of tokenizer is not supported, only byte-level BPE, SentencePiece-style BPE \
+                              and closed vocabularies";
+                Err(LmError::UnsupportedTokenizer {
+                    path: path.to_owned(),
+                    reason: reason.to_owned(),
+                })
+            }
+        }
+    }
+}
 
 /// The exact bytes of every token of a vocabulary, in one buffer.
 #[derive(Clone, Debug)]
@@ -14,31 +46,22 @@ pub(super) struct TokenBytes {
 }
 
 impl TokenBytes {
-    /// Spells every token of a byte-level or closed vocabulary.
-    pub(super) fn of(inner: &tokenizers::Tokenizer, path: &Path) -> Result<Self, LmError> {
-        let byte_level = match inner.get_decoder() {
-            Some(DecoderWrapper::ByteLevel(_)) => true,
-            Some(DecoderWrapper::Fuse(_)) => false,
-            _ => {
-                let reason = "this kind of tokenizer is not supported, only byte-level BPE and closed vocabularies";
-                return Err(LmError::UnsupportedTokenizer {
-                    path: path.to_owned(),
-                    reason: reason.to_owned(),
-                });
-            }
-        };
+    /// Spells every token of a vocabulary.
+    pub(super) fn of(
+        inner: &tokenizers::Tokenizer,
+        alphabet: Alphabet,
+        path: &Path,
+    ) -> Result<Self, LmError> {
         let added = inner.get_added_tokens_decoder();
         let mut spelled: Vec<(u32, Vec<u8>)> = Vec::new();
         for (token, id) in inner.get_vocab(true) {
-            let exact = !byte_level || added.contains_key(&id);
-            spelled.push((
-                id,
-                if exact {
-                    token.into_bytes()
-                } else {
-                    byte_level_bytes(&token)
-                },
-            ));
+            let bytes = match alphabet {
+                _ if added.contains_key(&id) => token.into_bytes(),
+                Alphabet::Exact => token.into_bytes(),
+                Alphabet::ByteLevel => byte_level_bytes(&token),
+                Alphabet::SentencePiece => sentencepiece::bytes(&token),
+            };
+            spelled.push((id, bytes));
         }
         spelled.sort_unstable_by_key(|(id, _)| *id);
         if spelled

@@ -17,6 +17,8 @@ use super::{Roles, failed};
 use crate::LmError;
 use crate::weights::GgufFile;
 
+mod sentencepiece;
+
 const QWEN_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const LLAMA3_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
@@ -31,6 +33,8 @@ enum Family {
     Digits,
     Qwen,
     Llama3,
+    /// Nothing is cut: spaces are part of the vocabulary.
+    SentencePiece,
 }
 
 /// Builds the tokenizer and finds the tokens that have a role.
@@ -48,22 +52,10 @@ pub(super) fn build(file: &GgufFile) -> Result<(tokenizers::Tokenizer, Roles), L
     if vocabulary.len() != tokens.len() {
         return file.bad("tokenizer.ggml.tokens", "a token appears twice");
     }
-    let bpe = BPE::builder()
-        .vocab_and_merges(vocabulary, merges(file)?)
-        .ignore_merges(family == Family::Llama3)
-        .build()
-        .map_err(failed(
-            path,
-            "building the tokenizer from tokenizer.ggml.merges",
-        ))?;
-    let mut inner = tokenizers::Tokenizer::new(bpe);
-    if family == Family::Qwen {
-        inner.with_normalizer(Some(NFC));
-    }
-    inner.with_pre_tokenizer(Some(
-        pre_tokenizer(family).map_err(failed(path, "building the splitting rule"))?,
-    ));
-    inner.with_decoder(Some(ByteLevel::new(false, false, false)));
+    let mut inner = match family {
+        Family::SentencePiece => sentencepiece::build(file, tokens, vocabulary)?,
+        _ => byte_level(file, family, vocabulary)?,
+    };
     add_tokens(file, &mut inner, tokens)?;
     let roles = roles(file, family, tokens.len())?;
     if let Some(name) = roles
@@ -85,6 +77,32 @@ pub(super) fn build(file: &GgufFile) -> Result<(tokenizers::Tokenizer, Roles), L
     Ok((inner, roles))
 }
 
+/// Byte-level BPE with the splitting rule of a family.
+fn byte_level(
+    file: &GgufFile,
+    family: Family,
+    vocabulary: Vocab,
+) -> Result<tokenizers::Tokenizer, LmError> {
+    let path = file.path();
+    let bpe = BPE::builder()
+        .vocab_and_merges(vocabulary, merges(file)?)
+        .ignore_merges(family == Family::Llama3)
+        .build()
+        .map_err(failed(
+            path,
+            "building the tokenizer from tokenizer.ggml.merges",
+        ))?;
+    let mut inner = tokenizers::Tokenizer::new(bpe);
+    if family == Family::Qwen {
+        inner.with_normalizer(Some(NFC));
+    }
+    inner.with_pre_tokenizer(Some(
+        pre_tokenizer(family).map_err(failed(path, "building the splitting rule"))?,
+    ));
+    inner.with_decoder(Some(ByteLevel::new(false, false, false)));
+    Ok(inner)
+}
+
 fn family(file: &GgufFile) -> Result<Family, LmError> {
     let unsupported = |reason: String| {
         Err(LmError::UnsupportedTokenizer {
@@ -94,21 +112,38 @@ fn family(file: &GgufFile) -> Result<Family, LmError> {
     };
     match file.text("tokenizer.ggml.model")? {
         Some("gpt2") => {}
+        Some("llama") => return Ok(Family::SentencePiece),
         other => {
             let name = other.unwrap_or("(none)");
             return unsupported(format!(
-                "tokenizer.ggml.model {name:?} is not supported, only \"gpt2\" (byte-level BPE)"
+                "tokenizer.ggml.model {name:?} is not supported, only \"gpt2\" (byte-level BPE) and \"llama\" \
+                 (SentencePiece-style BPE)"
             ));
         }
     }
     match file.text("tokenizer.ggml.pre")?.unwrap_or("default") {
-        "default" | "gpt-2" => Ok(Family::Gpt2),
+        "default" => by_vocabulary(file),
+        "gpt-2" => Ok(Family::Gpt2),
         "smollm" | "starcoder" | "refact" => Ok(Family::Digits),
         "qwen2" | "deepseek-r1-qwen" => Ok(Family::Qwen),
         "llama-bpe" | "llama3" | "llama-v3" => Ok(Family::Llama3),
         other => unsupported(format!(
             "tokenizer.ggml.pre {other:?} is not supported; supported are default, gpt-2, smollm, qwen2, llama-bpe"
         )),
+    }
+}
+
+/// The family of a file whose converter named none: old files lack `tokenizer.ggml.pre`, and a Llama 3 or Qwen vocabulary
+/// cut by GPT-2's rule gives other tokens than the model was trained on.
+fn by_vocabulary(file: &GgufFile) -> Result<Family, LmError> {
+    let tokens = file.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
+    let has = |name: &str| tokens.iter().any(|token| token == name);
+    if has("<|begin_of_text|>") && (has("<|eot_id|>") || has("<|end_of_text|>")) {
+        return Ok(Family::Llama3);
+    }
+    match file.text("general.architecture")? {
+        Some("qwen2" | "qwen3") => Ok(Family::Qwen),
+        _ => Ok(Family::Gpt2),
     }
 }
 
@@ -140,7 +175,7 @@ fn pre_tokenizer(family: Family) -> tokenizers::Result<PreTokenizerWrapper> {
     };
     let by_bytes = |use_regex| PreTokenizerWrapper::from(ByteLevel::new(false, false, use_regex));
     let first: PreTokenizerWrapper = match family {
-        Family::Gpt2 => return Ok(by_bytes(true)),
+        Family::Gpt2 | Family::SentencePiece => return Ok(by_bytes(true)),
         Family::Digits => {
             return Ok(Sequence::new(vec![Digits::new(true).into(), by_bytes(true)]).into());
         }
@@ -155,15 +190,7 @@ fn add_tokens(
     inner: &mut tokenizers::Tokenizer,
     tokens: &[String],
 ) -> Result<(), LmError> {
-    let Some(types) = file.numbers("tokenizer.ggml.token_type")? else {
-        return file.bad("tokenizer.ggml.token_type", "the key is missing");
-    };
-    if types.len() != tokens.len() {
-        return file.bad(
-            "tokenizer.ggml.token_type",
-            format!("{} types for {} tokens", types.len(), tokens.len()),
-        );
-    }
+    let types = types(file, tokens)?;
     let added: Vec<AddedToken> = tokens
         .iter()
         .zip(types)
@@ -172,6 +199,19 @@ fn add_tokens(
         .collect();
     inner.add_tokens(&added);
     Ok(())
+}
+
+/// The type of every token.
+fn types<'f>(file: &'f GgufFile, tokens: &[String]) -> Result<&'f [f64], LmError> {
+    let key = "tokenizer.ggml.token_type";
+    match file.numbers(key)? {
+        Some(types) if types.len() == tokens.len() => Ok(types),
+        Some(types) => file.bad(
+            key,
+            format!("{} types for {} tokens", types.len(), tokens.len()),
+        ),
+        None => file.bad(key, "the key is missing"),
+    }
 }
 
 fn roles(file: &GgufFile, family: Family, vocab_size: usize) -> Result<Roles, LmError> {
@@ -186,7 +226,7 @@ fn roles(file: &GgufFile, family: Family, vocab_size: usize) -> Result<Roles, Lm
     // Converters leave the flag out where it has the family's default.
     let adds_bos = file
         .flag("tokenizer.ggml.add_bos_token")?
-        .unwrap_or(family == Family::Llama3);
+        .unwrap_or(matches!(family, Family::Llama3 | Family::SentencePiece));
     Ok(Roles {
         bos,
         eos: token("tokenizer.ggml.eos_token_id")?,

@@ -1,6 +1,6 @@
 //! Which parts a `tokenizer.json` may be made of, decided before its parser sees it.
 //!
-//! Byte-level BPE and closed vocabularies need few of the parts that the format knows. The others change text, or trust
+//! Byte-level BPE, SentencePiece-style BPE and closed vocabularies need few of the parts that the format knows. The others change text, or trust
 //! constants of the file so far that a malformed one ends the process.
 
 use std::path::Path;
@@ -11,14 +11,17 @@ use serde_json::Value;
 use super::failed;
 use crate::LmError;
 
-const NORMALIZERS: [&str; 5] = ["NFC", "NFD", "NFKC", "NFKD", "Sequence"];
-const PRE_TOKENIZERS: [&str; 7] = [
+const NORMALIZERS: [&str; 7] = [
+    "NFC", "NFD", "NFKC", "NFKD", "Sequence", "Prepend", "Replace",
+];
+const PRE_TOKENIZERS: [&str; 8] = [
     "ByteLevel",
     "Split",
     "Digits",
     "Punctuation",
     "Whitespace",
     "WhitespaceSplit",
+    "Metaspace",
     "Sequence",
 ];
 const POST_PROCESSORS: [&str; 3] = ["ByteLevel", "TemplateProcessing", "Sequence"];
@@ -103,9 +106,31 @@ fn check_part(value: &Value, part: &str, known: &[&str]) -> Result<(), String> {
                 .flatten()
                 .try_for_each(|inner| check_part(inner, part, known))
         }
+        "Prepend" | "Replace" | "Metaspace" => check_space(value, part, kind),
         "Split" => check_pattern(value, part),
         "TemplateProcessing" => check_template(value, part),
         _ => Ok(()),
+    }
+}
+
+/// Only what SentencePiece does: spaces become `▁`, and one more may stand before a text.
+fn check_space(value: &Value, part: &str, kind: &str) -> Result<(), String> {
+    let text = |key: &str| value.get(key).and_then(Value::as_str);
+    let is_known = match kind {
+        "Prepend" => text("prepend") == Some("▁"),
+        "Metaspace" => text("replacement") == Some("▁"),
+        _ => {
+            let pattern = value
+                .get("pattern")
+                .and_then(|pattern| pattern.get("String"));
+            pattern.and_then(Value::as_str) == Some(" ") && text("content") == Some("▁")
+        }
+    };
+    match is_known {
+        true => Ok(()),
+        false => Err(format!(
+            "{part} {kind:?} is supported only for spaces written as \"▁\""
+        )),
     }
 }
 

@@ -6,16 +6,20 @@ use assay_ops::{Matrix, RopeTable, has_kernels};
 use assay_tasks::random::Stream;
 use candle_core::{Device, Tensor, Var};
 
-use super::{Dense, Layer, Transformer};
-use crate::adapter::{Adapter, Projection};
+use super::{Dense, Layer, Rotation, Transformer};
+use crate::adapter::Adapter;
+use crate::family::{Bias, OUTER, Role, TensorSpec};
 use crate::weights::Weights;
-use crate::{LmError, ModelConfig, Placement};
+use crate::{LmError, ModelConfig, Placement, RopeScaling, RopeSettings};
 
-/// Positions that a rotation table is made for at most: a configuration may claim any number.
-const MOST_POSITIONS: usize = 1 << 17;
+/// Largest number of positions in a rotation table: a configuration may claim any number.
+const MAX_TABLE_POSITIONS: usize = 1 << 17;
 
 impl Transformer {
     /// Builds the model from a weight source, tensor after tensor where they belong.
+    ///
+    /// An output matrix that differs from the embedding is used, as transformers does, even where the configuration says
+    /// that the two are tied.
     ///
     /// # Errors
     /// Names the file and tensor that is missing or whose shape does not match the configuration.
@@ -24,7 +28,9 @@ impl Transformer {
         weights: &Weights,
         placement: &Placement,
     ) -> Result<Self, LmError> {
-        let mut model = Self::assemble(config, &mut Frozen { weights, placement })?;
+        let mut config = config.clone();
+        config.tie_word_embeddings &= !weights.has_own_output();
+        let mut model = Self::assemble(&config, &mut Frozen { weights, placement })?;
         model.fingerprint = Some(weights.fingerprint().into());
         Ok(model)
     }
@@ -44,9 +50,11 @@ impl Transformer {
         }
         self.final_norm = self.final_norm.to_device(device)?;
         self.rope = rope_table(&self.config, device)?;
+        self.local_rope = local_rope_table(&self.config, device)?;
         for layer in &mut self.layers {
-            layer.input_norm = layer.input_norm.to_device(device)?;
-            layer.attention_norm = layer.attention_norm.to_device(device)?;
+            for norm in layer.norms.values_mut() {
+                *norm = norm.to_device(device)?;
+            }
             for dense in layer.projections.values_mut() {
                 dense.weight = dense.weight.to_device(device, dtype)?;
                 if let Some(bias) = &mut dense.bias {
@@ -66,26 +74,18 @@ impl Transformer {
     /// Fails when a tensor cannot be allocated.
     pub fn random(config: &ModelConfig, seed: u64) -> Result<(Self, Vec<(String, Var)>), LmError> {
         let mut index = 0;
-        Self::trainable(config, |name, dims| {
+        Self::filled(config, |request| {
             index += 1;
-            let count = dims.iter().product();
-            let residual = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
-            let by_width = 1.0 / (dims.last().copied().unwrap_or(1) as f32).sqrt();
-            let deviation = match name {
-                "model.embed_tokens.weight" => 0.5,
-                "lm_head.weight" => 0.5 * by_width,
-                _ if residual => by_width / (2.0 * config.layers as f32).sqrt(),
-                _ => by_width,
+            let count = request.shape.iter().product();
+            let values: Vec<f32> = match request.start {
+                Start::Normal(deviation) => {
+                    let mut stream = Stream::new(seed, &[index]);
+                    let normal = |_| stream.normal_f32() * deviation;
+                    (0..count).map(normal).collect()
+                }
+                Start::Constant(value) => vec![value - request.offset as f32; count],
             };
-            let mut stream = Stream::new(seed, &[index]);
-            let values: Vec<f32> = match dims.len() {
-                2 => (0..count)
-                    .map(|_| stream.normal_f32() * deviation)
-                    .collect(),
-                _ if name.ends_with(".bias") => vec![0.0; count],
-                _ => vec![1.0; count],
-            };
-            Ok(Tensor::from_vec(values, dims, &Device::Cpu)?)
+            Ok(Tensor::from_vec(values, request.shape, &Device::Cpu)?)
         })
     }
 
@@ -97,6 +97,13 @@ impl Transformer {
         config: &ModelConfig,
         mut source: impl FnMut(&str, &[usize]) -> Result<Tensor, LmError>,
     ) -> Result<(Self, Vec<(String, Var)>), LmError> {
+        Self::filled(config, |request| source(request.name, request.shape))
+    }
+
+    fn filled(
+        config: &ModelConfig,
+        mut source: impl FnMut(&Request<'_>) -> Result<Tensor, LmError>,
+    ) -> Result<(Self, Vec<(String, Var)>), LmError> {
         let mut trained = Trained {
             source: &mut source,
             parameters: Vec::new(),
@@ -107,16 +114,33 @@ impl Transformer {
 
     /// The one walk over a model's tensors, in the order of [`Transformer::named_tensors`].
     fn assemble(config: &ModelConfig, source: &mut impl TensorSource) -> Result<Self, LmError> {
-        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-        let embedding = source.matrix("model.embed_tokens.weight", [vocab, hidden])?;
+        let [embedding, final_norm, output] = OUTER;
+        let table = [config.vocab_size, config.hidden_size];
+        let embedding = source.matrix(&Request {
+            name: &format!("{}.weight", embedding.hugging_face),
+            shape: &table,
+            start: start(&embedding, config.hidden_size, config),
+            offset: 0.0,
+        })?;
         let layers = (0..config.layers).map(|index| Layer::assemble(config, index, source));
         let layers = layers.collect::<Result<_, _>>()?;
-        let final_norm = source.vector("model.norm.weight", hidden)?;
+        let final_norm = source.vector(&Request {
+            name: &format!("{}.weight", final_norm.hugging_face),
+            shape: &[config.hidden_size],
+            start: Start::Constant(1.0),
+            offset: config.architecture.family().norm_offset,
+        })?;
         let output = match config.tie_word_embeddings {
             true => None,
-            false => Some(source.matrix("lm_head.weight", [vocab, hidden])?),
+            false => Some(source.matrix(&Request {
+                name: &format!("{}.weight", output.hugging_face),
+                shape: &table,
+                start: start(&output, config.hidden_size, config),
+                offset: 0.0,
+            })?),
         };
         let rope = rope_table(config, final_norm.device())?;
+        let local_rope = local_rope_table(config, final_norm.device())?;
         Ok(Self {
             config: config.clone(),
             embedding,
@@ -124,6 +148,7 @@ impl Transformer {
             final_norm,
             output,
             rope,
+            local_rope,
             fingerprint: None,
         })
     }
@@ -155,41 +180,55 @@ impl Transformer {
     /// # Errors
     /// Fails when a quantised matrix cannot be expanded.
     pub fn named_tensors(&self) -> Result<Vec<(String, Tensor)>, LmError> {
-        let mut named = vec![(
-            "model.embed_tokens.weight".to_owned(),
-            self.embedding.to_dense()?,
-        )];
+        let [embedding, final_norm, output] =
+            OUTER.map(|spec| format!("{}.weight", spec.hugging_face));
+        let offset = self.config.architecture.family().norm_offset;
+        let mut named = vec![(embedding, self.embedding.to_dense()?)];
         for (index, layer) in self.layers.iter().enumerate() {
-            let prefix = format!("model.layers.{index}");
-            named.push((
-                format!("{prefix}.input_layernorm.weight"),
-                layer.input_norm.clone(),
-            ));
-            named.push((
-                format!("{prefix}.post_attention_layernorm.weight"),
-                layer.attention_norm.clone(),
-            ));
-            for projection in Projection::ALL {
-                let dense = &layer.projections[&projection];
-                let name = format!("{prefix}.{}", projection.module());
-                named.push((format!("{name}.weight"), dense.weight.to_dense()?));
-                if let Some(bias) = &dense.bias {
-                    named.push((format!("{name}.bias"), bias.clone()));
-                }
+            for spec in self.config.architecture.family().layer {
+                let name = format!("model.layers.{index}.{}", spec.hugging_face);
+                let (weight, bias) = match spec.role {
+                    Role::Norm(norm, _) => (plus(layer.norms[&norm].clone(), -offset)?, None),
+                    Role::Projection(projection, _) => {
+                        let dense = &layer.projections[&projection];
+                        (dense.weight.to_dense()?, dense.bias.clone())
+                    }
+                    Role::Embedding | Role::FinalNorm | Role::Output => continue,
+                };
+                named.push((format!("{name}.weight"), weight));
+                named.extend(bias.map(|bias| (format!("{name}.bias"), bias)));
             }
         }
-        named.push(("model.norm.weight".to_owned(), self.final_norm.clone()));
-        if let Some(output) = &self.output {
-            named.push(("lm_head.weight".to_owned(), output.to_dense()?));
+        named.push((final_norm, plus(self.final_norm.clone(), -offset)?));
+        if let Some(matrix) = &self.output {
+            named.push((output, matrix.to_dense()?));
         }
         Ok(named)
     }
 }
 
-/// Where a model's tensors come from, asked by Hugging Face name and shape.
+/// A tensor that a model needs.
+struct Request<'r> {
+    /// Hugging Face name.
+    name: &'r str,
+    shape: &'r [usize],
+    start: Start,
+    /// Hugging Face files hold the tensor less this.
+    offset: f64,
+}
+
+/// The values of a tensor in a randomly initialised model.
+#[derive(Clone, Copy)]
+enum Start {
+    /// Normal with this standard deviation.
+    Normal(f32),
+    Constant(f32),
+}
+
+/// Where a model's tensors come from.
 trait TensorSource {
-    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Matrix, LmError>;
-    fn vector(&mut self, name: &str, length: usize) -> Result<Tensor, LmError>;
+    fn matrix(&mut self, request: &Request<'_>) -> Result<Matrix, LmError>;
+    fn vector(&mut self, request: &Request<'_>) -> Result<Tensor, LmError>;
 }
 
 /// Weights as their file has them, on a device: matrices in its type, blocks as they are, vectors f32.
@@ -199,16 +238,21 @@ struct Frozen<'w> {
 }
 
 impl TensorSource for Frozen<'_> {
-    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Matrix, LmError> {
-        let matrix = self.weights.matrix(name, shape)?;
+    fn matrix(&mut self, request: &Request<'_>) -> Result<Matrix, LmError> {
+        let shape = [request.shape[0], request.shape[1]];
+        let matrix = self.weights.matrix(request.name, shape)?;
         match has_kernels(&self.placement.device) {
             true => Ok(matrix.to_device(&self.placement.device, self.placement.dtype)?),
             false => Ok(matrix),
         }
     }
 
-    fn vector(&mut self, name: &str, length: usize) -> Result<Tensor, LmError> {
-        let vector = self.weights.vector(name, length)?;
+    fn vector(&mut self, request: &Request<'_>) -> Result<Tensor, LmError> {
+        let vector = self.weights.vector(request.name, request.shape[0])?;
+        let vector = match self.weights.stores_offset_norms() {
+            true => plus(vector, request.offset)?,
+            false => vector,
+        };
         Ok(vector.to_device(&self.placement.device)?)
     }
 }
@@ -219,22 +263,22 @@ struct Trained<'s, F> {
     parameters: Vec<(String, Var)>,
 }
 
-impl<F: FnMut(&str, &[usize]) -> Result<Tensor, LmError>> Trained<'_, F> {
-    fn variable(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, LmError> {
-        let var = Var::from_tensor(&(self.source)(name, shape)?)?;
+impl<F: FnMut(&Request<'_>) -> Result<Tensor, LmError>> Trained<'_, F> {
+    fn variable(&mut self, request: &Request<'_>) -> Result<Tensor, LmError> {
+        let var = Var::from_tensor(&plus((self.source)(request)?, request.offset)?)?;
         let tensor = var.as_tensor().clone();
-        self.parameters.push((name.to_owned(), var));
+        self.parameters.push((request.name.to_owned(), var));
         Ok(tensor)
     }
 }
 
-impl<F: FnMut(&str, &[usize]) -> Result<Tensor, LmError>> TensorSource for Trained<'_, F> {
-    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Matrix, LmError> {
-        Ok(Matrix::Dense(self.variable(name, &shape)?))
+impl<F: FnMut(&Request<'_>) -> Result<Tensor, LmError>> TensorSource for Trained<'_, F> {
+    fn matrix(&mut self, request: &Request<'_>) -> Result<Matrix, LmError> {
+        Ok(Matrix::Dense(self.variable(request)?))
     }
 
-    fn vector(&mut self, name: &str, length: usize) -> Result<Tensor, LmError> {
-        self.variable(name, &[length])
+    fn vector(&mut self, request: &Request<'_>) -> Result<Tensor, LmError> {
+        self.variable(request)
     }
 }
 
@@ -244,33 +288,85 @@ impl Layer {
         index: usize,
         source: &mut impl TensorSource,
     ) -> Result<Self, LmError> {
-        let prefix = format!("model.layers.{index}");
-        let mut norm = |name: &str| {
-            let name = format!("{prefix}.{name}.weight");
-            source.vector(&name, config.hidden_size)
-        };
-        let (input_norm, attention_norm) =
-            (norm("input_layernorm")?, norm("post_attention_layernorm")?);
-        let mut projections = HashMap::new();
-        for projection in Projection::ALL {
-            let (out, input) = projection.shape(config);
-            let name = format!("{prefix}.{}", projection.module());
-            let weight = source.matrix(&format!("{name}.weight"), [out, input])?;
-            let of_attention = matches!(
-                projection,
-                Projection::Query | Projection::Key | Projection::Value
-            );
-            let bias = match config.qkv_bias && of_attention {
-                true => Some(source.vector(&format!("{name}.bias"), out)?),
-                false => None,
-            };
-            projections.insert(projection, Dense { weight, bias });
+        let (mut norms, mut projections) = (HashMap::new(), HashMap::new());
+        for spec in config.architecture.family().layer {
+            let name = format!("model.layers.{index}.{}", spec.hugging_face);
+            match spec.role {
+                Role::Norm(norm, width) => {
+                    let weight = source.vector(&Request {
+                        name: &format!("{name}.weight"),
+                        shape: &[width.of(config)],
+                        start: Start::Constant(1.0),
+                        offset: config.architecture.family().norm_offset,
+                    })?;
+                    norms.insert(norm, weight);
+                }
+                Role::Projection(projection, bias) => {
+                    let shape = projection.shape(config);
+                    let shape = [shape.rows, shape.columns];
+                    let weight = source.matrix(&Request {
+                        name: &format!("{name}.weight"),
+                        shape: &shape,
+                        start: start(spec, shape[1], config),
+                        offset: 0.0,
+                    })?;
+                    let bias = match bias {
+                        Bias::WhereConfigured if config.qkv_bias => {
+                            let name = format!("{name}.bias");
+                            let (shape, start) = (&shape[..1], Start::Constant(0.0));
+                            let request = Request {
+                                name: &name,
+                                shape,
+                                start,
+                                offset: 0.0,
+                            };
+                            Some(source.vector(&request)?)
+                        }
+                        Bias::None | Bias::WhereConfigured => None,
+                    };
+                    projections.insert(projection, Dense { weight, bias });
+                }
+                Role::Embedding | Role::FinalNorm | Role::Output => {}
+            }
         }
+        let pattern = &config.pattern;
+        let rotation = match index {
+            _ if pattern.unrotated.contains(&index) => Rotation::None,
+            _ if pattern.local.contains(&index) => Rotation::Local,
+            _ => Rotation::Global,
+        };
         Ok(Self {
-            input_norm,
-            attention_norm,
+            norms,
             projections,
+            rotation,
         })
+    }
+}
+
+/// The rotation table of local layers, where the model has any.
+fn local_rope_table(config: &ModelConfig, device: &Device) -> Result<Option<RopeTable>, LmError> {
+    let local = config.pattern.local_theta.map(|theta| ModelConfig {
+        rope: RopeSettings {
+            theta,
+            scaling: RopeScaling::None,
+        },
+        ..config.clone()
+    });
+    local.map(|local| rope_table(&local, device)).transpose()
+}
+
+/// The values of a matrix with `columns` columns in a randomly initialised model.
+fn start(spec: &TensorSpec, columns: usize, config: &ModelConfig) -> Start {
+    match spec.initial.deviation(columns, config) {
+        Some(deviation) => Start::Normal(deviation),
+        None => Start::Constant(1.0),
+    }
+}
+
+fn plus(vector: Tensor, offset: f64) -> Result<Tensor, LmError> {
+    match offset {
+        0.0 => Ok(vector),
+        _ => Ok((vector + offset)?),
     }
 }
 
@@ -278,7 +374,7 @@ fn rope_table(config: &ModelConfig, device: &Device) -> Result<RopeTable, LmErro
     let frequencies = config.rope.inverse_frequencies(config.head_dim);
     Ok(RopeTable::new(
         &frequencies,
-        config.max_positions.min(MOST_POSITIONS),
+        config.max_positions.min(MAX_TABLE_POSITIONS),
         device,
     )?)
 }

@@ -1,30 +1,35 @@
-//! A bounded reader of GGUF headers over a mapped file.
+//! GGUF files, mapped: typed access to metadata and tensors, of one file or of all parts of a split one.
 //!
-//! Every length is compared with the bytes that are left before anything is allocated, so a hostile header costs no
-//! more memory than a few times its own size. Versions 2 and 3, little-endian. Reads metadata and tensor entries; what
-//! they mean is decided by `config`, `tokenizer` and `names`.
+//! What metadata and tensors mean is decided by `config`, `tokenizer` and `names`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use candle_core::quantized::GgmlDType;
 use memmap2::Mmap;
 
-use super::{FloatType, map_file};
+use super::map_file;
 use crate::LmError;
 
-const MAX_ENTRIES: u64 = 1 << 16;
-/// Longest header in bytes, which lists of small numbers widen eightfold in memory; published ones have up to 20 MB.
-const MAX_HEADER: usize = 1 << 26;
-const MAX_DIMENSIONS: u32 = 4;
-const MAX_ALIGNMENT: usize = 1 << 16;
+mod blocks;
+mod header;
+mod split;
 
-/// An open GGUF file: its metadata and where its tensors lie.
+pub(crate) use blocks::BlockType;
+use header::{Header, Value, bad};
+use split::SplitName;
+pub(crate) use split::first_part;
+
+/// Number of parts of a split file.
+const SPLIT_COUNT: &str = "split.count";
+/// Which part a file is, from 0.
+const SPLIT_NUMBER: &str = "split.no";
+
+/// An open GGUF file, or all parts of a split one: its metadata and where its tensors lie.
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
-    bytes: Mmap,
+    parts: Vec<Mmap>,
     metadata: BTreeMap<String, Value>,
     tensors: BTreeMap<String, TensorEntry>,
 }
@@ -35,48 +40,71 @@ pub(crate) struct TensorEntry {
     pub(crate) block_type: BlockType,
     /// Outermost dimension first, as Hugging Face writes it.
     pub(crate) shape: Vec<usize>,
+    part: usize,
     range: Range<usize>,
 }
 
-/// How a tensor's numbers are stored.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum BlockType {
-    Float(FloatType),
-    Quantised(GgmlDType),
-}
-
-/// A metadata value; numbers are widened.
-#[derive(Clone, Debug, PartialEq)]
-enum Value {
-    Unsigned(u64),
-    Signed(i64),
-    Float(f64),
-    Bool(bool),
-    Text(String),
-    Texts(Vec<String>),
-    Numbers(Vec<f64>),
-}
-
 impl GgufFile {
-    /// Maps a file and reads its header.
+    /// Maps a file and reads its header; of a split file (`-00001-of-00003.gguf`) all parts, whichever is named.
     ///
     /// # Errors
     /// [`LmError::InvalidWeightFile`] names the file and the part: a wrong magic or version, lengths beyond the file,
-    /// unknown types, tensors that overlap or end outside the file.
+    /// unknown types, tensors that overlap or end outside the file, a part that belongs to another file.
     pub fn open(path: &Path) -> Result<Self, LmError> {
-        let bytes = map_file(path)?;
-        let (metadata, tensors) = Header {
-            path,
-            bytes: &bytes,
-            at: 0,
+        let path = &first_part(path);
+        let mut file = Self::open_one(path)?;
+        let count = file.unsigned(SPLIT_COUNT)?.unwrap_or(1);
+        if count <= 1 {
+            return Ok(file);
         }
-        .read()?;
+        let name = SplitName::parse(path).filter(|name| name.count == count);
+        let Some(name) = name else {
+            let reason = format!(
+                "the file is one of {count} parts, so its name must end in -00001-of-{count:05}.gguf"
+            );
+            return file.bad(SPLIT_COUNT, reason);
+        };
+        for number in 2..=count {
+            file.add(&name.part(number), number)?;
+        }
+        if let Some(total) = file.unsigned("split.tensors.count")?
+            && total != file.tensors.len()
+        {
+            let reason = format!(
+                "{total} tensors are announced, the parts hold {}",
+                file.tensors.len()
+            );
+            return file.bad("split.tensors.count", reason);
+        }
+        Ok(file)
+    }
+
+    fn open_one(path: &Path) -> Result<Self, LmError> {
+        let bytes = map_file(path)?;
+        let (metadata, tensors) = Header::new(path, &bytes).read()?;
         Ok(Self {
             path: path.to_owned(),
-            bytes,
+            parts: vec![bytes],
             metadata,
             tensors,
         })
+    }
+
+    /// Adds the tensors of another part; its metadata but for its number is that of the first.
+    fn add(&mut self, path: &Path, number: usize) -> Result<(), LmError> {
+        let mut other = Self::open_one(path)?;
+        if other.unsigned(SPLIT_NUMBER)? != Some(number - 1) {
+            let reason = format!("the file is not part {number}");
+            return other.bad(SPLIT_NUMBER, reason);
+        }
+        for (name, mut entry) in std::mem::take(&mut other.tensors) {
+            entry.part = self.parts.len();
+            if self.tensors.insert(name.clone(), entry).is_some() {
+                return other.bad(&name, "another part holds a tensor of the same name");
+            }
+        }
+        self.parts.append(&mut other.parts);
+        Ok(())
     }
 
     /// The file's path.
@@ -106,12 +134,12 @@ impl GgufFile {
     }
 
     pub(crate) fn bytes(&self, entry: &TensorEntry) -> &[u8] {
-        &self.bytes[entry.range.clone()]
+        &self.parts[entry.part][entry.range.clone()]
     }
 
-    /// Every byte of the file.
-    pub(super) fn whole(&self) -> &[u8] {
-        &self.bytes
+    /// Every byte, part after part.
+    pub(super) fn whole(&self) -> impl Iterator<Item = &[u8]> {
+        self.parts.iter().map(|part| &part[..])
     }
 
     pub(crate) fn text(&self, key: &str) -> Result<Option<&str>, LmError> {
@@ -177,329 +205,4 @@ impl GgufFile {
     pub(crate) fn bad<T>(&self, what: &str, reason: impl Into<String>) -> Result<T, LmError> {
         bad(&self.path, what, reason)
     }
-}
-
-impl BlockType {
-    fn from_code(code: u32) -> Option<Self> {
-        Some(match code {
-            0 => Self::Float(FloatType::F32),
-            1 => Self::Float(FloatType::F16),
-            30 => Self::Float(FloatType::Bf16),
-            2 => Self::Quantised(GgmlDType::Q4_0),
-            3 => Self::Quantised(GgmlDType::Q4_1),
-            6 => Self::Quantised(GgmlDType::Q5_0),
-            7 => Self::Quantised(GgmlDType::Q5_1),
-            8 => Self::Quantised(GgmlDType::Q8_0),
-            10 => Self::Quantised(GgmlDType::Q2K),
-            11 => Self::Quantised(GgmlDType::Q3K),
-            12 => Self::Quantised(GgmlDType::Q4K),
-            13 => Self::Quantised(GgmlDType::Q5K),
-            14 => Self::Quantised(GgmlDType::Q6K),
-            _ => return None,
-        })
-    }
-
-    /// Values and bytes of one block.
-    fn block(self) -> (usize, usize) {
-        match self {
-            Self::Float(float) => (1, float.bytes()),
-            Self::Quantised(dtype) => (dtype.block_size(), dtype.type_size()),
-        }
-    }
-}
-
-type Parsed = (BTreeMap<String, Value>, BTreeMap<String, TensorEntry>);
-
-/// A cursor over the header.
-struct Header<'b> {
-    path: &'b Path,
-    bytes: &'b [u8],
-    at: usize,
-}
-
-impl<'b> Header<'b> {
-    fn read(mut self) -> Result<Parsed, LmError> {
-        if self.take(4, "magic")? != b"GGUF" {
-            return self.bad("magic", "the file does not start with GGUF");
-        }
-        let version = self.u32("version")?;
-        if !(2..=3).contains(&version) {
-            return self.bad(
-                "version",
-                format!("{version} is not supported, only 2 and 3 (little-endian)"),
-            );
-        }
-        let tensor_count = self.count("tensor count")?;
-        let value_count = self.count("metadata count")?;
-        let mut metadata = BTreeMap::new();
-        for _ in 0..value_count {
-            let key = self.string("metadata key")?;
-            let kind = self.u32(&key)?;
-            let value = self.value(kind, &key)?;
-            if metadata.insert(key.clone(), value).is_some() {
-                return self.bad(&key, "the key appears twice");
-            }
-        }
-        let mut entries = Vec::new();
-        for _ in 0..tensor_count {
-            entries.push(self.tensor()?);
-        }
-        let tensors = self.place(entries, alignment(self.path, &metadata)?)?;
-        Ok((metadata, tensors))
-    }
-
-    /// A tensor's name and entry; its range is still relative to the data section.
-    fn tensor(&mut self) -> Result<(String, TensorEntry), LmError> {
-        let name = self.string("tensor name")?;
-        let rank = self.u32(&name)?;
-        if rank == 0 || rank > MAX_DIMENSIONS {
-            return self.bad(
-                &name,
-                format!("{rank} dimensions; must lie in 1..={MAX_DIMENSIONS}"),
-            );
-        }
-        let mut shape = Vec::new();
-        for _ in 0..rank {
-            shape.push(self.u64(&name)?);
-        }
-        let code = self.u32(&name)?;
-        let start = self.u64(&name)?;
-        let Some(block_type) = BlockType::from_code(code) else {
-            return self.bad(&name, format!("tensor type {code} is not supported"));
-        };
-        let (block, size) = block_type.block();
-        let count = shape
-            .iter()
-            .try_fold(1_u64, |product, &n| product.checked_mul(n));
-        if shape.contains(&0) || !shape[0].is_multiple_of(block as u64) {
-            return self.bad(
-                &name,
-                format!(
-                    "rows of {} values are not whole blocks of {block}",
-                    shape[0]
-                ),
-            );
-        }
-        let end = count
-            .map(|count| count / block as u64)
-            .and_then(|blocks| blocks.checked_mul(size as u64));
-        let end = end
-            .and_then(|length| length.checked_add(start))
-            .filter(|&end| end <= self.bytes.len() as u64);
-        let Some(end) = end else {
-            return self.bad(
-                &name,
-                format!("a tensor of dimensions {shape:?} at {start} ends outside the file"),
-            );
-        };
-        let shape = shape.iter().rev().map(|&n| n as usize).collect();
-        Ok((
-            name,
-            TensorEntry {
-                block_type,
-                shape,
-                range: start as usize..end as usize,
-            },
-        ))
-    }
-
-    /// Moves ranges to where the data section starts and checks that they lie in the file, apart from each other.
-    fn place(
-        &self,
-        entries: Vec<(String, TensorEntry)>,
-        alignment: usize,
-    ) -> Result<BTreeMap<String, TensorEntry>, LmError> {
-        let data = self.at.next_multiple_of(alignment);
-        let mut spans = Vec::with_capacity(entries.len());
-        let mut tensors = BTreeMap::new();
-        for (name, mut entry) in entries {
-            entry.range = data + entry.range.start..data + entry.range.end;
-            if entry.range.end > self.bytes.len() {
-                let reason = format!(
-                    "needs bytes to {}, but the file has {}",
-                    entry.range.end,
-                    self.bytes.len()
-                );
-                return self.bad(&name, reason);
-            }
-            spans.push((entry.range.clone(), name.clone()));
-            if tensors.insert(name.clone(), entry).is_some() {
-                return self.bad(&name, "the tensor appears twice");
-            }
-        }
-        spans.sort_by_key(|(range, _)| range.start);
-        for pair in spans.windows(2) {
-            if pair[0].0.end > pair[1].0.start {
-                return self.bad(&pair[1].1, format!("overlaps {}", pair[0].1));
-            }
-        }
-        Ok(tensors)
-    }
-
-    fn value(&mut self, kind: u32, key: &str) -> Result<Value, LmError> {
-        Ok(match kind {
-            8 => Value::Text(self.string(key)?),
-            9 => self.list(key)?,
-            _ => {
-                let Some(width) = scalar_width(kind) else {
-                    return self.bad(key, format!("value type {kind} is unknown"));
-                };
-                scalar(kind, self.take(width, key)?)
-            }
-        })
-    }
-
-    fn list(&mut self, key: &str) -> Result<Value, LmError> {
-        let kind = self.u32(key)?;
-        let length = self.u64(key)?;
-        let smallest = if kind == 8 {
-            Some(size_of::<u64>())
-        } else {
-            scalar_width(kind)
-        };
-        let Some(smallest) = smallest else {
-            return self.bad(key, format!("lists of value type {kind} are not read"));
-        };
-        let left = (self.bytes.len() - self.at) as u64;
-        if length
-            .checked_mul(smallest as u64)
-            .is_none_or(|needed| needed > left)
-        {
-            return self.bad(
-                key,
-                format!("a list of {length} values does not fit into the {left} bytes left"),
-            );
-        }
-        if kind == 8 {
-            let texts: Result<Vec<String>, LmError> =
-                (0..length).map(|_| self.string(key)).collect();
-            return Ok(Value::Texts(texts?));
-        }
-        let bytes = self.take(length as usize * smallest, key)?;
-        let number = |bytes: &[u8]| match scalar(kind, bytes) {
-            Value::Unsigned(value) => value as f64,
-            Value::Signed(value) => value as f64,
-            Value::Float(value) => value,
-            _ => f64::from(bytes[0]),
-        };
-        Ok(Value::Numbers(
-            bytes.chunks_exact(smallest).map(number).collect(),
-        ))
-    }
-
-    fn string(&mut self, what: &str) -> Result<String, LmError> {
-        let length = self.u64(what)?;
-        let left = self.bytes.len() - self.at;
-        let Some(length) = usize::try_from(length)
-            .ok()
-            .filter(|&length| length <= left)
-        else {
-            return self.bad(
-                what,
-                format!("a text of {length} bytes does not fit into the {left} bytes left"),
-            );
-        };
-        let bytes = self.take(length, what)?;
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Ok(text.to_owned()),
-            Err(error) => self.bad(what, format!("no valid UTF-8: {error}")),
-        }
-    }
-
-    fn count(&mut self, what: &str) -> Result<u64, LmError> {
-        let count = self.u64(what)?;
-        if count > MAX_ENTRIES {
-            return self.bad(
-                what,
-                format!("{count} is more than the {MAX_ENTRIES} that are read"),
-            );
-        }
-        Ok(count)
-    }
-
-    fn u32(&mut self, what: &str) -> Result<u32, LmError> {
-        Ok(little_endian(self.take(4, what)?) as u32)
-    }
-
-    fn u64(&mut self, what: &str) -> Result<u64, LmError> {
-        Ok(little_endian(self.take(8, what)?))
-    }
-
-    fn take(&mut self, length: usize, what: &str) -> Result<&'b [u8], LmError> {
-        let bytes = self
-            .at
-            .checked_add(length)
-            .and_then(|end| self.bytes.get(self.at..end));
-        let Some(bytes) = bytes else {
-            return self.bad(what, "the file ends in the middle of its header");
-        };
-        self.at += length;
-        if self.at > MAX_HEADER {
-            let reason = format!("the header is longer than the {MAX_HEADER} bytes that are read");
-            return self.bad(what, reason);
-        }
-        Ok(bytes)
-    }
-
-    fn bad<T>(&self, what: &str, reason: impl Into<String>) -> Result<T, LmError> {
-        bad(self.path, what, reason)
-    }
-}
-
-fn alignment(path: &Path, metadata: &BTreeMap<String, Value>) -> Result<usize, LmError> {
-    let key = "general.alignment";
-    match metadata.get(key) {
-        None => Ok(32),
-        Some(Value::Unsigned(value)) => match usize::try_from(*value) {
-            Ok(value) if value.is_power_of_two() && value <= MAX_ALIGNMENT => Ok(value),
-            _ => bad(
-                path,
-                key,
-                format!("{value} is no power of two up to {MAX_ALIGNMENT}"),
-            ),
-        },
-        Some(_) => bad(path, key, "must be an unsigned integer"),
-    }
-}
-
-fn bad<T>(path: &Path, what: &str, reason: impl Into<String>) -> Result<T, LmError> {
-    Err(LmError::InvalidWeightFile {
-        path: path.to_owned(),
-        what: what.to_owned(),
-        reason: reason.into(),
-    })
-}
-
-/// Bytes of a number or truth value of this type code.
-fn scalar_width(kind: u32) -> Option<usize> {
-    match kind {
-        0 | 1 | 7 => Some(1),
-        2 | 3 => Some(2),
-        4..=6 => Some(4),
-        10..=12 => Some(8),
-        _ => None,
-    }
-}
-
-/// A number of a known type code from exactly its bytes.
-fn scalar(kind: u32, bytes: &[u8]) -> Value {
-    let raw = little_endian(bytes);
-    match kind {
-        0 | 2 | 4 | 10 => Value::Unsigned(raw),
-        1 => Value::Signed(i64::from(raw as u8 as i8)),
-        3 => Value::Signed(i64::from(raw as u16 as i16)),
-        5 => Value::Signed(i64::from(raw as u32 as i32)),
-        6 => Value::Float(f64::from(f32::from_bits(raw as u32))),
-        7 => Value::Bool(raw != 0),
-        11 => Value::Signed(raw as i64),
-        _ => Value::Float(f64::from_bits(raw)),
-    }
-}
-
-/// Up to eight bytes as an unsigned number.
-fn little_endian(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .rev()
-        .fold(0, |value, &byte| value << 8 | u64::from(byte))
 }

@@ -8,34 +8,23 @@ use candle_core::Tensor;
 use super::gguf::{BlockType, GgufFile, TensorEntry};
 use super::{check_shape, dense};
 use crate::LmError;
-
-const OUTER: [(&str, &str); 4] = [
-    ("token_embd.weight", "model.embed_tokens.weight"),
-    ("output_norm.weight", "model.norm.weight"),
-    ("output.weight", "lm_head.weight"),
-    ("rope_freqs.weight", "rope_freqs.weight"),
-];
-
-const INNER: [(&str, &str); 9] = [
-    ("attn_norm", "input_layernorm"),
-    ("ffn_norm", "post_attention_layernorm"),
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_output", "self_attn.o_proj"),
-    ("ffn_gate", "mlp.gate_proj"),
-    ("ffn_up", "mlp.up_proj"),
-    ("ffn_down", "mlp.down_proj"),
-];
+use crate::family::Family;
 
 /// Every tensor's Hugging Face name, sorted; tensors without one keep the name they have.
 pub(super) fn hugging_face_names(file: &GgufFile) -> Vec<String> {
+    let family = family(file);
+    let published = |name: &str| family.and_then(|family| family.hugging_face_name(name));
     let mut names: Vec<String> = file
         .tensors()
-        .map(|(name, _)| to_hugging_face(name))
+        .map(|(name, _)| published(name).unwrap_or_else(|| name.to_owned()))
         .collect();
     names.sort();
     names
+}
+
+/// Whether the file has an output matrix beside the embedding.
+pub(super) fn is_untied(file: &GgufFile) -> bool {
+    file.tensor("output.weight").is_some()
 }
 
 /// A matrix by Hugging Face name.
@@ -49,19 +38,20 @@ pub(super) fn gguf_matrix(
     let [out, input] = shape;
     let order = row_order(file, name, out)?;
     let bytes = file.bytes(entry);
+    let in_order = |values: Vec<f32>| match &order {
+        Some(rows) => rows
+            .iter()
+            .flat_map(|&r| &values[r * input..(r + 1) * input])
+            .copied()
+            .collect(),
+        None => values,
+    };
     match entry.block_type {
-        BlockType::Float(float) => {
-            let values = float.widen(bytes);
-            let values = match order {
-                Some(rows) => rows
-                    .iter()
-                    .flat_map(|&r| &values[r * input..(r + 1) * input])
-                    .copied()
-                    .collect(),
-                None => values,
-            };
-            Ok(Matrix::Dense(dense(values, &shape)?))
-        }
+        BlockType::Float(float) => Ok(Matrix::Dense(dense(in_order(float.widen(bytes)), &shape)?)),
+        BlockType::Expanded(format) => Ok(Matrix::Dense(dense(
+            in_order(format.expand(bytes)),
+            &shape,
+        )?)),
         BlockType::Quantised(dtype) => {
             let matrix = QuantisedMatrix::new(dtype, out, input, bytes)?;
             let matrix = match order {
@@ -101,19 +91,19 @@ pub(super) fn interleaved_rows(heads: usize, head_dim: usize) -> Vec<usize> {
 }
 
 fn row_order(file: &GgufFile, name: &str, rows: usize) -> Result<Option<Vec<usize>>, LmError> {
-    let key = if name.ends_with("self_attn.q_proj.weight") {
-        "llama.attention.head_count"
-    } else if name.ends_with("self_attn.k_proj.weight") {
-        "llama.attention.head_count_kv"
-    } else {
+    let Some(family) = family(file).filter(|family| family.interleaved_in_gguf) else {
         return Ok(None);
     };
-    if file.architecture()? != "llama" {
+    let all_heads = format!("{}.attention.head_count", family.gguf);
+    let heads = if name.ends_with("self_attn.q_proj.weight") {
+        file.require_unsigned(&all_heads)?
+    } else if name.ends_with("self_attn.k_proj.weight") {
+        match file.unsigned(&format!("{all_heads}_kv"))? {
+            Some(heads) => heads,
+            None => file.require_unsigned(&all_heads)?,
+        }
+    } else {
         return Ok(None);
-    }
-    let heads = match file.unsigned(key)? {
-        Some(heads) => heads,
-        None => file.require_unsigned("llama.attention.head_count")?,
     };
     if heads == 0 || !rows.is_multiple_of(2 * heads) {
         let reason = format!("{rows} rows do not split into {heads} even heads");
@@ -127,63 +117,23 @@ fn row_order(file: &GgufFile, name: &str, rows: usize) -> Result<Option<Vec<usiz
 }
 
 fn find<'f>(file: &'f GgufFile, name: &str) -> Result<&'f TensorEntry, LmError> {
-    let entry = to_gguf(name).and_then(|name| file.tensor(&name));
+    let entry = family(file)
+        .and_then(|family| family.gguf_name(name))
+        .and_then(|name| file.tensor(&name));
     entry.ok_or_else(|| LmError::MissingTensor {
         file: file.path().to_owned(),
         tensor: name.to_owned(),
     })
 }
 
-fn to_gguf(name: &str) -> Option<String> {
-    if let Some((gguf, _)) = OUTER.iter().find(|(_, published)| *published == name) {
-        return Some((*gguf).to_owned());
-    }
-    let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
-    let (module, kind) = rest.rsplit_once('.')?;
-    let (gguf, _) = INNER.iter().find(|(_, published)| *published == module)?;
-    Some(format!("blk.{layer}.{gguf}.{kind}"))
-}
-
-fn to_hugging_face(name: &str) -> String {
-    if let Some((_, published)) = OUTER.iter().find(|(gguf, _)| *gguf == name) {
-        return (*published).to_owned();
-    }
-    let inner = || {
-        let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
-        let (module, kind) = rest.rsplit_once('.')?;
-        let (_, published) = INNER.iter().find(|(gguf, _)| *gguf == module)?;
-        Some(format!("model.layers.{layer}.{published}.{kind}"))
-    };
-    inner().unwrap_or_else(|| name.to_owned())
+/// The row of the family table that the file names, if any.
+fn family(file: &GgufFile) -> Option<&'static Family> {
+    Family::of_gguf(file.architecture().ok()?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_go_both_ways() {
-        for (gguf, published) in [
-            ("token_embd.weight", "model.embed_tokens.weight"),
-            ("output.weight", "lm_head.weight"),
-            (
-                "blk.17.attn_q.bias",
-                "model.layers.17.self_attn.q_proj.bias",
-            ),
-            (
-                "blk.0.ffn_down.weight",
-                "model.layers.0.mlp.down_proj.weight",
-            ),
-            (
-                "blk.3.ffn_norm.weight",
-                "model.layers.3.post_attention_layernorm.weight",
-            ),
-        ] {
-            assert_eq!(to_hugging_face(gguf), published);
-            assert_eq!(to_gguf(published).as_deref(), Some(gguf));
-        }
-        assert_eq!(to_gguf("model.layers.0.self_attn.q_norm.weight"), None);
-    }
 
     /// Two heads of width 6: a file's head holds rows 0 3 1 4 2 5 of the published one.
     #[test]

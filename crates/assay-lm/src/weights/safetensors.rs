@@ -80,6 +80,15 @@ impl SafetensorsDirectory {
         self.entries.keys().cloned().collect()
     }
 
+    /// Whether both tensors are there and hold different values.
+    pub(super) fn differ(&self, one: &str, other: &str) -> bool {
+        let (Some(one), Some(other)) = (self.entries.get(one), self.entries.get(other)) else {
+            return false;
+        };
+        let bytes = |entry: &Entry| &self.shards[entry.shard].bytes[entry.range.clone()];
+        one.dtype != other.dtype || bytes(one) != bytes(other)
+    }
+
     pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LmError> {
         let Some(entry) = self.entries.get(name) else {
             return Err(LmError::MissingTensor {

@@ -94,8 +94,8 @@ fn paths_that_are_no_model() {
 fn configurations_that_are_refused() {
     let cases = [
         (
-            json!({"model_type": "mistral", "architectures": ["MistralForCausalLM"]}),
-            "MistralForCausalLM",
+            json!({"model_type": "mixtral", "architectures": ["MixtralForCausalLM"]}),
+            "MixtralForCausalLM",
         ),
         (json!({"model_type": "gpt2"}), "supported are llama"),
         (json!({"num_attention_heads": 0}), "num_attention_heads"),
@@ -125,12 +125,28 @@ fn configurations_that_are_refused() {
             "quantised with awq",
         ),
         (
-            json!({"use_sliding_window": true, "sliding_window": 32, "max_window_layers": 0}),
-            "sliding_window",
+            json!({"layer_types": ["sliding_attention"]}),
+            "sliding_window: layers have a sliding window, but its width is missing",
         ),
         (
-            json!({"layer_types": ["sliding_attention"]}),
-            "sliding_window",
+            json!({"layer_types": ["linear_attention"]}),
+            "layer_types: \"linear_attention\" is not supported",
+        ),
+        (
+            json!({"model_type": "mistral", "sliding_window": 0}),
+            "sliding_window: must be at least 1",
+        ),
+        (
+            json!({"model_type": "gemma3_text", "hidden_act": "gelu_pytorch_tanh", "final_logit_softcapping": 30.0}),
+            "soft caps on logits are not supported",
+        ),
+        (
+            json!({"model_type": "smollm3", "no_rope_layers": [1, 0]}),
+            "layer 1 of 1",
+        ),
+        (
+            json!({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.75}}),
+            "partial_rotary_factor: 0.75",
         ),
         (
             json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}),
@@ -175,6 +191,40 @@ fn configurations_that_are_refused() {
     );
     fs::write(dir.path().join("config.json"), "{\"vocab_size\": 16").unwrap();
     names(ModelConfig::read(dir.path()), &["config.json", "EOF"]);
+}
+
+/// No sequence may be longer than the narrowest window, so attention over all of it is the same.
+#[test]
+fn a_sliding_window_bounds_the_positions() {
+    let read = |change: Value| {
+        let mut config = config_json();
+        for (key, value) in change.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        ModelConfig::read(directory(&config).path()).unwrap()
+    };
+    let by_flag = json!({"model_type": "qwen2", "use_sliding_window": true, "sliding_window": 32,
+        "max_window_layers": 0});
+    let cases = [
+        (by_flag, 32),
+        (json!({"model_type": "mistral", "sliding_window": 48}), 48),
+        (json!({"model_type": "mistral", "sliding_window": null}), 64),
+        (
+            json!({"model_type": "mistral", "max_position_embeddings": 32768}),
+            4096,
+        ),
+        (json!({"model_type": "phi3", "sliding_window": 2047}), 64),
+    ];
+    for (change, expected) in cases {
+        assert_eq!(read(change.clone()).max_positions, expected, "{change}");
+    }
+    let gemma = json!({"model_type": "gemma3_text", "hidden_act": "gelu_pytorch_tanh", "num_hidden_layers": 13,
+        "sliding_window": 16, "head_dim": 8, "rope_theta": null});
+    let read = read(gemma);
+    assert_eq!(read.max_positions, 16);
+    assert_eq!(read.pattern.local, [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 12]);
+    assert_eq!(read.pattern.local_theta, Some(10_000.0));
+    assert_eq!(read.rope.theta, 1e6);
 }
 
 #[test]

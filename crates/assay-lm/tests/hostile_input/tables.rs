@@ -215,7 +215,7 @@ fn tokenizers() {
         ),
         (
             "/pre_tokenizer",
-            json!({"type": "Metaspace"}),
+            json!({"type": "Metaspace", "replacement": "_"}),
             "pre_tokenizer \"Metaspace\"",
         ),
         (
@@ -406,7 +406,11 @@ fn adapters() {
             json!("IA3"),
             "peft_type IA3 is not read, only LORA",
         ),
-        ("/use_dora", json!(true), "use_dora = true is not read"),
+        (
+            "/use_dora",
+            json!(true),
+            "self_attn.q_proj.lora_magnitude_vector",
+        ),
         (
             "/use_rslora",
             json!("yes"),
@@ -422,25 +426,21 @@ fn adapters() {
             json!(7),
             "invalid type: integer `7`, expected a string",
         ),
-        (
-            "/rank_pattern",
-            json!({"q_proj": 4}),
-            "rank_pattern = {\"q_proj\":4} is not read",
-        ),
+        ("/rank_pattern", json!({"q_proj": 4}), "needs [4, "),
         (
             "/alpha_pattern",
-            json!({"q_proj": 4}),
-            "alpha_pattern = {\"q_proj\":4} is not read",
+            json!({"q_proj": "4"}),
+            "alpha_pattern: \"q_proj\"",
         ),
         (
             "/layers_to_transform",
-            json!([0]),
-            "layers_to_transform = [0] is not read",
+            json!([7]),
+            "layers.0.self_attn.q_proj.lora_A.weight, which is neither",
         ),
         (
             "/modules_to_save",
             json!(["lm_head"]),
-            "modules_to_save \"lm_head\": only a score head",
+            "has no tensor base_model.model.lm_head",
         ),
         (
             "/init_lora_weights",
@@ -450,18 +450,22 @@ fn adapters() {
         (
             "/target_modules",
             json!(["../../x"]),
-            "target module \"../../x\" is none of the seven",
+            "lora_A.weight, which is neither",
         ),
         (
             "/target_modules",
             json!([""]),
-            "target module \"\" is none of the seven",
+            "lora_A.weight, which is neither",
         ),
-        ("/target_modules", json!([1]), "target module 1 is no text"),
+        (
+            "/target_modules",
+            json!([1]),
+            "a list of module names or one pattern",
+        ),
         (
             "/target_modules",
             json!({}),
-            "target_modules is neither a list nor a pattern",
+            "a list of module names or one pattern",
         ),
         (
             "/target_modules",
@@ -470,7 +474,7 @@ fn adapters() {
         ),
         (
             "/target_modules",
-            json!(["k_proj"]),
+            json!(["q_proj", "k_proj"]),
             "has no tensor base_model.model.model.layers.0.self_attn.k_proj.lora_A",
         ),
         (

@@ -24,8 +24,7 @@ fn tokenizers_that_are_refused() {
         .save(dir.path())
         .unwrap();
     let mut good: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
-    good["decoder"] =
-        json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
+    good["decoder"] = json!({"type": "WordPiece", "prefix": "##", "cleanup": true});
     fs::write(&file, good.to_string()).unwrap();
     names(
         read(),
@@ -102,7 +101,7 @@ fn a_directory_names_its_template() {
     let source = ModelSource::open(dir.path()).unwrap();
     names(
         source.template(&tokenizer),
-        &["no chat template", "plain template explicitly"],
+        &["no chat template", "choose the plain template"],
     );
     let settings = dir.path().join("tokenizer_config.json");
     let render = || {

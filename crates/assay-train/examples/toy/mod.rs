@@ -125,6 +125,7 @@ fn random_model() -> Result<(LanguageModel, Parameters), Box<dyn Error>> {
             theta: 10_000.0,
             scaling: RopeScaling::None,
         },
+        pattern: assay_lm::LayerPattern::default(),
         max_positions: 128,
         qkv_bias: false,
         tie_word_embeddings: false,

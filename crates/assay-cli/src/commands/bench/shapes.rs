@@ -60,6 +60,7 @@ impl Shape {
                 scaling: RopeScaling::None,
             },
             max_positions: 4096,
+            pattern: assay_lm::LayerPattern::default(),
             qkv_bias: !llama,
             tie_word_embeddings: !matches!(self, Self::Qwen7b),
             bos_token_id: None,

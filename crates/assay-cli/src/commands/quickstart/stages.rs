@@ -195,6 +195,7 @@ impl<'s> Stages<'s> {
                 scaling: RopeScaling::None,
             },
             max_positions: 256,
+            pattern: assay_lm::LayerPattern::default(),
             qkv_bias: false,
             tie_word_embeddings: false,
             bos_token_id: None,
