@@ -9,7 +9,7 @@ const OLDEST: &str = "80";
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=src/device/kernels");
+    println!("cargo::rerun-if-changed=src/cuda/kernels");
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return;
     }
@@ -24,11 +24,11 @@ fn main() {
         .arg(format!("-arch=compute_{OLDEST}"))
         .arg("-o")
         .arg(&out)
-        .arg("src/device/kernels/kernels.cu")
+        .arg("src/cuda/kernels/kernels.cu")
         .status();
     let reason = match built {
         Ok(status) if status.success() => return,
-        Ok(_) => "it could not compile src/device/kernels/kernels.cu".to_owned(),
+        Ok(_) => "it could not compile src/cuda/kernels/kernels.cu".to_owned(),
         Err(error) => error.to_string(),
     };
     println!(

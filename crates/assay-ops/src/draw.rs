@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use crate::device::{self, decoding};
+use crate::cuda::{self, decoding};
 use crate::values::{expect_f32, matrix_dims};
 use crate::{Matrix, OpsError, linear};
 
@@ -37,7 +37,7 @@ pub struct DrawnTokens {
 /// Shapes or element types that do not fit.
 pub fn output_logits(hidden: &Tensor, output: &Matrix) -> Result<Tensor, OpsError> {
     let hidden = hidden.detach();
-    if !device::takes(&hidden) {
+    if !cuda::takes(&hidden) {
         return linear(&hidden, output, None, None);
     }
     let (_, width) = matrix_dims("output_logits", "hidden", &hidden)?;
@@ -50,7 +50,7 @@ pub fn output_logits(hidden: &Tensor, output: &Matrix) -> Result<Tensor, OpsErro
             found: hidden.dims().to_vec(),
         });
     }
-    Ok(device::linear::output_logits(
+    Ok(cuda::linear::output_logits(
         &hidden.contiguous()?,
         output,
     )?)

@@ -133,6 +133,6 @@ mod tests {
 
     #[test]
     fn blocks_of_rows_are_whole_depth_blocks() {
-        assert_eq!(ROWS % crate::kernels::product::DEPTH, 0);
+        assert_eq!(ROWS % crate::cpu::routines::product::DEPTH, 0);
     }
 }

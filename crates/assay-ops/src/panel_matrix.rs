@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use crate::OpsError;
-use crate::kernels::product::{Panels, Part, View};
+use crate::cpu::routines::product::{Panels, Part, View};
 use crate::values::{Values, matrix_dims, zeros};
 
 /// A frozen matrix `[out, in]` of f32 values, stored as the panels of its transpose.

@@ -100,7 +100,7 @@ pub(crate) fn slice<'s>(
 fn is_activation(tensor: &Tensor) -> bool {
     match tensor.dtype() {
         DType::F32 => true,
-        DType::BF16 => crate::device::takes(tensor),
+        DType::BF16 => crate::cuda::takes(tensor),
         _ => false,
     }
 }
