@@ -7,20 +7,27 @@
 //! Activations and matrices are f32 or bf16; vectors, adapters, logits, log-probabilities and optimiser state are f32. Every
 //! sum is made in f32 or wider, in an order that does not depend on timing: results repeat to the bit on one device.
 
+pub(crate) mod adamw;
+pub(crate) mod add;
 pub(crate) mod attach;
-pub(crate) mod grouped_attention;
 pub(crate) mod cached_attention;
+pub(crate) mod column_sums;
+pub(crate) mod draw;
+pub(crate) mod embedding;
 mod executor;
+pub(crate) mod grouped_attention;
 pub(crate) mod launch;
 pub(crate) mod linear;
-pub(crate) mod token_logprobs;
 pub(crate) mod memo;
-pub(crate) mod adamw;
 pub(crate) mod product;
 pub(crate) mod quantised;
 pub(crate) mod recording;
+pub(crate) mod reward_head;
 pub(crate) mod rms_norm;
+pub(crate) mod rope;
 pub(crate) mod seed_gradient;
+pub(crate) mod swiglu;
+pub(crate) mod token_logprobs;
 #[cfg(test)]
 mod tests;
 

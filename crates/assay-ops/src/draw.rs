@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use crate::cuda::{self, decoding};
+use crate::cuda;
 use crate::values::{expect_f32, matrix_dims};
 use crate::{Matrix, OpsError, linear};
 
@@ -89,6 +89,6 @@ pub fn draw_on_device(
     const NAME: &str = "draw";
     let (_, words) = matrix_dims(NAME, "logits", logits)?;
     expect_f32(NAME, "logits", logits, &[uniforms.len(), words])?;
-    let drawn = decoding::draw_tokens(&logits.contiguous()?, uniforms, settings)?;
+    let drawn = cuda::draw::draw_tokens(&logits.contiguous()?, uniforms, settings)?;
     Ok(DeviceDraw(drawn))
 }

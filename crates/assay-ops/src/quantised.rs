@@ -150,7 +150,7 @@ impl QuantisedMatrix {
             let (row, index) = (rows.start, rows.end);
             return Err(OpsError::Index {
                 operation: "dequantise",
-                what: "row",
+                index_of: "row",
                 row,
                 index,
                 limit: self.out + 1,
@@ -207,7 +207,7 @@ impl QuantisedMatrix {
             if index >= self.out {
                 return Err(OpsError::Index {
                     operation: "select_rows",
-                    what: "row",
+                    index_of: "row",
                     row,
                     index,
                     limit: self.out,

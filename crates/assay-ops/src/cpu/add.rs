@@ -1,39 +1,24 @@
-//! The sum at the end of a residual branch.
+//! The CPU side of [`crate::add()`].
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result as CandleResult, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::values::{expect, matrix_dims, slice, zeros};
-use crate::{OpsError, cuda};
+use crate::OpsError;
+use crate::values::{slice, zeros};
 
-const NAME: &str = "add";
 /// Values of one parallel task.
 const VALUES: usize = 1 << 14;
 
-/// x + branch, value by value.
-///
-/// # Shapes
-/// x, branch and the result `[T, n]` f32, on a GPU also bf16.
-///
-/// Gradients reach both as they are.
-///
-/// # Errors
-/// Different shapes or other element types.
-pub fn add(x: &Tensor, branch: &Tensor) -> Result<Tensor, OpsError> {
-    matrix_dims(NAME, "x", x)?;
-    expect(NAME, "branch", branch, x.dims())?;
-    let (x, branch) = (x.contiguous()?, branch.contiguous()?);
-    if cuda::takes(&x) {
-        return Ok(cuda::rms_norm::add(&x, &branch)?);
-    }
-    Ok(x.apply_op2(&branch, Add)?)
+/// x and branch: f32 of one shape, contiguous.
+pub(crate) fn add(x: &Tensor, branch: &Tensor) -> Result<Tensor, OpsError> {
+    Ok(x.apply_op2(branch, Add)?)
 }
 
 struct Add;
 
 impl CustomOp2 for Add {
     fn name(&self) -> &'static str {
-        NAME
+        "add"
     }
 
     fn cpu_fwd(

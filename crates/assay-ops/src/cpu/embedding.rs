@@ -1,4 +1,4 @@
-//! Rows of an embedding table.
+//! The CPU side of [`crate::embedding()`].
 
 use std::sync::Arc;
 
@@ -6,35 +6,12 @@ use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result as CandleResult,
 use rayon::prelude::*;
 
 use crate::values::{Values, slice, zeros};
-use crate::{Matrix, OpsError, cuda};
+use crate::{Matrix, OpsError};
 
-const NAME: &str = "embedding";
-
-/// The rows of a table named by `ids`.
-///
-/// # Shapes
-/// weight `[V, d]`, ids `[T]`, result `[T, d]` f32; on a GPU in the type of the model.
-///
-/// The gradient reaches a tracked dense table: the sum over equal ids in row order.
-///
-/// # Errors
-/// [`OpsError::Index`] for an id outside the table.
-pub fn embedding(weight: &Matrix, ids: &Arc<[u32]>) -> Result<Tensor, OpsError> {
-    let (limit, width) = weight.dims()?;
-    if let Some(row) = ids.iter().position(|&id| id as usize >= limit) {
-        return Err(OpsError::Index {
-            operation: NAME,
-            what: "token id",
-            row,
-            index: ids[row] as usize,
-            limit,
-        });
-    }
+/// `ids` are rows of the table.
+pub(crate) fn embedding(weight: &Matrix, ids: &Arc<[u32]>) -> Result<Tensor, OpsError> {
+    let (_, width) = weight.dims()?;
     match weight {
-        Matrix::Dense(table) if cuda::takes(table) => {
-            Ok(cuda::rms_norm::embedding(&table.contiguous()?, ids)?)
-        }
-        Matrix::Quantised(blocks) if blocks.on_device().is_some() => Ok(blocks.device_rows(ids)?),
         Matrix::Dense(table) => Ok(table
             .contiguous()?
             .apply_op1(Embedding { ids: ids.clone() })?),
@@ -54,7 +31,7 @@ struct Embedding {
 
 impl CustomOp1 for Embedding {
     fn name(&self) -> &'static str {
-        NAME
+        "embedding"
     }
 
     fn cpu_fwd(&self, table: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {

@@ -1,4 +1,4 @@
-//! Attention of packed batches: the differentiable operation and its forward pass.
+//! The CPU side of [`crate::grouped_attention()`]: the operation and its forward pass.
 
 mod backward;
 
@@ -11,48 +11,25 @@ use rayon::prelude::*;
 use self::backward::{Inputs, gradients};
 use crate::cpu::routines::disjoint::Disjoint;
 use crate::cpu::routines::softmax::{KeyValues, QUERIES, Softmax, key_blocks, stack_heads};
-use crate::heads::check_inputs;
 use crate::values::{Values, slice, zeros};
-use crate::{AttentionLayout, HeadShape, OpsError, cuda};
+use crate::{AttentionLayout, HeadShape, OpsError};
 
 const NAME: &str = "grouped_attention";
 
-/// softmax(q k^T / sqrt(head_dim)) v within the spans of `layout`, head by head.
-///
-/// Time is proportional to the pairs of rows that see each other; scores exist for one block of them at a time, forward and
-/// backward.
-///
-/// # Shapes
-/// q and the result `[T, heads * head_dim]`, k and v `[T, kv_heads * head_dim]`, f32, on a GPU also bf16, keys and queries already rotated.
-///
-/// Gradients reach q, k and v.
-///
-/// # Errors
-/// Shapes that do not fit the layout or the heads.
-///
-/// Dao et al., "FlashAttention", 2022; Ainslie et al., "GQA", 2023.
-pub fn grouped_attention(
+/// q, k and v: f32, contiguous; their shapes fit the layout and the heads.
+pub(crate) fn grouped_attention(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
     layout: &Arc<AttentionLayout>,
     shape: HeadShape,
 ) -> Result<Tensor, OpsError> {
-    check_inputs(NAME, [q, k, v], [layout.rows(), layout.rows()], shape)?;
-    let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
-    if cuda::takes(&q) {
-        return Ok(cuda::grouped_attention::grouped_attention(
-            [&q, &k, &v],
-            layout,
-            shape,
-        )?);
-    }
     let operation = GroupedAttention {
         layout: layout.clone(),
         shape,
         log_normalisers: OnceLock::new(),
     };
-    Ok(q.apply_op3(&k, &v, operation)?)
+    Ok(q.apply_op3(k, v, operation)?)
 }
 
 struct GroupedAttention {
@@ -116,7 +93,7 @@ impl CustomOp3 for GroupedAttention {
     }
 }
 
-/// Query rows of one task and the keys before them: whole spans, then the span of the rows themselves.
+/// Query rows of one task, the prompt before them and the span that contains them.
 struct QueryBlock {
     rows: Range<usize>,
     prompt: Option<Range<usize>>,
@@ -164,29 +141,24 @@ fn forward(
         |(softmax, queries), task| {
             let (block, kv_head) = (&blocks[task / shape.kv_heads], task % shape.kv_heads);
             let heads = kv_head * sharing..(kv_head + 1) * sharing;
-            stack_heads(
-                (q, shape.query_width()),
-                block.rows.clone(),
-                heads.clone(),
-                dim,
-                queries,
-            );
+            let width = shape.query_width();
+            stack_heads(q, width, &block.rows, &heads, dim, queries);
             let source = KeyValues {
                 keys: &k[kv_head * dim..],
                 values: &v[kv_head * dim..],
                 stride: shape.kv_width(),
             };
-            attend(softmax, queries, (source, block), shape);
+            attend(softmax, queries, source, block, shape);
             let count = block.rows.len();
             for (i, normaliser) in softmax.finish(shape).enumerate() {
                 let at = (heads.start + i / count) * rows + block.rows.start + i % count;
-                // SAFETY: this task alone has these rows of these heads.
+                // SAFETY: no other task writes these rows of these heads.
                 unsafe { normaliser_parts.slice(at, 1)[0] = normaliser }
             }
             for (i, weighted) in softmax.weighted.chunks_exact(dim).enumerate() {
                 let at = (block.rows.start + i % count) * shape.query_width()
                     + (heads.start + i / count) * dim;
-                // SAFETY: this task alone has these rows of these heads.
+                // SAFETY: no other task writes these rows of these heads.
                 unsafe { out_parts.slice(at, dim).copy_from_slice(weighted) }
             }
         },
@@ -194,30 +166,21 @@ fn forward(
     Ok((out, normalisers))
 }
 
-/// Takes every block of keys that the query block sees.
+/// Adds every block of keys that the query block attends to.
 fn attend(
     softmax: &mut Softmax,
     queries: &[f32],
-    (source, block): (KeyValues<'_>, &QueryBlock),
+    source: KeyValues<'_>,
+    block: &QueryBlock,
     shape: HeadShape,
 ) {
     let count = block.rows.len();
     softmax.start(count * shape.sharing(), shape);
     for keys in block.prompt.clone().into_iter().flat_map(key_blocks) {
-        softmax.take(
-            queries,
-            (source.from(keys.start), keys.len()),
-            shape,
-            |_| keys.len(),
-        );
+        softmax.take(queries, source.block(&keys), shape, |_| keys.len());
     }
     for keys in key_blocks(block.own.start..block.rows.end) {
         let visible = |row: usize| (block.rows.start + row % count + 1).saturating_sub(keys.start);
-        softmax.take(
-            queries,
-            (source.from(keys.start), keys.len()),
-            shape,
-            visible,
-        );
+        softmax.take(queries, source.block(&keys), shape, visible);
     }
 }

@@ -1,100 +1,33 @@
-//! Linear maps with a low-rank adapter.
+//! The CPU side of [`crate::linear()`].
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result as CandleResult, Shape, Tensor,
 };
 
 use crate::cpu::routines::product::{Output, Part, Right, Term, View, Write, multiply, multiply_terms};
-use crate::values::{Values, expect_f32, matrix_dims, slice, zeros};
-use crate::{Matrix, OpsError, PanelMatrix, cuda};
+use crate::values::{Values, slice, zeros};
+use crate::{LaidOut, Lora, Matrix, OpsError};
 
 const NAME: &str = "linear";
 
-/// A low-rank adapter of one linear map: adds scale * (x A^T) B^T.
-#[derive(Clone, Copy, Debug)]
-pub struct Lora<'a> {
-    /// Down map A `[r, in]`.
-    pub a: &'a Tensor,
-    /// Up map B `[out, r]`.
-    pub b: &'a Tensor,
-    /// alpha / r; multiplies the adapter's output only, never the base output.
-    pub scale: f64,
-    /// A and B laid out for products, where they will not change for a while: the same bits, and nothing is packed. Read on the CPU only.
-    pub laid_out: Option<&'a LaidOut>,
-}
-
-/// A and B in the layout of the product.
-#[derive(Clone, Debug)]
-pub struct LaidOut {
-    a: Arc<PanelMatrix>,
-    b: Arc<PanelMatrix>,
-}
-
-impl LaidOut {
-    /// A copy of A `[r, in]` and B `[out, r]`, f32 on the CPU.
-    ///
-    /// # Errors
-    /// There is no memory for it.
-    pub fn new(a: &Tensor, b: &Tensor) -> Result<Self, OpsError> {
-        Ok(Self {
-            a: Arc::new(PanelMatrix::new(a)?),
-            b: Arc::new(PanelMatrix::new(b)?),
-        })
-    }
-}
-
-/// y = x W^T + bias + scale * (x A^T) B^T.
-///
-/// # Shapes
-/// x `[T, in]`, weight `[out, in]`, bias `[out]`, A `[r, in]`, B `[out, r]`, result `[T, out]`; all f32, the weight also as
-/// GGUF blocks. A quantised weight gives the bits of its dequantised copy. On a GPU x, a dense weight and the result may be
-/// bf16; bias, A and B stay f32.
-///
-/// Gradients reach x, A, B, a tracked dense weight and a tracked bias. Of a frozen weight none is ever computed.
-///
-/// # Errors
-/// Shapes or element types that do not fit.
-///
-/// Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021.
-pub fn linear(
+/// x f32, contiguous; shapes fit.
+pub(crate) fn linear(
     x: &Tensor,
     weight: &Matrix,
     bias: Option<&Tensor>,
     lora: Option<Lora<'_>>,
 ) -> Result<Tensor, OpsError> {
-    let (_, input) = matrix_dims(NAME, "x", x)?;
-    let (out, weight_input) = weight.dims()?;
-    if input != weight_input {
-        let expected = format!("[rows, {weight_input}]");
-        return Err(OpsError::Shape {
-            operation: NAME,
-            argument: "x",
-            expected,
-            found: x.dims().to_vec(),
-        });
-    }
-    if let Some(bias) = bias {
-        expect_f32(NAME, "bias", bias, &[out])?;
-    }
-    if let Some(lora) = lora {
-        check_lora(lora, input, out)?;
-    }
-    let x = x.contiguous()?;
-    if cuda::takes(&x) {
-        return Ok(cuda::linear::linear(&x, weight, bias, lora)?);
-    }
     let y = match (weight, lora) {
         (Matrix::Dense(w), lora) if w.track_op() => {
             let y = x.apply_op2(&w.contiguous()?, TrackedLinear)?;
             match lora {
-                Some(lora) => (y + adapted(&x, None, lora)?)?,
+                Some(lora) => (y + adapted(x, None, lora)?)?,
                 None => y,
             }
         }
-        (frozen, Some(lora)) => adapted(&x, Some(frozen.clone()), lora)?,
+        (frozen, Some(lora)) => adapted(x, Some(frozen.clone()), lora)?,
         (frozen, None) => x.apply_op1(FrozenLinear {
             weight: frozen.clone(),
         })?,
@@ -112,12 +45,6 @@ fn adapted(x: &Tensor, weight: Option<Matrix>, lora: Lora<'_>) -> Result<Tensor,
         laid_out: lora.laid_out.cloned(),
     };
     Ok(x.apply_op3(&lora.a.contiguous()?, &lora.b.contiguous()?, operation)?)
-}
-
-fn check_lora(lora: Lora<'_>, input: usize, out: usize) -> Result<(), OpsError> {
-    let (rank, _) = matrix_dims(NAME, "A", lora.a)?;
-    expect_f32(NAME, "A", lora.a, &[rank, input])?;
-    expect_f32(NAME, "B", lora.b, &[out, rank])
 }
 
 /// A left factor, `[rows, width]` without gaps.

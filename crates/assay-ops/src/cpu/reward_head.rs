@@ -1,45 +1,29 @@
-//! The linear reward head.
+//! The CPU side of [`crate::reward_head()`].
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::cpu::routines::{dispatched, reduce};
-use crate::values::{Values, expect_f32, matrix_dims, slice, zeros};
-use crate::{OpsError, cuda};
+use crate::OpsError;
+use crate::values::{Values, slice, zeros};
 
-const NAME: &str = "reward_head";
 /// Rows of one parallel task; also the unit in which the weight's gradient is summed, so it fixes that sum's order.
 const ROWS: usize = 64;
 
-/// One logit a row: z_t = weight . hidden_t + bias.
-///
-/// # Shapes
-/// hidden `[T, d]`, weight `[d]`, bias `[1]`, result `[T]`; f32, hidden also bf16 on a GPU.
-///
-/// Gradients reach hidden, weight and bias, each only if tracked.
-///
-/// # Errors
-/// Shapes or element types that do not fit.
-pub fn reward_head(hidden: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor, OpsError> {
-    let (_, width) = matrix_dims(NAME, "hidden", hidden)?;
-    expect_f32(NAME, "weight", weight, &[width])?;
-    expect_f32(NAME, "bias", bias, &[1])?;
-    let (hidden, weight, bias) = (
-        hidden.contiguous()?,
-        weight.contiguous()?,
-        bias.contiguous()?,
-    );
-    if cuda::takes(&hidden) {
-        return Ok(cuda::rms_norm::reward_head(&hidden, &weight, &bias)?);
-    }
-    Ok(hidden.apply_op3(&weight, &bias, RewardHead)?)
+/// hidden `[T, d]`, weight `[d]` and bias `[1]`: f32, contiguous.
+pub(crate) fn reward_head(
+    hidden: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+) -> Result<Tensor, OpsError> {
+    Ok(hidden.apply_op3(weight, bias, RewardHead)?)
 }
 
 struct RewardHead;
 
 impl CustomOp3 for RewardHead {
     fn name(&self) -> &'static str {
-        NAME
+        "reward_head"
     }
 
     fn cpu_fwd(

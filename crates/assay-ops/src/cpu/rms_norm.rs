@@ -1,35 +1,18 @@
-//! Root-mean-square normalisation.
+//! The CPU side of [`crate::rms_norm()`].
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result as CandleResult, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::cpu::routines::{dispatched, reduce};
-use crate::values::{Values, expect_f32, matrix_dims, slice, zeros};
-use crate::{OpsError, cuda};
+use crate::OpsError;
+use crate::values::{Values, slice, zeros};
 
-const NAME: &str = "rms_norm";
 /// Rows of one parallel task; also the unit in which the weight's gradient is summed, so it fixes that sum's order.
 const ROWS: usize = 32;
 
-/// Root-mean-square normalisation: y = x / sqrt(mean(x^2) + eps) * weight, row by row.
-///
-/// # Shapes
-/// x `[T, d]`, weight `[d]`, result `[T, d]`; f32, x and the result also bf16 on a GPU.
-///
-/// Gradients reach x and weight, each only if tracked.
-///
-/// # Errors
-/// Shapes or element types that do not fit.
-///
-/// Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
-pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor, OpsError> {
-    let (_, width) = matrix_dims(NAME, "x", x)?;
-    expect_f32(NAME, "weight", weight, &[width])?;
-    let (x, weight, eps) = (x.contiguous()?, weight.contiguous()?, eps as f32);
-    if cuda::takes(&x) {
-        return Ok(cuda::rms_norm::rms_norm(&x, &weight, eps)?);
-    }
-    Ok(x.apply_op2(&weight, RmsNorm { eps })?)
+/// x `[T, d]` and weight `[d]`: f32, contiguous.
+pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor, OpsError> {
+    Ok(x.apply_op2(weight, RmsNorm { eps })?)
 }
 
 struct RmsNorm {
@@ -38,7 +21,7 @@ struct RmsNorm {
 
 impl CustomOp2 for RmsNorm {
     fn name(&self) -> &'static str {
-        NAME
+        "rms_norm"
     }
 
     fn cpu_fwd(
@@ -82,7 +65,7 @@ impl CustomOp2 for RmsNorm {
                 } else {
                     Vec::new()
                 };
-                backward_rows((x, g), w, self.eps, dx, &mut dw);
+                backward_rows(x, g, w, self.eps, dx, &mut dw);
                 dw
             })
             .collect();
@@ -117,18 +100,17 @@ dispatched! {
 
 dispatched! {
     /// With s = 1 / sqrt(mean(x^2) + eps): dx = s (g w) - x s^3 mean(g w x); dw += g x s. An empty `dw` is left out.
-    fn backward_rows(x_and_grad: (&[f32], &[f32]), weight: &[f32], eps: f32, dx: &mut [f32], dw: &mut [f32]) {
+    fn backward_rows(x: &[f32], grad: &[f32], weight: &[f32], eps: f32, dx: &mut [f32], dw: &mut [f32]) {
         let width = weight.len();
-        let (x, grad) = x_and_grad;
         let rows = x.chunks_exact(width).zip(grad.chunks_exact(width)).zip(dx.chunks_exact_mut(width));
         for ((x, grad), dx) in rows {
             let scale = inverse_root(x, eps);
             for ((dx, &g), &w) in dx.iter_mut().zip(grad).zip(weight) {
                 *dx = g * w;
             }
-            let pull = reduce::dot(dx, x) * scale * scale / width as f32;
+            let projection = reduce::dot(dx, x) * scale * scale / width as f32;
             for (dx, &x) in dx.iter_mut().zip(x) {
-                *dx = (*dx - x * pull) * scale;
+                *dx = (*dx - x * projection) * scale;
             }
             for ((dw, &g), &x) in dw.iter_mut().zip(grad).zip(x) {
                 *dw = (g * scale).mul_add(x, *dw);

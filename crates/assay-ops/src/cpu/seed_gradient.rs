@@ -1,28 +1,12 @@
-//! The start of a backward pass from a gradient that is already known.
+//! The CPU side of [`crate::seed_gradient()`].
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result as CandleResult, Shape, Tensor};
 
-use crate::values::{expect, slice};
-use crate::{OpsError, cuda};
+use crate::OpsError;
+use crate::values::slice;
 
-const NAME: &str = "seed_gradient";
-
-/// A scalar whose backward pass gives `y` exactly `gradient`: like `(y * gradient).sum_all()`, without the product, the sum and
-/// the gradients of both. The scalar's value is zero.
-///
-/// # Shapes
-/// y and gradient alike, any shape, f32; result `[]`.
-///
-/// The gradient reaches y.
-///
-/// # Errors
-/// Different shapes or other element types.
-pub fn seed_gradient(y: &Tensor, gradient: &Tensor) -> Result<Tensor, OpsError> {
-    expect(NAME, "y", y, y.dims())?;
-    expect(NAME, "gradient", gradient, y.dims())?;
-    if cuda::takes(y) {
-        return Ok(cuda::seed_gradient::seed_gradient(y, gradient)?);
-    }
+/// y and gradient: f32 of one shape.
+pub(crate) fn seed_gradient(y: &Tensor, gradient: &Tensor) -> Result<Tensor, OpsError> {
     Ok(y.contiguous()?.apply_op1(SeedGradient {
         gradient: gradient.detach(),
     })?)
@@ -34,7 +18,7 @@ struct SeedGradient {
 
 impl CustomOp1 for SeedGradient {
     fn name(&self) -> &'static str {
-        NAME
+        "seed_gradient"
     }
 
     fn cpu_fwd(&self, y: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {

@@ -1,43 +1,26 @@
-//! The gated activation of Llama and Qwen feed-forward layers.
+//! The CPU side of [`crate::swiglu()`].
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result as CandleResult, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::cpu::routines::dispatched;
 use crate::cpu::routines::exponential::sigmoid;
-use crate::values::{Values, expect, matrix_dims, slice, zeros};
-use crate::{OpsError, cuda};
+use crate::OpsError;
+use crate::values::{Values, slice, zeros};
 
-const NAME: &str = "swiglu";
 /// Values of one parallel task.
 const VALUES: usize = 1 << 14;
 
-/// silu(gate) * up with silu(g) = g / (1 + e^-g), value by value.
-///
-/// # Shapes
-/// gate, up and the result `[T, n]` f32, on a GPU also bf16.
-///
-/// Gradients reach gate and up.
-///
-/// # Errors
-/// Different shapes or other element types.
-///
-/// Shazeer, "GLU Variants Improve Transformer", 2020.
-pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor, OpsError> {
-    matrix_dims(NAME, "gate", gate)?;
-    expect(NAME, "up", up, gate.dims())?;
-    let (gate, up) = (gate.contiguous()?, up.contiguous()?);
-    if cuda::takes(&gate) {
-        return Ok(cuda::rms_norm::swiglu(&gate, &up)?);
-    }
-    Ok(gate.apply_op2(&up, SwiGlu)?)
+/// gate and up: f32 of one shape, contiguous.
+pub(crate) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor, OpsError> {
+    Ok(gate.apply_op2(up, SwiGlu)?)
 }
 
 struct SwiGlu;
 
 impl CustomOp2 for SwiGlu {
     fn name(&self) -> &'static str {
-        NAME
+        "swiglu"
     }
 
     fn cpu_fwd(
@@ -75,7 +58,7 @@ impl CustomOp2 for SwiGlu {
             .zip(g.par_chunks(VALUES));
         outputs
             .zip(inputs)
-            .for_each(|((dgate, dup), ((gate, up), g))| backward((gate, up), g, (dgate, dup)));
+            .for_each(|((dgate, dup), ((gate, up), g))| backward(gate, up, g, dgate, dup));
         let dgate = Tensor::from_vec(dgate, gate.shape(), gate.device())?;
         Ok((
             Some(dgate),
@@ -94,9 +77,7 @@ dispatched! {
 
 dispatched! {
     /// With s = sigmoid(gate): d up = g gate s; d gate = g up s (1 + gate (1 - s)).
-    fn backward(gate_and_up: (&[f32], &[f32]), grad: &[f32], gradients: (&mut [f32], &mut [f32])) {
-        let (gate, up) = gate_and_up;
-        let (dgate, dup) = gradients;
+    fn backward(gate: &[f32], up: &[f32], grad: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
         let inputs = gate.iter().zip(up).zip(grad);
         for ((dgate, dup), ((&gate, &up), &g)) in dgate.iter_mut().zip(dup.iter_mut()).zip(inputs) {
             let s = sigmoid(gate);

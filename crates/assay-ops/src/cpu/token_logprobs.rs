@@ -1,4 +1,4 @@
-//! Token log-probabilities from hidden states without the matrix of all logits.
+//! The CPU side of [`crate::token_logprobs()`].
 
 use std::sync::{Arc, OnceLock};
 
@@ -9,79 +9,21 @@ use rayon::prelude::*;
 
 use crate::cpu::routines::product::{Output, Panels, Part, Right, Term, View, Write, multiply_terms};
 use crate::cpu::routines::{dispatched, exponential::exp, reduce};
-use crate::values::{Values, matrix_dims, slice, zeros};
-use crate::{Matrix, OpsError, cuda};
+use crate::values::{Values, slice, zeros};
+use crate::{Matrix, OpsError, TokenLogprobs};
 
 const NAME: &str = "token_logprobs";
 /// Rows of one parallel task: whole register tiles.
 const ROWS: usize = 56;
-/// Words whose logits exist at one time, a task; whole depth blocks of the matrix product.
+/// Words whose logits a task holds at a time; whole depth blocks of the matrix product.
 const WORDS: usize = 1024;
 
-/// Log-probabilities of chosen tokens and entropies of the whole distributions.
-#[derive(Clone, Debug)]
-pub struct TokenLogprobs {
-    /// `log softmax(hidden_i W^T)[target_i]`, `[N]` f32, nats; gradients flow.
-    pub logprobs: Tensor,
-    /// Entropy of softmax(hidden_i W^T), `[N]` f32, nats; no gradient.
-    pub entropies: Tensor,
-}
-
-/// Log-probabilities of `targets` under softmax(hidden W^T), and entropies.
-///
-/// The `[N, V]` matrix of logits never exists as a whole, forward or backward: logits of a few rows and words at a time are
-/// computed and folded into running sums. With a frozen output matrix and tracked hidden states the same pass sums what a
-/// row's log-probability pulls on its hidden state, `W[target] - softmax(hidden W^T) W`, so that the backward pass only scales
-/// it. A tracked output matrix computes the logits again in the backward pass. Memory does not grow with V, except by the
-/// gradient of a tracked output matrix.
-///
-/// # Shapes
-/// hidden `[N, d]`, output `[V, d]`, targets `[N]`, results `[N]`; f32, logits max-subtracted; on a GPU
-/// hidden and output may be bf16, logits and results stay f32.
-///
-/// Gradients reach hidden and a tracked dense output matrix.
-///
-/// # Errors
-/// Shapes that do not fit, a target outside the vocabulary.
-pub fn token_logprobs(
+/// hidden `[N, d]` f32, contiguous; `targets` are words of the output matrix.
+pub(crate) fn token_logprobs(
     hidden: &Tensor,
     output: &Matrix,
     targets: &Arc<[u32]>,
 ) -> Result<TokenLogprobs, OpsError> {
-    let (rows, width) = matrix_dims(NAME, "hidden", hidden)?;
-    let (limit, input) = output.dims()?;
-    if width != input {
-        let expected = format!("[rows, {input}]");
-        return Err(OpsError::Shape {
-            operation: NAME,
-            argument: "hidden",
-            expected,
-            found: hidden.dims().to_vec(),
-        });
-    }
-    if targets.len() != rows {
-        let found = targets.len();
-        return Err(OpsError::Length {
-            operation: NAME,
-            argument: "targets",
-            expected: rows,
-            found,
-        });
-    }
-    if let Some(row) = targets.iter().position(|&t| t as usize >= limit) {
-        let index = targets[row] as usize;
-        return Err(OpsError::Index {
-            operation: NAME,
-            what: "target",
-            row,
-            index,
-            limit,
-        });
-    }
-    let hidden = hidden.contiguous()?;
-    if cuda::takes(&hidden) {
-        return Ok(cuda::token_logprobs::token_logprobs(&hidden, output, targets)?);
-    }
     let saved = Arc::new(OnceLock::new());
     let tracked = match output {
         Matrix::Dense(table) if table.track_op() => Some(table.contiguous()?),
@@ -90,7 +32,7 @@ pub fn token_logprobs(
     let operation = Logprobs {
         output: output.clone(),
         targets: targets.clone(),
-        pulls: tracked.is_none() && hidden.track_op(),
+        prepares_gradient: tracked.is_none() && hidden.track_op(),
         saved: saved.clone(),
     };
     let logprobs = match tracked {
@@ -103,22 +45,22 @@ pub fn token_logprobs(
         .unwrap_or_default();
     Ok(TokenLogprobs {
         logprobs,
-        entropies: Tensor::from_vec(entropies, rows, &Device::Cpu)?,
+        entropies: Tensor::from_vec(entropies, targets.len(), &Device::Cpu)?,
     })
 }
 
 struct Saved {
     log_normalisers: Vec<f32>,
     entropies: Vec<f32>,
-    /// d logprob / d hidden, `[N, d]`; empty unless [`Logprobs::pulls`].
-    pulls: Vec<f32>,
+    /// d logprob / d hidden, `[N, d]`; empty unless [`Logprobs::prepares_gradient`].
+    prepared: Vec<f32>,
 }
 
 struct Logprobs {
     output: Matrix,
     targets: Arc<[u32]>,
-    /// Whether the forward pass prepares the gradient at hidden.
-    pulls: bool,
+    /// Whether the forward pass computes d logprob / d hidden.
+    prepares_gradient: bool,
     saved: Arc<OnceLock<Saved>>,
 }
 
@@ -126,30 +68,30 @@ impl Logprobs {
     fn forward(&self, hidden: &[f32]) -> CandleResult<Vec<f32>> {
         let (_, width) = self.output.dims()?;
         let mut states = vec![State::default(); self.targets.len()];
-        let mut pulls = zeros(if self.pulls { hidden.len() } else { 0 })?;
-        let mut target_words = zeros(pulls.len())?;
+        let mut prepared = zeros(if self.prepares_gradient { hidden.len() } else { 0 })?;
+        let mut target_words = zeros(prepared.len())?;
         let fold = Fold {
             hidden,
             targets: &self.targets,
             width,
         };
         each_words(&self.output, |words| {
-            fold.words(words, &mut states, &mut pulls);
+            fold.words(words, &mut states, &mut prepared);
             copy_targets(words, width, &self.targets, &mut target_words);
         })?;
-        let rows = pulls.chunks_exact_mut(width.max(1));
-        for ((pull, word), state) in rows
+        let rows = prepared.chunks_exact_mut(width.max(1));
+        for ((gradient, word), state) in rows
             .zip(target_words.chunks_exact(width.max(1)))
             .zip(&states)
         {
-            // W[target] - sum e^(logit - most) W / sum e^(logit - most)
+            // W[target] - sum e^(logit - largest) W / sum e^(logit - largest)
             let scale = 1.0 / state.sum;
-            (pull.iter_mut().zip(word)).for_each(|(pull, word)| *pull = word - *pull * scale);
+            (gradient.iter_mut().zip(word)).for_each(|(gradient, word)| *gradient = word - *gradient * scale);
         }
         let _ = self.saved.set(Saved {
             log_normalisers: states.iter().map(State::log_normaliser).collect(),
             entropies: states.iter().map(State::entropy).collect(),
-            pulls,
+            prepared,
         });
         Ok(states
             .iter()
@@ -164,22 +106,22 @@ impl Logprobs {
         }
     }
 
-    /// Gradient at hidden from what the forward pass prepared.
-    fn scaled_pulls(&self, grad: &[f32]) -> CandleResult<Vec<f32>> {
+    /// Gradient at hidden from the gradient that the forward pass prepared.
+    fn scaled_gradient(&self, grad: &[f32]) -> CandleResult<Vec<f32>> {
         let (_, width) = self.output.dims()?;
-        let mut dh = self.saved()?.pulls.clone();
+        let mut dh = self.saved()?.prepared.clone();
         for (row, &grad) in dh.chunks_exact_mut(width.max(1)).zip(grad) {
             row.iter_mut().for_each(|value| *value *= grad);
         }
         Ok(dh)
     }
 
-    /// Gradients at hidden and at the output matrix `[V, d]`, from logits computed again.
+    /// Gradients at hidden and at the output matrix `[V, d]`. Computes the logits again.
     fn backward(&self, hidden: &[f32], grad: &[f32], dw: &mut [f32]) -> CandleResult<Vec<f32>> {
         let saved = self.saved()?;
         let (_, width) = self.output.dims()?;
         let mut dh = zeros(hidden.len())?;
-        let pull = Pull {
+        let pass = Backward {
             hidden,
             grad,
             log_normalisers: &saved.log_normalisers,
@@ -190,7 +132,7 @@ impl Logprobs {
         each_words(&self.output, |words| {
             let at = words.first * width;
             let dw = &mut dw[at..at + words.count * width];
-            pull.words(words, &mut dh, dw, &mut scratch);
+            pass.words(words, &mut dh, dw, &mut scratch);
         })?;
         Ok(dh)
     }
@@ -213,7 +155,7 @@ impl CustomOp1 for Logprobs {
         grad: &Tensor,
     ) -> CandleResult<Option<Tensor>> {
         let grad = grad.contiguous()?;
-        let dh = self.scaled_pulls(&Values::of(&grad)?)?;
+        let dh = self.scaled_gradient(&Values::of(&grad)?)?;
         Ok(Some(Tensor::from_vec(dh, hidden.shape(), hidden.device())?))
     }
 }
@@ -315,10 +257,10 @@ impl<'a> Words<'a> {
 #[derive(Clone, Copy)]
 struct State {
     /// Largest logit.
-    most: f32,
-    /// Sum of e^(logit - most).
+    largest: f32,
+    /// Sum of e^(logit - largest).
     sum: f32,
-    /// Sum of e^(logit - most) (logit - most).
+    /// Sum of e^(logit - largest) (logit - largest).
     weighted: f32,
     /// The target's logit.
     target: f32,
@@ -327,7 +269,7 @@ struct State {
 impl Default for State {
     fn default() -> Self {
         Self {
-            most: f32::NEG_INFINITY,
+            largest: f32::NEG_INFINITY,
             sum: 0.0,
             weighted: 0.0,
             target: f32::NEG_INFINITY,
@@ -337,7 +279,7 @@ impl Default for State {
 
 impl State {
     fn log_normaliser(&self) -> f32 {
-        self.most + self.sum.ln()
+        self.largest + self.sum.ln()
     }
 
     /// -sum p log p = log(sum) - weighted / sum.
@@ -346,7 +288,7 @@ impl State {
     }
 }
 
-/// What the forward pass knows of all rows.
+/// Inputs of the forward pass for all rows.
 struct Fold<'a> {
     hidden: &'a [f32],
     targets: &'a [u32],
@@ -354,49 +296,49 @@ struct Fold<'a> {
 }
 
 impl Fold<'_> {
-    /// Folds the logits of one block of words into every row's state, and their weights times their words into `pulls`
+    /// Folds the logits of one block of words into every row's state, and their weights times their words into `prepared`
     /// (`[N, d]`, or empty), both relative to the row's largest logit so far.
-    fn words(&self, words: Words<'_>, states: &mut [State], pulls: &mut [f32]) {
+    fn words(&self, words: Words<'_>, states: &mut [State], prepared: &mut [f32]) {
         let (count, width) = (words.count, self.width);
         let mut packed = Panels::default();
         let packed = words.forward(width, &mut packed);
-        let back = (!pulls.is_empty()).then(|| words.back(width));
-        let task = |task: usize, logits: &mut Vec<f32>, states: &mut [State], pulls: &mut [f32]| {
+        let back = (!prepared.is_empty()).then(|| words.back(width));
+        let task = |task: usize, logits: &mut Vec<f32>, states: &mut [State], prepared: &mut [f32]| {
             let hidden = View::rows(&self.hidden[task * ROWS * width..], width);
             logits.resize(ROWS * count, 0f32);
-            packed.multiply(hidden, states.len(), (logits, count), Write::Set);
+            packed.multiply(hidden, states.len(), Output::rows(logits, count), Write::Set);
             let rows = states.iter_mut().zip(logits.chunks_exact_mut(count));
             for (row, (state, logits)) in rows.enumerate() {
-                let before = state.most;
+                let before = state.largest;
                 fold_row(logits, state);
                 let target = self.targets[task * ROWS + row] as usize;
                 if let Some(&logit) = target.checked_sub(words.first).and_then(|i| logits.get(i)) {
                     state.target = logit;
                 }
                 if back.is_some() {
-                    // Nothing is there to be rescaled before a row's first block.
-                    if before.is_finite() && before < state.most {
-                        let keep = exp(before - state.most);
-                        let pull = &mut pulls[row * width..(row + 1) * width];
-                        pull.iter_mut().for_each(|value| *value *= keep);
+                    // Before a row's first block there is nothing to rescale.
+                    if before.is_finite() && before < state.largest {
+                        let keep = exp(before - state.largest);
+                        let gradient = &mut prepared[row * width..(row + 1) * width];
+                        gradient.iter_mut().for_each(|value| *value *= keep);
                     }
-                    softmax_gradient(logits, state.most, -1.0);
+                    softmax_gradient(logits, state.largest, -1.0);
                 }
             }
             if let Some(back) = &back {
                 let weights = View::rows(logits, count);
-                back.multiply(weights, states.len(), (pulls, width), Write::Add);
+                back.multiply(weights, states.len(), Output::rows(prepared, width), Write::Add);
             }
         };
         let rows = states.par_chunks_mut(ROWS).enumerate().with_max_len(1);
-        if pulls.is_empty() {
+        if prepared.is_empty() {
             rows.for_each_init(Vec::new, |logits, (i, states)| {
                 task(i, logits, states, &mut []);
             });
         } else {
-            let rows = rows.zip(pulls.par_chunks_mut(ROWS * width));
-            rows.for_each_init(Vec::new, |logits, ((i, states), pulls)| {
-                task(i, logits, states, pulls);
+            let rows = rows.zip(prepared.par_chunks_mut(ROWS * width));
+            rows.for_each_init(Vec::new, |logits, ((i, states), prepared)| {
+                task(i, logits, states, prepared);
             });
         }
     }
@@ -414,19 +356,19 @@ fn copy_targets(words: Words<'_>, width: usize, targets: &[u32], rows: &mut [f32
 
 dispatched! {
     fn fold_row(logits: &[f32], state: &mut State) {
-        let most = reduce::max(logits).max(state.most);
+        let largest = reduce::max(logits).max(state.largest);
         // A row's first block rescales sums that are zero.
-        let shift = if state.most == f32::NEG_INFINITY { 0.0 } else { state.most - most };
+        let shift = if state.largest == f32::NEG_INFINITY { 0.0 } else { state.largest - largest };
         let keep = exp(shift);
-        let (sum, weighted) = reduce::shifted_exponentials(logits, most);
+        let (sum, weighted) = reduce::shifted_exponentials(logits, largest);
         state.weighted = (state.sum.mul_add(shift, state.weighted)).mul_add(keep, weighted);
         state.sum = state.sum.mul_add(keep, sum);
-        state.most = most;
+        state.largest = largest;
     }
 }
 
-/// What the backward pass knows of all rows.
-struct Pull<'a> {
+/// Inputs of the backward pass for all rows.
+struct Backward<'a> {
     hidden: &'a [f32],
     grad: &'a [f32],
     log_normalisers: &'a [f32],
@@ -434,7 +376,7 @@ struct Pull<'a> {
     width: usize,
 }
 
-impl Pull<'_> {
+impl Backward<'_> {
     /// Adds to dh, and sets dw, for one block of words: with G = grad (onehot - softmax), dh += G W and dw = G^T hidden.
     fn words(&self, words: Words<'_>, dh: &mut [f32], dw: &mut [f32], kept: &mut Vec<f32>) {
         let (first, count, width) = (words.first, words.count, self.width);
@@ -444,7 +386,7 @@ impl Pull<'_> {
         let task = |(task, (dh, logits)): (usize, (&mut [f32], &mut [f32]))| {
             let rows = task * ROWS..self.targets.len().min((task + 1) * ROWS);
             let hidden = View::rows(&self.hidden[rows.start * width..], width);
-            forward.multiply(hidden, rows.len(), (logits, count), Write::Set);
+            forward.multiply(hidden, rows.len(), Output::rows(logits, count), Write::Set);
             for (row, logits) in rows.clone().zip(logits.chunks_exact_mut(count)) {
                 softmax_gradient(logits, self.log_normalisers[row], self.grad[row]);
                 let target = (self.targets[row] as usize)
@@ -455,7 +397,7 @@ impl Pull<'_> {
                 }
             }
             let gradient = View::rows(logits, count);
-            back.multiply(gradient, rows.len(), (dh, width), Write::Add);
+            back.multiply(gradient, rows.len(), Output::rows(dh, width), Write::Add);
         };
         dh.par_chunks_mut(ROWS * width.max(1))
             .zip(kept.par_chunks_mut(ROWS * count))

@@ -1,11 +1,11 @@
-//! AdamW on the device: parameters, gradients and moments stay there; norms and findings come back.
+//! The GPU side of [`crate::adamw()`]: parameters, gradients and moments stay on the device.
 
 use candle_core::{DType, Result as CandleResult, Tensor};
 
 use super::launch::{Fresh, Launch};
-use crate::adamw::Constants;
+use crate::adamw::{Constants, AdamWTensors};
 
-/// Values of which one block makes one sum, as in the kernel `squares`.
+/// Values that one block sums, as in the kernel `squares`.
 const PART: usize = 4096;
 
 /// Partial sums of squares of an f32 tensor, f64; not finite where a value is not.
@@ -20,15 +20,12 @@ pub(crate) fn squares(values: &Tensor) -> CandleResult<Tensor> {
     Ok(parts.tensor())
 }
 
-/// One step in place; `finite` (u32 `[1]`) becomes zero when a new value is not finite.
-pub(crate) fn adamw(
-    [param, grad, first, second]: [&Tensor; 4],
-    finite: &Tensor,
-    c: Constants,
-) -> CandleResult<()> {
+/// One update in place; `finite` (u32 `[1]`) becomes zero when a new value is not finite.
+pub(crate) fn adamw(state: AdamWTensors<'_>, finite: &Tensor, c: Constants) -> CandleResult<()> {
+    let param = state.param;
     let count = param.elem_count();
     let mut launch = Launch::values("adamw", DType::F32, count)?;
-    for tensor in [param, grad, first, second] {
+    for tensor in [param, state.grad, state.first, state.second] {
         launch.tensor(tensor, DType::F32)?;
     }
     launch.tensor(finite, DType::U32)?.number(count)?;

@@ -1,4 +1,4 @@
-//! Puts a result that kernels have made into candle's graph, with its backward pass.
+//! Adds the result of kernels to candle's graph, with its backward pass.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -10,20 +10,20 @@ use candle_core::{
 use super::launch::Fresh;
 
 /// Gradients at `N` inputs from the inputs, the result and the gradient at the result.
-pub(crate) type Pulled<const N: usize> = CandleResult<[Option<Tensor>; N]>;
+pub(crate) type Gradients<const N: usize> = CandleResult<[Option<Tensor>; N]>;
 
-/// The result as a tensor whose backward pass is `pull`; without a tracked input, without a history.
+/// Returns the result as a tensor whose backward pass is `backward`. Without a tracked input, the tensor has no history.
 pub(crate) fn attach1<F>(
     name: &'static str,
     input: &Tensor,
     result: Fresh,
-    pull: F,
+    backward: F,
 ) -> CandleResult<Tensor>
 where
-    F: Fn([&Tensor; 1], &Tensor, &Tensor) -> Pulled<1> + Send + Sync + 'static,
+    F: Fn([&Tensor; 1], &Tensor, &Tensor) -> Gradients<1> + Send + Sync + 'static,
 {
     match input.track_op() {
-        true => input.apply_op1(Attached::new(name, result, pull)),
+        true => input.apply_op1(Attached::new(name, result, backward)),
         false => Ok(result.tensor()),
     }
 }
@@ -33,13 +33,13 @@ pub(crate) fn attach2<F>(
     name: &'static str,
     [a, b]: [&Tensor; 2],
     result: Fresh,
-    pull: F,
+    backward: F,
 ) -> CandleResult<Tensor>
 where
-    F: Fn([&Tensor; 2], &Tensor, &Tensor) -> Pulled<2> + Send + Sync + 'static,
+    F: Fn([&Tensor; 2], &Tensor, &Tensor) -> Gradients<2> + Send + Sync + 'static,
 {
     match a.track_op() || b.track_op() {
-        true => a.apply_op2(b, Attached::new(name, result, pull)),
+        true => a.apply_op2(b, Attached::new(name, result, backward)),
         false => Ok(result.tensor()),
     }
 }
@@ -49,30 +49,30 @@ pub(crate) fn attach3<F>(
     name: &'static str,
     [a, b, c]: [&Tensor; 3],
     result: Fresh,
-    pull: F,
+    backward: F,
 ) -> CandleResult<Tensor>
 where
-    F: Fn([&Tensor; 3], &Tensor, &Tensor) -> Pulled<3> + Send + Sync + 'static,
+    F: Fn([&Tensor; 3], &Tensor, &Tensor) -> Gradients<3> + Send + Sync + 'static,
 {
     match a.track_op() || b.track_op() || c.track_op() {
-        true => a.apply_op3(b, c, Attached::new(name, result, pull)),
+        true => a.apply_op3(b, c, Attached::new(name, result, backward)),
         false => Ok(result.tensor()),
     }
 }
 
-/// An operation whose forward pass has already happened.
+/// An operation whose forward pass has already run.
 struct Attached<F> {
     name: &'static str,
     result: Mutex<Option<Fresh>>,
-    pull: F,
+    backward: F,
 }
 
 impl<F> Attached<F> {
-    fn new(name: &'static str, result: Fresh, pull: F) -> Self {
+    fn new(name: &'static str, result: Fresh, backward: F) -> Self {
         Self {
             name,
             result: Mutex::new(Some(result)),
-            pull,
+            backward,
         }
     }
 
@@ -82,7 +82,7 @@ impl<F> Attached<F> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        taken.ok_or_else(|| candle_core::Error::Msg(format!("{}: asked for twice", self.name)))
+        taken.ok_or_else(|| candle_core::Error::Msg(format!("{}: the result was requested twice", self.name)))
     }
 
     fn on_cpu(&self) -> CandleResult<(CpuStorage, Shape)> {
@@ -104,7 +104,7 @@ impl<F> Attached<F> {
 
 impl<F> CustomOp1 for Attached<F>
 where
-    F: Fn([&Tensor; 1], &Tensor, &Tensor) -> Pulled<1>,
+    F: Fn([&Tensor; 1], &Tensor, &Tensor) -> Gradients<1>,
 {
     fn name(&self) -> &'static str {
         self.name
@@ -119,14 +119,14 @@ where
     }
 
     fn bwd(&self, x: &Tensor, y: &Tensor, grad: &Tensor) -> CandleResult<Option<Tensor>> {
-        let [dx] = (self.pull)([x], y, &grad.contiguous()?)?;
+        let [dx] = (self.backward)([x], y, &grad.contiguous()?)?;
         Ok(dx)
     }
 }
 
 impl<F> CustomOp2 for Attached<F>
 where
-    F: Fn([&Tensor; 2], &Tensor, &Tensor) -> Pulled<2>,
+    F: Fn([&Tensor; 2], &Tensor, &Tensor) -> Gradients<2>,
 {
     fn name(&self) -> &'static str {
         self.name
@@ -159,14 +159,14 @@ where
         y: &Tensor,
         grad: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
-        let [da, db] = (self.pull)([a, b], y, &grad.contiguous()?)?;
+        let [da, db] = (self.backward)([a, b], y, &grad.contiguous()?)?;
         Ok((da, db))
     }
 }
 
 impl<F> CustomOp3 for Attached<F>
 where
-    F: Fn([&Tensor; 3], &Tensor, &Tensor) -> Pulled<3>,
+    F: Fn([&Tensor; 3], &Tensor, &Tensor) -> Gradients<3>,
 {
     fn name(&self) -> &'static str {
         self.name
@@ -204,7 +204,7 @@ where
         y: &Tensor,
         grad: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [da, db, dc] = (self.pull)([a, b, c], y, &grad.contiguous()?)?;
+        let [da, db, dc] = (self.backward)([a, b, c], y, &grad.contiguous()?)?;
         Ok((da, db, dc))
     }
 }

@@ -1,14 +1,13 @@
-//! Decoding: the key-value cache on the device, attention of one query a sequence, drawing tokens.
+//! The GPU side of [`crate::cached_attention()`], and the key-value cache on the device.
 
 use candle_core::{DType, Device, Result as CandleResult, Tensor};
 
 use super::grouped_attention::kernel;
 use super::launch::{Fresh, Launch};
 use super::recording;
-use crate::{CacheRow, DrawSettings, HeadShape};
+use crate::{CacheRow, HeadShape, PromptKeyValues};
 
 const CACHE_THREADS: usize = 128;
-const DRAW_THREADS: usize = 512;
 
 /// The rows of [`sequences`].
 pub(crate) fn table(rows: &[CacheRow]) -> Vec<[u32; 4]> {
@@ -46,7 +45,7 @@ pub(crate) fn append(
 /// [`crate::cached_attention`] for f32 or bf16.
 pub(crate) fn cached_attention(
     q: &Tensor,
-    prompt: [&Tensor; 2],
+    prompt: PromptKeyValues<'_>,
     cache: [&Tensor; 2],
     sequences: &Tensor,
     shape: HeadShape,
@@ -56,7 +55,7 @@ pub(crate) fn cached_attention(
     let name = kernel("cached_attention", shape.head_dim)?;
     let mut launch = Launch::new(&name, dtype, [q.dims()[0], shape.heads, 1], CACHE_THREADS)?;
     launch.tensor(q, dtype)?;
-    for tensor in prompt.into_iter().chain(cache) {
+    for tensor in [prompt.keys, prompt.values].into_iter().chain(cache) {
         launch.tensor(tensor, dtype)?;
     }
     launch
@@ -69,36 +68,4 @@ pub(crate) fn cached_attention(
         .float(shape.score_scale())
         .run(device)?;
     Ok(out.tensor())
-}
-
-/// One token a row of f32 logits `[S, V]`: ids u32, log-probabilities under the sampling distribution and under the policy.
-pub(crate) fn draw_tokens(
-    logits: &Tensor,
-    uniforms: &[f64],
-    settings: DrawSettings,
-) -> CandleResult<[Tensor; 3]> {
-    let (rows, words) = logits.dims2()?;
-    let device = logits.device();
-    let inverse_temperature = match settings.temperature {
-        0.0 => 0.0,
-        temperature => 1.0 / temperature as f32,
-    };
-    let uniforms = recording::input(Tensor::from_slice(uniforms, rows, device)?, None);
-    let tokens = Fresh::new(device, DType::U32, rows)?;
-    let (sampling, policy) = (
-        Fresh::new(device, DType::F32, rows)?,
-        Fresh::new(device, DType::F32, rows)?,
-    );
-    Launch::new("draw_tokens", DType::F32, [rows, 1, 1], DRAW_THREADS)?
-        .tensor(logits, DType::F32)?
-        .tensor(&uniforms, DType::F64)?
-        .fills(&tokens)?
-        .fills(&sampling)?
-        .fills(&policy)?
-        .number(words)?
-        .float(inverse_temperature)
-        .double(settings.top_p)
-        .number(settings.top_k)?
-        .run(device)?;
-    Ok([tokens.tensor(), sampling.tensor(), policy.tensor()])
 }

@@ -1,16 +1,16 @@
-//! Attention over packed batches: tiles of queries and of keys, made from the layout once and remembered with it.
+//! The GPU side of [`crate::grouped_attention()`]. The tiles of queries and of keys are computed once per layout.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result as CandleResult, Tensor};
 
-use super::attach::{Pulled, attach3};
+use super::attach::{Gradients, attach3};
 use super::launch::{Fresh, Launch};
 use crate::{AttentionLayout, HeadShape};
 
 const THREADS: usize = 128;
-/// Queries that one work item of a tile of keys looks at: bounds the longest block, so that long groups spread over the device.
+/// Queries of one work item of a tile of keys. The limit spreads long groups over the device.
 const QUERIES: usize = 512;
 
 /// The kernels' variant for a head size: values a head, rounded up, and rows of a tile.
@@ -28,7 +28,7 @@ pub(super) fn kernel(name: &str, head_dim: usize) -> CandleResult<String> {
     Ok(format!("{name}_{}", variant(head_dim)?.0))
 }
 
-/// What the kernels know of a layout.
+/// The tables that the kernels read for a layout.
 #[derive(Clone)]
 pub(crate) struct Tiles {
     /// `[count, 5]`: first row, rows, first and end row of the prompt, first row of the span.
@@ -55,18 +55,19 @@ impl TileLists {
                 .completions
                 .last()
                 .map_or(group.prompt.end, |own| own.end);
-            lists.span((0..0, &group.prompt), end, tile_rows);
+            lists.span(0..0, &group.prompt, end, tile_rows);
             for own in &group.completions {
-                lists.span((group.prompt.clone(), own), own.end, tile_rows);
+                lists.span(group.prompt.clone(), own, own.end, tile_rows);
             }
         }
         lists
     }
 
-    /// A span after its prompt; its keys are seen by the rows from each key to `seen_until`.
+    /// Adds a span after its prompt. The rows from a key to `seen_until` attend to that key.
     fn span(
         &mut self,
-        (prompt, own): (Range<usize>, &Range<usize>),
+        prompt: Range<usize>,
+        own: &Range<usize>,
         seen_until: usize,
         tile_rows: usize,
     ) {
@@ -128,19 +129,19 @@ pub(crate) fn grouped_attention(
         [q, k, v],
         out,
         move |inputs, out, grad| {
-            let pull = Pull {
+            let backward = Backward {
                 inputs,
                 grad,
                 normalisers: &normalisers,
                 deltas: &deltas(out, grad, shape)?,
                 shape,
             };
-            pull.gradients(&tiles)
+            backward.gradients(&tiles)
         },
     )
 }
 
-/// The arguments that end every attention kernel's list.
+/// Adds the last arguments of every attention kernel.
 fn heads(launch: &mut Launch, rows: usize, shape: HeadShape) -> CandleResult<&mut Launch> {
     Ok(launch
         .number(rows)?
@@ -166,8 +167,8 @@ fn deltas(out: &Tensor, grad: &Tensor, shape: HeadShape) -> CandleResult<Tensor>
     Ok(deltas.tensor())
 }
 
-/// What the backward pass reads.
-struct Pull<'t> {
+/// Inputs of the backward pass.
+struct Backward<'t> {
     inputs: [&'t Tensor; 3],
     grad: &'t Tensor,
     normalisers: &'t Tensor,
@@ -175,14 +176,14 @@ struct Pull<'t> {
     shape: HeadShape,
 }
 
-impl Pull<'_> {
-    fn gradients(&self, tiles: &Tiles) -> Pulled<3> {
+impl Backward<'_> {
+    fn gradients(&self, tiles: &Tiles) -> Gradients<3> {
         let dq = self.queries(&tiles.queries)?;
         let [dk, dv] = self.keys(tiles)?;
         Ok([Some(dq), Some(dk), Some(dv)])
     }
 
-    /// A kernel that reads everything there is.
+    /// A launch with all inputs as its first arguments.
     fn launch(&self, name: &str, tiles: usize, heads: usize) -> CandleResult<Launch> {
         let dtype = self.grad.dtype();
         let name = kernel(name, self.shape.head_dim)?;

@@ -18,6 +18,20 @@ pub(crate) struct Operand {
     pub(super) transposed: bool,
 }
 
+/// Memory that a product writes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target {
+    pub(super) address: u64,
+    pub(super) dtype: DType,
+}
+
+/// The two factors of a product.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Factors {
+    pub(crate) a: Operand,
+    pub(crate) b: Operand,
+}
+
 /// c = alpha a b + beta c, with c `[rows, columns]` and the sum over `depth`; products are summed in f32.
 #[derive(Clone, Debug)]
 #[cfg_attr(
@@ -30,7 +44,7 @@ pub(crate) struct Product {
     pub(super) columns: usize,
     pub(super) a: Operand,
     pub(super) b: Operand,
-    pub(super) c: (u64, DType),
+    pub(super) c: Target,
     pub(super) alpha: f32,
     pub(super) beta: f32,
 }
@@ -74,54 +88,64 @@ impl Operand {
     }
 }
 
-/// scale * a b as new memory of type `dtype`.
+impl Factors {
+    /// The factors of a b.
+    pub(crate) fn new(a: Operand, b: Operand) -> Self {
+        Self { a, b }
+    }
+}
+
+/// Returns scale * a b in new memory of type `dtype`.
 pub(crate) fn product(
     device: &Device,
-    (a, b): (Operand, Operand),
+    factors: Factors,
     scale: f32,
     dtype: DType,
 ) -> CandleResult<Fresh> {
-    let c = Fresh::new(device, dtype, (a.dims().0, b.dims().1))?;
-    write(
-        device,
-        (a, b),
-        (executor::address(&c.storage)?, dtype),
-        [scale, 0.0],
-    )?;
+    let shape = (factors.a.dims().0, factors.b.dims().1);
+    let c = Fresh::new(device, dtype, shape)?;
+    write(device, factors, target(&c, dtype)?, [scale, 0.0])?;
     Ok(c)
 }
 
 /// c += a b, in place.
 pub(crate) fn add_product(
     device: &Device,
-    (a, b): (Operand, Operand),
+    factors: Factors,
     c: &Fresh,
     dtype: DType,
 ) -> CandleResult<()> {
-    write(
-        device,
-        (a, b),
-        (executor::address(&c.storage)?, dtype),
-        [1.0, 1.0],
-    )
+    write(device, factors, target(c, dtype)?, [1.0, 1.0])
 }
 
-/// c = a b + beta c, where c are rows of a matrix.
+/// c = a b + beta c, where c is some rows of a matrix.
 pub(crate) fn product_into(
     device: &Device,
-    (a, b): (Operand, Operand),
+    factors: Factors,
     c: Operand,
     beta: f32,
 ) -> CandleResult<()> {
-    write(device, (a, b), (c.address, c.dtype), [1.0, beta])
+    let c = Target {
+        address: c.address,
+        dtype: c.dtype,
+    };
+    write(device, factors, c, [1.0, beta])
+}
+
+fn target(c: &Fresh, dtype: DType) -> CandleResult<Target> {
+    Ok(Target {
+        address: executor::address(&c.storage)?,
+        dtype,
+    })
 }
 
 fn write(
     device: &Device,
-    (a, b): (Operand, Operand),
-    c: (u64, DType),
+    factors: Factors,
+    c: Target,
     [alpha, beta]: [f32; 2],
 ) -> CandleResult<()> {
+    let Factors { a, b } = factors;
     let ((rows, depth), (other, columns)) = (a.dims(), b.dims());
     if depth != other || a.dtype != b.dtype {
         candle_core::bail!("a matrix product of {a:?} and {b:?} does not fit")

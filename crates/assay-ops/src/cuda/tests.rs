@@ -82,7 +82,7 @@ enum Kind {
 }
 
 /// Result and gradients of `sum(result * cotangent)`, as f32 on the CPU.
-fn pull(inputs: &[Tensor], f: &dyn Fn(&[Tensor]) -> Tensor) -> Vec<Vec<f32>> {
+fn backward(inputs: &[Tensor], f: &dyn Fn(&[Tensor]) -> Tensor) -> Vec<Vec<f32>> {
     let vars: Vec<Var> = inputs
         .iter()
         .map(|t| Var::from_tensor(t).unwrap())
@@ -152,7 +152,7 @@ fn assert_agree(
                 Kind::Vector => t.clone(),
             })
             .collect();
-        let expected = pull(&rounded, reference);
+        let expected = backward(&rounded, reference);
         let tolerance = if dtype == DType::F32 { F32 } else { BF16 };
         let mut ascending: Option<Vec<Vec<f32>>> = None;
         for place in places() {
@@ -169,7 +169,7 @@ fn assert_agree(
                     t.to_device(&place.device).unwrap().to_dtype(dtype).unwrap()
                 })
                 .collect();
-            let found = pull(&typed, kernels);
+            let found = backward(&typed, kernels);
             for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
                 let off = relative(found, expected);
                 let what = if i == 0 {

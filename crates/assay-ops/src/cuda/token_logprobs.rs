@@ -1,25 +1,25 @@
-//! Token log-probabilities: logits of some rows at a time, in f32, folded by a kernel.
+//! The GPU side of [`crate::token_logprobs()`]: f32 logits of some rows at a time.
 //!
-//! With a frozen output matrix the gradient at hidden states is prepared while the logits are there; a tracked one makes them
-//! again in the backward pass.
+//! With a frozen output matrix, the forward pass also computes the gradient at the hidden states. With a tracked one, the
+//! backward pass computes the logits again.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Result as CandleResult, Tensor};
 
-use super::attach::{Pulled, attach1, attach2};
+use super::attach::{Gradients, attach1, attach2};
 use super::launch::{Fresh, Launch, ROW_THREADS};
-use super::product::{Operand, product, product_into};
+use super::product::{Factors, Operand, product, product_into};
 use super::quantised::dense;
 use super::upload;
 use crate::{Matrix, TokenLogprobs};
 
 const NAME: &str = "token_logprobs";
-/// Logits that exist at one time: 256 MiB of f32.
+/// Number of logits in memory at a time: 256 MiB of f32.
 const LOGITS: usize = 1 << 26;
 
-/// What the backward pass needs beside the inputs.
+/// Values that the backward pass needs besides the inputs.
 #[derive(Clone)]
 struct Saved {
     output: Matrix,
@@ -41,7 +41,7 @@ pub(crate) fn token_logprobs(
     let fresh = || Fresh::new(device, DType::F32, rows);
     let (logprobs, normalisers, entropies) = (fresh()?, fresh()?.tensor(), fresh()?.tensor());
     let tracked = matches!(output, Matrix::Dense(table) if table.track_op());
-    let pulls = match hidden.track_op() && !tracked {
+    let prepared = match hidden.track_op() && !tracked {
         true => Some((
             Fresh::like(hidden)?.tensor(),
             Tensor::ones(rows, DType::F32, device)?,
@@ -59,11 +59,11 @@ pub(crate) fn token_logprobs(
             .tensor(&part(&entropies)?, DType::F32)?
             .number(weight.dims()[0])?
             .run(device)?;
-        if let Some((pulls, ones)) = &pulls {
+        if let Some((prepared, ones)) = &prepared {
             let rows = [part(&targets)?, part(&normalisers)?, part(ones)?];
             let g = gradient(&logits, &rows, hidden.dtype())?;
-            let here = Operand::of(pulls)?.rows(chunk.clone());
-            product_into(device, (Operand::of(&g)?, Operand::of(&weight)?), here, 0.0)?;
+            let here = Operand::of(prepared)?.rows(chunk.clone());
+            product_into(device, Factors::new(Operand::of(&g)?, Operand::of(&weight)?), here, 0.0)?;
         }
     }
     let saved = Saved {
@@ -71,16 +71,16 @@ pub(crate) fn token_logprobs(
         targets,
         normalisers,
     };
-    let logprobs = match (output, pulls) {
+    let logprobs = match (output, prepared) {
         (Matrix::Dense(table), _) if tracked => attach2(
             NAME,
             [hidden, table],
             logprobs,
-            move |[hidden, _], _, grad| saved.pull(hidden, grad),
+            move |[hidden, _], _, grad| saved.backward(hidden, grad),
         )?,
-        (_, Some((pulls, _))) => attach1(NAME, hidden, logprobs, move |_, _, grad| {
-            let grad = grad.unsqueeze(1)?.to_dtype(pulls.dtype())?;
-            Ok([Some(pulls.broadcast_mul(&grad)?)])
+        (_, Some((prepared, _))) => attach1(NAME, hidden, logprobs, move |_, _, grad| {
+            let grad = grad.unsqueeze(1)?.to_dtype(prepared.dtype())?;
+            Ok([Some(prepared.broadcast_mul(&grad)?)])
         })?,
         _ => logprobs.tensor(),
     };
@@ -92,7 +92,7 @@ pub(crate) fn token_logprobs(
 
 impl Saved {
     /// With G = grad (onehot - softmax): dhidden = G W, dW = G^T hidden.
-    fn pull(&self, hidden: &Tensor, grad: &Tensor) -> Pulled<2> {
+    fn backward(&self, hidden: &Tensor, grad: &Tensor) -> Gradients<2> {
         let (device, dtype) = (hidden.device(), hidden.dtype());
         let weight = dense(&self.output, dtype)?;
         let (rows, words) = (hidden.dims2()?.0, weight.dims2()?.0);
@@ -101,12 +101,10 @@ impl Saved {
             let part = |tensor: &Tensor| tensor.narrow(0, chunk.start, chunk.len());
             let rows = [part(&self.targets)?, part(&self.normalisers)?, part(grad)?];
             let dlogits = gradient(&logits(hidden, &weight, &chunk)?, &rows, dtype)?;
-            let (g, here) = (
-                Operand::of(&dlogits)?,
-                Operand::of(&dhidden)?.rows(chunk.clone()),
-            );
-            product_into(device, (g, Operand::of(&weight)?), here, 0.0)?;
-            let factors = (g.t(), Operand::of(hidden)?.rows(chunk.clone()));
+            let g = Operand::of(&dlogits)?;
+            let here = Operand::of(&dhidden)?.rows(chunk.clone());
+            product_into(device, Factors::new(g, Operand::of(&weight)?), here, 0.0)?;
+            let factors = Factors::new(g.t(), Operand::of(hidden)?.rows(chunk.clone()));
             product_into(device, factors, Operand::of(&dweight)?, 1.0)?;
         }
         Ok([Some(dhidden), Some(dweight)])
@@ -134,10 +132,7 @@ fn gradient(
 
 /// f32 logits of some rows.
 fn logits(hidden: &Tensor, weight: &Tensor, rows: &Range<usize>) -> CandleResult<Tensor> {
-    let factors = (
-        Operand::of(hidden)?.rows(rows.clone()),
-        Operand::of(weight)?.t(),
-    );
+    let factors = Factors::new(Operand::of(hidden)?.rows(rows.clone()), Operand::of(weight)?.t());
     Ok(product(hidden.device(), factors, 1.0, DType::F32)?.tensor())
 }
 

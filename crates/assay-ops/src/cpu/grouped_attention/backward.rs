@@ -1,8 +1,8 @@
 //! The backward pass of attention over packed batches.
 //!
 //! With P = exp(scale q k^T - log-normaliser), D = rowsum(out * grad) and S = P * (grad v^T - D) * scale:
-//! dv = P^T grad, dq = S k, dk = S^T q. Tasks are one key-value head of one span (a prompt) or of a few completions of one
-//! group; what completions add to their prompt's keys and values is kept apart and added in order.
+//! dv = P^T grad, dq = S k, dk = S^T q. A task is one key-value head of a prompt or of a few completions of one group. The
+//! gradients that completions add to the keys and values of their prompt are stored per task and added in order.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use crate::cpu::routines::disjoint::Disjoint;
 use crate::cpu::routines::dispatched;
 use crate::cpu::routines::exponential::exp;
-use crate::cpu::routines::product::{Panels, View, Write};
+use crate::cpu::routines::product::{Output, Panels, View, Write};
 use crate::cpu::routines::reduce;
 use crate::cpu::routines::softmax::{KEYS, QUERIES, key_blocks, stack_heads};
 use crate::values::zeros;
@@ -20,7 +20,7 @@ use crate::{AttentionLayout, HeadShape, OpsError};
 /// Parts into which a group's completions are cut; fixed, because each part sums its own share of the prompt's gradients.
 const PARTS: usize = 8;
 
-/// What the forward pass saw and made, and the gradient at its result.
+/// Inputs and results of the forward pass, and the gradient at its output.
 pub(super) struct Inputs<'a> {
     pub(super) q: &'a [f32],
     pub(super) k: &'a [f32],
@@ -148,10 +148,10 @@ impl Worker {
             }
             for start in span.clone().step_by(QUERIES) {
                 let rows = start..span.end.min(start + QUERIES);
-                self.query_block(inputs, (task, span), &rows, &mut share);
+                self.query_block(inputs, task, span, &rows, &mut share);
                 for (i, dq) in self.dq.chunks_exact(dim).enumerate() {
                     let (row, head) = (rows.start + i % rows.len(), heads.start + i / rows.len());
-                    // SAFETY: this task alone has these rows of these heads.
+                    // SAFETY: no other task writes these rows of these heads.
                     unsafe {
                         outputs[0]
                             .slice(row * shape.query_width() + head * dim, dim)
@@ -161,7 +161,7 @@ impl Worker {
             }
             for (output, own) in [(&outputs[1], &self.dk), (&outputs[2], &self.dv)] {
                 for (row, own) in span.clone().zip(own.chunks_exact(dim)) {
-                    // SAFETY: this task alone has these rows of this key-value head.
+                    // SAFETY: no other task writes these rows of this key-value head.
                     unsafe {
                         output
                             .slice(row * shape.kv_width() + task.kv_head * dim, dim)
@@ -173,38 +173,21 @@ impl Worker {
         share
     }
 
-    /// All blocks of keys that the query rows see.
+    /// Adds the gradients of all blocks of keys that the query rows attend to.
     fn query_block(
         &mut self,
         inputs: &Inputs<'_>,
-        (task, span): (&Task, &Range<usize>),
+        task: &Task,
+        span: &Range<usize>,
         rows: &Range<usize>,
         share: &mut PromptShare,
     ) {
         let (shape, dim, count) = (inputs.shape, inputs.shape.head_dim, rows.len());
         let heads = task.kv_head * shape.sharing()..(task.kv_head + 1) * shape.sharing();
         let width = shape.query_width();
-        stack_heads(
-            (inputs.q, width),
-            rows.clone(),
-            heads.clone(),
-            dim,
-            &mut self.queries,
-        );
-        stack_heads(
-            (inputs.grad, width),
-            rows.clone(),
-            heads.clone(),
-            dim,
-            &mut self.grads,
-        );
-        stack_heads(
-            (inputs.out, width),
-            rows.clone(),
-            heads.clone(),
-            dim,
-            &mut self.outs,
-        );
+        stack_heads(inputs.q, width, rows, &heads, dim, &mut self.queries);
+        stack_heads(inputs.grad, width, rows, &heads, dim, &mut self.grads);
+        stack_heads(inputs.out, width, rows, &heads, dim, &mut self.outs);
         let total = inputs.log_normalisers.len() / shape.heads;
         self.log_normalisers.clear();
         for head in heads {
@@ -221,31 +204,17 @@ impl Worker {
         for keys in task.prompt.clone().into_iter().flat_map(key_blocks) {
             self.probabilities(inputs, task.kv_head, &keys, |_| keys.len());
             let at = (keys.start - task.prompt.as_ref().map_or(0, |prompt| prompt.start)) * dim;
-            let to = [
-                &mut share.keys[at..at + keys.len() * dim],
-                &mut share.values[at..at + keys.len() * dim],
-            ];
-            add_key_gradients(
-                (&self.scores, &self.probabilities),
-                (&self.queries, &self.grads),
-                dim,
-                to,
-            );
+            let at = at..at + keys.len() * dim;
+            add_key_gradients(&self.scores, &self.queries, dim, &mut share.keys[at.clone()]);
+            add_key_gradients(&self.probabilities, &self.grads, dim, &mut share.values[at]);
         }
         for keys in key_blocks(span.start..rows.end) {
             let visible = |row: usize| (rows.start + row % count + 1).saturating_sub(keys.start);
             self.probabilities(inputs, task.kv_head, &keys, visible);
             let at = (keys.start - span.start) * dim;
-            let to = [
-                &mut self.dk[at..at + keys.len() * dim],
-                &mut self.dv[at..at + keys.len() * dim],
-            ];
-            add_key_gradients(
-                (&self.scores, &self.probabilities),
-                (&self.queries, &self.grads),
-                dim,
-                to,
-            );
+            let at = at..at + keys.len() * dim;
+            add_key_gradients(&self.scores, &self.queries, dim, &mut self.dk[at.clone()]);
+            add_key_gradients(&self.probabilities, &self.grads, dim, &mut self.dv[at]);
         }
     }
 
@@ -268,14 +237,14 @@ impl Worker {
             panels.multiply(
                 View::rows(&self.queries, dim),
                 rows,
-                (&mut self.probabilities, KEYS),
+                Output::rows(&mut self.probabilities, KEYS),
                 Write::Set,
             );
             panels.pack(v.transposed(), [dim, keys.len()]);
             panels.multiply(
                 View::rows(&self.grads, dim),
                 rows,
-                (&mut self.scores, KEYS),
+                Output::rows(&mut self.scores, KEYS),
                 Write::Set,
             );
             let pairs = self
@@ -299,34 +268,22 @@ impl Worker {
             panels.multiply(
                 View::rows(&self.scores, KEYS),
                 rows,
-                (&mut self.dq, dim),
+                Output::rows(&mut self.dq, dim),
                 Write::Add,
             );
         });
     }
 }
 
-/// dk += S^T q and dv += P^T grad for one block of keys.
-fn add_key_gradients(
-    (scores, probabilities): (&[f32], &[f32]),
-    (queries, grads): (&[f32], &[f32]),
-    dim: usize,
-    [dk, dv]: [&mut [f32]; 2],
-) {
-    let (rows, keys) = (queries.len() / dim, dk.len() / dim);
+/// gradient += weights^T rows for one block of keys: dk += S^T q, dv += P^T grad. `weights` is `[query rows, KEYS]`.
+fn add_key_gradients(weights: &[f32], rows: &[f32], dim: usize, gradient: &mut [f32]) {
+    let (count, keys) = (rows.len() / dim, gradient.len() / dim);
     Panels::with_scratch(|panels| {
-        panels.pack(View::rows(queries, dim), [rows, dim]);
+        panels.pack(View::rows(rows, dim), [count, dim]);
         panels.multiply(
-            View::rows(scores, KEYS).transposed(),
+            View::rows(weights, KEYS).transposed(),
             keys,
-            (dk, dim),
-            Write::Add,
-        );
-        panels.pack(View::rows(grads, dim), [rows, dim]);
-        panels.multiply(
-            View::rows(probabilities, KEYS).transposed(),
-            keys,
-            (dv, dim),
+            Output::rows(gradient, dim),
             Write::Add,
         );
     });

@@ -22,7 +22,7 @@ const COLUMNS: usize = 128;
 /// Tasks a product is cut into, so that uneven threads even out.
 const TASKS: usize = 12;
 /// Rows below which a task is not cut further.
-const LEAST_ROWS: usize = 112;
+const MIN_ROWS: usize = 112;
 /// Multiplications below which a product runs on the calling thread.
 const SERIAL: usize = 1 << 18;
 
@@ -107,9 +107,9 @@ impl Right<'_> {
 
     /// Panics unless the first `rows` and `columns` are inside the factor.
     fn check(&self, rows: usize, columns: usize) {
-        let inside = |[most_rows, most_columns]: [usize; 2]| {
+        let inside = |[max_rows, max_columns]: [usize; 2]| {
             assert!(
-                rows <= most_rows && columns <= most_columns,
+                rows <= max_rows && columns <= max_columns,
                 "a packed factor is smaller than its dimensions"
             );
         };
@@ -203,27 +203,31 @@ pub(crate) fn multiply_terms(dims: [usize; 2], terms: &[Term<'_>], c: Output<'_>
         return;
     }
     let serial = m * n * depth < SERIAL;
-    let most_row_tasks = m.div_ceil(LEAST_ROWS);
-    let columns = match serial || most_row_tasks * n.div_ceil(COLUMNS) >= TASKS {
+    let max_row_tasks = m.div_ceil(MIN_ROWS);
+    let columns = match serial || max_row_tasks * n.div_ceil(COLUMNS) >= TASKS {
         true => COLUMNS,
         // Few rows: narrower tasks, so that all threads have some.
         false => n
-            .div_ceil(TASKS.div_ceil(most_row_tasks))
+            .div_ceil(TASKS.div_ceil(max_row_tasks))
             .next_multiple_of(panels::PANEL)
             .min(COLUMNS),
     };
     let column_tasks = n.div_ceil(columns);
     let row_tasks = match serial {
         true => 1,
-        false => TASKS.div_ceil(column_tasks).min(most_row_tasks),
+        false => TASKS.div_ceil(column_tasks).min(max_row_tasks),
     };
     let rows = m.div_ceil(row_tasks).next_multiple_of(lanes::ROWS);
-    let out = Disjoint::new(c.values);
+    let out = SharedOutput {
+        values: Disjoint::new(c.values),
+        stride,
+        write,
+    };
     let task = |row: usize, column: usize, panels: &mut Panels| {
         let (row, column) = (row * rows, column * columns);
         let dims = [rows.min(m.saturating_sub(row)), columns.min(n - column)];
         if dims[0] > 0 {
-            block(dims, [row, column], terms, (&out, stride, write), panels);
+            block(dims, [row, column], terms, &out, panels);
         }
     };
     if m * n * depth < SERIAL {
@@ -239,16 +243,23 @@ pub(crate) fn multiply_terms(dims: [usize; 2], terms: &[Term<'_>], c: Output<'_>
         });
 }
 
+/// The result that all tasks write, each its own part.
+struct SharedOutput<'a> {
+    values: Disjoint<'a>,
+    stride: usize,
+    write: Write,
+}
+
 /// One task: the block of the result at `start` of size `dims`, all terms, one depth block after another.
 fn block(
     dims: [usize; 2],
     start: [usize; 2],
     terms: &[Term<'_>],
-    out: (&Disjoint<'_>, usize, Write),
+    out: &SharedOutput<'_>,
     panels: &mut Panels,
 ) {
     let ([rows, columns], [row, column]) = (dims, start);
-    let (out, stride, mut write) = out;
+    let mut write = out.write;
     for term in terms {
         for from in (0..term.depth).step_by(DEPTH) {
             let depth = DEPTH.min(term.depth - from);
@@ -256,8 +267,8 @@ fn block(
                 Right::Panels(part) => part.depth_block(from).columns(column, columns),
                 unpacked => panels.pack_from(unpacked, [from, column], [depth, columns]),
             };
-            let at = row * stride + column;
-            b.multiply_into(term.a.from(row, from), rows, out.tile(at, stride), write);
+            let at = row * out.stride + column;
+            b.multiply_into(term.a.from(row, from), rows, out.values.tile(at, out.stride), write);
             write = Write::Add;
         }
     }

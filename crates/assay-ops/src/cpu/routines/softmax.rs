@@ -1,14 +1,14 @@
-//! What attention does to one block of queries and one block of keys.
+//! The running softmax of attention over one block of queries and one block of keys.
 //!
-//! Keys are cut into blocks of [`KEYS`] from the start of the span that holds them, and a row's softmax runs over the blocks in
-//! order, so a row's bits depend on its own keys only: not on the batch, and alike in packed and in cached attention.
+//! Keys are cut into blocks of [`KEYS`] from the start of their span, and a row's softmax runs over the blocks in order. So
+//! the bits of a row depend on its own keys only, not on the batch, and packed and cached attention return the same bits.
 
 use std::ops::Range;
 
 use crate::HeadShape;
 use crate::cpu::routines::dispatched;
 use crate::cpu::routines::exponential::exp;
-use crate::cpu::routines::product::{Panels, View, Write};
+use crate::cpu::routines::product::{Output, Panels, View, Write};
 use crate::cpu::routines::reduce;
 
 /// Keys of one block.
@@ -16,7 +16,7 @@ pub(crate) const KEYS: usize = 64;
 /// Query rows of one block, of each head that shares the keys; divides [`KEYS`].
 pub(crate) const QUERIES: usize = 32;
 
-/// Keys and values of one key-value head: rows `stride` values apart.
+/// Keys and values of one key-value head, in rows `stride` values apart.
 #[derive(Clone, Copy)]
 pub(crate) struct KeyValues<'a> {
     pub(crate) keys: &'a [f32],
@@ -24,14 +24,25 @@ pub(crate) struct KeyValues<'a> {
     pub(crate) stride: usize,
 }
 
+/// The keys and values of one block.
+#[derive(Clone, Copy)]
+pub(crate) struct KeyBlock<'a> {
+    /// The rows from the first of the block on.
+    source: KeyValues<'a>,
+    count: usize,
+}
+
 impl<'a> KeyValues<'a> {
-    /// From row `row` on.
-    pub(crate) fn from(self, row: usize) -> Self {
-        let start = row * self.stride;
-        Self {
-            keys: &self.keys[start..],
-            values: &self.values[start..],
-            ..self
+    /// The block of these rows.
+    pub(crate) fn block(self, rows: &Range<usize>) -> KeyBlock<'a> {
+        let start = rows.start * self.stride;
+        KeyBlock {
+            source: Self {
+                keys: &self.keys[start..],
+                values: &self.values[start..],
+                ..self
+            },
+            count: rows.len(),
         }
     }
 }
@@ -42,7 +53,7 @@ pub(crate) struct Softmax {
     /// Scores, then probabilities, `[rows, KEYS]`.
     scores: Vec<f32>,
     /// Largest score so far of each row.
-    most: Vec<f32>,
+    largest: Vec<f32>,
     /// Sum of exponentials so far of each row.
     sum: Vec<f32>,
     /// Weighted values so far, `[rows, head_dim]`.
@@ -50,26 +61,27 @@ pub(crate) struct Softmax {
 }
 
 impl Softmax {
-    /// Forgets everything; `rows` query rows follow.
+    /// Clears the state for `rows` query rows.
     pub(crate) fn start(&mut self, rows: usize, shape: HeadShape) {
         self.scores.resize(rows * KEYS, 0.0);
-        self.most.clear();
-        self.most.resize(rows, f32::NEG_INFINITY);
+        self.largest.clear();
+        self.largest.resize(rows, f32::NEG_INFINITY);
         self.sum.clear();
         self.sum.resize(rows, 0.0);
         self.weighted.clear();
         self.weighted.resize(rows * shape.head_dim, 0.0);
     }
 
-    /// Takes in up to [`KEYS`] keys. Query row i sees the first `visible(i)` of them.
+    /// Adds a block of up to [`KEYS`] keys. Query row i attends to the first `visible(i)` of them.
     pub(crate) fn take(
         &mut self,
         queries: &[f32],
-        (source, count): (KeyValues<'_>, usize),
+        block: KeyBlock<'_>,
         shape: HeadShape,
         visible: impl Fn(usize) -> usize,
     ) {
-        let (rows, dim) = (self.most.len(), shape.head_dim);
+        let KeyBlock { source, count } = block;
+        let (rows, dim) = (self.largest.len(), shape.head_dim);
         Panels::with_scratch(|panels| {
             panels.pack(
                 View::rows(source.keys, source.stride).transposed(),
@@ -78,35 +90,35 @@ impl Softmax {
             panels.multiply(
                 View::rows(queries, dim),
                 rows,
-                (&mut self.scores, KEYS),
+                Output::rows(&mut self.scores, KEYS),
                 Write::Set,
             );
             let states = self
-                .most
+                .largest
                 .iter_mut()
                 .zip(&mut self.sum)
                 .zip(self.weighted.chunks_exact_mut(dim));
             for (row, (scores, state)) in self.scores.chunks_exact_mut(KEYS).zip(states).enumerate()
             {
-                let ((most, sum), weighted) = state;
-                take_row(
-                    scores,
-                    visible(row).min(count),
-                    shape.score_scale(),
-                    (most, sum, weighted),
-                );
+                let ((largest, sum), weighted) = state;
+                let state = RowState {
+                    largest,
+                    sum,
+                    weighted,
+                };
+                take_row(scores, visible(row).min(count), shape.score_scale(), state);
             }
             panels.pack(View::rows(source.values, source.stride), [count, dim]);
             panels.multiply(
                 View::rows(&self.scores, KEYS),
                 rows,
-                (&mut self.weighted, dim),
+                Output::rows(&mut self.weighted, dim),
                 Write::Add,
             );
         });
     }
 
-    /// Divides by the sums; returns each row's log of the sum of exponentials of its scores.
+    /// Divides by the sums and returns the log of the sum of exponentials of each row's scores.
     pub(crate) fn finish(&mut self, shape: HeadShape) -> impl Iterator<Item = f32> + '_ {
         for (sum, weighted) in self
             .sum
@@ -116,27 +128,34 @@ impl Softmax {
             let inverse = 1.0 / sum;
             weighted.iter_mut().for_each(|value| *value *= inverse);
         }
-        self.most
+        self.largest
             .iter()
             .zip(&self.sum)
-            .map(|(most, sum)| most + sum.ln())
+            .map(|(largest, sum)| largest + sum.ln())
     }
 }
 
+/// The running softmax of one row.
+struct RowState<'a> {
+    largest: &'a mut f32,
+    sum: &'a mut f32,
+    weighted: &'a mut [f32],
+}
+
 dispatched! {
-    /// Scores to exp(scale * score - most), hidden ones to zero; rescales what the row has so far.
-    fn take_row(scores: &mut [f32], visible: usize, scale: f32, state: (&mut f32, &mut f32, &mut [f32])) {
-        let (most, sum, weighted) = state;
+    /// Replaces scores by exp(scale * score - largest) and hidden ones by zero; rescales the sums of the row.
+    fn take_row(scores: &mut [f32], visible: usize, scale: f32, state: RowState<'_>) {
+        let RowState { largest, sum, weighted } = state;
         scores[visible..].fill(f32::NEG_INFINITY);
         scores.iter_mut().for_each(|score| *score *= scale);
-        let new = reduce::max(scores).max(*most);
-        let keep = if new == *most { 1.0 } else { exp(*most - new) };
+        let new = reduce::max(scores).max(*largest);
+        let keep = if new == *largest { 1.0 } else { exp(*largest - new) };
         scores.iter_mut().for_each(|score| *score = exp(*score - new));
         if keep != 1.0 {
             weighted.iter_mut().for_each(|value| *value *= keep);
         }
         *sum = sum.mul_add(keep, reduce::sum(scores));
-        *most = new;
+        *largest = new;
     }
 }
 
@@ -149,15 +168,15 @@ pub(crate) fn key_blocks(span: Range<usize>) -> impl Iterator<Item = Range<usize
 
 /// Copies rows of some consecutive heads, `[rows, width]`, into one stack `[heads, rows, head_dim]`.
 pub(crate) fn stack_heads(
-    from: (&[f32], usize),
-    rows: Range<usize>,
-    heads: Range<usize>,
+    from: &[f32],
+    width: usize,
+    rows: &Range<usize>,
+    heads: &Range<usize>,
     dim: usize,
     to: &mut Vec<f32>,
 ) {
-    let (from, width) = from;
     to.clear();
-    for head in heads {
+    for head in heads.clone() {
         for row in rows.clone() {
             let start = row * width + head * dim;
             to.extend_from_slice(&from[start..start + dim]);

@@ -142,7 +142,7 @@ pub(super) fn multiply(device: &CudaDevice, product: &Product) -> CandleResult<(
     let size = |n: usize| {
         i32::try_from(n).map_err(|_| candle_core::Error::Msg(format!("a matrix side of {n}")))
     };
-    let (a, b, (address, dtype)) = (product.a, product.b, product.c);
+    let (a, b, c) = (product.a, product.b, product.c);
     let blas = device.cublas_handle();
     // SAFETY: the three matrices lie in memory that is alive, with the sides and row distances given; alpha and beta are read
     // before the call returns.
@@ -162,8 +162,8 @@ pub(super) fn multiply(device: &CudaDevice, product: &Product) -> CandleResult<(
             data_type(a.dtype)?,
             size(a.columns)?,
             (&raw const product.beta).cast(),
-            address as *mut _,
-            data_type(dtype)?,
+            c.address as *mut _,
+            data_type(c.dtype)?,
             size(product.columns)?,
             sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
             sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,

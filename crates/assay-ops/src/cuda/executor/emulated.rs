@@ -13,7 +13,7 @@ use half::bf16;
 use libloading::Library;
 
 use crate::cuda::launch::{Arg, Launch};
-use crate::cuda::product::{Operand, Product};
+use crate::cuda::product::{Operand, Product, Target};
 use crate::cuda::recording::StepInput;
 
 type Emulate =
@@ -156,7 +156,7 @@ pub(super) fn multiply(product: &Product) -> CandleResult<()> {
             let at = row * product.columns + column;
             let before = match product.beta {
                 0.0 => 0.0,
-                beta => beta * load(product.c, at)?,
+                beta => beta * load(product.c.address, product.c.dtype, at)?,
             };
             store(product.c, at, product.alpha * sum + before)?;
         }
@@ -172,13 +172,13 @@ fn read(operand: Operand, [rows, columns]: [usize; 2]) -> CandleResult<Vec<f32>>
             true => column * operand.columns + row,
             false => row * operand.columns + column,
         };
-        load((operand.address, operand.dtype), at)
+        load(operand.address, operand.dtype, at)
     });
     values.collect()
 }
 
 #[allow(unsafe_code)]
-fn load((address, dtype): (u64, DType), at: usize) -> CandleResult<f32> {
+fn load(address: u64, dtype: DType, at: usize) -> CandleResult<f32> {
     // SAFETY: operands are matrices of tensors that the caller keeps, and `at` is inside.
     unsafe {
         match dtype {
@@ -190,7 +190,8 @@ fn load((address, dtype): (u64, DType), at: usize) -> CandleResult<f32> {
 }
 
 #[allow(unsafe_code)]
-fn store((address, dtype): (u64, DType), at: usize, value: f32) -> CandleResult<()> {
+fn store(to: Target, at: usize, value: f32) -> CandleResult<()> {
+    let Target { address, dtype } = to;
     // SAFETY: as in `load`; the result is memory that nothing else reads yet.
     unsafe {
         match dtype {

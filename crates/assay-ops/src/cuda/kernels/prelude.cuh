@@ -13,6 +13,9 @@
 typedef unsigned int u32;
 typedef unsigned char u8;
 
+// Threads of a block of the kernels that work on rows or values.
+const int ROW_THREADS = 256;
+
 // A bfloat16 as it lies in memory.
 struct bf16 {
   unsigned short bits;

@@ -1,6 +1,6 @@
 use super::*;
-use crate::cuda::decoding as kernels;
-use crate::{CacheRow, CacheRows, DrawSettings, HeadShape, KvCache};
+use crate::cuda::{cached_attention as kernels, draw};
+use crate::{CacheRow, CacheRows, DrawSettings, HeadShape, KvCache, PromptKeyValues};
 
 #[test]
 fn cached_attention_after_appending() {
@@ -23,7 +23,7 @@ fn cached_attention_after_appending() {
                 let placed =
                     |t: &Tensor| t.to_device(&place.device).unwrap().to_dtype(dtype).unwrap();
                 let mut host =
-                    KvCache::new(slots, capacity, width, (&Device::Cpu, DType::F32)).unwrap();
+                    KvCache::new(slots, capacity, width, &Device::Cpu, DType::F32).unwrap();
                 let zeros =
                     || Tensor::zeros((slots, capacity, width), dtype, &place.device).unwrap();
                 let (keys, values_cache) = (zeros(), zeros());
@@ -39,7 +39,10 @@ fn cached_attention_after_appending() {
                         continue;
                     }
                     let q = (tensor(&[3, shape.query_width()], 5) * 3.0).unwrap();
-                    let prompt = (&rounded(&prompt_k), &rounded(&prompt_v));
+                    let prompt = PromptKeyValues {
+                        keys: &rounded(&prompt_k),
+                        values: &rounded(&prompt_v),
+                    };
                     let expected = crate::cached_attention(
                         &rounded(&q),
                         prompt,
@@ -47,10 +50,13 @@ fn cached_attention_after_appending() {
                         &CacheRows::new(rows(len)),
                         shape,
                     );
-                    let (pk, pv) = (placed(&prompt_k), placed(&prompt_v));
+                    let prompt = PromptKeyValues {
+                        keys: &placed(&prompt_k),
+                        values: &placed(&prompt_v),
+                    };
                     let cache = [&keys, &values_cache];
                     let found =
-                        kernels::cached_attention(&placed(&q), [&pk, &pv], cache, &table, shape)
+                        kernels::cached_attention(&placed(&q), prompt, cache, &table, shape)
                             .unwrap();
                     let off = relative(&values(&found), &values(&expected.unwrap()));
                     assert!(
@@ -128,7 +134,7 @@ fn tokens_are_drawn_as_on_the_cpu() {
             emulated::DESCENDING.set(place.descending);
             let rows = Tensor::from_slice(&logits, (uniforms.len(), words), &place.device).unwrap();
             let [tokens, sampling, policy] =
-                kernels::draw_tokens(&rows, &uniforms, drawing).unwrap();
+                draw::draw_tokens(&rows, &uniforms, drawing).unwrap();
             let tokens = tokens.to_vec1::<u32>().unwrap();
             let (sampling, policy) = (values(&sampling), values(&policy));
             for (row, &uniform) in uniforms.iter().enumerate() {
@@ -161,7 +167,7 @@ fn rows_without_a_finite_maximum_are_marked() {
     };
     for place in places() {
         let rows = Tensor::from_slice(&logits, (3, 600), &place.device).unwrap();
-        let [tokens, ..] = kernels::draw_tokens(&rows, &[0.0, 0.5, 0.5], drawing).unwrap();
+        let [tokens, ..] = draw::draw_tokens(&rows, &[0.0, 0.5, 0.5], drawing).unwrap();
         assert_eq!(
             tokens.to_vec1::<u32>().unwrap(),
             [u32::MAX, u32::MAX, 300],

@@ -4,7 +4,7 @@ use candle_core::quantized::GgmlDType;
 
 use super::Kind::{Activation, Vector};
 use super::*;
-use crate::cuda::{linear as kernels, logprobs, quantised};
+use crate::cuda::{linear as kernels, quantised, token_logprobs as logprobs};
 use crate::{Lora, Matrix, QuantisedMatrix};
 
 /// A frozen matrix where the inputs are, in their type.

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::cuda::{decoding, rows, upload};
+use crate::cuda::{self, upload};
 use crate::{OpsError, StepInput, record};
 
 const WORDS: usize = 40;
@@ -13,20 +13,22 @@ fn list(values: &[u32]) -> Arc<[u32]> {
 
 /// Rows of a table, normalised and added to other rows of it, as logits of which tokens are drawn.
 fn pass(
-    (table, weight): (&Tensor, &Tensor),
-    (ids, others): (&Arc<[u32]>, &Arc<[u32]>),
+    table: &Tensor,
+    weight: &Tensor,
+    ids: &Arc<[u32]>,
+    others: &Arc<[u32]>,
     uniforms: &[f64],
 ) -> candle_core::Result<[Tensor; 3]> {
-    let x = rows::rms_norm(&rows::embedding(table, ids)?, weight, 1e-5)?;
+    let x = cuda::rms_norm::rms_norm(&cuda::embedding::embedding(table, ids)?, weight, 1e-5)?;
     // The first list once more: it is brought to the device once.
-    let again = rows::embedding(table, ids)?;
-    let sum = rows::add(&rows::add(&x, &again)?, &rows::embedding(table, others)?)?;
+    let again = cuda::embedding::embedding(table, ids)?;
+    let sum = cuda::add::add(&cuda::add::add(&x, &again)?, &cuda::embedding::embedding(table, others)?)?;
     let drawn = crate::DrawSettings {
         temperature: 0.7,
         top_p: 1.0,
         top_k: 0,
     };
-    decoding::draw_tokens(&sum, uniforms, drawn)
+    cuda::draw::draw_tokens(&sum, uniforms, drawn)
 }
 
 fn read(drawn: &[Tensor; 3]) -> (Vec<u32>, Vec<Vec<f32>>) {
@@ -45,7 +47,7 @@ fn a_recorded_pass_does_the_same_with_other_inputs() {
         let table = table.to_device(&place.device).unwrap();
         let weight = Tensor::ones(WIDTH, DType::F32, &place.device).unwrap();
         let run = |ids: &[u32], others: &[u32], uniforms: &[f64]| {
-            pass((&table, &weight), (&list(ids), &list(others)), uniforms)
+            pass(&table, &weight, &list(ids), &list(others), uniforms)
         };
         let plain = |ids, others, uniforms| read(&run(ids, others, uniforms).unwrap());
         let (drawn, mut recording) =
@@ -84,6 +86,6 @@ fn a_pass_that_fails_ends_its_recording() {
     for place in places() {
         let failed = record(&place.device, || Err::<(), _>("no"));
         assert_eq!(failed.err(), Some("no"));
-        assert!(!crate::cuda::recording::active());
+        assert!(!cuda::recording::active());
     }
 }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::Kind::{Activation, Vector};
 use super::*;
 use crate::cuda::rows as kernels;
-use crate::{AdamWSettings, Matrix, RopeTable};
+use crate::{AdamWSettings, AdamWUpdate, AdamWTensors, Matrix, MomentSlices, RopeTable};
 
 #[test]
 fn rms_norm() {
@@ -15,7 +15,7 @@ fn rms_norm() {
         assert_agree(
             "rms_norm",
             &inputs,
-            &|t| kernels::rms_norm(&t[0], &t[1], 1e-5).unwrap(),
+            &|t| cuda::rms_norm::rms_norm(&t[0], &t[1], 1e-5).unwrap(),
             &|t| crate::rms_norm(&t[0], &t[1], 1e-5).unwrap(),
         );
     }
@@ -33,8 +33,8 @@ fn rope() {
         "rope",
         &[(tensor(&[35, 24], 3), Activation)],
         &|t| {
-            let angles = kernels::Angles::new((&cos, &sin), 3, t[0].device()).unwrap();
-            kernels::rope(&t[0], &positions, &Arc::new(angles)).unwrap()
+            let angles = cuda::rope::Angles::new(&cos, &sin, 3, t[0].device()).unwrap();
+            cuda::rope::rope(&t[0], &positions, &Arc::new(angles)).unwrap()
         },
         &|t| crate::rope(&t[0], &positions, &table).unwrap(),
     );
@@ -49,7 +49,7 @@ fn swiglu() {
     assert_agree(
         "swiglu",
         &inputs,
-        &|t| kernels::swiglu(&t[0], &t[1]).unwrap(),
+        &|t| cuda::swiglu::swiglu(&t[0], &t[1]).unwrap(),
         &|t| crate::swiglu(&t[0], &t[1]).unwrap(),
     );
 }
@@ -63,7 +63,7 @@ fn add() {
     assert_agree(
         "add",
         &inputs,
-        &|t| kernels::add(&t[0], &t[1]).unwrap(),
+        &|t| cuda::add::add(&t[0], &t[1]).unwrap(),
         &|t| crate::add(&t[0], &t[1]).unwrap(),
     );
 }
@@ -77,7 +77,7 @@ fn add_bias() {
     assert_agree(
         "add_bias",
         &inputs,
-        &|t| kernels::add_bias(&t[0], &t[1]).unwrap(),
+        &|t| cuda::linear::add_bias(&t[0], &t[1]).unwrap(),
         &|t| t[0].broadcast_add(&t[1]).unwrap(),
     );
 }
@@ -89,7 +89,7 @@ fn embedding() {
     assert_agree(
         "embedding",
         &table,
-        &|t| kernels::embedding(&t[0], &ids).unwrap(),
+        &|t| cuda::embedding::embedding(&t[0], &ids).unwrap(),
         &|t| crate::embedding(&Matrix::Dense(t[0].clone()), &ids).unwrap(),
     );
 }
@@ -105,7 +105,7 @@ fn reward_head() {
         assert_agree(
             "reward_head",
             &inputs,
-            &|t| kernels::reward_head(&t[0], &t[1], &t[2]).unwrap(),
+            &|t| cuda::reward_head::reward_head(&t[0], &t[1], &t[2]).unwrap(),
             &|t| crate::reward_head(&t[0], &t[1], &t[2]).unwrap(),
         );
     }
@@ -130,22 +130,29 @@ fn adamw_steps_and_sums_of_squares() {
         let finite = Tensor::ones(1, DType::U32, &place.device).unwrap();
         let mut expected = numbers(count, 1);
         let (mut m, mut v) = (vec![0.0; count], vec![0.0; count]);
-        for step in 1..=3 {
-            let grad = placed(10 + step);
-            let squares = crate::cuda::adamw::squares(&grad).unwrap();
+        for number in 1..=3 {
+            let grad = placed(10 + number);
+            let squares = cuda::adamw::squares(&grad).unwrap();
             let found: f64 = squares.to_vec1::<f64>().unwrap().iter().sum();
             let exact: f64 = values(&grad).iter().map(|&g| f64::from(g).powi(2)).sum();
             assert!((found - exact).abs() < 1e-9 * exact, "{found} {exact}");
-            let state = [&param, &grad, &first, &second];
-            crate::adamw_on_device(state, &finite, step, (&settings, 0.7)).unwrap();
-            let grad = values(&grad);
-            crate::adamw(
-                &mut expected,
-                &grad,
-                (&mut m, &mut v),
-                step,
-                (&settings, 0.7),
-            );
+            let update = AdamWUpdate {
+                settings: &settings,
+                number,
+                clip_scale: 0.7,
+            };
+            let state = AdamWTensors {
+                param: &param,
+                grad: &grad,
+                first: &first,
+                second: &second,
+            };
+            crate::adamw_on_device(state, &finite, update).unwrap();
+            let moments = MomentSlices {
+                first: &mut m,
+                second: &mut v,
+            };
+            crate::adamw(&mut expected, &values(&grad), moments, update);
         }
         assert!(relative(&values(&param), &expected) < 1e-6, "{place:?}");
         assert!(relative(&values(&first), &m) < 1e-6 && relative(&values(&second), &v) < 1e-6);
@@ -153,18 +160,23 @@ fn adamw_steps_and_sums_of_squares() {
         let mut bad = vec![0f32; count];
         bad[8999] = f32::NAN;
         let bad = Tensor::from_vec(bad, count, &place.device).unwrap();
-        let sums = crate::cuda::adamw::squares(&bad)
+        let sums = cuda::adamw::squares(&bad)
             .unwrap()
             .to_vec1::<f64>()
             .unwrap();
         assert!(sums[0] == 0.0 && sums[2].is_nan());
-        crate::adamw_on_device(
-            [&param, &bad, &first, &second],
-            &finite,
-            4,
-            (&settings, 1.0),
-        )
-        .unwrap();
+        let state = AdamWTensors {
+            param: &param,
+            grad: &bad,
+            first: &first,
+            second: &second,
+        };
+        let update = AdamWUpdate {
+            settings: &settings,
+            number: 4,
+            clip_scale: 1.0,
+        };
+        crate::adamw_on_device(state, &finite, update).unwrap();
         assert_eq!(finite.to_vec1::<u32>().unwrap(), [0]);
     }
 }

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use super::lanes::{Addresses, Lanes, Portable, ROWS, tile};
 #[cfg(target_arch = "x86_64")]
 use super::lanes::{Avx2, Avx512};
-use super::{DEPTH, Right, View, Write};
+use super::{DEPTH, Output, Right, View, Write};
 use crate::OpsError;
 use crate::cpu::routines::disjoint::Tile;
 use crate::cpu::routines::{Level, level};
@@ -121,7 +121,7 @@ impl Panels {
     }
 
     /// c `[rows, columns]` = a `[rows, depth]` times the packed matrix, or added to it.
-    pub(crate) fn multiply(&self, a: View<'_>, rows: usize, c: (&mut [f32], usize), write: Write) {
+    pub(crate) fn multiply(&self, a: View<'_>, rows: usize, c: Output<'_>, write: Write) {
         self.all().multiply(a, rows, c, write);
     }
 }
@@ -188,8 +188,8 @@ impl<'a> Part<'a> {
     }
 
     /// c `[rows, columns]` = a `[rows, depth]` times this part, or added to it.
-    pub(crate) fn multiply(&self, a: View<'_>, rows: usize, c: (&mut [f32], usize), write: Write) {
-        self.multiply_into(a, rows, Tile::of(c.0, c.1), write);
+    pub(crate) fn multiply(&self, a: View<'_>, rows: usize, c: Output<'_>, write: Write) {
+        self.multiply_into(a, rows, Tile::of(c.values, c.stride), write);
     }
 
     /// As [`Part::multiply`], into a part of a shared buffer.
@@ -205,13 +205,13 @@ impl<'a> Part<'a> {
         LEFT.with_borrow_mut(|left| match level() {
             // SAFETY: the machine has the instruction set; a and c were checked above, panels check themselves.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { multiply_avx512(*self, a, rows, (c, write), left) },
+            Level::Avx512 => unsafe { multiply_avx512(*self, a, rows, c, write, left) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => unsafe { multiply_avx2(*self, a, rows, (c, write), left) },
+            Level::Avx2 => unsafe { multiply_avx2(*self, a, rows, c, write, left) },
             // SAFETY: a and c were checked above, panels check themselves.
             Level::Portable => unsafe {
-                multiply_rows::<Portable>(*self, a, rows, (c, write), left)
+                multiply_rows::<Portable>(*self, a, rows, c, write, left)
             },
         });
     }
@@ -223,11 +223,12 @@ unsafe fn multiply_avx512(
     b: Part<'_>,
     a: View<'_>,
     rows: usize,
-    c: (Tile<'_>, Write),
+    c: Tile<'_>,
+    write: Write,
     left: &mut Vec<f32>,
 ) {
     // SAFETY: by the caller.
-    unsafe { multiply_rows::<Avx512>(b, a, rows, c, left) }
+    unsafe { multiply_rows::<Avx512>(b, a, rows, c, write, left) }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -236,11 +237,12 @@ unsafe fn multiply_avx2(
     b: Part<'_>,
     a: View<'_>,
     rows: usize,
-    c: (Tile<'_>, Write),
+    c: Tile<'_>,
+    write: Write,
     left: &mut Vec<f32>,
 ) {
     // SAFETY: by the caller.
-    unsafe { multiply_rows::<Avx2>(b, a, rows, c, left) }
+    unsafe { multiply_rows::<Avx2>(b, a, rows, c, write, left) }
 }
 
 /// All register tiles of a product.
@@ -253,10 +255,10 @@ unsafe fn multiply_rows<L: Lanes>(
     b: Part<'_>,
     a: View<'_>,
     rows: usize,
-    c: (Tile<'_>, Write),
+    c: Tile<'_>,
+    write: Write,
     left: &mut Vec<f32>,
 ) {
-    let (c, write) = c;
     let packs_left = a.column_stride != 1;
     if packs_left && left.len() < ROWS * DEPTH {
         left.resize(ROWS * DEPTH, 0.0);
