@@ -1,11 +1,11 @@
-//! Operations on an accelerator: which kernels run over which buffers, in which order.
+//! Operations on a GPU: `x.rs` holds the forward and backward pass of the operation `x`, `kernels/x.cu` its kernels.
 //!
-//! Decided here: how an operation is put together from kernels (`cuda/kernels/*.cu`) and matrix products, forward and
-//! backward. Left out: how a kernel is started. That is `executor`'s, with two implementations: CUDA, and in tests an emulator
-//! that runs the same kernel sources on the CPU, so that everything in this folder is tested on a machine without a GPU.
+//! The files of this folder put operations together from kernels and matrix products. The module `executor` launches them,
+//! with two implementations: CUDA, and for tests an emulator that runs the same kernel sources on the CPU. So everything in
+//! this folder is tested on machines without a GPU.
 //!
-//! Activations and matrices are f32 or bf16; vectors, adapters, logits, log-probabilities and optimiser state are f32. Every
-//! sum is made in f32 or wider, in an order that does not depend on timing: results repeat to the bit on one device.
+//! Activations and matrices are f32 or bf16. Vectors, adapters, logits, log-probabilities and optimiser state are f32. Every
+//! sum is f32 or wider, in an order that does not depend on timing, so results repeat to the bit on one device.
 
 pub(crate) mod adamw;
 pub(crate) mod add;
@@ -35,30 +35,30 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result as CandleResult, Tensor};
 
-/// Whether operations on this tensor run as kernels of this folder.
+/// Returns whether operations on this tensor run here, not in [`crate::cpu`].
 pub(crate) fn takes(tensor: &Tensor) -> bool {
     has_kernels(tensor.device())
 }
 
-/// Whether operations on this device are kernels of an accelerator, not the CPU's.
+/// Returns whether operations on this device run as kernels, not as the CPU's routines.
 pub fn has_kernels(device: &Device) -> bool {
     !device.is_cpu() || cfg!(feature = "emulator")
 }
 
-/// A GPU by its number, with a stream of its own, in which all work is done in order.
+/// Opens a GPU by its number, with a stream of its own that runs all work in order.
 ///
 /// # Errors
-/// There is no such GPU, or this program has no kernels for it.
+/// The GPU does not exist, or this program was built without kernels for it.
 pub fn open_gpu(index: usize) -> CandleResult<Device> {
     executor::open_gpu(index)
 }
 
-/// Bytes that are free on an accelerator; `None` for the CPU and where the driver does not tell.
+/// Returns the number of free bytes on a GPU; `None` for the CPU and where the driver does not report it.
 pub fn free_bytes(device: &Device) -> Option<u64> {
     executor::free_bytes(device)
 }
 
-/// A list of indices on the device.
+/// Copies a list of indices to the device.
 pub(crate) fn upload(values: &Arc<[u32]>, device: &Device) -> CandleResult<Tensor> {
     match recording::brought(values) {
         Some(tensor) => Ok(tensor),

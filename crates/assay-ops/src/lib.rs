@@ -1,11 +1,48 @@
 //! Fused differentiable operations over candle tensors: f32 on the CPU, f32 or bf16 on an NVIDIA GPU (feature `cuda`).
 //!
-//! Decided here: which operations a transformer trained with adapters needs as one kernel each, with a hand-written
-//! backward pass. Left out: models, losses, sampling.
+//! This crate decides which operations a transformer with adapters needs as one unit each, and writes their backward
+//! passes by hand. Models, losses and sampling are elsewhere.
 //!
-//! Every operation keeps three promises. A tracked input that is documented to receive a gradient receives one. A row's
-//! result has the same bits whatever other rows are in the batch and however many threads run. Gradients of inputs that
-//! are not tracked ([`candle_core::Tensor::track_op`]) are never computed.
+//! Every operation keeps three promises:
+//! - A tracked input that is documented to receive a gradient receives one.
+//! - The bits of a row's result depend neither on the other rows of the batch nor on the number of threads.
+//! - Gradients of inputs that are not tracked ([`candle_core::Tensor::track_op`]) are never computed.
+//!
+//! # Where an operation is
+//! An operation has one name and up to four files. For [`linear()`]:
+//! - `src/linear.rs`: the public function, its documentation and the checks of its arguments.
+//! - `src/cpu/linear.rs`: forward and backward pass on the CPU.
+//! - `src/cuda/linear.rs`: forward and backward pass on a GPU.
+//! - `src/cuda/kernels/linear.cu`: its kernels.
+//!
+//! A *kernel* is a function of a `.cu` file. A *routine* is a function on slices in `src/cpu/routines`, compiled for
+//! several instruction sets. On the CPU, operations are built from routines; on a GPU, from kernels and cuBLAS products.
+//!
+//! # Example
+//! ```
+//! use assay_ops::{Lora, Matrix, linear, seed_gradient};
+//! use candle_core::{Device, Tensor, Var};
+//!
+//! # fn main() -> Result<(), assay_ops::OpsError> {
+//! let x = Tensor::new(&[[1f32, 2.0]], &Device::Cpu)?;
+//! let weight = Matrix::Dense(Tensor::new(&[[3f32, 4.0]], &Device::Cpu)?);
+//! let a = Var::new(&[[1f32, 1.0]], &Device::Cpu)?;
+//! let b = Var::new(&[[0.5f32]], &Device::Cpu)?;
+//! let lora = Lora {
+//!     a: &a,
+//!     b: &b,
+//!     scale: 2.0,
+//!     laid_out: None,
+//! };
+//! // 1 * 3 + 2 * 4 + 2 * (1 + 2) * 0.5
+//! let y = linear(&x, &weight, None, Some(lora))?;
+//! assert_eq!(y.to_vec2::<f32>()?, [[14.0]]);
+//! // The gradient of y with respect to B is 2 * (1 + 2).
+//! let gradients = seed_gradient(&y, &y.ones_like()?)?.backward()?;
+//! assert_eq!(gradients.get(&b).map(|g| g.to_vec2::<f32>()).transpose()?, Some(vec![vec![6.0]]));
+//! # Ok(())
+//! # }
+//! ```
 
 mod adamw;
 mod add;

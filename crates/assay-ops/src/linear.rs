@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use crate::values::{expect_f32, matrix_dims};
 use crate::{Matrix, OpsError, PanelMatrix, cpu, cuda};
@@ -31,14 +31,14 @@ pub struct LaidOut {
 }
 
 impl LaidOut {
-    /// Copies A `[r, in]` and B `[out, r]`, f32 on the CPU.
+    /// Copies A `[r, in]` and B `[out, r]`, f32 on the CPU, for products with a matrix whose [`Matrix::factors`] is `dtype`.
     ///
     /// # Errors
-    /// [`OpsError::OutOfMemory`].
-    pub fn new(a: &Tensor, b: &Tensor) -> Result<Self, OpsError> {
+    /// [`OpsError::OutOfMemory`]; another type.
+    pub fn new(a: &Tensor, b: &Tensor, dtype: DType) -> Result<Self, OpsError> {
         Ok(Self {
-            a: Arc::new(PanelMatrix::new(a)?),
-            b: Arc::new(PanelMatrix::new(b)?),
+            a: Arc::new(PanelMatrix::new(a, dtype)?),
+            b: Arc::new(PanelMatrix::new(b, dtype)?),
         })
     }
 }
@@ -49,6 +49,9 @@ impl LaidOut {
 /// x `[T, in]`, weight `[out, in]`, bias `[out]`, A `[r, in]`, B `[out, r]`, result `[T, out]`; all f32. A quantised weight
 /// returns the same bits as its dequantised copy. On a GPU x, a dense weight and the result may be bf16; bias, A and B stay
 /// f32.
+///
+/// A weight in bf16 panels rounds the factors of all products, forward and backward, to bf16: x, A, B, scale * x A^T and the
+/// gradient. Sums, results and gradients are f32.
 ///
 /// Gradients reach x, A, B, a tracked dense weight and a tracked bias. The gradient of a frozen weight is never computed.
 ///

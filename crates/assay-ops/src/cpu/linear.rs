@@ -3,10 +3,12 @@
 use std::ops::Range;
 
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result as CandleResult, Shape, Tensor,
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result as CandleResult, Shape, Tensor,
 };
 
-use crate::cpu::routines::product::{Output, Part, Right, Term, View, Write, multiply, multiply_terms};
+use crate::cpu::routines::product::{
+    Output, Right, Term, View, Write, multiply, multiply_rounded, multiply_terms,
+};
 use crate::values::{Values, slice, zeros};
 use crate::{LaidOut, Lora, Matrix, OpsError};
 
@@ -209,11 +211,11 @@ impl CustomOp3 for AdaptedLinear {
         let mut y = zeros(rows * out)?;
         let laid_out = self.laid_out.as_ref();
         let a = match laid_out {
-            Some(laid_out) => Right::Panels(laid_out.a.turned()),
+            Some(laid_out) => laid_out.a.turned(),
             None => View::rows(a, input).transposed().into(),
         };
-        let down = scaled_product([rows, input, rank], View::rows(x, input), a, self.scale)?;
         let x = Factor::new(x, [rows, input]);
+        let down = self.scaled_product([rows, input, rank], x.view(), a)?;
         let adapter = Adapted {
             down: Factor::new(&down, [rows, rank]),
             b,
@@ -249,12 +251,8 @@ impl CustomOp3 for AdaptedLinear {
             Values::of(&grad)?,
         );
         // Gradient at x A^T: scale * g B.
-        let ddown = scaled_product(
-            [rows, out, rank],
-            View::rows(&g, out),
-            View::rows(&b_values, rank),
-            self.scale,
-        )?;
+        let b_rows = View::rows(&b_values, rank).into();
+        let ddown = self.scaled_product([rows, out, rank], View::rows(&g, out), b_rows)?;
         let (x_rows, g, ddown) = (
             Factor::new(&x_values, [rows, input]),
             Factor::new(&g, [rows, out]),
@@ -268,7 +266,7 @@ impl CustomOp3 for AdaptedLinear {
             false => None,
         };
         let da = match a.track_op() {
-            true => at(a, outer(ddown, x_rows))?,
+            true => at(a, self.outer(ddown, x_rows))?,
             false => None,
         };
         let db = match b.track_op() {
@@ -305,41 +303,60 @@ impl AdaptedLinear {
     /// g^T (scale x A^T), `[out, rank]`.
     fn grad_up(&self, g: Factor<'_>, x: Factor<'_>, a: &[f32]) -> Result<Vec<f32>, OpsError> {
         let rank = a.len() / x.width.max(1);
-        let down = scaled_product(
-            [x.rows, x.width, rank],
-            x.view(),
-            View::rows(a, x.width).transposed(),
-            self.scale,
-        )?;
-        let down = Factor::new(&down, [x.rows, rank]);
-        outer(g, down)
+        let a = View::rows(a, x.width).transposed().into();
+        let down = self.scaled_product([x.rows, x.width, rank], x.view(), a)?;
+        self.outer(g, Factor::new(&down, [x.rows, rank]))
+    }
+
+    /// left^T right, `[left.width, right.width]`.
+    fn outer(&self, left: Factor<'_>, right: Factor<'_>) -> Result<Vec<f32>, OpsError> {
+        let dims = [left.width, left.rows, right.width];
+        self.product(dims, left.view().transposed(), right.view().into())
+    }
+
+    /// scale * a b as new values.
+    fn scaled_product(
+        &self,
+        dims: [usize; 3],
+        a: View<'_>,
+        b: Right<'_>,
+    ) -> Result<Vec<f32>, OpsError> {
+        let mut c = self.product(dims, a, b)?;
+        c.iter_mut().for_each(|value| *value *= self.scale);
+        Ok(c)
+    }
+
+    /// a b as new values, with factors of the type of the weight.
+    fn product(
+        &self,
+        [rows, depth, columns]: [usize; 3],
+        a: View<'_>,
+        b: Right<'_>,
+    ) -> Result<Vec<f32>, OpsError> {
+        let mut c = zeros(rows * columns)?;
+        let term = Term { a, b, depth };
+        let output = Output::rows(&mut c, columns);
+        let factors = self.weight.as_ref().map_or(DType::F32, Matrix::factors);
+        sum_of_products(factors, [rows, columns], &[term], output, Write::Set)?;
+        Ok(c)
     }
 }
 
-/// left^T right, `[left.width, right.width]`.
-fn outer(left: Factor<'_>, right: Factor<'_>) -> Result<Vec<f32>, OpsError> {
-    let mut product = zeros(left.width * right.width)?;
-    multiply(
-        [left.width, left.rows, right.width],
-        left.view().transposed(),
-        right.view(),
-        &mut product,
-        Write::Set,
-    );
-    Ok(product)
-}
-
-/// scale * a b as new values.
-fn scaled_product<'b>(
-    dims: [usize; 3],
-    a: View<'_>,
-    b: impl Into<Right<'b>>,
-    scale: f32,
-) -> Result<Vec<f32>, OpsError> {
-    let mut c = zeros(dims[0] * dims[2])?;
-    multiply(dims, a, b, &mut c, Write::Set);
-    c.iter_mut().for_each(|value| *value *= scale);
-    Ok(c)
+/// Writes a sum of products with factors of type `factors`, F32 or BF16.
+fn sum_of_products(
+    factors: DType,
+    dims: [usize; 2],
+    terms: &[Term<'_>],
+    output: Output<'_>,
+    write: Write,
+) -> Result<(), OpsError> {
+    match factors {
+        DType::BF16 => multiply_rounded(dims, terms, output, write),
+        _ => {
+            multiply_terms(dims, terms, output, write);
+            Ok(())
+        }
+    }
 }
 
 /// An adapter's half of a sum: what its down map gave, and its up map.
@@ -349,8 +366,8 @@ struct Adapted<'a> {
     down: Factor<'a>,
     /// `[out, rank]`.
     b: &'a [f32],
-    /// The same laid out, whole.
-    laid_out: Option<Part<'a>>,
+    /// The transpose of B in panels.
+    laid_out: Option<Right<'a>>,
 }
 
 impl<'a> Adapted<'a> {
@@ -358,7 +375,7 @@ impl<'a> Adapted<'a> {
     fn rows_of_b(self, rows: Range<usize>) -> Right<'a> {
         let rank = self.down.width;
         match self.laid_out {
-            Some(part) if rows.len() == part.width() => Right::Panels(part),
+            Some(part) if rows.len() * rank == self.b.len() => part,
             _ => View::rows(&self.b[rows.start * rank..], rank)
                 .transposed()
                 .into(),
@@ -374,7 +391,7 @@ fn base_forward(
     y: &mut [f32],
 ) -> CandleResult<()> {
     let (out, input) = weight.dims()?;
-    let mut rows_of_weight = |first: usize, columns: usize, w: Right<'_>| {
+    let mut add_rows = |first: usize, columns: usize, w: Right<'_>| {
         let mut terms = vec![Term {
             a: x.view(),
             b: w,
@@ -386,16 +403,15 @@ fn base_forward(
             depth: adapter.down.width,
         }));
         let y = Output::rows(&mut y[first..], out);
-        multiply_terms([x.rows, columns], &terms, y, Write::Set);
+        sum_of_products(weight.factors(), [x.rows, columns], &terms, y, Write::Set)
     };
     match weight {
-        Matrix::Panels(panels) => rows_of_weight(0, out, Right::Panels(panels.turned())),
+        Matrix::Panels(panels) => Ok(add_rows(0, out, panels.turned())?),
         rows => rows.each_rows(|first, w| {
             let turned = View::rows(w, input).transposed();
-            rows_of_weight(first, w.len() / input.max(1), turned.into());
-        })?,
+            Ok(add_rows(first, w.len() / input.max(1), turned.into())?)
+        }),
     }
-    Ok(())
 }
 
 /// dx `[rows, in]` = g W + the adapter's term.
@@ -406,7 +422,7 @@ fn base_backward(
     dx: &mut [f32],
 ) -> CandleResult<()> {
     let (out, input) = weight.dims()?;
-    let mut rows_of_weight = |first: usize, depth: usize, w: Right<'_>| {
+    let mut add_rows = |first: usize, depth: usize, w: Right<'_>| {
         let mut terms = vec![Term {
             a: View::rows(&grad.values[first..], grad.width),
             b: w,
@@ -420,14 +436,14 @@ fn base_backward(
             });
         }
         let write = if first == 0 { Write::Set } else { Write::Add };
-        multiply_terms([grad.rows, input], &terms, Output::rows(dx, input), write);
+        let dx = Output::rows(dx, input);
+        sum_of_products(weight.factors(), [grad.rows, input], &terms, dx, write)
     };
     match weight {
-        Matrix::Panels(panels) => rows_of_weight(0, out, Right::Turned(panels.turned())),
+        Matrix::Panels(panels) => Ok(add_rows(0, out, panels.turned().transposed())?),
         rows => rows.each_rows(|first, w| {
             let depth = w.len() / input.max(1);
-            rows_of_weight(first, depth, View::rows(w, input).into());
-        })?,
+            Ok(add_rows(first, depth, View::rows(w, input).into())?)
+        }),
     }
-    Ok(())
 }

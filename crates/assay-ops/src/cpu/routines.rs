@@ -1,7 +1,7 @@
-//! Arithmetic on slices: what the operations do, without tensors.
+//! Routines: arithmetic on slices, from which the CPU's operations are built.
 //!
-//! Every kernel is compiled three times (AVX-512, AVX2 with FMA, portable) and the widest one that the machine has is
-//! called. All three do the same additions and multiplications in the same order, so they give the same bits.
+//! Every routine is compiled for AVX-512, for AVX2 with FMA and portably. The widest version that the machine supports
+//! runs. All versions do the same additions and multiplications in the same order, so they return the same bits.
 
 pub(crate) mod disjoint;
 pub(crate) mod exponential;
@@ -9,7 +9,7 @@ pub(crate) mod product;
 pub(crate) mod reduce;
 pub(crate) mod softmax;
 
-/// Instruction sets a kernel is compiled for.
+/// Instruction sets that routines are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Level {
     /// AVX-512 F, BW, DQ, VL.
@@ -18,7 +18,7 @@ pub(crate) enum Level {
     /// AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// Whatever the target guarantees.
+    /// The instruction set that the target guarantees.
     Portable,
 }
 

@@ -3,11 +3,13 @@
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result as CandleResult, Shape, Tensor,
+    CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result as CandleResult, Shape, Tensor,
 };
 use rayon::prelude::*;
 
-use crate::cpu::routines::product::{Output, Panels, Part, Right, Term, View, Write, multiply_terms};
+use crate::cpu::routines::product::{
+    Output, Pair, Panels, Part, Right, Term, View, Write, multiply_terms,
+};
 use crate::cpu::routines::{dispatched, exponential::exp, reduce};
 use crate::values::{Values, slice, zeros};
 use crate::{Matrix, OpsError, TokenLogprobs};
@@ -84,9 +86,16 @@ impl Logprobs {
             .zip(target_words.chunks_exact(width.max(1)))
             .zip(&states)
         {
-            // W[target] - sum e^(logit - largest) W / sum e^(logit - largest)
+            // W[target] - sum e^(logit - largest) W / sum e^(logit - largest). With bf16 factors the sum leaves out the
+            // target: rounding its weight would hide what is left of the gradient where its probability is near 1.
             let scale = 1.0 / state.sum;
-            (gradient.iter_mut().zip(word)).for_each(|(gradient, word)| *gradient = word - *gradient * scale);
+            let weight = match self.output.factors() {
+                DType::BF16 => 1.0 - exp(state.target - state.largest) * scale,
+                _ => 1.0,
+            };
+            for (gradient, word) in gradient.iter_mut().zip(word) {
+                *gradient = weight * word - *gradient * scale;
+            }
         }
         let _ = self.saved.set(Saved {
             log_normalisers: states.iter().map(State::log_normaliser).collect(),
@@ -208,7 +217,7 @@ fn each_words(output: &Matrix, mut visit: impl FnMut(Words<'_>)) -> CandleResult
     if let Matrix::Panels(panels) = output {
         for first in (0..limit).step_by(WORDS) {
             let count = WORDS.min(limit - first);
-            let turned = Right::Panels(panels.turned().columns(first, count));
+            let turned = panels.turned_columns(first, count);
             visit(Words {
                 first,
                 count,
@@ -225,31 +234,69 @@ fn each_words(output: &Matrix, mut visit: impl FnMut(Words<'_>)) -> CandleResult
                 turned: View::rows(values, width).transposed().into(),
             });
         }
+        Ok(())
     })
 }
 
-impl<'a> Words<'a> {
-    /// The transpose `[d, count]` in panels; `packed` keeps it where it was not.
-    fn forward<'p>(&self, width: usize, packed: &'p mut Panels) -> Part<'p>
-    where
-        'a: 'p,
-    {
+/// A packed right factor, in the type of the output matrix.
+enum Packed {
+    F32(Panels),
+    Bf16(Panels<Pair>),
+}
+
+/// Some columns of a packed right factor.
+#[derive(Clone, Copy)]
+enum PackedPart<'a> {
+    F32(Part<'a>),
+    Bf16(Part<'a, Pair>),
+}
+
+impl Words<'_> {
+    /// The transpose `[d, count]` in panels; `packed` holds it where the matrix was not packed before.
+    fn forward<'p>(&'p self, width: usize, packed: &'p mut Panels) -> PackedPart<'p> {
         match self.turned {
-            Right::Panels(part) => part,
-            unpacked => packed.pack(unpacked, [width, self.count]),
+            Right::Panels(part) => PackedPart::F32(part),
+            Right::Pairs(part) => PackedPart::Bf16(part),
+            unpacked => PackedPart::F32(packed.pack(unpacked, [width, self.count])),
         }
     }
 
     /// The rows `[count, d]`, packed.
-    fn back(&self, width: usize) -> Panels {
-        let rows = match self.turned {
-            Right::Values(turned) => Right::Values(turned.transposed()),
-            Right::Panels(turned) => Right::Turned(turned),
-            Right::Turned(rows) => Right::Panels(rows),
-        };
-        let mut packed = Panels::default();
-        packed.pack(rows, [self.count, width]);
-        packed
+    fn back(&self, width: usize) -> Packed {
+        let (rows, dims) = (self.turned.transposed(), [self.count, width]);
+        match rows {
+            Right::Pairs(_) | Right::TurnedPairs(_) => {
+                Packed::Bf16(Panels::pairs_of(rows, dims))
+            }
+            _ => {
+                let mut packed = Panels::default();
+                packed.pack(rows, dims);
+                Packed::F32(packed)
+            }
+        }
+    }
+}
+
+impl Packed {
+    fn all(&self) -> PackedPart<'_> {
+        match self {
+            Self::F32(panels) => PackedPart::F32(panels.all()),
+            Self::Bf16(panels) => PackedPart::Bf16(panels.all()),
+        }
+    }
+}
+
+impl PackedPart<'_> {
+    /// c = a `[rows, depth]` times this part, or added to it; bf16 parts round a.
+    fn multiply(&self, a: View<'_>, dims: [usize; 2], c: Output<'_>, write: Write) {
+        match self {
+            Self::F32(part) => part.multiply(a, dims[0], c, write),
+            Self::Bf16(part) => part.multiply(a, dims, c, write),
+        }
+    }
+
+    fn is_bf16(&self) -> bool {
+        matches!(self, Self::Bf16(_))
     }
 }
 
@@ -306,14 +353,16 @@ impl Fold<'_> {
         let task = |task: usize, logits: &mut Vec<f32>, states: &mut [State], prepared: &mut [f32]| {
             let hidden = View::rows(&self.hidden[task * ROWS * width..], width);
             logits.resize(ROWS * count, 0f32);
-            packed.multiply(hidden, states.len(), Output::rows(logits, count), Write::Set);
+            let dims = [states.len(), width];
+            packed.multiply(hidden, dims, Output::rows(logits, count), Write::Set);
             let rows = states.iter_mut().zip(logits.chunks_exact_mut(count));
             for (row, (state, logits)) in rows.enumerate() {
                 let before = state.largest;
                 fold_row(logits, state);
-                let target = self.targets[task * ROWS + row] as usize;
-                if let Some(&logit) = target.checked_sub(words.first).and_then(|i| logits.get(i)) {
-                    state.target = logit;
+                let target = (self.targets[task * ROWS + row] as usize).checked_sub(words.first);
+                let target = target.filter(|&target| target < count);
+                if let Some(target) = target {
+                    state.target = logits[target];
                 }
                 if back.is_some() {
                     // Before a row's first block there is nothing to rescale.
@@ -323,11 +372,15 @@ impl Fold<'_> {
                         gradient.iter_mut().for_each(|value| *value *= keep);
                     }
                     softmax_gradient(logits, state.largest, -1.0);
+                    if let (true, Some(target)) = (packed.is_bf16(), target) {
+                        logits[target] = 0.0;
+                    }
                 }
             }
             if let Some(back) = &back {
-                let weights = View::rows(logits, count);
-                back.multiply(weights, states.len(), Output::rows(prepared, width), Write::Add);
+                let (weights, dims) = (View::rows(logits, count), [states.len(), count]);
+                let prepared = Output::rows(prepared, width);
+                back.all().multiply(weights, dims, prepared, Write::Add);
             }
         };
         let rows = states.par_chunks_mut(ROWS).enumerate().with_max_len(1);
@@ -386,7 +439,8 @@ impl Backward<'_> {
         let task = |(task, (dh, logits)): (usize, (&mut [f32], &mut [f32]))| {
             let rows = task * ROWS..self.targets.len().min((task + 1) * ROWS);
             let hidden = View::rows(&self.hidden[rows.start * width..], width);
-            forward.multiply(hidden, rows.len(), Output::rows(logits, count), Write::Set);
+            let dims = [rows.len(), width];
+            forward.multiply(hidden, dims, Output::rows(logits, count), Write::Set);
             for (row, logits) in rows.clone().zip(logits.chunks_exact_mut(count)) {
                 softmax_gradient(logits, self.log_normalisers[row], self.grad[row]);
                 let target = (self.targets[row] as usize)
@@ -396,8 +450,8 @@ impl Backward<'_> {
                     *value += self.grad[row];
                 }
             }
-            let gradient = View::rows(logits, count);
-            back.multiply(gradient, rows.len(), Output::rows(dh, width), Write::Add);
+            let (gradient, dims) = (View::rows(logits, count), [rows.len(), count]);
+            back.all().multiply(gradient, dims, Output::rows(dh, width), Write::Add);
         };
         dh.par_chunks_mut(ROWS * width.max(1))
             .zip(kept.par_chunks_mut(ROWS * count))

@@ -20,6 +20,10 @@ pub(crate) struct Operand {
 
 /// Memory that a product writes.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(any(test, feature = "cuda", feature = "emulator")),
+    allow(dead_code)
+)]
 pub(crate) struct Target {
     pub(super) address: u64,
     pub(super) dtype: DType,

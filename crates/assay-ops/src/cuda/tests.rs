@@ -91,7 +91,7 @@ fn backward(inputs: &[Tensor], f: &dyn Fn(&[Tensor]) -> Tensor) -> Vec<Vec<f32>>
     let y = f(&tensors);
     let cotangent = tensor(y.dims(), 99).to_device(y.device()).unwrap();
     let cotangent = cotangent.to_dtype(y.dtype()).unwrap();
-    let loss = super::seed::seed_gradient(&y, &cotangent).unwrap();
+    let loss = super::seed_gradient::seed_gradient(&y, &cotangent).unwrap();
     let store = loss.backward().unwrap();
     let mut all = vec![y.detach()];
     for (i, var) in vars.iter().enumerate() {

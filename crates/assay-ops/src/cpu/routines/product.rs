@@ -9,11 +9,13 @@
 //! place, row by row, or packed when it is transposed.
 
 mod lanes;
+mod pairs;
 mod panels;
 
+pub(crate) use pairs::{Pair, multiply_rounded};
 pub(crate) use panels::{Panels, Part};
 
-use crate::cpu::routines::disjoint::Disjoint;
+use crate::cpu::routines::disjoint::{Disjoint, Tile};
 
 /// Depth of one block of the sum.
 pub(crate) const DEPTH: usize = 256;
@@ -53,6 +55,11 @@ impl<'a> View<'a> {
         }
     }
 
+    /// The value at (row, column).
+    fn at(&self, row: usize, column: usize) -> f32 {
+        self.values[row * self.row_stride + column * self.column_stride]
+    }
+
     /// The view that starts at (row, column).
     fn from(self, row: usize, column: usize) -> Self {
         let start = (row * self.row_stride + column * self.column_stride).min(self.values.len());
@@ -79,10 +86,14 @@ impl<'a> View<'a> {
 pub(crate) enum Right<'a> {
     /// Plain values, packed by each task that needs them.
     Values(View<'a>),
-    /// Packed before.
+    /// Packed f32 values.
     Panels(Part<'a>),
-    /// The transpose of columns packed before.
+    /// The transpose of packed f32 values.
     Turned(Part<'a>),
+    /// Packed bf16 values.
+    Pairs(Part<'a, Pair>),
+    /// The transpose of packed bf16 values.
+    TurnedPairs(Part<'a, Pair>),
 }
 
 impl<'a> From<View<'a>> for Right<'a> {
@@ -91,18 +102,34 @@ impl<'a> From<View<'a>> for Right<'a> {
     }
 }
 
-impl Right<'_> {
+impl<'a> Right<'a> {
+    /// The transpose.
+    pub(crate) fn transposed(self) -> Self {
+        match self {
+            Self::Values(view) => Self::Values(view.transposed()),
+            Self::Panels(part) => Self::Turned(part),
+            Self::Turned(part) => Self::Panels(part),
+            Self::Pairs(part) => Self::TurnedPairs(part),
+            Self::TurnedPairs(part) => Self::Pairs(part),
+        }
+    }
+
+    /// The value at (row, column).
+    pub(crate) fn value(&self, row: usize, column: usize) -> f32 {
+        match self {
+            Self::Values(view) => view.at(row, column),
+            Self::Panels(part) => part.at(row, column),
+            Self::Turned(part) => part.at(column, row),
+            Self::Pairs(part) => part.value(row, column),
+            Self::TurnedPairs(part) => part.value(column, row),
+        }
+    }
+
     /// Copies the first values of a column.
     pub(crate) fn column(&self, column: usize, into: &mut [f32]) {
-        into.iter_mut().enumerate().for_each(|(row, value)| {
-            *value = match self {
-                Self::Values(view) => {
-                    view.values[row * view.row_stride + column * view.column_stride]
-                }
-                Self::Panels(part) => part.at(row, column),
-                Self::Turned(part) => part.at(column, row),
-            };
-        });
+        for (row, value) in into.iter_mut().enumerate() {
+            *value = self.value(row, column);
+        }
     }
 
     /// Panics unless the first `rows` and `columns` are inside the factor.
@@ -117,6 +144,8 @@ impl Right<'_> {
             Self::Values(view) => view.check(rows, columns),
             Self::Panels(part) => inside([part.depth(), part.width()]),
             Self::Turned(part) => inside([part.width(), part.depth()]),
+            Self::Pairs(part) => inside([2 * part.depth(), part.width()]),
+            Self::TurnedPairs(part) => inside([part.width(), 2 * part.depth()]),
         }
     }
 }
@@ -185,6 +214,28 @@ pub(crate) fn multiply<'b>(
 
 /// c `[m, n]` = the sum of the terms in order, or added to it, in parallel.
 pub(crate) fn multiply_terms(dims: [usize; 2], terms: &[Term<'_>], c: Output<'_>, write: Write) {
+    each_block(dims, terms, c, write, |block, out| {
+        Panels::with_scratch(|panels| multiply_block(block, terms, out, panels));
+    });
+}
+
+/// One task: a block of the result.
+#[derive(Clone, Copy)]
+struct Block {
+    /// First row and column.
+    start: [usize; 2],
+    /// Rows and columns.
+    dims: [usize; 2],
+}
+
+/// Cuts a product into blocks of the result and runs `task` on them, in parallel where the product is large.
+fn each_block(
+    dims: [usize; 2],
+    terms: &[Term<'_>],
+    c: Output<'_>,
+    write: Write,
+    task: impl Fn(Block, &SharedOutput<'_>) + Sync,
+) {
     let [m, n] = dims;
     c.check(m, n);
     for term in terms {
@@ -206,7 +257,7 @@ pub(crate) fn multiply_terms(dims: [usize; 2], terms: &[Term<'_>], c: Output<'_>
     let max_row_tasks = m.div_ceil(MIN_ROWS);
     let columns = match serial || max_row_tasks * n.div_ceil(COLUMNS) >= TASKS {
         true => COLUMNS,
-        // Few rows: narrower tasks, so that all threads have some.
+        // Few rows: narrower tasks, so that every thread gets some.
         false => n
             .div_ceil(TASKS.div_ceil(max_row_tasks))
             .next_multiple_of(panels::PANEL)
@@ -223,24 +274,26 @@ pub(crate) fn multiply_terms(dims: [usize; 2], terms: &[Term<'_>], c: Output<'_>
         stride,
         write,
     };
-    let task = |row: usize, column: usize, panels: &mut Panels| {
-        let (row, column) = (row * rows, column * columns);
+    let run = |index: usize| {
+        let (row, column) = (
+            index / column_tasks * rows,
+            index % column_tasks * columns,
+        );
         let dims = [rows.min(m.saturating_sub(row)), columns.min(n - column)];
         if dims[0] > 0 {
-            block(dims, [row, column], terms, &out, panels);
+            let start = [row, column];
+            task(Block { start, dims }, &out);
         }
     };
-    if m * n * depth < SERIAL {
-        Panels::with_scratch(|panels| (0..column_tasks).for_each(|column| task(0, column, panels)));
+    if serial {
+        (0..column_tasks).for_each(run);
         return;
     }
     use rayon::prelude::*;
     (0..row_tasks * column_tasks)
         .into_par_iter()
         .with_max_len(1)
-        .for_each(|i| {
-            Panels::with_scratch(|panels| task(i / column_tasks, i % column_tasks, panels));
-        });
+        .for_each(run);
 }
 
 /// The result that all tasks write, each its own part.
@@ -250,15 +303,17 @@ struct SharedOutput<'a> {
     write: Write,
 }
 
-/// One task: the block of the result at `start` of size `dims`, all terms, one depth block after another.
-fn block(
-    dims: [usize; 2],
-    start: [usize; 2],
+/// Computes a block of the result: all terms, one depth block after another.
+fn multiply_block(
+    block: Block,
     terms: &[Term<'_>],
     out: &SharedOutput<'_>,
     panels: &mut Panels,
 ) {
-    let ([rows, columns], [row, column]) = (dims, start);
+    let Block {
+        start: [row, column],
+        dims: [rows, columns],
+    } = block;
     let mut write = out.write;
     for term in terms {
         for from in (0..term.depth).step_by(DEPTH) {
@@ -267,10 +322,22 @@ fn block(
                 Right::Panels(part) => part.depth_block(from).columns(column, columns),
                 unpacked => panels.pack_from(unpacked, [from, column], [depth, columns]),
             };
-            let at = row * out.stride + column;
-            b.multiply_into(term.a.from(row, from), rows, out.values.tile(at, out.stride), write);
+            b.multiply_into(term.a.from(row, from), rows, out.tile(row, column), write);
             write = Write::Add;
         }
+    }
+}
+
+impl<'a> SharedOutput<'a> {
+    /// The rows from (row, column) on.
+    fn tile(&self, row: usize, column: usize) -> Tile<'a> {
+        self.values.tile(row * self.stride + column, self.stride)
+    }
+}
+
+impl<'a> From<Output<'a>> for Tile<'a> {
+    fn from(output: Output<'a>) -> Self {
+        Tile::of(output.values, output.stride)
     }
 }
 
@@ -278,7 +345,7 @@ fn block(
 mod tests {
     use super::*;
 
-    fn numbers(count: usize, seed: usize) -> Vec<f32> {
+    pub(super) fn numbers(count: usize, seed: usize) -> Vec<f32> {
         (0..count)
             .map(|i| ((i * 2_654_435_761 + seed * 97) % 1009) as f32 / 504.5 - 1.0)
             .collect()

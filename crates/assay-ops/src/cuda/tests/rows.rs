@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::Kind::{Activation, Vector};
 use super::*;
-use crate::cuda::rows as kernels;
+use crate::cuda;
 use crate::{AdamWSettings, AdamWUpdate, AdamWTensors, Matrix, MomentSlices, RopeTable};
 
 #[test]

@@ -42,6 +42,16 @@ pub(crate) trait Lanes: Copy {
     /// # Safety
     /// `to` is readable for `WIDTH` floats.
     unsafe fn plus(self, to: *const f32) -> Self;
+    /// The first values of `WIDTH` bf16 pairs at `from`, which are their high halves.
+    ///
+    /// # Safety
+    /// `from` is readable for `WIDTH` words.
+    unsafe fn widen_first(from: *const u32) -> Self;
+    /// The second values of `WIDTH` bf16 pairs at `from`, which are their low halves.
+    ///
+    /// # Safety
+    /// `from` is readable for `WIDTH` words.
+    unsafe fn widen_second(from: *const u32) -> Self;
     /// Writes `WIDTH` floats.
     ///
     /// # Safety
@@ -92,6 +102,20 @@ impl Lanes for Portable {
         // SAFETY: readable by the caller's promise.
         let before = unsafe { Self::load(to) };
         Self(std::array::from_fn(|i| before.0[i] + self.0[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn widen_first(from: *const u32) -> Self {
+        // SAFETY: readable by the caller's promise.
+        let words = unsafe { from.cast::<[u32; 8]>().read_unaligned() };
+        Self(words.map(|word| f32::from_bits(word & 0xffff_0000)))
+    }
+
+    #[inline(always)]
+    unsafe fn widen_second(from: *const u32) -> Self {
+        // SAFETY: readable by the caller's promise.
+        let words = unsafe { from.cast::<[u32; 8]>().read_unaligned() };
+        Self(words.map(|word| f32::from_bits(word << 16)))
     }
 
     #[inline(always)]
@@ -158,6 +182,25 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn widen_first(from: *const u32) -> Self {
+        // SAFETY: readable by the caller's promise.
+        Self(unsafe {
+            let words = _mm256_loadu_si256(from.cast());
+            let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+            _mm256_castsi256_ps(_mm256_and_si256(words, high))
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn widen_second(from: *const u32) -> Self {
+        // SAFETY: readable by the caller's promise.
+        Self(unsafe {
+            let words = _mm256_loadu_si256(from.cast());
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words))
+        })
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: writable by the caller's promise.
         unsafe { _mm256_storeu_ps(to, self.0) }
@@ -214,6 +257,25 @@ impl Lanes for Avx512 {
     unsafe fn plus(self, to: *const f32) -> Self {
         // SAFETY: readable by the caller's promise.
         Self(unsafe { _mm512_add_ps(_mm512_loadu_ps(to), self.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn widen_first(from: *const u32) -> Self {
+        // SAFETY: readable by the caller's promise.
+        Self(unsafe {
+            let words = _mm512_loadu_si512(from.cast());
+            let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            _mm512_castsi512_ps(_mm512_and_si512(words, high))
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn widen_second(from: *const u32) -> Self {
+        // SAFETY: readable by the caller's promise.
+        Self(unsafe {
+            let words = _mm512_loadu_si512(from.cast());
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words))
+        })
     }
 
     #[inline(always)]
@@ -275,6 +337,25 @@ pub(crate) struct Addresses {
     pub(crate) a_step: usize,
     pub(crate) b: *const f32,
     pub(crate) b_step: usize,
+    pub(crate) to: Destination,
+}
+
+/// As [`Addresses`], with b in bf16 pairs and a in words of type `W`.
+#[derive(Clone, Copy)]
+pub(crate) struct PairAddresses<W> {
+    pub(crate) pairs: usize,
+    pub(crate) a: *const W,
+    pub(crate) a_row: usize,
+    /// Distance of the words of neighbours in depth.
+    pub(crate) a_step: usize,
+    pub(crate) b: *const u32,
+    pub(crate) b_step: usize,
+    pub(crate) to: Destination,
+}
+
+/// Where a register tile is written.
+#[derive(Clone, Copy)]
+pub(crate) struct Destination {
     pub(crate) c: *mut f32,
     pub(crate) c_row: usize,
     /// Columns to write; the rest of the tile is padding.
@@ -307,6 +388,135 @@ pub(crate) unsafe fn tile<L: Lanes, const M: usize, const V: usize>(t: &Addresse
             a = a.wrapping_add(t.a_step);
             b = b.wrapping_add(t.b_step);
         }
+        store(&sums, &t.to);
+    }
+}
+
+/// Calls a function of the tile's height and of its width in vectors.
+macro_rules! of_height {
+    ($rows:expr, $columns:expr, $lanes:ty, $tile:ident :: <$generic:ty>, $t:expr, $($height:literal)*) => {
+        match $rows {
+            $($height if $height <= <$lanes>::TILE_ROWS => match $columns <= <$lanes>::WIDTH {
+                // SAFETY: by the caller.
+                true => unsafe { $tile::<$generic, $height, 1>($t) },
+                // SAFETY: by the caller.
+                false => unsafe { $tile::<$generic, $height, 2>($t) },
+            },)*
+            _ => {}
+        }
+    };
+}
+pub(crate) use of_height;
+
+/// One register tile of bf16 pairs with f32 multiply-adds, of `rows` rows.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+pub(crate) unsafe fn widening_tile<L: Lanes>(rows: usize, t: &PairAddresses<f32>) {
+    of_height!(rows, t.to.columns, L, widen::<L>, t, 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+}
+
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn widen<L: Lanes, const M: usize, const V: usize>(t: &PairAddresses<f32>) {
+    // SAFETY: every address is among those the caller promises.
+    unsafe {
+        let mut sums = [[L::zero(); V]; M];
+        let (mut a, mut b) = (t.a, t.b);
+        for _ in 0..t.pairs {
+            for v in 0..V {
+                L::prefetch(b.wrapping_add(AHEAD * t.b_step + v * L::WIDTH).cast());
+            }
+            let mut right = [L::zero(); V];
+            for (v, right) in right.iter_mut().enumerate() {
+                *right = L::widen_first(b.add(v * L::WIDTH));
+            }
+            add_products(&mut sums, a, t.a_row, right);
+            a = a.wrapping_add(t.a_step);
+            for (v, right) in right.iter_mut().enumerate() {
+                *right = L::widen_second(b.add(v * L::WIDTH));
+            }
+            add_products(&mut sums, a, t.a_row, right);
+            a = a.wrapping_add(t.a_step);
+            b = b.wrapping_add(t.b_step);
+        }
+        store(&sums, &t.to);
+    }
+}
+
+/// sums += a right, for one value of each row of a.
+#[inline(always)]
+unsafe fn add_products<L: Lanes, const M: usize, const V: usize>(
+    sums: &mut [[L; V]; M],
+    a: *const f32,
+    a_row: usize,
+    right: [L; V],
+) {
+    for (m, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: the caller promises the addresses.
+        unsafe {
+            let left = L::splat(a.wrapping_add(m * a_row));
+            for v in 0..V {
+                sums[v] = sums[v].fused(left, right[v]);
+            }
+        }
+    }
+}
+
+/// One register tile of bf16 pairs with AVX512-BF16, of `rows` rows.
+///
+/// # Safety
+/// As [`tile`]; a word of a is a pair.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) unsafe fn dot_tile<W>(rows: usize, t: &PairAddresses<W>) {
+    of_height!(rows, t.to.columns, Avx512, dot::<W>, t, 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+}
+
+/// # Safety
+/// As [`tile`]; a word of a is a pair.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn dot<W, const M: usize, const V: usize>(t: &PairAddresses<W>) {
+    // SAFETY: every address is among those the caller promises; vectors of pairs and of integers have the same bits.
+    unsafe {
+        let mut sums = [[Avx512::zero(); V]; M];
+        let (mut a, mut b) = (t.a.cast::<i32>(), t.b);
+        for _ in 0..t.pairs {
+            let mut right = [_mm512_setzero_si512(); V];
+            for (v, right) in right.iter_mut().enumerate() {
+                let from = b.add(v * Avx512::WIDTH);
+                Avx512::prefetch(b.wrapping_add(AHEAD * t.b_step + v * Avx512::WIDTH).cast());
+                *right = _mm512_loadu_si512(from.cast());
+            }
+            for (m, sums) in sums.iter_mut().enumerate() {
+                let left = _mm512_set1_epi32(*a.wrapping_add(m * t.a_row));
+                for v in 0..V {
+                    let (left, right) = (pairs(left), pairs(right[v]));
+                    sums[v] = Avx512(_mm512_dpbf16_ps(sums[v].0, left, right));
+                }
+            }
+            a = a.wrapping_add(t.a_step);
+            b = b.wrapping_add(t.b_step);
+        }
+        store(&sums, &t.to);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn pairs(words: __m512i) -> __m512bh {
+    // SAFETY: both are 512 bits without invalid patterns.
+    unsafe { std::mem::transmute(words) }
+}
+
+/// Writes a tile, or adds it to what is there.
+#[inline(always)]
+unsafe fn store<L: Lanes, const M: usize, const V: usize>(sums: &[[L; V]; M], t: &Destination) {
+    // SAFETY: the caller promises the first `columns` of each row.
+    unsafe {
         if t.columns == V * L::WIDTH {
             for (m, sums) in sums.iter().enumerate() {
                 for (v, &sum) in sums.iter().enumerate() {
@@ -316,14 +526,14 @@ pub(crate) unsafe fn tile<L: Lanes, const M: usize, const V: usize>(t: &Addresse
                 }
             }
         } else {
-            store_part(&sums, t);
+            store_part(sums, t);
         }
     }
 }
 
 /// Writes the first columns of a tile through a copy on the stack.
 #[inline(always)]
-unsafe fn store_part<L: Lanes, const M: usize, const V: usize>(sums: &[[L; V]; M], t: &Addresses) {
+unsafe fn store_part<L: Lanes, const M: usize, const V: usize>(sums: &[[L; V]; M], t: &Destination) {
     let mut row = [0f32; 64];
     for (m, sums) in sums.iter().enumerate() {
         for (v, sum) in sums.iter().enumerate() {

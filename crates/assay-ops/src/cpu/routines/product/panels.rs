@@ -3,25 +3,55 @@
 
 use std::cell::RefCell;
 
-use super::lanes::{Addresses, Lanes, Portable, ROWS, tile};
+use super::lanes::{Addresses, Destination, Lanes, Portable, ROWS, of_height, tile};
 #[cfg(target_arch = "x86_64")]
 use super::lanes::{Avx2, Avx512};
 use super::{DEPTH, Output, Right, View, Write};
 use crate::OpsError;
 use crate::cpu::routines::disjoint::Tile;
 use crate::cpu::routines::{Level, level};
-use crate::values::zeros;
+use crate::values::defaults;
 
 /// Columns of a panel at every level: two AVX-512 vectors, four AVX2 ones.
 pub(super) const PANEL: usize = 32;
 
+/// One word of a packed matrix: one value, or two neighbours of a column.
+pub(crate) trait Word: Copy + Default + Send + Sync {
+    /// Values of a column that a word holds.
+    const VALUES: usize;
+    /// Rows of words in one depth block.
+    const BLOCK: usize = DEPTH / Self::VALUES;
+
+    /// Packs `dims` = [rows, width] values of b into one panel of words, padded with zeros.
+    fn pack_panel(b: View<'_>, dims: [usize; 2], to: &mut [Self]);
+}
+
+impl Word for f32 {
+    const VALUES: usize = 1;
+
+    fn pack_panel(b: View<'_>, dims: [usize; 2], to: &mut [Self]) {
+        pack_panel(b, dims, to);
+    }
+}
+
 /// A matrix `[depth, columns]` packed for products with it: for each block of [`DEPTH`] rows, for each panel of columns, the
 /// rows of the panel one after another, zero-padded.
-#[derive(Clone, Default)]
-pub(crate) struct Panels {
-    values: Vec<f32>,
-    depth: usize,
-    columns: usize,
+#[derive(Clone)]
+pub(crate) struct Panels<W = f32> {
+    pub(super) values: Vec<W>,
+    /// Rows of words.
+    pub(super) depth: usize,
+    pub(super) columns: usize,
+}
+
+impl<W> Default for Panels<W> {
+    fn default() -> Self {
+        Self {
+            values: Vec::new(),
+            depth: 0,
+            columns: 0,
+        }
+    }
 }
 
 thread_local! {
@@ -71,13 +101,23 @@ impl Panels {
                     Right::Values(b) => pack_panel(b.from(row, column), dims, to),
                     Right::Panels(b) => to.copy_from_slice(&b.panel(row, column)[..to.len()]),
                     Right::Turned(b) => pack_turned_panels(b, [row, column], dims, to),
+                    pairs @ (Right::Pairs(_) | Right::TurnedPairs(_)) => {
+                        pack_values(pairs, [row, column], dims, to);
+                    }
                 }
             }
         }
         self.all()
     }
 
-    /// b `[depth, columns]` packed once and for all, in parallel.
+    /// c `[rows, columns]` = a `[rows, depth]` times the packed matrix, or added to it.
+    pub(crate) fn multiply(&self, a: View<'_>, rows: usize, c: Output<'_>, write: Write) {
+        self.all().multiply(a, rows, c, write);
+    }
+}
+
+impl<W: Word> Panels<W> {
+    /// Packs b `[depth, columns]` in parallel.
     ///
     /// # Errors
     /// [`OpsError::OutOfMemory`].
@@ -86,25 +126,28 @@ impl Panels {
         let [depth, columns] = dims;
         b.check(depth, columns);
         let padded = columns.next_multiple_of(PANEL);
-        let mut values = zeros(depth * padded)?;
-        let blocks = values.par_chunks_mut((DEPTH * padded).max(1)).enumerate();
+        let words = depth.div_ceil(W::VALUES);
+        let mut values: Vec<W> = defaults(words * padded)?;
+        let blocks = values
+            .par_chunks_mut((W::BLOCK * padded).max(1))
+            .enumerate();
         blocks.for_each(|(block, values)| {
             let rows = DEPTH.min(depth - block * DEPTH);
-            let panels = values.par_chunks_mut(rows * PANEL).enumerate();
-            panels.for_each(|(panel, to)| {
+            let panels = values.par_chunks_mut(rows.div_ceil(W::VALUES) * PANEL);
+            panels.enumerate().for_each(|(panel, to)| {
                 let dims = [rows, PANEL.min(columns - panel * PANEL)];
-                pack_panel(b.from(block * DEPTH, panel * PANEL), dims, to);
+                W::pack_panel(b.from(block * DEPTH, panel * PANEL), dims, to);
             });
         });
         Ok(Self {
             values,
-            depth,
+            depth: words,
             columns,
         })
     }
 
     /// All columns.
-    pub(crate) fn all(&self) -> Part<'_> {
+    pub(crate) fn all(&self) -> Part<'_, W> {
         Part {
             values: &self.values,
             depth: self.depth,
@@ -119,27 +162,22 @@ impl Panels {
     pub(crate) fn size_in_bytes(&self) -> usize {
         size_of_val(self.values.as_slice())
     }
-
-    /// c `[rows, columns]` = a `[rows, depth]` times the packed matrix, or added to it.
-    pub(crate) fn multiply(&self, a: View<'_>, rows: usize, c: Output<'_>, write: Write) {
-        self.all().multiply(a, rows, c, write);
-    }
 }
 
 /// Some columns of a packed matrix, from a whole number of depth blocks on.
 #[derive(Clone, Copy)]
-pub(crate) struct Part<'a> {
-    values: &'a [f32],
-    /// Rows of the whole matrix.
+pub(crate) struct Part<'a, W = f32> {
+    values: &'a [W],
+    /// Rows of words of the whole matrix.
     depth: usize,
     /// Columns of the whole matrix with their padding.
     padded: usize,
     first_depth: usize,
     first_column: usize,
-    columns: usize,
+    pub(super) columns: usize,
 }
 
-impl<'a> Part<'a> {
+impl<'a, W: Word> Part<'a, W> {
     /// `columns` columns from `first` on; `first` is a whole number of panels.
     pub(crate) fn columns(self, first: usize, columns: usize) -> Self {
         assert!(first.is_multiple_of(PANEL) && first + columns <= self.columns);
@@ -150,18 +188,18 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// The one depth block that starts at row `from`.
+    /// The depth block that starts at row of words `from`.
     pub(super) fn depth_block(self, from: usize) -> Self {
         let first_depth = self.first_depth + from;
-        assert!(first_depth.is_multiple_of(DEPTH) && first_depth < self.depth);
+        assert!(first_depth.is_multiple_of(W::BLOCK) && first_depth < self.depth);
         Self {
-            depth: self.depth.min(first_depth + DEPTH),
+            depth: self.depth.min(first_depth + W::BLOCK),
             first_depth,
             ..self
         }
     }
 
-    /// Rows of this part.
+    /// Rows of words of this part.
     pub(crate) fn depth(&self) -> usize {
         self.depth - self.first_depth
     }
@@ -171,25 +209,27 @@ impl<'a> Part<'a> {
         self.columns
     }
 
-    /// The value at (row, column).
-    pub(crate) fn at(&self, row: usize, column: usize) -> f32 {
+    /// The word at (row of words, column).
+    pub(crate) fn at(&self, row: usize, column: usize) -> W {
         assert!(column < self.columns);
-        self.panel(row / DEPTH * DEPTH, column / PANEL * PANEL)
-            [row % DEPTH * PANEL + column % PANEL]
+        self.panel(row / W::BLOCK * W::BLOCK, column / PANEL * PANEL)
+            [row % W::BLOCK * PANEL + column % PANEL]
     }
 
-    /// The panel at (row, column), first of a depth block and of a panel: `[rows of the block, PANEL]`.
-    fn panel(&self, row: usize, column: usize) -> &'a [f32] {
+    /// The panel at (row of words, column), first of a depth block and of a panel: `[rows of the block, PANEL]`.
+    pub(super) fn panel(&self, row: usize, column: usize) -> &'a [W] {
         let (row, column) = (self.first_depth + row, self.first_column + column);
         // A part of one depth block ends where the block ends, so both count its rows alike.
-        let rows = DEPTH.min(self.depth - row);
+        let rows = W::BLOCK.min(self.depth - row);
         let start = row * self.padded + column * rows;
         &self.values[start..start + rows * PANEL]
     }
+}
 
+impl Part<'_> {
     /// c `[rows, columns]` = a `[rows, depth]` times this part, or added to it.
     pub(crate) fn multiply(&self, a: View<'_>, rows: usize, c: Output<'_>, write: Write) {
-        self.multiply_into(a, rows, Tile::of(c.values, c.stride), write);
+        self.multiply_into(a, rows, Tile::from(c), write);
     }
 
     /// As [`Part::multiply`], into a part of a shared buffer.
@@ -284,10 +324,12 @@ unsafe fn multiply_rows<L: Lanes>(
                         a_step,
                         b: panel.as_ptr().add(column % PANEL),
                         b_step: PANEL,
-                        c: c.start.add(row * c.stride + column),
-                        c_row: c.stride,
-                        columns,
-                        add: from > 0 || write == Write::Add,
+                        to: Destination {
+                            c: c.start.add(row * c.stride + column),
+                            c_row: c.stride,
+                            columns,
+                            add: from > 0 || write == Write::Add,
+                        },
                     };
                     tile_of_height::<L>(count, &addresses);
                 }
@@ -299,25 +341,12 @@ unsafe fn multiply_rows<L: Lanes>(
 /// Dispatches on the tile's height, and on its width in vectors.
 #[inline(always)]
 unsafe fn tile_of_height<L: Lanes>(rows: usize, t: &Addresses) {
-    macro_rules! heights {
-        ($($height:literal)*) => {
-            match rows {
-                $($height if $height <= L::TILE_ROWS => match t.columns <= L::WIDTH {
-                    // SAFETY: by the caller.
-                    true => unsafe { tile::<L, $height, 1>(t) },
-                    // SAFETY: by the caller.
-                    false => unsafe { tile::<L, $height, 2>(t) },
-                },)*
-                _ => {}
-            }
-        };
-    }
-    heights!(1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+    of_height!(rows, t.to.columns, L, tile::<L>, t, 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
 }
 
 /// Packs rows of a transposed left factor, depth-major.
 #[inline(always)]
-fn pack_left(a: View<'_>, dims: [usize; 2], left: &mut [f32]) -> *const f32 {
+pub(super) fn pack_left(a: View<'_>, dims: [usize; 2], left: &mut [f32]) -> *const f32 {
     let [rows, depth] = dims;
     for (k, to) in left.chunks_exact_mut(rows).take(depth).enumerate() {
         for (i, to) in to.iter_mut().enumerate() {
@@ -328,7 +357,7 @@ fn pack_left(a: View<'_>, dims: [usize; 2], left: &mut [f32]) -> *const f32 {
 }
 
 /// Packs one panel of b, `[rows, width]` values.
-fn pack_panel(b: View<'_>, dims: [usize; 2], to: &mut [f32]) {
+pub(super) fn pack_panel(b: View<'_>, dims: [usize; 2], to: &mut [f32]) {
     let [rows, width] = dims;
     if b.column_stride == 1 {
         for (k, to) in to.chunks_exact_mut(PANEL).take(rows).enumerate() {
@@ -384,6 +413,16 @@ unsafe fn pack_turned<L: Lanes>(b: View<'_>, dims: [usize; 2], to: &mut [f32]) {
                 true => b.values[row * b.row_stride + column * b.column_stride],
                 false => 0.0,
             };
+        }
+    }
+}
+
+/// Packs a panel value by value, from a factor in any layout.
+fn pack_values(b: Right<'_>, start: [usize; 2], dims: [usize; 2], to: &mut [f32]) {
+    for (row, to) in to.chunks_exact_mut(PANEL).take(dims[0]).enumerate() {
+        to.fill(0.0);
+        for (column, to) in to.iter_mut().enumerate().take(dims[1]) {
+            *to = b.value(start[0] + row, start[1] + column);
         }
     }
 }
