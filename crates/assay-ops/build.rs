@@ -1,15 +1,15 @@
-//! Compiles the kernels with nvcc when the feature `cuda` is on; does nothing otherwise.
+//! Compiles the kernels with nvcc when the feature `cuda` is on.
 
 use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Runs on every GPU from the A100 on; the driver translates it for the one it finds.
-const OLDEST: &str = "80";
+/// The kernels run on every GPU from the A100 on; the driver compiles them for the one it finds.
+const MIN_ARCHITECTURE: &str = "80";
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=src/device/kernels");
+    println!("cargo::rerun-if-changed=src/cuda/kernels");
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return;
     }
@@ -21,14 +21,14 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("kernels.ptx");
     let built = Command::new(&nvcc)
         .args(["--ptx", "-std=c++17", "-O3"])
-        .arg(format!("-arch=compute_{OLDEST}"))
+        .arg(format!("-arch=compute_{MIN_ARCHITECTURE}"))
         .arg("-o")
         .arg(&out)
-        .arg("src/device/kernels/kernels.cu")
+        .arg("src/cuda/kernels/kernels.cu")
         .status();
     let reason = match built {
         Ok(status) if status.success() => return,
-        Ok(_) => "it could not compile src/device/kernels/kernels.cu".to_owned(),
+        Ok(_) => "it could not compile src/cuda/kernels/kernels.cu".to_owned(),
         Err(error) => error.to_string(),
     };
     println!(

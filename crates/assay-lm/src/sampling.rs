@@ -10,7 +10,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use assay_ops::{
-    CacheRow, CacheRows, HeadShape, KvCache, cached_attention, has_kernels, output_logits,
+    CacheRow, CacheRows, HeadShape, KvCache, PromptKeyValues, cached_attention, has_kernels,
+    output_logits,
 };
 use assay_tasks::random::Stream;
 use candle_core::Tensor;
@@ -282,11 +283,11 @@ impl<'m> Decoder<'m> {
         let kv_dim = model.config().kv_heads * model.config().head_dim;
         let place = model.placement();
         let records = has_kernels(&place.device) && model.can_be_recorded();
-        let place = (&place.device, place.dtype);
+        let (device, dtype) = (&place.device, place.dtype);
         // One slot more for the rows of a recorded step that stand for no sequence.
         let held = slots + usize::from(records);
         let caches = (0..model.config().layers)
-            .map(|_| KvCache::new(held, limits.max_new_tokens, kv_dim, place))
+            .map(|_| KvCache::new(held, limits.max_new_tokens, kv_dim, device, dtype))
             .collect::<Result<_, _>>()?;
         let finished = requests
             .iter()
@@ -444,7 +445,10 @@ impl Attend for CachedAttention<'_> {
         let (prompt_k, prompt_v) = &self.prompts.layers[layer];
         Ok(cached_attention(
             q,
-            (prompt_k, prompt_v),
+            PromptKeyValues {
+                keys: prompt_k,
+                values: prompt_v,
+            },
             cache,
             self.rows,
             self.shape,

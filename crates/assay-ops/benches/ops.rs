@@ -146,7 +146,7 @@ fn attention(c: &mut Criterion) {
         grouped_attention(&q, &k, &v, &layout, SHAPE).unwrap()
     });
     let (slots, len) = (8, 200);
-    let mut cache = KvCache::new(slots, 256, 192, (&Device::Cpu, DType::F32)).unwrap();
+    let mut cache = KvCache::new(slots, 256, 192, &Device::Cpu, DType::F32).unwrap();
     let row = tensor(&[slots, 192]);
     let rows_of = |len: usize| {
         CacheRows::new(
@@ -168,7 +168,7 @@ fn attention(c: &mut Criterion) {
         (4 * slots * (prompt + len) * 576) as u64,
     ));
     group.bench_function("cached/8 sequences", |b| {
-        b.iter(|| black_box(cached_attention(&q, (&k, &k), &cache, &rows, SHAPE).unwrap()))
+        b.iter(|| black_box(cached_attention(&q, PromptKeyValues { keys: &k, values: &k }, &cache, &rows, SHAPE).unwrap()))
     });
     group.finish();
 }
@@ -226,7 +226,18 @@ fn elementwise(c: &mut Criterion) {
     };
     group.throughput(Throughput::Elements(1 << 22));
     group.bench_function("adamw", |b| {
-        b.iter(|| adamw(&mut p, &grad, (&mut m, &mut v), 7, (&settings, 1.0)))
+        b.iter(|| {
+            let moments = MomentSlices {
+                first: &mut m,
+                second: &mut v,
+            };
+            let update = AdamWUpdate {
+                settings: &settings,
+                number: 7,
+                clip_scale: 1.0,
+            };
+            adamw(&mut p, &grad, moments, update)
+        })
     });
     group.finish();
 }

@@ -1,19 +1,16 @@
-//! The AdamW update over a flat buffer.
+//! The AdamW update.
 
 use candle_core::Tensor;
-use rayon::prelude::*;
 
-use crate::kernels::dispatched;
 use crate::values::expect_f32;
-use crate::{OpsError, device};
+use crate::{OpsError, cpu, cuda};
 
-/// Values of one parallel task.
-const VALUES: usize = 1 << 14;
+const NAME: &str = "adamw";
 
 /// Constants of AdamW, as torch.optim.AdamW names them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamWSettings {
-    /// Learning rate of this step.
+    /// Learning rate of this update.
     pub lr: f64,
     /// Decay of the first moment.
     pub beta1: f64,
@@ -25,68 +22,84 @@ pub struct AdamWSettings {
     pub weight_decay: f64,
 }
 
-/// One AdamW step in place, with g = clip_scale * grad:
+/// One update: the settings, its number and the factor that clips its gradient.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWUpdate<'a> {
+    /// Constants of the optimiser.
+    pub settings: &'a AdamWSettings,
+    /// Number of the update, counted from 1.
+    pub number: u64,
+    /// Factor of the gradient; 1 when it is not clipped.
+    pub clip_scale: f32,
+}
+
+/// First and second moment of a flat buffer of parameters.
+#[derive(Debug)]
+pub struct MomentSlices<'a> {
+    /// m, the running mean of the gradient.
+    pub first: &'a mut [f32],
+    /// v, the running mean of the squared gradient.
+    pub second: &'a mut [f32],
+}
+
+/// Parameters, their gradient and both moments on a device, all of one shape, f32.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamWTensors<'a> {
+    /// p, updated in place.
+    pub param: &'a Tensor,
+    /// g.
+    pub grad: &'a Tensor,
+    /// m, updated in place.
+    pub first: &'a Tensor,
+    /// v, updated in place.
+    pub second: &'a Tensor,
+}
+
+/// Makes one AdamW update in place, with g = clip_scale * grad and t the number of the update:
 /// p *= 1 - lr * weight_decay; m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2;
-/// p -= lr / (1 - beta1^step) * m / (sqrt(v) / sqrt(1 - beta2^step) + eps).
+/// p -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps).
 ///
-/// `step` counts from 1. `moments` are m and v; `update` the settings and `clip_scale`, 1 when the gradient is not clipped.
-/// All slices have one length; values beyond the shortest are left alone.
+/// All slices have one length. Values beyond the shortest slice do not change.
 ///
 /// Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019; the order of operations is torch.optim.AdamW's.
-pub fn adamw(
-    param: &mut [f32],
-    grad: &[f32],
-    moments: (&mut [f32], &mut [f32]),
-    step: u64,
-    update: (&AdamWSettings, f32),
-) {
-    let constants = Constants::new(update, step);
-    let parameters = param.par_chunks_mut(VALUES).zip(grad.par_chunks(VALUES));
-    let moments = moments
-        .0
-        .par_chunks_mut(VALUES)
-        .zip(moments.1.par_chunks_mut(VALUES));
-    parameters
-        .zip(moments)
-        .for_each(|((param, grad), (m, v))| step_values(param, grad, m, v, constants));
+pub fn adamw(param: &mut [f32], grad: &[f32], moments: MomentSlices<'_>, update: AdamWUpdate<'_>) {
+    cpu::adamw::adamw(param, grad, moments, Constants::new(update));
 }
 
-/// [`adamw`] on tensors of a device, in place; `finite` (u32 `[1]`) becomes zero when a new value is not finite.
-///
-/// # Shapes
-/// param, grad and both moments alike, f32.
+/// Makes the update of [`adamw`] on a device, in place; `finite` (u32 `[1]`) becomes zero when a new value is not finite.
 ///
 /// # Errors
-/// Other element types, tensors of the CPU, a device that fails.
+/// Other shapes or element types, tensors on the CPU, a failure of the device.
 pub fn adamw_on_device(
-    [param, grad, first, second]: [&Tensor; 4],
+    state: AdamWTensors<'_>,
     finite: &Tensor,
-    step: u64,
-    update: (&AdamWSettings, f32),
+    update: AdamWUpdate<'_>,
 ) -> Result<(), OpsError> {
-    for (argument, tensor) in [("grad", grad), ("first", first), ("second", second)] {
-        expect_f32("adamw", argument, tensor, param.dims())?;
-    }
-    let constants = Constants::new(update, step);
-    let grad = grad.contiguous()?;
-    Ok(device::optimiser::adamw(
-        [param, &grad, first, second],
-        finite,
-        constants,
-    )?)
+    let dims = state.param.dims();
+    expect_f32(NAME, "grad", state.grad, dims)?;
+    expect_f32(NAME, "first", state.first, dims)?;
+    expect_f32(NAME, "second", state.second, dims)?;
+    let grad = &state.grad.contiguous()?;
+    let state = AdamWTensors { grad, ..state };
+    Ok(cuda::adamw::adamw(state, finite, Constants::new(update))?)
 }
 
-/// Partial sums of squares of an f32 tensor of a device, f64 `[parts]`; one is not finite where a value is not.
+/// Returns partial sums of squares of an f32 tensor on a device, f64 `[parts]`. A sum is not finite where a value is not.
 ///
 /// # Errors
-/// Other element types, a tensor of the CPU, a device that fails.
+/// Other element types, a tensor on the CPU, a failure of the device.
 pub fn squares_on_device(values: &Tensor) -> Result<Tensor, OpsError> {
-    Ok(device::optimiser::squares(&values.contiguous()?)?)
+    Ok(cuda::adamw::squares(&values.contiguous()?)?)
 }
 
 impl Constants {
-    fn new((settings, clip_scale): (&AdamWSettings, f32), step: u64) -> Self {
-        let exponent = step.min(i32::MAX as u64) as i32;
+    fn new(update: AdamWUpdate<'_>) -> Self {
+        let AdamWUpdate {
+            settings,
+            number,
+            clip_scale,
+        } = update;
+        let exponent = number.min(i32::MAX as u64) as i32;
         let correction1 = 1.0 - settings.beta1.powi(exponent);
         let correction2 = 1.0 - settings.beta2.powi(exponent);
         Self {
@@ -112,17 +125,4 @@ pub(crate) struct Constants {
     pub(crate) root_correction2: f32,
     pub(crate) eps: f32,
     pub(crate) step_size: f32,
-}
-
-dispatched! {
-    fn step_values(param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], c: Constants) {
-        for (((p, &g), m), v) in param.iter_mut().zip(grad).zip(m.iter_mut()).zip(v.iter_mut()) {
-            let g = g * c.clip_scale;
-            *p *= c.decay;
-            *m = (g - *m).mul_add(c.one_minus_beta1, *m);
-            *v = (g * g).mul_add(c.one_minus_beta2, *v * c.beta2);
-            let denominator = v.sqrt() / c.root_correction2 + c.eps;
-            *p -= c.step_size * (*m / denominator);
-        }
-    }
 }

@@ -1,21 +1,18 @@
 //! The sum at the end of a residual branch.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result as CandleResult, Shape, Tensor};
-use rayon::prelude::*;
+use candle_core::Tensor;
 
-use crate::values::{expect, matrix_dims, slice, zeros};
-use crate::{OpsError, device};
+use crate::values::{expect, matrix_dims};
+use crate::{OpsError, cpu, cuda};
 
 const NAME: &str = "add";
-/// Values of one parallel task.
-const VALUES: usize = 1 << 14;
 
-/// x + branch, value by value.
+/// Returns x + branch, value by value.
 ///
 /// # Shapes
-/// x, branch and the result `[T, n]` f32, on a GPU also bf16.
+/// x, branch and the result `[T, n]`; f32, on a GPU also bf16.
 ///
-/// Gradients reach both as they are.
+/// Gradients reach both inputs unchanged.
 ///
 /// # Errors
 /// Different shapes or other element types.
@@ -23,47 +20,8 @@ pub fn add(x: &Tensor, branch: &Tensor) -> Result<Tensor, OpsError> {
     matrix_dims(NAME, "x", x)?;
     expect(NAME, "branch", branch, x.dims())?;
     let (x, branch) = (x.contiguous()?, branch.contiguous()?);
-    if device::takes(&x) {
-        return Ok(device::rows::add(&x, &branch)?);
-    }
-    Ok(x.apply_op2(&branch, Add)?)
-}
-
-struct Add;
-
-impl CustomOp2 for Add {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        branch: &CpuStorage,
-        branch_layout: &Layout,
-    ) -> CandleResult<(CpuStorage, Shape)> {
-        let (x, branch) = (slice(x, x_layout)?, slice(branch, branch_layout)?);
-        let mut y = zeros(x.len())?;
-        let tasks = y
-            .par_chunks_mut(VALUES)
-            .zip(x.par_chunks(VALUES))
-            .zip(branch.par_chunks(VALUES));
-        tasks.for_each(|((y, x), branch)| {
-            for ((y, x), branch) in y.iter_mut().zip(x).zip(branch) {
-                *y = x + branch;
-            }
-        });
-        Ok((CpuStorage::F32(y), x_layout.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        _x: &Tensor,
-        _branch: &Tensor,
-        _y: &Tensor,
-        grad: &Tensor,
-    ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
-        Ok((Some(grad.clone()), Some(grad.clone())))
+    match cuda::takes(&x) {
+        true => Ok(cuda::add::add(&x, &branch)?),
+        false => cpu::add::add(&x, &branch),
     }
 }

@@ -1,34 +1,35 @@
-//! Logits of the next token, and drawing from them where they are.
+//! Logits of the next token, and drawing tokens from them on their device.
 
 use candle_core::Tensor;
 
-use crate::device::{self, decoding};
+use crate::cuda;
 use crate::values::{expect_f32, matrix_dims};
 use crate::{Matrix, OpsError, linear};
 
-/// How [`draw_on_device`] draws: temperature, then the top k, then the smallest set of likeliest tokens that reaches top p.
+/// The restrictions of [`draw_on_device`], applied in this order: temperature, top k, then the smallest set of most likely
+/// tokens whose mass reaches top p.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DrawSettings {
-    /// Divides the logits; 0 takes the likeliest token.
+    /// Divides the logits; 0 selects the most likely token.
     pub temperature: f64,
-    /// Mass of the likeliest tokens kept; 1 keeps all.
+    /// Mass of the most likely tokens kept; 1 keeps all.
     pub top_p: f64,
-    /// Number of likeliest tokens kept; 0 keeps all.
+    /// Number of most likely tokens kept; 0 keeps all.
     pub top_k: usize,
 }
 
-/// Tokens drawn from rows of logits, one entry a row.
+/// Tokens drawn from rows of logits, one entry per row.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DrawnTokens {
-    /// Ids; `u32::MAX` for a row without a finite maximum.
+    /// Token ids; `u32::MAX` for a row without a finite maximum.
     pub tokens: Vec<u32>,
-    /// log-probability under the sampling distribution.
+    /// Log-probabilities under the sampling distribution.
     pub sampling_logprobs: Vec<f32>,
     /// log-probability under softmax(logits).
     pub policy_logprobs: Vec<f32>,
 }
 
-/// Logits hidden W^T, always f32: differences of a bf16 logit would show in every log-probability.
+/// Returns the logits hidden W^T. They are always f32: rounding them to bf16 would change every log-probability.
 ///
 /// # Shapes
 /// hidden `[S, d]`, output `[V, d]`, f32, on a GPU also bf16; result `[S, V]` f32. No gradients.
@@ -37,7 +38,7 @@ pub struct DrawnTokens {
 /// Shapes or element types that do not fit.
 pub fn output_logits(hidden: &Tensor, output: &Matrix) -> Result<Tensor, OpsError> {
     let hidden = hidden.detach();
-    if !device::takes(&hidden) {
+    if !cuda::takes(&hidden) {
         return linear(&hidden, output, None, None);
     }
     let (_, width) = matrix_dims("output_logits", "hidden", &hidden)?;
@@ -50,7 +51,7 @@ pub fn output_logits(hidden: &Tensor, output: &Matrix) -> Result<Tensor, OpsErro
             found: hidden.dims().to_vec(),
         });
     }
-    Ok(device::linear::output_logits(
+    Ok(cuda::linear::output_logits(
         &hidden.contiguous()?,
         output,
     )?)
@@ -60,10 +61,10 @@ pub fn output_logits(hidden: &Tensor, output: &Matrix) -> Result<Tensor, OpsErro
 pub struct DeviceDraw([Tensor; 3]);
 
 impl DeviceDraw {
-    /// Brings them to the host.
+    /// Copies them to main memory.
     ///
     /// # Errors
-    /// A device that fails.
+    /// A failure of the device.
     pub fn read(&self) -> Result<DrawnTokens, OpsError> {
         let [tokens, sampling, policy] = &self.0;
         Ok(DrawnTokens {
@@ -74,13 +75,14 @@ impl DeviceDraw {
     }
 }
 
-/// Draws a token from each row of logits on their device, by inversion over the token ids with a uniform number in [0, 1) a row.
+/// Draws one token per row of logits on their device, by inversion over the token ids, with one uniform number in [0, 1)
+/// per row.
 ///
 /// # Shapes
 /// logits `[S, V]` f32 on a device, uniforms `[S]`.
 ///
 /// # Errors
-/// Shapes that do not fit, logits of the CPU.
+/// Shapes that do not fit, logits on the CPU.
 pub fn draw_on_device(
     logits: &Tensor,
     uniforms: &[f64],
@@ -89,6 +91,6 @@ pub fn draw_on_device(
     const NAME: &str = "draw";
     let (_, words) = matrix_dims(NAME, "logits", logits)?;
     expect_f32(NAME, "logits", logits, &[uniforms.len(), words])?;
-    let drawn = decoding::draw_tokens(&logits.contiguous()?, uniforms, settings)?;
+    let drawn = cuda::draw::draw_tokens(&logits.contiguous()?, uniforms, settings)?;
     Ok(DeviceDraw(drawn))
 }

@@ -1,4 +1,4 @@
-//! The one error type of the crate.
+//! The error type of the crate.
 
 use std::io::{self, ErrorKind};
 use std::ops::Range;
@@ -6,13 +6,14 @@ use std::ops::Range;
 use candle_core::DType;
 use candle_core::quantized::GgmlDType;
 
-/// What an operation refused or failed at.
+/// Why an operation failed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum OpsError {
     /// An argument's shape does not fit the operation.
     #[error("{operation}: {argument} has shape {found:?}, expected {expected}")]
     Shape {
-        /// The operation that refused.
+        /// The operation that failed.
         operation: &'static str,
         /// Name of the argument.
         argument: &'static str,
@@ -21,20 +22,20 @@ pub enum OpsError {
         /// The shape found.
         found: Vec<usize>,
     },
-    /// An argument's element type is not f32 (on a GPU: not one of f32 and bf16, where both are taken).
+    /// The element type of an argument is not f32 (on a GPU: neither f32 nor bf16).
     #[error("{operation}: {argument} has element type {found:?}, expected F32")]
     ElementType {
-        /// The operation that refused.
+        /// The operation that failed.
         operation: &'static str,
         /// Name of the argument.
         argument: &'static str,
         /// The element type found.
         found: DType,
     },
-    /// A list has another length than the rows it describes.
+    /// A list has the wrong number of entries.
     #[error("{operation}: {argument} has {found} entries, expected {expected}")]
     Length {
-        /// The operation that refused.
+        /// The operation that failed.
         operation: &'static str,
         /// Name of the argument.
         argument: &'static str,
@@ -43,13 +44,13 @@ pub enum OpsError {
         /// The number found.
         found: usize,
     },
-    /// An index points outside what it indexes.
-    #[error("{operation}: {what} {index} at row {row} is outside 0..{limit}")]
+    /// An index is out of range.
+    #[error("{operation}: {index_of} {index} at row {row} is outside 0..{limit}")]
     Index {
-        /// The operation that refused.
+        /// The operation that failed.
         operation: &'static str,
-        /// What the index names (token id, position, slot).
-        what: &'static str,
+        /// What the index selects (token id, position, slot).
+        index_of: &'static str,
         /// Row that holds the index.
         row: usize,
         /// The index.
@@ -77,13 +78,13 @@ pub enum OpsError {
         /// Index of the group.
         group: usize,
     },
-    /// A row of queries has nothing to attend to.
+    /// A row of queries has no keys.
     #[error("cached attention: row {row} has no prompt and no tokens in the cache")]
     NoKeys {
         /// The row.
         row: usize,
     },
-    /// Head counts that do not divide.
+    /// The number of query heads is not a multiple of the number of key-value heads.
     #[error(
         "attention: {heads} query heads do not divide into {kv_heads} key-value heads of size {head_dim}"
     )]
@@ -92,10 +93,10 @@ pub enum OpsError {
         heads: usize,
         /// Key-value heads.
         kv_heads: usize,
-        /// Values a head.
+        /// Values per head.
         head_dim: usize,
     },
-    /// Bytes that do not hold the blocks of a quantised matrix.
+    /// The number of bytes does not match the shape of a quantised matrix.
     #[error("quantised matrix {dtype:?} [{out}, {input}]: {found} bytes, expected {expected}")]
     Blocks {
         /// Block type.
@@ -116,29 +117,29 @@ pub enum OpsError {
         dtype: GgmlDType,
         /// Columns.
         input: usize,
-        /// Values a block.
+        /// Values per block.
         block: usize,
     },
-    /// A tracked input that has no gradient in this operation.
+    /// An input is tracked, but the operation computes no gradient for it.
     #[error("{operation}: {argument} is tracked, but no gradient reaches it")]
     Untracked {
-        /// The operation that refused.
+        /// The operation that failed.
         operation: &'static str,
         /// Name of the argument.
         argument: &'static str,
     },
-    /// An argument is on another device than the one it works with.
+    /// An argument is on the wrong device.
     #[error("{operation}: {argument} is not on the device of the values; make it for that device")]
     Elsewhere {
-        /// The operation that refused.
+        /// The operation that failed.
         operation: &'static str,
         /// Name of the argument.
         argument: &'static str,
     },
-    /// The system has no memory for a tensor.
+    /// The system refused to allocate memory.
     #[error("out of memory: {bytes} bytes were refused")]
     OutOfMemory {
-        /// What was asked for.
+        /// Number of bytes requested.
         bytes: usize,
     },
     /// The tensor library failed.
@@ -147,7 +148,7 @@ pub enum OpsError {
 }
 
 impl OpsError {
-    /// Whether memory was refused, on the CPU or on a device.
+    /// Returns whether an allocation failed, on the CPU or on a device.
     pub fn is_out_of_memory(&self) -> bool {
         match self {
             Self::OutOfMemory { .. } => true,
@@ -162,10 +163,10 @@ pub fn is_out_of_memory(error: &candle_core::Error) -> bool {
     use candle_core::Error;
     match error {
         Error::Io(inner) => inner.kind() == ErrorKind::OutOfMemory,
-        // The driver's and cuBLAS's codes come as text only.
+        // The driver's and cuBLAS's codes are available as text only.
         Error::Cuda(inner) => {
-            let told = format!("{inner} {inner:?}");
-            told.contains("CUDA_ERROR_OUT_OF_MEMORY") || told.contains("CUBLAS_STATUS_ALLOC_FAILED")
+            let message = format!("{inner} {inner:?}");
+            message.contains("CUDA_ERROR_OUT_OF_MEMORY") || message.contains("CUBLAS_STATUS_ALLOC_FAILED")
         }
         Error::Context { inner, .. }
         | Error::WithPath { inner, .. }
@@ -178,7 +179,7 @@ impl From<OpsError> for candle_core::Error {
     fn from(error: OpsError) -> Self {
         match error {
             OpsError::Tensor(inner) => inner,
-            // Found again by `is_out_of_memory` after the tensor library has carried it.
+            // `is_out_of_memory` finds this kind after the error has passed through the tensor library.
             OpsError::OutOfMemory { .. } => io::Error::new(ErrorKind::OutOfMemory, error).into(),
             other => Self::wrap(other),
         }
@@ -190,15 +191,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_that_was_refused_is_known_wherever_the_error_has_been() {
+    fn out_of_memory_survives_the_tensor_library() {
         let refused = |bytes| OpsError::OutOfMemory { bytes };
         let carried = candle_core::Error::from(refused(12)).context("in a graph");
         assert!(is_out_of_memory(&carried));
         assert!(OpsError::from(carried).is_out_of_memory());
         assert!(refused(12).is_out_of_memory());
         let driver = |code: &str| {
-            let told = format!("DriverError({code}, \"...\")");
-            candle_core::Error::Cuda(Box::new(io::Error::other(told)))
+            let message = format!("DriverError({code}, \"...\")");
+            candle_core::Error::Cuda(Box::new(io::Error::other(message)))
         };
         assert!(is_out_of_memory(&driver("CUDA_ERROR_OUT_OF_MEMORY")));
         assert!(!is_out_of_memory(&driver("CUDA_ERROR_ILLEGAL_ADDRESS")));
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_there_is_is_refused() {
+    fn impossible_allocations_are_errors() {
         let error = crate::values::zeros(usize::MAX / 8).unwrap_err();
         let bytes = usize::MAX / 8 * 4;
         assert!(matches!(error, OpsError::OutOfMemory { bytes: asked } if asked == bytes));

@@ -1,54 +1,97 @@
 //! Fused differentiable operations over candle tensors: f32 on the CPU, f32 or bf16 on an NVIDIA GPU (feature `cuda`).
 //!
-//! Decided here: which operations a transformer trained with adapters needs as one kernel each, with a hand-written
-//! backward pass. Left out: models, losses, sampling.
+//! This crate decides which operations a transformer with adapters needs as one unit each, and writes their backward
+//! passes by hand. Models, losses and sampling are elsewhere.
 //!
-//! Every operation keeps three promises. A tracked input that is documented to receive a gradient receives one. A row's
-//! result has the same bits whatever other rows are in the batch and however many threads run. Gradients of inputs that
-//! are not tracked ([`candle_core::Tensor::track_op`]) are never computed.
+//! Every operation keeps three promises:
+//! - A tracked input that is documented to receive a gradient receives one.
+//! - The bits of a row's result depend neither on the other rows of the batch nor on the number of threads.
+//! - Gradients of inputs that are not tracked ([`candle_core::Tensor::track_op`]) are never computed.
+//!
+//! # Where an operation is
+//! An operation has one name and up to four files. For [`linear()`]:
+//! - `src/linear.rs`: the public function, its documentation and the checks of its arguments.
+//! - `src/cpu/linear.rs`: forward and backward pass on the CPU.
+//! - `src/cuda/linear.rs`: forward and backward pass on a GPU.
+//! - `src/cuda/kernels/linear.cu`: its kernels.
+//!
+//! A *kernel* is a function of a `.cu` file. A *routine* is a function on slices in `src/cpu/routines`, compiled for
+//! several instruction sets. On the CPU, operations are built from routines; on a GPU, from kernels and cuBLAS products.
+//!
+//! # Example
+//! ```
+//! use assay_ops::{Lora, Matrix, linear, seed_gradient};
+//! use candle_core::{Device, Tensor, Var};
+//!
+//! # fn main() -> Result<(), assay_ops::OpsError> {
+//! let x = Tensor::new(&[[1f32, 2.0]], &Device::Cpu)?;
+//! let weight = Matrix::Dense(Tensor::new(&[[3f32, 4.0]], &Device::Cpu)?);
+//! let a = Var::new(&[[1f32, 1.0]], &Device::Cpu)?;
+//! let b = Var::new(&[[0.5f32]], &Device::Cpu)?;
+//! let lora = Lora {
+//!     a: &a,
+//!     b: &b,
+//!     scale: 2.0,
+//!     laid_out: None,
+//! };
+//! // 1 * 3 + 2 * 4 + 2 * (1 + 2) * 0.5
+//! let y = linear(&x, &weight, None, Some(lora))?;
+//! assert_eq!(y.to_vec2::<f32>()?, [[14.0]]);
+//! // The gradient of y with respect to B is 2 * (1 + 2).
+//! let gradients = seed_gradient(&y, &y.ones_like()?)?.backward()?;
+//! assert_eq!(gradients.get(&b).map(|g| g.to_vec2::<f32>()).transpose()?, Some(vec![vec![6.0]]));
+//! # Ok(())
+//! # }
+//! ```
 
 mod adamw;
 mod add;
-mod attention;
+mod attention_layout;
+mod cached_attention;
 mod ceilings;
-mod device;
+mod cpu;
+mod cuda;
 mod draw;
 mod embedding;
 mod error;
-mod kernels;
+mod grouped_attention;
+mod heads;
 mod linear;
-mod logprobs;
 mod matrix;
-mod norm;
 mod panel_matrix;
 mod quantised;
 mod reward_head;
+mod rms_norm;
 mod rope;
-mod seed;
+mod seed_gradient;
 mod swiglu;
 mod threads;
+mod token_logprobs;
 mod values;
 
-pub use adamw::{AdamWSettings, adamw, adamw_on_device, squares_on_device};
-pub use add::add;
-pub use attention::{
-    AttentionLayout, CacheRow, CacheRows, GroupSpans, HeadShape, KvCache, cached_attention,
-    grouped_attention,
+pub use adamw::{
+    AdamWSettings, AdamWTensors, AdamWUpdate, MomentSlices, adamw, adamw_on_device,
+    squares_on_device,
 };
+pub use add::add;
+pub use attention_layout::{AttentionLayout, GroupSpans};
+pub use cached_attention::{CacheRow, CacheRows, KvCache, PromptKeyValues, cached_attention};
 pub use ceilings::Ceilings;
-pub use device::recording::{Recording, StepInput, record};
-pub use device::{free_bytes, has_kernels, open_gpu};
+pub use cuda::recording::{Recording, StepInput, record};
+pub use cuda::{free_bytes, has_kernels, open_gpu};
 pub use draw::{DeviceDraw, DrawSettings, DrawnTokens, draw_on_device, output_logits};
 pub use embedding::embedding;
 pub use error::{OpsError, is_out_of_memory};
+pub use grouped_attention::grouped_attention;
+pub use heads::HeadShape;
 pub use linear::{LaidOut, Lora, linear};
-pub use logprobs::{TokenLogprobs, token_logprobs};
 pub use matrix::Matrix;
-pub use norm::rms_norm;
 pub use panel_matrix::PanelMatrix;
 pub use quantised::QuantisedMatrix;
 pub use reward_head::reward_head;
+pub use rms_norm::rms_norm;
 pub use rope::{RopeTable, rope};
-pub use seed::seed_gradient;
+pub use seed_gradient::seed_gradient;
 pub use swiglu::swiglu;
 pub use threads::use_one_thread_pool;
+pub use token_logprobs::{TokenLogprobs, token_logprobs};

@@ -1,19 +1,15 @@
 //! Linear maps with a low-rank adapter.
 
-use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result as CandleResult, Shape, Tensor,
-};
+use candle_core::{DType, Tensor};
 
-use crate::kernels::product::{Output, Part, Right, Term, View, Write, multiply, multiply_terms};
-use crate::values::{Values, expect_f32, matrix_dims, slice, zeros};
-use crate::{Matrix, OpsError, PanelMatrix, device};
+use crate::values::{expect_f32, matrix_dims};
+use crate::{Matrix, OpsError, PanelMatrix, cpu, cuda};
 
 const NAME: &str = "linear";
 
-/// A low-rank adapter of one linear map: adds scale * (x A^T) B^T.
+/// A low-rank adapter of one linear map. It adds scale * (x A^T) B^T.
 #[derive(Clone, Copy, Debug)]
 pub struct Lora<'a> {
     /// Down map A `[r, in]`.
@@ -22,38 +18,42 @@ pub struct Lora<'a> {
     pub b: &'a Tensor,
     /// alpha / r; multiplies the adapter's output only, never the base output.
     pub scale: f64,
-    /// A and B laid out for products, where they will not change for a while: the same bits, and nothing is packed. Read on the CPU only.
+    /// A and B in the layout of the product, for adapters that do not change between calls. The result has the same bits.
+    /// Only the CPU reads it.
     pub laid_out: Option<&'a LaidOut>,
 }
 
 /// A and B in the layout of the product.
 #[derive(Clone, Debug)]
 pub struct LaidOut {
-    a: Arc<PanelMatrix>,
-    b: Arc<PanelMatrix>,
+    pub(crate) a: Arc<PanelMatrix>,
+    pub(crate) b: Arc<PanelMatrix>,
 }
 
 impl LaidOut {
-    /// A copy of A `[r, in]` and B `[out, r]`, f32 on the CPU.
+    /// Copies A `[r, in]` and B `[out, r]`, f32 on the CPU, for products with a matrix whose [`Matrix::factors`] is `dtype`.
     ///
     /// # Errors
-    /// There is no memory for it.
-    pub fn new(a: &Tensor, b: &Tensor) -> Result<Self, OpsError> {
+    /// [`OpsError::OutOfMemory`]; another type.
+    pub fn new(a: &Tensor, b: &Tensor, dtype: DType) -> Result<Self, OpsError> {
         Ok(Self {
-            a: Arc::new(PanelMatrix::new(a)?),
-            b: Arc::new(PanelMatrix::new(b)?),
+            a: Arc::new(PanelMatrix::new(a, dtype)?),
+            b: Arc::new(PanelMatrix::new(b, dtype)?),
         })
     }
 }
 
-/// y = x W^T + bias + scale * (x A^T) B^T.
+/// Returns y = x W^T + bias + scale * (x A^T) B^T.
 ///
 /// # Shapes
-/// x `[T, in]`, weight `[out, in]`, bias `[out]`, A `[r, in]`, B `[out, r]`, result `[T, out]`; all f32, the weight also as
-/// GGUF blocks. A quantised weight gives the bits of its dequantised copy. On a GPU x, a dense weight and the result may be
-/// bf16; bias, A and B stay f32.
+/// x `[T, in]`, weight `[out, in]`, bias `[out]`, A `[r, in]`, B `[out, r]`, result `[T, out]`; all f32. A quantised weight
+/// returns the same bits as its dequantised copy. On a GPU x, a dense weight and the result may be bf16; bias, A and B stay
+/// f32.
 ///
-/// Gradients reach x, A, B, a tracked dense weight and a tracked bias. Of a frozen weight none is ever computed.
+/// A weight in bf16 panels rounds the factors of all products, forward and backward, to bf16: x, A, B, scale * x A^T and the
+/// gradient. Sums, results and gradients are f32.
+///
+/// Gradients reach x, A, B, a tracked dense weight and a tracked bias. The gradient of a frozen weight is never computed.
 ///
 /// # Errors
 /// Shapes or element types that do not fit.
@@ -83,424 +83,14 @@ pub fn linear(
         check_lora(lora, input, out)?;
     }
     let x = x.contiguous()?;
-    if device::takes(&x) {
-        return Ok(device::linear::linear(&x, weight, bias, lora)?);
+    match cuda::takes(&x) {
+        true => Ok(cuda::linear::linear(&x, weight, bias, lora)?),
+        false => cpu::linear::linear(&x, weight, bias, lora),
     }
-    let y = match (weight, lora) {
-        (Matrix::Dense(w), lora) if w.track_op() => {
-            let y = x.apply_op2(&w.contiguous()?, TrackedLinear)?;
-            match lora {
-                Some(lora) => (y + adapted(&x, None, lora)?)?,
-                None => y,
-            }
-        }
-        (frozen, Some(lora)) => adapted(&x, Some(frozen.clone()), lora)?,
-        (frozen, None) => x.apply_op1(FrozenLinear {
-            weight: frozen.clone(),
-        })?,
-    };
-    match bias {
-        Some(bias) => Ok(y.broadcast_add(bias)?),
-        None => Ok(y),
-    }
-}
-
-fn adapted(x: &Tensor, weight: Option<Matrix>, lora: Lora<'_>) -> Result<Tensor, OpsError> {
-    let operation = AdaptedLinear {
-        weight,
-        scale: lora.scale as f32,
-        laid_out: lora.laid_out.cloned(),
-    };
-    Ok(x.apply_op3(&lora.a.contiguous()?, &lora.b.contiguous()?, operation)?)
 }
 
 fn check_lora(lora: Lora<'_>, input: usize, out: usize) -> Result<(), OpsError> {
     let (rank, _) = matrix_dims(NAME, "A", lora.a)?;
     expect_f32(NAME, "A", lora.a, &[rank, input])?;
     expect_f32(NAME, "B", lora.b, &[out, rank])
-}
-
-/// A left factor, `[rows, width]` without gaps.
-#[derive(Clone, Copy)]
-struct Factor<'a> {
-    values: &'a [f32],
-    rows: usize,
-    width: usize,
-}
-
-impl<'a> Factor<'a> {
-    fn new(values: &'a [f32], [rows, width]: [usize; 2]) -> Self {
-        Self {
-            values,
-            rows,
-            width,
-        }
-    }
-
-    fn view(self) -> View<'a> {
-        View::rows(self.values, self.width)
-    }
-}
-
-/// y = x W^T, W frozen.
-struct FrozenLinear {
-    weight: Matrix,
-}
-
-impl CustomOp1 for FrozenLinear {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
-        let (rows, input) = layout.shape().dims2()?;
-        let (out, _) = self.weight.dims()?;
-        let mut y = zeros(rows * out)?;
-        base_forward(
-            &self.weight,
-            Factor {
-                values: slice(x, layout)?,
-                rows,
-                width: input,
-            },
-            None,
-            &mut y,
-        )?;
-        Ok((CpuStorage::F32(y), Shape::from((rows, out))))
-    }
-
-    fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> CandleResult<Option<Tensor>> {
-        let grad = grad.contiguous()?;
-        let mut dx = zeros(x.elem_count())?;
-        let (rows, width) = grad.dims2()?;
-        base_backward(
-            &self.weight,
-            Factor::new(&Values::of(&grad)?, [rows, width]),
-            None,
-            &mut dx,
-        )?;
-        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
-    }
-}
-
-/// y = x W^T, W trained.
-struct TrackedLinear;
-
-impl CustomOp2 for TrackedLinear {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> CandleResult<(CpuStorage, Shape)> {
-        let (rows, input) = x_layout.shape().dims2()?;
-        let (out, _) = weight_layout.shape().dims2()?;
-        let (x, weight) = (slice(x, x_layout)?, slice(weight, weight_layout)?);
-        let mut y = zeros(rows * out)?;
-        multiply(
-            [rows, input, out],
-            View::rows(x, input),
-            View::rows(weight, input).transposed(),
-            &mut y,
-            Write::Set,
-        );
-        Ok((CpuStorage::F32(y), Shape::from((rows, out))))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _y: &Tensor,
-        grad: &Tensor,
-    ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        let (rows, input) = x.dims2()?;
-        let out = weight.dims()[0];
-        let (x_values, w, g) = (Values::of(x)?, Values::of(weight)?, Values::of(&grad)?);
-        let dx = if x.track_op() {
-            let mut dx = zeros(rows * input)?;
-            multiply(
-                [rows, out, input],
-                View::rows(&g, out),
-                View::rows(&w, input),
-                &mut dx,
-                Write::Set,
-            );
-            Some(Tensor::from_vec(dx, x.shape(), x.device())?)
-        } else {
-            None
-        };
-        let mut dw = zeros(out * input)?;
-        multiply(
-            [out, rows, input],
-            View::rows(&g, out).transposed(),
-            View::rows(&x_values, input),
-            &mut dw,
-            Write::Set,
-        );
-        Ok((
-            dx,
-            Some(Tensor::from_vec(dw, weight.shape(), weight.device())?),
-        ))
-    }
-}
-
-/// y = x W^T + scale * (x A^T) B^T, W frozen or left out.
-struct AdaptedLinear {
-    weight: Option<Matrix>,
-    scale: f32,
-    laid_out: Option<LaidOut>,
-}
-
-impl CustomOp3 for AdaptedLinear {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        a: &CpuStorage,
-        a_layout: &Layout,
-        b: &CpuStorage,
-        b_layout: &Layout,
-    ) -> CandleResult<(CpuStorage, Shape)> {
-        let (rows, input) = x_layout.shape().dims2()?;
-        let (out, rank) = b_layout.shape().dims2()?;
-        let (x, a, b) = (
-            slice(x, x_layout)?,
-            slice(a, a_layout)?,
-            slice(b, b_layout)?,
-        );
-        let mut y = zeros(rows * out)?;
-        let laid_out = self.laid_out.as_ref();
-        let a = match laid_out {
-            Some(laid_out) => Right::Panels(laid_out.a.turned()),
-            None => View::rows(a, input).transposed().into(),
-        };
-        let down = scaled_product([rows, input, rank], View::rows(x, input), a, self.scale)?;
-        let x = Factor::new(x, [rows, input]);
-        let adapter = Adapted {
-            down: Factor::new(&down, [rows, rank]),
-            b,
-            laid_out: laid_out.map(|laid_out| laid_out.b.turned()),
-        };
-        match &self.weight {
-            Some(weight) => base_forward(weight, x, Some(adapter), &mut y)?,
-            None => multiply(
-                [rows, rank, out],
-                adapter.down.view(),
-                adapter.rows_of_b(0..out),
-                &mut y,
-                Write::Set,
-            ),
-        }
-        Ok((CpuStorage::F32(y), Shape::from((rows, out))))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        a: &Tensor,
-        b: &Tensor,
-        _y: &Tensor,
-        grad: &Tensor,
-    ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        let ((rows, input), (out, rank)) = (x.dims2()?, b.dims2()?);
-        let (x_values, a_values, b_values, g) = (
-            Values::of(x)?,
-            Values::of(a)?,
-            Values::of(b)?,
-            Values::of(&grad)?,
-        );
-        // Gradient at x A^T: scale * g B.
-        let ddown = scaled_product(
-            [rows, out, rank],
-            View::rows(&g, out),
-            View::rows(&b_values, rank),
-            self.scale,
-        )?;
-        let (x_rows, g, ddown) = (
-            Factor::new(&x_values, [rows, input]),
-            Factor::new(&g, [rows, out]),
-            Factor::new(&ddown, [rows, rank]),
-        );
-        let at = |of: &Tensor, gradient: Result<Vec<f32>, OpsError>| -> CandleResult<_> {
-            Ok(Some(Tensor::from_vec(gradient?, of.shape(), of.device())?))
-        };
-        let dx = match x.track_op() {
-            true => at(x, self.grad_input(g, ddown, &a_values))?,
-            false => None,
-        };
-        let da = match a.track_op() {
-            true => at(a, outer(ddown, x_rows))?,
-            false => None,
-        };
-        let db = match b.track_op() {
-            true => at(b, self.grad_up(g, x_rows, &a_values))?,
-            false => None,
-        };
-        Ok((dx, da, db))
-    }
-}
-
-impl AdaptedLinear {
-    /// g W + ddown A, `[rows, in]`.
-    fn grad_input(
-        &self,
-        g: Factor<'_>,
-        ddown: Factor<'_>,
-        a: &[f32],
-    ) -> Result<Vec<f32>, OpsError> {
-        let input = a.len() / ddown.width.max(1);
-        let mut dx = zeros(g.rows * input)?;
-        match &self.weight {
-            Some(weight) => base_backward(weight, g, Some((ddown, a)), &mut dx)?,
-            None => multiply(
-                [g.rows, ddown.width, input],
-                ddown.view(),
-                View::rows(a, input),
-                &mut dx,
-                Write::Set,
-            ),
-        }
-        Ok(dx)
-    }
-
-    /// g^T (scale x A^T), `[out, rank]`.
-    fn grad_up(&self, g: Factor<'_>, x: Factor<'_>, a: &[f32]) -> Result<Vec<f32>, OpsError> {
-        let rank = a.len() / x.width.max(1);
-        let down = scaled_product(
-            [x.rows, x.width, rank],
-            x.view(),
-            View::rows(a, x.width).transposed(),
-            self.scale,
-        )?;
-        let down = Factor::new(&down, [x.rows, rank]);
-        outer(g, down)
-    }
-}
-
-/// left^T right, `[left.width, right.width]`.
-fn outer(left: Factor<'_>, right: Factor<'_>) -> Result<Vec<f32>, OpsError> {
-    let mut product = zeros(left.width * right.width)?;
-    multiply(
-        [left.width, left.rows, right.width],
-        left.view().transposed(),
-        right.view(),
-        &mut product,
-        Write::Set,
-    );
-    Ok(product)
-}
-
-/// scale * a b as new values.
-fn scaled_product<'b>(
-    dims: [usize; 3],
-    a: View<'_>,
-    b: impl Into<Right<'b>>,
-    scale: f32,
-) -> Result<Vec<f32>, OpsError> {
-    let mut c = zeros(dims[0] * dims[2])?;
-    multiply(dims, a, b, &mut c, Write::Set);
-    c.iter_mut().for_each(|value| *value *= scale);
-    Ok(c)
-}
-
-/// An adapter's half of a sum: what its down map gave, and its up map.
-#[derive(Clone, Copy)]
-struct Adapted<'a> {
-    /// scale * x A^T.
-    down: Factor<'a>,
-    /// `[out, rank]`.
-    b: &'a [f32],
-    /// The same laid out, whole.
-    laid_out: Option<Part<'a>>,
-}
-
-impl<'a> Adapted<'a> {
-    /// Rows of B, transposed: the right factor for these outputs.
-    fn rows_of_b(self, rows: Range<usize>) -> Right<'a> {
-        let rank = self.down.width;
-        match self.laid_out {
-            Some(part) if rows.len() == part.width() => Right::Panels(part),
-            _ => View::rows(&self.b[rows.start * rank..], rank)
-                .transposed()
-                .into(),
-        }
-    }
-}
-
-/// y `[rows, out]` = x W^T + the adapter's term; the sum is made while a block of y is in the cache.
-fn base_forward(
-    weight: &Matrix,
-    x: Factor<'_>,
-    adapter: Option<Adapted<'_>>,
-    y: &mut [f32],
-) -> CandleResult<()> {
-    let (out, input) = weight.dims()?;
-    let mut rows_of_weight = |first: usize, columns: usize, w: Right<'_>| {
-        let mut terms = vec![Term {
-            a: x.view(),
-            b: w,
-            depth: input,
-        }];
-        terms.extend(adapter.map(|adapter| Term {
-            a: adapter.down.view(),
-            b: adapter.rows_of_b(first..first + columns),
-            depth: adapter.down.width,
-        }));
-        let y = Output::rows(&mut y[first..], out);
-        multiply_terms([x.rows, columns], &terms, y, Write::Set);
-    };
-    match weight {
-        Matrix::Panels(panels) => rows_of_weight(0, out, Right::Panels(panels.turned())),
-        rows => rows.each_rows(|first, w| {
-            let turned = View::rows(w, input).transposed();
-            rows_of_weight(first, w.len() / input.max(1), turned.into());
-        })?,
-    }
-    Ok(())
-}
-
-/// dx `[rows, in]` = g W + the adapter's term.
-fn base_backward(
-    weight: &Matrix,
-    grad: Factor<'_>,
-    adapter: Option<(Factor<'_>, &[f32])>,
-    dx: &mut [f32],
-) -> CandleResult<()> {
-    let (out, input) = weight.dims()?;
-    let mut rows_of_weight = |first: usize, depth: usize, w: Right<'_>| {
-        let mut terms = vec![Term {
-            a: View::rows(&grad.values[first..], grad.width),
-            b: w,
-            depth,
-        }];
-        if let (Some((ddown, a)), true) = (adapter, first + depth == out) {
-            terms.push(Term {
-                a: ddown.view(),
-                b: View::rows(a, input).into(),
-                depth: ddown.width,
-            });
-        }
-        let write = if first == 0 { Write::Set } else { Write::Add };
-        multiply_terms([grad.rows, input], &terms, Output::rows(dx, input), write);
-    };
-    match weight {
-        Matrix::Panels(panels) => rows_of_weight(0, out, Right::Turned(panels.turned())),
-        rows => rows.each_rows(|first, w| {
-            let depth = w.len() / input.max(1);
-            rows_of_weight(first, depth, View::rows(w, input).into());
-        })?,
-    }
-    Ok(())
 }

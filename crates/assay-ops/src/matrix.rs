@@ -16,7 +16,7 @@ const ROWS: usize = 1024;
 pub enum Matrix {
     /// f32 values, on a GPU also bf16. When the tensor is tracked (a variable), operations compute its gradient.
     Dense(Tensor),
-    /// f32 values in the product's own layout, always frozen.
+    /// f32 or bf16 values in the product's own layout on the CPU, always frozen.
     Panels(Arc<PanelMatrix>),
     /// GGUF blocks, always frozen.
     Quantised(Arc<QuantisedMatrix>),
@@ -35,7 +35,7 @@ impl Matrix {
         }
     }
 
-    /// The device and the element type that operations with this matrix work in.
+    /// The device of the matrix and the element type of activations there. On the CPU activations are f32.
     pub fn placement(&self) -> (Device, DType) {
         match self {
             Self::Dense(tensor) => (tensor.device().clone(), tensor.dtype()),
@@ -44,10 +44,10 @@ impl Matrix {
         }
     }
 
-    /// The values as one tensor `[out, in]`; shares the storage of a dense matrix.
+    /// Returns the values as one tensor `[out, in]`; shares the storage of a dense matrix.
     ///
     /// # Errors
-    /// The memory of an expanded matrix cannot be had.
+    /// [`OpsError::OutOfMemory`] for an expanded matrix.
     pub fn to_dense(&self) -> Result<Tensor, OpsError> {
         match self {
             Self::Dense(tensor) => Ok(tensor.clone()),
@@ -56,25 +56,35 @@ impl Matrix {
         }
     }
 
-    /// The same matrix as f32 values in the layout of the matrix product; on a device, expanded values in its type.
+    /// Type to which products on the CPU round both factors: BF16 for bf16 panels, F32 otherwise.
+    pub fn factors(&self) -> DType {
+        match self {
+            Self::Panels(panels) => panels.dtype(),
+            Self::Dense(_) | Self::Quantised(_) => DType::F32,
+        }
+    }
+
+    /// Returns the same matrix in the layout of the matrix product, stored as `dtype`: F32, or BF16, to which its values
+    /// are rounded. On a GPU, returns expanded values in their own type.
     ///
     /// # Errors
-    /// As [`Matrix::to_dense`].
-    pub fn in_panels(&self) -> Result<Self, OpsError> {
+    /// As [`Matrix::to_dense`]; another type.
+    pub fn in_panels(&self, dtype: DType) -> Result<Self, OpsError> {
         match self {
-            Self::Panels(_) => Ok(self.clone()),
-            // A device multiplies with the values as they are.
+            Self::Panels(panels) if panels.dtype() == dtype => Ok(self.clone()),
+            // A GPU multiplies with the values as they are.
             other if has_kernels(&other.placement().0) => Ok(Self::Dense(other.to_dense()?)),
             other => Ok(Self::Panels(Arc::new(PanelMatrix::new(
                 &other.to_dense()?,
+                dtype,
             )?))),
         }
     }
 
-    /// The same matrix on a device, dense values in `dtype`; blocks stay as they are.
+    /// Returns the same matrix on a device: dense values in `dtype`, or unchanged blocks.
     ///
     /// # Errors
-    /// A block format without a kernel, a device without memory for it.
+    /// A block format without a kernel, too little memory on the device.
     pub fn to_device(&self, device: &Device, dtype: DType) -> Result<Self, OpsError> {
         Ok(match self {
             Self::Dense(_) | Self::Panels(_) => {
@@ -85,16 +95,16 @@ impl Matrix {
     }
 
     /// Calls `visit(first, values)` with the rows in order: all rows of a dense matrix at once, blocks of [`ROWS`] expanded
-    /// rows of others. The blocks are whole depth blocks of the matrix product, so sums over rows come out alike.
+    /// rows of others. The blocks are whole depth blocks of the matrix product, so sums over rows have the same bits.
     pub(crate) fn each_rows(
         &self,
-        mut visit: impl FnMut(usize, &[f32]),
+        mut visit: impl FnMut(usize, &[f32]) -> candle_core::Result<()>,
     ) -> candle_core::Result<()> {
         let (out, input) = self.dims()?;
         match self {
             Self::Dense(tensor) => {
                 let tensor = tensor.contiguous()?;
-                visit(0, &Values::of(&tensor)?);
+                visit(0, &Values::of(&tensor)?)?;
             }
             _ => {
                 let mut values = zeros(ROWS.min(out) * input)?;
@@ -103,7 +113,7 @@ impl Matrix {
                     let values = &mut values[..count * input];
                     let rows = values.par_chunks_mut(input.max(1)).enumerate();
                     rows.try_for_each(|(row, values)| self.read_row(first + row, values))?;
-                    visit(first, values);
+                    visit(first, values)?;
                 }
             }
         }
@@ -133,6 +143,6 @@ mod tests {
 
     #[test]
     fn blocks_of_rows_are_whole_depth_blocks() {
-        assert_eq!(ROWS % crate::kernels::product::DEPTH, 0);
+        assert_eq!(ROWS % crate::cpu::routines::product::DEPTH, 0);
     }
 }

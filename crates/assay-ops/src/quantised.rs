@@ -12,9 +12,9 @@ use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::device::quantised::DeviceBlocks;
+use crate::cuda::quantised::DeviceBlocks;
 use crate::values::zeros;
-use crate::{OpsError, device};
+use crate::{OpsError, cuda};
 
 /// A frozen matrix `[out, in]` in a GGUF block format.
 ///
@@ -86,7 +86,7 @@ impl QuantisedMatrix {
     /// # Errors
     /// A block format without a kernel, a device without memory for it.
     pub fn to_device(&self, device: &Device, dtype: DType) -> Result<Self, OpsError> {
-        device::quantised::name(self.dtype)?;
+        cuda::quantised::name(self.dtype)?;
         let bytes = Tensor::from_slice(&self.bytes, self.bytes.len(), device)?;
         let blocks = DeviceBlocks {
             format: self.dtype,
@@ -115,7 +115,7 @@ impl QuantisedMatrix {
     /// Rows on the device, in the type that the model has there.
     pub(crate) fn device_rows(&self, ids: &Arc<[u32]>) -> candle_core::Result<Tensor> {
         match &self.placed {
-            Some((blocks, dtype)) => device::quantised::embedding(blocks, ids, *dtype),
+            Some((blocks, dtype)) => cuda::quantised::embedding(blocks, ids, *dtype),
             None => candle_core::bail!("the blocks are not on a device"),
         }
     }
@@ -150,7 +150,7 @@ impl QuantisedMatrix {
             let (row, index) = (rows.start, rows.end);
             return Err(OpsError::Index {
                 operation: "dequantise",
-                what: "row",
+                index_of: "row",
                 row,
                 index,
                 limit: self.out + 1,
@@ -180,7 +180,7 @@ impl QuantisedMatrix {
     /// The tensor cannot be made.
     pub fn dequantise(&self) -> Result<Tensor, OpsError> {
         if let Some((blocks, dtype)) = &self.placed {
-            return Ok(device::quantised::expanded(blocks, None, *dtype)?);
+            return Ok(cuda::quantised::expanded(blocks, None, *dtype)?);
         }
         let mut values = zeros(self.out * self.input)?;
         if !values.is_empty() {
@@ -207,7 +207,7 @@ impl QuantisedMatrix {
             if index >= self.out {
                 return Err(OpsError::Index {
                     operation: "select_rows",
-                    what: "row",
+                    index_of: "row",
                     row,
                     index,
                     limit: self.out,

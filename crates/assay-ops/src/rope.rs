@@ -2,26 +2,23 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result as CandleResult, Shape, Tensor};
+use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
-use crate::kernels::dispatched;
-use crate::values::{Values, matrix_dims, slice, zeros};
-use crate::{OpsError, device, has_kernels};
+use crate::values::matrix_dims;
+use crate::{OpsError, cpu, cuda, has_kernels};
 
 const NAME: &str = "rope";
-/// Rows of one parallel task.
-const ROWS: usize = 32;
 
-/// Cosines and sines of every position, `[max_positions, head_dim / 2]` each. Cheap to clone.
+/// Cosines and sines of every position, `[max_positions, head_dim / 2]` each. A clone shares them.
 #[derive(Clone)]
 pub struct RopeTable {
-    half: usize,
+    pub(crate) half: usize,
     max_positions: usize,
-    cos: Arc<[f32]>,
-    sin: Arc<[f32]>,
+    pub(crate) cos: Arc<[f32]>,
+    pub(crate) sin: Arc<[f32]>,
     /// The same on the device that the table was made for, when that has kernels of its own.
-    angles: Option<Arc<device::rows::Angles>>,
+    angles: Option<Arc<cuda::rope::Angles>>,
 }
 
 impl std::fmt::Debug for RopeTable {
@@ -31,7 +28,7 @@ impl std::fmt::Debug for RopeTable {
 }
 
 impl RopeTable {
-    /// The table of angles position * inverse_frequency; angles in f32, as transformers computes them.
+    /// Computes the angles position * inverse_frequency in f32, as transformers does.
     ///
     /// # Errors
     /// The device has no memory for it.
@@ -57,7 +54,7 @@ impl RopeTable {
         let half = inverse_frequencies.len();
         let angles = match has_kernels(device) {
             true => {
-                let angles = device::rows::Angles::new((&cos, &sin), half, device)?;
+                let angles = cuda::rope::Angles::new(&cos, &sin, half, device)?;
                 Some(Arc::new(angles))
             }
             false => None,
@@ -71,22 +68,22 @@ impl RopeTable {
         })
     }
 
-    /// Positions the table holds.
+    /// Number of positions in the table.
     pub fn max_positions(&self) -> usize {
         self.max_positions
     }
 
-    /// Values a head.
+    /// Values per head.
     pub fn head_dim(&self) -> usize {
         2 * self.half
     }
 }
 
 /// Rotates each head of each row by the row's position, in the half-rotation convention of transformers:
-/// (a, b) -> (a cos - b sin, b cos + a sin), a the first and b the second half of a head.
+/// (a, b) -> (a cos - b sin, b cos + a sin), where a is the first and b the second half of a head.
 ///
 /// # Shapes
-/// x `[T, heads * head_dim]` f32, on a GPU also bf16, positions `[T]`, result as x.
+/// x and the result `[T, heads * head_dim]`, f32, on a GPU also bf16; positions `[T]`.
 ///
 /// The gradient reaches x.
 ///
@@ -122,96 +119,21 @@ pub fn rope(x: &Tensor, positions: &Arc<[u32]>, table: &RopeTable) -> Result<Ten
         let (index, limit) = (positions[row] as usize, table.max_positions);
         return Err(OpsError::Index {
             operation: NAME,
-            what: "position",
+            index_of: "position",
             row,
             index,
             limit,
         });
     }
     let x = x.contiguous()?;
-    if device::takes(&x) {
-        let Some(angles) = &table.angles else {
-            return Err(OpsError::Elsewhere {
-                operation: NAME,
-                argument: "table",
-            });
-        };
-        return Ok(device::rows::rope(&x, positions, angles)?);
+    if !cuda::takes(&x) {
+        return cpu::rope::rope(&x, positions, table);
     }
-    Ok(x.apply_op1(Rope {
-        positions: positions.clone(),
-        table: table.clone(),
-    })?)
-}
-
-struct Rope {
-    positions: Arc<[u32]>,
-    table: RopeTable,
-}
-
-impl Rope {
-    /// Rotates every row by `sign` times its angle.
-    fn rotate(&self, x: &[f32], sign: f32) -> Result<Vec<f32>, OpsError> {
-        let mut y = zeros(x.len())?;
-        if self.positions.is_empty() || x.is_empty() {
-            return Ok(y);
-        }
-        let width = x.len() / self.positions.len();
-        let tasks = y
-            .par_chunks_mut(ROWS * width)
-            .zip(x.par_chunks(ROWS * width))
-            .zip(self.positions.par_chunks(ROWS));
-        tasks.for_each(|((y, x), positions)| {
-            for ((y, x), &position) in y
-                .chunks_exact_mut(width)
-                .zip(x.chunks_exact(width))
-                .zip(positions)
-            {
-                let angles =
-                    position as usize * self.table.half..(position as usize + 1) * self.table.half;
-                rotate_row(
-                    x,
-                    (&self.table.cos[angles.clone()], &self.table.sin[angles]),
-                    sign,
-                    y,
-                );
-            }
-        });
-        Ok(y)
-    }
-}
-
-impl CustomOp1 for Rope {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
-        Ok((
-            CpuStorage::F32(self.rotate(slice(x, layout)?, 1.0)?),
-            layout.shape().clone(),
-        ))
-    }
-
-    fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> CandleResult<Option<Tensor>> {
-        let grad = grad.contiguous()?;
-        let dx = self.rotate(&Values::of(&grad)?, -1.0)?;
-        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
-    }
-}
-
-dispatched! {
-    fn rotate_row(x: &[f32], angles: (&[f32], &[f32]), sign: f32, y: &mut [f32]) {
-        let (cos, sin) = angles;
-        let half = cos.len();
-        for (x, y) in x.chunks_exact(2 * half).zip(y.chunks_exact_mut(2 * half)) {
-            let (x_first, x_second) = x.split_at(half);
-            let (y_first, y_second) = y.split_at_mut(half);
-            for i in 0..half {
-                let (c, s) = (cos[i], sin[i] * sign);
-                y_first[i] = x_first[i] * c - x_second[i] * s;
-                y_second[i] = x_second[i] * c + x_first[i] * s;
-            }
-        }
+    match &table.angles {
+        Some(angles) => Ok(cuda::rope::rope(&x, positions, angles)?),
+        None => Err(OpsError::Elsewhere {
+            operation: NAME,
+            argument: "table",
+        }),
     }
 }

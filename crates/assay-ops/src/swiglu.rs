@@ -1,21 +1,16 @@
 //! The gated activation of Llama and Qwen feed-forward layers.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result as CandleResult, Shape, Tensor};
-use rayon::prelude::*;
+use candle_core::Tensor;
 
-use crate::kernels::dispatched;
-use crate::kernels::exponential::sigmoid;
-use crate::values::{Values, expect, matrix_dims, slice, zeros};
-use crate::{OpsError, device};
+use crate::values::{expect, matrix_dims};
+use crate::{OpsError, cpu, cuda};
 
 const NAME: &str = "swiglu";
-/// Values of one parallel task.
-const VALUES: usize = 1 << 14;
 
-/// silu(gate) * up with silu(g) = g / (1 + e^-g), value by value.
+/// Returns silu(gate) * up with silu(g) = g / (1 + e^-g), value by value.
 ///
 /// # Shapes
-/// gate, up and the result `[T, n]` f32, on a GPU also bf16.
+/// gate, up and the result `[T, n]`; f32, on a GPU also bf16.
 ///
 /// Gradients reach gate and up.
 ///
@@ -27,81 +22,8 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor, OpsError> {
     matrix_dims(NAME, "gate", gate)?;
     expect(NAME, "up", up, gate.dims())?;
     let (gate, up) = (gate.contiguous()?, up.contiguous()?);
-    if device::takes(&gate) {
-        return Ok(device::rows::swiglu(&gate, &up)?);
-    }
-    Ok(gate.apply_op2(&up, SwiGlu)?)
-}
-
-struct SwiGlu;
-
-impl CustomOp2 for SwiGlu {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn cpu_fwd(
-        &self,
-        gate: &CpuStorage,
-        gate_layout: &Layout,
-        up: &CpuStorage,
-        up_layout: &Layout,
-    ) -> CandleResult<(CpuStorage, Shape)> {
-        let (gate, up) = (slice(gate, gate_layout)?, slice(up, up_layout)?);
-        let mut y = zeros(gate.len())?;
-        let tasks = y
-            .par_chunks_mut(VALUES)
-            .zip(gate.par_chunks(VALUES))
-            .zip(up.par_chunks(VALUES));
-        tasks.for_each(|((y, gate), up)| forward(gate, up, y));
-        Ok((CpuStorage::F32(y), gate_layout.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        gate: &Tensor,
-        up: &Tensor,
-        _y: &Tensor,
-        grad: &Tensor,
-    ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        let (gate_values, up_values, g) = (Values::of(gate)?, Values::of(up)?, Values::of(&grad)?);
-        let mut dgate = zeros(g.len())?;
-        let mut dup = zeros(g.len())?;
-        let outputs = dgate.par_chunks_mut(VALUES).zip(dup.par_chunks_mut(VALUES));
-        let inputs = gate_values
-            .par_chunks(VALUES)
-            .zip(up_values.par_chunks(VALUES))
-            .zip(g.par_chunks(VALUES));
-        outputs
-            .zip(inputs)
-            .for_each(|((dgate, dup), ((gate, up), g))| backward((gate, up), g, (dgate, dup)));
-        let dgate = Tensor::from_vec(dgate, gate.shape(), gate.device())?;
-        Ok((
-            Some(dgate),
-            Some(Tensor::from_vec(dup, up.shape(), up.device())?),
-        ))
-    }
-}
-
-dispatched! {
-    fn forward(gate: &[f32], up: &[f32], y: &mut [f32]) {
-        for ((y, &gate), &up) in y.iter_mut().zip(gate).zip(up) {
-            *y = gate * sigmoid(gate) * up;
-        }
-    }
-}
-
-dispatched! {
-    /// With s = sigmoid(gate): d up = g gate s; d gate = g up s (1 + gate (1 - s)).
-    fn backward(gate_and_up: (&[f32], &[f32]), grad: &[f32], gradients: (&mut [f32], &mut [f32])) {
-        let (gate, up) = gate_and_up;
-        let (dgate, dup) = gradients;
-        let inputs = gate.iter().zip(up).zip(grad);
-        for ((dgate, dup), ((&gate, &up), &g)) in dgate.iter_mut().zip(dup.iter_mut()).zip(inputs) {
-            let s = sigmoid(gate);
-            *dup = g * (gate * s);
-            *dgate = g * up * (s * (1.0 - s)).mul_add(gate, s);
-        }
+    match cuda::takes(&gate) {
+        true => Ok(cuda::swiglu::swiglu(&gate, &up)?),
+        false => cpu::swiglu::swiglu(&gate, &up),
     }
 }

@@ -1,11 +1,11 @@
 //! One pool of threads: rayon's.
 //!
-//! candle keeps a second pool for elementwise operations whose idle threads spin on a barrier. On two cores they take
-//! half of the machine from the kernels (measured: 48 % of all samples, 3 times fewer iterations a second).
+//! candle keeps a second pool for elementwise operations, and its idle threads spin on a barrier. On two cores they took
+//! half of the machine (measured: 48 % of all samples, a third of the iterations per second).
 
-/// Confines candle's elementwise operations to the calling thread. To be called first in a program.
+/// Confines candle's elementwise operations to the calling thread. A program calls it before it starts any thread.
 ///
-/// A user's own `CANDLE_NUM_THREADS` is respected.
+/// Does nothing where the user has set `CANDLE_NUM_THREADS`.
 #[allow(unsafe_code)]
 pub fn use_one_thread_pool() {
     const VARIABLE: &str = "CANDLE_NUM_THREADS";

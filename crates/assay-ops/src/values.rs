@@ -8,24 +8,35 @@ use rayon::prelude::*;
 
 use crate::OpsError;
 
-/// Values that one thread sets to zero.
+/// Values that one task writes.
 const ZEROS: usize = 1 << 18;
 
-/// `count` zeros; where the system has no memory for them that is an error, not the end of the process.
+/// Returns `count` zeros.
 ///
-/// All threads write them: memory that is touched for the first time is cleared by the system page after page.
+/// All threads write them, because the system clears memory page by page when it is first written.
+///
+/// # Errors
+/// [`OpsError::OutOfMemory`].
 pub(crate) fn zeros(count: usize) -> Result<Vec<f32>, OpsError> {
-    let mut values: Vec<f32> = Vec::new();
+    defaults(count)
+}
+
+/// Returns `count` default values of a plain type, written by all threads.
+///
+/// # Errors
+/// [`OpsError::OutOfMemory`].
+pub(crate) fn defaults<T: Copy + Default + Send + Sync>(count: usize) -> Result<Vec<T>, OpsError> {
+    let mut values: Vec<T> = Vec::new();
     values
         .try_reserve_exact(count)
         .map_err(|_| OpsError::OutOfMemory {
-            bytes: count.saturating_mul(size_of::<f32>()),
+            bytes: count.saturating_mul(size_of::<T>()),
         })?;
     let fresh = &mut values.spare_capacity_mut()[..count];
     fresh
         .par_chunks_mut(ZEROS)
         .with_max_len(1)
-        .for_each(|part| part.fill(MaybeUninit::new(0.0)));
+        .for_each(|part| part.fill(MaybeUninit::new(T::default())));
     // SAFETY: there is room for `count` values, and the line above has written each of them.
     #[allow(unsafe_code)]
     unsafe {
@@ -49,7 +60,7 @@ impl<'t> Values<'t> {
     pub(crate) fn of(tensor: &'t Tensor) -> candle_core::Result<Self> {
         let (guard, layout) = tensor.storage_and_layout();
         let Some((start, end)) = layout.contiguous_offsets() else {
-            candle_core::bail!("values of a strided tensor were asked for as one slice")
+            candle_core::bail!("a strided tensor has no contiguous values")
         };
         match &*guard {
             Storage::Cpu(CpuStorage::F32(_)) => Ok(Self {
@@ -62,7 +73,7 @@ impl<'t> Values<'t> {
                 storage_len(other)
             ),
             _ => candle_core::bail!(
-                "this operation has a CPU kernel only; move the tensor to the CPU"
+                "this operation runs on the CPU only; move the tensor to the CPU"
             ),
         }
     }
@@ -96,11 +107,11 @@ pub(crate) fn slice<'s>(
     }
 }
 
-/// Whether activations may have this type where the tensor is: f32 everywhere, bf16 on a device with kernels for it.
+/// Returns whether activations may have this type on this device: f32 everywhere, bf16 only on a GPU.
 fn is_activation(tensor: &Tensor) -> bool {
     match tensor.dtype() {
         DType::F32 => true,
-        DType::BF16 => crate::device::takes(tensor),
+        DType::BF16 => crate::cuda::takes(tensor),
         _ => false,
     }
 }
@@ -198,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zeros_are_zeros_whatever_the_memory_held() {
+    fn zeros_overwrite_old_memory() {
         for count in [0, 5, ZEROS, 2 * ZEROS + 3] {
             drop(vec![7f32; count]);
             let values = zeros(count).unwrap();

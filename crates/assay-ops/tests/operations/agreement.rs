@@ -336,7 +336,7 @@ fn panels_give_the_bits_of_the_dense_matrix() {
         [576, 1536],
     ] {
         let dense = Matrix::Dense(tensor(&[out, input], 6));
-        let panels = dense.in_panels().unwrap();
+        let panels = dense.in_panels(DType::F32).unwrap();
         assert!(matches!(panels, Matrix::Panels(_)));
         let back = panels.to_dense().unwrap();
         assert_eq!(bits(&back), bits(&dense.to_dense().unwrap()));
@@ -420,7 +420,7 @@ fn gradients_prepared_with_a_frozen_output_are_those_of_the_composed_form() {
             let table = table.to_dtype(t[0].dtype()).unwrap();
             composed_logprobs(&t[0], &table, &targets)
         };
-        for matrix in [dense.in_panels().unwrap(), dense] {
+        for matrix in [dense.in_panels(DType::F32).unwrap(), dense] {
             let fused = |t: &[Tensor]| token_logprobs(&t[0], &matrix, &targets).unwrap().logprobs;
             assert_agree(&hidden, &fused, &composed);
         }

@@ -179,7 +179,7 @@ fn cached_attention_gives_the_bits_of_packed_attention() {
         tensor(&[rows, shape.kv_width()], 3),
     );
     let packed = grouped_attention(&q, &k, &v, &layout, shape).unwrap();
-    let mut cache = KvCache::new(4, 80, shape.kv_width(), (&Device::Cpu, DType::F32)).unwrap();
+    let mut cache = KvCache::new(4, 80, shape.kv_width(), &Device::Cpu, DType::F32).unwrap();
     let sequences: Vec<_> = layout
         .groups()
         .iter()
@@ -212,7 +212,7 @@ fn cached_attention_gives_the_bits_of_packed_attention() {
             .collect();
         let cache_rows = CacheRows::new(cache_rows);
         cache.append(&pick(&k), &pick(&v), &cache_rows).unwrap();
-        let found = cached_attention(&pick(&q), (&k, &v), &cache, &cache_rows, shape).unwrap();
+        let found = cached_attention(&pick(&q), PromptKeyValues { keys: &k, values: &v }, &cache, &cache_rows, shape).unwrap();
         assert_eq!(bits(&found), bits(&pick(&packed)), "token {t}");
     }
 }

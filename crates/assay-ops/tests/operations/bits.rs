@@ -218,9 +218,9 @@ fn an_adapter_laid_out_gives_the_bits_of_the_plain_one() {
     for (input, out, rank) in [(576, 192, 64), (40, 33, 7), (576, 1100, 16), (31, 1, 1)] {
         let dense = Matrix::Dense(tensor(&[out, input], 2));
         let (a, b) = (tensor(&[rank, input], 3), tensor(&[out, rank], 4));
-        let laid_out = LaidOut::new(&a, &b).unwrap();
+        let laid_out = LaidOut::new(&a, &b, DType::F32).unwrap();
         let x = tensor(&[130, input], 1);
-        for weight in [dense.in_panels().unwrap(), dense] {
+        for weight in [dense.in_panels(DType::F32).unwrap(), dense] {
             let run = |laid_out: Option<&LaidOut>, rows: usize| {
                 let lora = Lora {
                     a: &a,

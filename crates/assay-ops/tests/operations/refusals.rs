@@ -100,31 +100,31 @@ fn attention_refuses_what_does_not_fit() {
         grouped_attention(&q, &k, &k, &spans, shape),
         Err(OpsError::Shape { argument: "q", .. })
     ));
-    let mut cache = KvCache::new(2, 3, 8, (&Device::Cpu, DType::F32)).unwrap();
+    let mut cache = KvCache::new(2, 3, 8, &Device::Cpu, DType::F32).unwrap();
     let one = tensor(&[1, 8], 1);
     let row = |prompt, slot, len| CacheRows::new(vec![CacheRow { prompt, slot, len }]);
     assert!(matches!(
         cache.append(&one, &one, &row(0..3, 1, 0)),
-        Err(OpsError::Index { what: "token", .. })
+        Err(OpsError::Index { index_of: "token", .. })
     ));
     assert!(matches!(
         cache.append(&one, &one, &row(0..3, 2, 1)),
-        Err(OpsError::Index { what: "slot", .. })
+        Err(OpsError::Index { index_of: "slot", .. })
     ));
     assert!(matches!(
         cache.append(&one, &one, &row(0..3, 1, 4)),
-        Err(OpsError::Index { what: "token", .. })
+        Err(OpsError::Index { index_of: "token", .. })
     ));
     assert!(matches!(
-        cached_attention(&one, (&k, &k), &cache, &row(0..4, 0, 1), shape),
+        cached_attention(&one, PromptKeyValues { keys: &k, values: &k }, &cache, &row(0..4, 0, 1), shape),
         Err(OpsError::Index {
-            what: "prompt row",
+            index_of: "prompt row",
             ..
         })
     ));
     let var = candle_core::Var::from_tensor(&one).unwrap();
     assert!(matches!(
-        cached_attention(&var, (&k, &k), &cache, &row(0..3, 0, 1), shape),
+        cached_attention(&var, PromptKeyValues { keys: &k, values: &k }, &cache, &row(0..3, 0, 1), shape),
         Err(OpsError::Untracked { argument: "q", .. })
     ));
 }

@@ -1,7 +1,10 @@
 //! Moments of one parameter, where the parameter is: slices on the CPU, tensors on a device.
 
 use assay_lm::gradients::Gradients;
-use assay_ops::{AdamWSettings, adamw, adamw_on_device, has_kernels, squares_on_device};
+use assay_ops::{
+    AdamWSettings, AdamWTensors, AdamWUpdate, MomentSlices, adamw, adamw_on_device, has_kernels,
+    squares_on_device,
+};
 use candle_core::{DType, Device, Tensor, Var};
 
 use crate::TrainError;
@@ -162,9 +165,19 @@ pub(super) fn step_all<'m>(
                     continue;
                 };
                 let param = var.flatten_all()?;
-                let state = [&param, grad, &*first, &*second];
+                let state = AdamWTensors {
+                    param: &param,
+                    grad,
+                    first,
+                    second,
+                };
                 let own = finite.narrow(0, index, 1)?;
-                adamw_on_device(state, &own, scale.step, (&settings(index), scale.clip))?;
+                let update = AdamWUpdate {
+                    settings: &settings(index),
+                    number: scale.step,
+                    clip_scale: scale.clip,
+                };
+                adamw_on_device(state, &own, update)?;
             }
             let finite = finite.to_vec1::<u32>()?;
             match finite.iter().position(|&flag| flag == 0) {
@@ -187,13 +200,12 @@ fn step_on_host(
         return Ok(());
     };
     let mut values = var.flatten_all()?.to_vec1::<f32>()?;
-    adamw(
-        &mut values,
-        grad,
-        (first, second),
-        scale.step,
-        (settings, scale.clip),
-    );
+    let update = AdamWUpdate {
+        settings,
+        number: scale.step,
+        clip_scale: scale.clip,
+    };
+    adamw(&mut values, grad, MomentSlices { first, second }, update);
     if !values.iter().all(|v| v.is_finite()) {
         return Err(not_finite("weight", name));
     }
