@@ -70,7 +70,7 @@ const PANELS: [(&str, &[&str]); 15] = [
         &["reward/loss", "reward/loss_bce", "reward/loss_relativistic"],
     ),
     ("Supervised loss", &["sft/loss"]),
-    ("Tokens a sample", &["rollout/length"]),
+    ("Tokens per sample", &["rollout/length"]),
     ("Entropy estimate, nats", &["rollout/entropy_estimate"]),
     (
         "Shares of samples and groups",
