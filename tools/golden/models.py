@@ -1,7 +1,7 @@
 """Reference numbers of tiny random models from transformers and peft.
 
 Run by hand: python tools/golden/models.py [NAME...]   (transformers 5, peft, torch on CPU)
-Writes crates/assay-irl/tests/golden/models/<name>/: the model as a Hugging Face directory, a PEFT adapter with a
+Writes crates/assay-train/tests/golden/models/<name>/: the model as a Hugging Face directory, a PEFT adapter with a
 token-classification head, and golden.json / *.safetensors with logits, log-probabilities, gradients of the SFT, GRPO,
 BCE and implicit-head losses, and ten AdamW steps.
 """
@@ -40,7 +40,7 @@ from transformers import (
 from transformers.modeling_layers import GenericForTokenClassification
 from transformers.models.gemma3.modeling_gemma3 import Gemma3PreTrainedModel
 
-OUT = Path(__file__).resolve().parents[2] / "crates/assay-irl/tests/golden/models"
+OUT = Path(__file__).resolve().parents[2] / "crates/assay-train/tests/golden/models"
 VOCAB = 96
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SHAPE = dict(

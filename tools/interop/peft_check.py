@@ -52,9 +52,9 @@ rank = 4
 [sft]
 epochs = 2
 demonstrations_per_update = 3
-[sft.optimiser]
+[optimiser.sft]
 learning_rate = 1e-2
-[reward.optimiser]
+[optimiser.reward]
 learning_rate = 1e-2
 [sampling]
 samples = 2
@@ -197,7 +197,7 @@ def from_gguf(gguf):
                                                                           "max_completion_tokens = 60")
     Path("gguf.toml").write_text(settings)
     assay("train", "airl", "--config", "gguf.toml", "--out", "run-gguf", "--set", "sft.epochs=1",
-          "--set", "sft.optimiser.learning_rate=1e-3", "--set", "run.iterations=3",
+          "--set", "optimiser.sft.learning_rate=1e-3", "--set", "run.iterations=3",
           "--set", "run.prompts_per_iteration=1")
     assay("export", "--run", "run-gguf", "--format", "merged", "--out", "merged-gguf")
     assay("export", "--run", "run-gguf", "--format", "peft", "--out", "peft-gguf")

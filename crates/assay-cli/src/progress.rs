@@ -4,9 +4,9 @@ use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};
 
 use assay_evals::{AlarmWatch, MetricRow};
+use assay_lm::hub::Download;
 use assay_train::metrics::IterationMetrics;
 use assay_train::run::Observer;
-use assay_lm::hub::Download;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// How often a line is written where there is no terminal.

@@ -361,7 +361,7 @@ impl Adapter {
         let mut adapter = self.detached();
         for pair in adapter.layers.iter_mut().flat_map(BTreeMap::values_mut) {
             if !has_kernels(pair.a.device()) {
-                pair.laid_out = Some(LaidOut::new(&pair.a, &pair.b)?);
+                pair.laid_out = Some(LaidOut::new(&pair.a, &pair.b, candle_core::DType::F32)?);
             }
         }
         Ok(adapter)

@@ -168,7 +168,7 @@ impl Transformer {
     /// # Errors
     /// Fails when the memory cannot be had.
     pub fn in_panels(self) -> Result<Self, LmError> {
-        self.with_matrices(|matrix| Ok(matrix.in_panels()?))
+        self.with_matrices(|matrix| Ok(matrix.in_panels(candle_core::DType::F32)?))
     }
 
     /// As [`Transformer::in_panels`], but quantised matrices stay as they are.
@@ -177,7 +177,7 @@ impl Transformer {
     /// Fails when the memory cannot be had.
     pub(crate) fn for_decoding(self) -> Result<Self, LmError> {
         self.with_matrices(|matrix| match matrix {
-            Matrix::Dense(_) => Ok(matrix.in_panels()?),
+            Matrix::Dense(_) => Ok(matrix.in_panels(candle_core::DType::F32)?),
             frozen => Ok(frozen.clone()),
         })
     }

@@ -168,7 +168,21 @@ fn attention(c: &mut Criterion) {
         (4 * slots * (prompt + len) * 576) as u64,
     ));
     group.bench_function("cached/8 sequences", |b| {
-        b.iter(|| black_box(cached_attention(&q, PromptKeyValues { keys: &k, values: &k }, &cache, &rows, SHAPE).unwrap()))
+        b.iter(|| {
+            black_box(
+                cached_attention(
+                    &q,
+                    PromptKeyValues {
+                        keys: &k,
+                        values: &k,
+                    },
+                    &cache,
+                    &rows,
+                    SHAPE,
+                )
+                .unwrap(),
+            )
+        })
     });
     group.finish();
 }

@@ -17,6 +17,7 @@ use assay_lm::adapter::{Adapter, LoraSettings};
 use assay_tasks::arithmetic::{ArithmeticSettings, Split, alphabet, generate};
 use assay_train::adam::AdamW;
 use assay_train::execution::Execution;
+use assay_train::optimiser::OptimiserSettings;
 use assay_train::policy::advantage::{AdvantageKind, ExpertInGroup};
 use assay_train::reward::schedule::PolicyNegatives;
 use assay_train::run::discriminator::{Discriminator, DiscriminatorPlan};
@@ -107,15 +108,12 @@ impl Game {
             head_learning_rate_factor: 20.0,
             ..RewardSettings::default()
         };
-        reward_settings.optimiser.learning_rate = 2e-3;
         reward_settings.perturbations.per_demonstration = 3;
-        reward_settings.perturbations.alphabet = alphabet.to_owned();
+        reward_settings.perturbations.alphabet = Some(alphabet.to_owned());
         reward_settings.schedule.policy_negatives = PolicyNegatives::Off;
 
         let mut policy_settings = PolicySettings::default();
         policy_settings.advantage.estimator = AdvantageKind::SoftMin { temperature: 0.5 };
-        policy_settings.optimiser.learning_rate = 1e-3;
-        policy_settings.optimiser.weight_decay = 0.0;
 
         Ok(Self {
             policy_optimiser: toy::optimiser(&policy)?,
@@ -135,10 +133,12 @@ impl Game {
     ) -> Result<(), Box<dyn Error>> {
         let execution = Execution::single_process(TOKEN_BUDGET);
         let updates = WARMUP_ITERATIONS + GAME_ITERATIONS;
+        let optimiser = toy::optimiser_settings(2e-3);
         let plan = DiscriminatorPlan {
             settings: &self.reward_settings,
             encoder,
-            schedule: &self.reward_settings.optimiser.schedule(updates),
+            optimiser: &optimiser,
+            schedule: &optimiser.schedule(updates),
             execution,
             iteration,
             seed: SEED,
@@ -153,9 +153,14 @@ impl Game {
         let reward = &self.discriminator.model;
         fill_rewards(reward, &mut samples, &self.reward_settings, execution)?;
 
+        let optimiser = OptimiserSettings {
+            weight_decay: 0.0,
+            ..toy::optimiser_settings(1e-3)
+        };
         let plan = PolicyPlan {
             settings: &self.policy_settings,
-            schedule: &self.policy_settings.optimiser.schedule(GAME_ITERATIONS),
+            optimiser: &optimiser,
+            schedule: &optimiser.schedule(GAME_ITERATIONS),
             execution,
         };
         update_policy(&self.policy, &mut self.policy_optimiser, &samples, &plan)?;

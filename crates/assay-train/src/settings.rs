@@ -4,6 +4,7 @@
 //! negatives, policy negatives by schedule and one advantage a trace. Files overlay each other ([`load`]); values
 //! without meaning are refused by [`Settings::validate`]. Paths are relative to the working directory.
 
+mod data;
 mod engine;
 pub mod load;
 mod validate;
@@ -15,11 +16,11 @@ use assay_critic::granularity::Granularity;
 use assay_critic::transform::RewardTransform;
 use assay_lm::adapter::{LoraSettings, Projection};
 use assay_lm::{PlacementSettings, Storage};
-use assay_tasks::datasets::DatasetSettings;
 use assay_tasks::perturbations::{Perturbation, Registry};
 use assay_tasks::prompts::PromptSettings;
 use serde::{Deserialize, Serialize};
 
+pub use data::{DataFile, DataSettings};
 pub use engine::{EngineSettings, Handover, PromptForm};
 
 use crate::optimiser::OptimiserTable;
@@ -167,20 +168,6 @@ impl Default for LoraPlayers {
             targets: Projection::ALL.to_vec(),
         }
     }
-}
-
-/// Problems to learn from and to measure on; an empty path is no data.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DataSettings {
-    /// Problems with demonstrations: the only thing that is learned from.
-    pub train: DatasetSettings,
-    /// Problems that thresholds, temperatures and score kinds are chosen on.
-    pub validation: DatasetSettings,
-    /// Problems that results are reported on.
-    pub test: DatasetSettings,
-    /// Share of training demonstrations replaced by a perturbed one, for robustness studies.
-    pub wrong_demonstrations: f64,
 }
 
 /// How completions are drawn.

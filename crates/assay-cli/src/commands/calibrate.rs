@@ -4,8 +4,8 @@ use std::io::Write;
 
 use anyhow::{Context, Result};
 use assay_critic::reward_model::HEAD_FILE;
-use assay_evals::calibration::{CALIBRATION_FILE, Calibration};
 use assay_evals::EvalSettings;
+use assay_evals::calibration::{CALIBRATION_FILE, Calibration};
 use assay_lm::peft::CONFIG_FILE;
 
 use crate::args::CalibrateArgs;

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use assay_critic::{Beside, Critic, ScoredSteps};
+use assay_evals::Summary;
 use assay_evals::localisation::{Predictor, localise};
 use assay_evals::processbench::{StepCase, StepScore, chance_summary, cross_fitted_summary};
 use assay_evals::statistics::BootstrapSettings;
 use assay_tasks::datasets::Required;
-use assay_evals::Summary;
 use assay_tasks::perturbations::{Perturbation, Registry};
 use assay_tasks::trace::ScoredTrace;
 use assay_tasks::trace_io::StepTrace;

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use assay_evals::{EvalSettings, Evaluation, MetricRow, Summary, parse_metrics};
-use assay_train::checkpoint::write_file;
 use assay_report::{
     Exhibits, HeatmapTrace, ReportInput, ReportSettings, RunView, TraceSample, file_name, render,
 };
 use assay_tasks::trace::ScoredTrace;
+use assay_train::checkpoint::write_file;
 use serde_json::json;
 
 use crate::args::ReportArgs;

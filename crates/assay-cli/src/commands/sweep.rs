@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use assay_evals::statistics::{BootstrapSettings, Estimate, crossed_mean};
-use assay_train::checkpoint::write_file;
-use assay_train::settings::Settings;
 use assay_evals::{Summary, segment};
 use assay_report::{Cell, Table};
+use assay_train::checkpoint::write_file;
+use assay_train::settings::Settings;
 
 use crate::args::{SweepArgs, TrainArgs};
 use crate::commands::train;

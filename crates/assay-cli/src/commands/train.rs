@@ -55,9 +55,9 @@ fn train_on_ranks(
     out: &Path,
     ranks: &dyn Collective,
 ) -> Result<Ending> {
-    let train_problems = problems(ranks, &settings.data.train, "data.train")?;
-    let validation = problems(ranks, &settings.data.validation, "data.validation")?;
-    let test = problems(ranks, &settings.data.test, "data.test")?;
+    let train_problems = problems(ranks, &settings.data.train(), "data.train")?;
+    let validation = problems(ranks, &settings.data.validation(), "data.validation")?;
+    let test = problems(ranks, &settings.data.test(), "data.test")?;
     assert_disjoint(&train_problems, &validation, &test)?;
     if train_problems.is_empty() {
         bail!("data.train.path names no problems: there is nothing to learn from");
@@ -147,11 +147,11 @@ pub(crate) struct Models {
 
 impl Models {
     pub(crate) fn open(settings: &Settings, placement: &Placement) -> Result<Self> {
-        let other = (!is_shared(settings)).then_some(&settings.reward_model);
+        let other = (!is_shared(settings)).then(|| reward_base(settings));
         Ok(Self {
             policy: base(&settings.model, "model.path", placement)?,
             reward: other
-                .map(|other| base(other, "reward_model.path", placement))
+                .map(|other| base(&other, "reward_model.path", placement))
                 .transpose()?,
         })
     }
@@ -190,6 +190,14 @@ fn is_shared(settings: &Settings) -> bool {
     *settings.reward_model_path() == settings.model.path
 }
 
+/// The discriminator's own base model, stored as the policy's.
+fn reward_base(settings: &Settings) -> ModelSettings {
+    ModelSettings {
+        path: settings.reward_model.path.clone(),
+        storage: settings.model.storage,
+    }
+}
+
 /// What the run will hold, from the shapes of its models and the sizes of their files alone.
 fn memory_plan(settings: &Settings, residence: Residence) -> Result<MemoryPlan> {
     let shape = |model: &ModelSettings, key: &str| -> Result<BaseShape> {
@@ -207,7 +215,7 @@ fn memory_plan(settings: &Settings, residence: Residence) -> Result<MemoryPlan> 
     let policy = shape(&settings.model, "model.path")?;
     let reward = match is_shared(settings) {
         true => None,
-        false => Some(shape(&settings.reward_model, "reward_model.path")?),
+        false => Some(shape(&reward_base(settings), "reward_model.path")?),
     };
     Ok(MemoryPlan::of_run(
         &policy,

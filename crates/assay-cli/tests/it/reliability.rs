@@ -135,7 +135,7 @@ max_prompt_tokens = 40
 [sft]
 epochs = 1
 demonstrations_per_update = 4
-[sft.optimiser]
+[optimiser.sft]
 learning_rate = 1e-2
 [reward]
 head = "hybrid"
@@ -148,12 +148,12 @@ updates_per_iteration = 2
 kind = "constant"
 weight = 0.5
 [reward.schedule.replay]
-enabled = true
+share = 0.5
 [policy]
 updates_per_iteration = 2
 [policy.objective]
 kl_weight = 0.01
-[policy.optimiser]
+[optimiser.policy]
 learning_rate = 1e-3
 [run]
 iterations = {GAME}

@@ -55,6 +55,14 @@ pub(crate) fn policy(base: &LanguageModel, adapter: Adapter) -> PolicyModel {
     }
 }
 
+/// An optimiser with its defaults at a learning rate.
+pub(crate) fn optimiser_settings(learning_rate: f64) -> OptimiserSettings {
+    OptimiserSettings {
+        learning_rate,
+        ..OptimiserSettings::default()
+    }
+}
+
 /// A fresh optimiser of a policy.
 pub(crate) fn optimiser(policy: &PolicyModel) -> Result<AdamW, TrainError> {
     AdamW::new(&policy.parameters())
@@ -76,10 +84,7 @@ pub(crate) fn fine_tuned(
         .map(|own| PromptGroup::of_demonstration(0, own).packed())
         .collect();
     let mut adamw = optimiser(&policy)?;
-    let settings = OptimiserSettings {
-        learning_rate: 3e-3,
-        ..OptimiserSettings::default()
-    };
+    let settings = optimiser_settings(3e-3);
     let schedule = settings.schedule(SFT_UPDATES);
     let passes = UpdatePasses {
         execution: Execution::single_process(TOKEN_BUDGET),

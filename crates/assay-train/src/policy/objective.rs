@@ -240,7 +240,11 @@ impl ObjectiveSettings {
                 self.clip_high,
                 self.clip_high.is_finite() && self.clip_high >= 0.0,
             ),
-            ("delta", self.largest_ratio(), self.largest_ratio() > 1.0 + self.clip_high),
+            (
+                "delta",
+                self.largest_ratio(),
+                self.largest_ratio() > 1.0 + self.clip_high,
+            ),
             (
                 "kl_weight",
                 self.kl_weight,

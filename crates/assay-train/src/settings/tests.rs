@@ -16,7 +16,7 @@ fn defaults_are_valid_and_localised() {
     settings.validate().unwrap();
     assert_eq!(settings.reward_model_path(), &settings.model.path);
     assert_eq!(
-        (settings.lora.policy.alpha, settings.lora.reward.alpha),
+        (settings.lora.policy().alpha, settings.lora.reward().alpha),
         (256.0, 64.0)
     );
 }
@@ -33,14 +33,14 @@ fn nonsense_is_refused_by_key() {
         "sampling.max_completion_tokens",
     );
     refused(
-        |s| s.policy.optimiser.learning_rate = -1.0,
-        "policy.optimiser.learning_rate",
+        |s| s.optimiser.policy.learning_rate = -1.0,
+        "optimiser.policy.learning_rate",
     );
-    refused(|s| s.reward.optimiser.beta2 = 1.0, "reward.optimiser.beta2");
     refused(
-        |s| s.sft.optimiser.clip_norm = 0.0,
-        "sft.optimiser.clip_norm",
+        |s| s.optimiser.reward.beta2 = Some(1.0),
+        "optimiser.reward.beta2",
     );
+    refused(|s| s.optimiser.clip_norm = 0.0, "optimiser.clip_norm");
     refused(
         |s| s.reward.perturbations.kinds.clear(),
         "reward.perturbations.kinds",
@@ -78,13 +78,16 @@ fn nonsense_is_refused_by_key() {
         |s| s.policy.objective.clip_low = 2.0,
         "policy.objective.clip_low",
     );
-    refused(|s| s.policy.objective.delta = 1.1, "policy.objective.delta");
+    refused(
+        |s| s.policy.objective.delta = Some(1.1),
+        "policy.objective.delta",
+    );
     refused(
         |s| s.policy.advantage.estimator = AdvantageKind::Dense { gamma: 1.5 },
         "policy.advantage.estimator.gamma",
     );
     refused(|s| s.lora.policy.rank = 0, "lora.policy.rank");
-    refused(|s| s.lora.reward.targets.clear(), "lora.reward.targets");
+    refused(|s| s.lora.targets.clear(), "lora.targets");
     refused(|s| s.run.iterations = 0, "run.iterations");
     refused(
         |s| s.data.wrong_demonstrations = 1.5,

@@ -2,6 +2,7 @@
 
 use assay_critic::encode::EncodedCompletion;
 use assay_train::adam::AdamW;
+use assay_train::optimiser::OptimiserSettings;
 use assay_train::run::policy_update::{PolicyPlan, PolicyReport, update_policy};
 use assay_train::settings::PolicySettings;
 use assay_train::trace::{SampleRecord, TraceRole};
@@ -62,12 +63,16 @@ fn updates_that_are_cut_take_nothing_for_what_they_do_not_know() {
         ..PolicySettings::default()
     };
     settings.objective.importance_cap = 0.0;
-    settings.optimiser.learning_rate = 1e-9;
+    let optimiser = OptimiserSettings {
+        learning_rate: 1e-9,
+        ..OptimiserSettings::default()
+    };
     let run = |budget: usize| {
         let mut adamw = AdamW::new(&policy.parameters()).unwrap();
         let plan = PolicyPlan {
             settings: &settings,
-            schedule: &settings.optimiser.schedule(2),
+            optimiser: &optimiser,
+            schedule: &optimiser.schedule(2),
             execution: Execution::single_process(budget),
         };
         update_policy(&policy, &mut adamw, &groups, &plan).unwrap()

@@ -36,7 +36,7 @@ use assay_train::reward::schedule::PolicyNegatives;
 use assay_train::run::Silent;
 use assay_train::run::rollout::{RolloutPlan, rollout};
 use assay_train::run::{RunMode, TrainInputs, TrainerKind, newest_checkpoint, train};
-use assay_train::settings::{PolicyStart, Settings};
+use assay_train::settings::{PlayerLora, PolicyStart, Settings};
 use assay_train::trace::{PromptGroup, TokenSpans, Trace, packed, traces};
 use assay_train::update::{LossGradients, Reach, UpdatePasses, update};
 use assay_train::{TrainError, checkpoint};
@@ -81,25 +81,25 @@ fn settings() -> Settings {
         style: PromptStyle::Plain,
         ..PromptSettings::default()
     };
-    settings.lora.policy = LoraSettings::with_rank(4);
-    settings.lora.reward = LoraSettings::with_rank(4);
+    settings.lora.policy = PlayerLora::with_rank(4);
+    settings.lora.reward = PlayerLora::with_rank(4);
     settings.sampling.samples = 3;
     settings.sampling.max_completion_tokens = 48;
     settings.sampling.max_prompt_tokens = 40;
     settings.sft.epochs = 1;
     settings.sft.demonstrations_per_update = 4;
-    settings.sft.optimiser.learning_rate = 1e-2;
+    settings.optimiser.sft.learning_rate = 1e-2;
     settings.reward.head = HeadSettings::Hybrid {
         beta: 1.0,
         reference_weight: 1.0,
     };
-    settings.reward.perturbations.alphabet = alphabet(&ArithmeticSettings::default());
+    settings.reward.perturbations.alphabet = Some(alphabet(&ArithmeticSettings::default()));
     settings.reward.schedule.warmup_iterations = 1;
     settings.reward.schedule.policy_negatives = PolicyNegatives::Constant { weight: 0.5 };
-    settings.reward.schedule.replay.enabled = true;
+    settings.reward.schedule.replay.share = 0.5;
     settings.reward.schedule.updates_per_iteration = 2;
     settings.policy.start = PolicyStart::Sft;
-    settings.policy.optimiser.learning_rate = 1e-3;
+    settings.optimiser.policy.learning_rate = 1e-3;
     settings.policy.updates_per_iteration = 2;
     settings.policy.objective.kl_weight = 0.01;
     settings.run.iterations = 4;
@@ -297,7 +297,7 @@ fn a_used_directory_and_other_settings_are_refused() {
     run(&settings, TrainerKind::Grpo, dir.path(), RunMode::Fresh).unwrap();
     let error = run(&settings, TrainerKind::Grpo, dir.path(), RunMode::Fresh).unwrap_err();
     assert!(matches!(error, TrainError::RunExists { .. }), "{error}");
-    settings.policy.optimiser.learning_rate = 0.5;
+    settings.optimiser.policy.learning_rate = 0.5;
     let error = run(&settings, TrainerKind::Grpo, dir.path(), RunMode::Resume).unwrap_err();
     assert!(error.to_string().contains("learning_rate"), "{error}");
 }
@@ -495,7 +495,6 @@ fn extreme_logits_give_finite_losses() {
     settings.bce.weight = 1.0;
     settings.relativistic.weight = 1.0;
     settings.contrast.weight = 1.0;
-    settings.retention = 0.1;
     for z in [0.0, 1e-38, 80.0, 1e4, 1e18, f32::MAX / 4.0] {
         for sign in [1.0, -1.0] {
             let rows = [[sign * z, z], [-sign * z, -z], [z, sign * z]];

@@ -13,14 +13,14 @@ use assay_evals::localisation::{Localisation, localise};
 use assay_evals::scores::TraceScore;
 use assay_evals::statistics::Estimate;
 use assay_evals::{EvalSettings, Evaluation, Evaluator, Summary, evaluate};
-use assay_train::settings::Settings;
-use assay_train::run::evaluate::{EvaluationPlan, sample_problems};
 use assay_lm::LanguageModel;
 use assay_lm::draw::SamplingSettings as DrawSettings;
 use assay_lm::sampling::SamplingLimits;
 use assay_tasks::perturbations::{Perturbation, Registry};
 use assay_tasks::problem::Problem;
 use assay_tasks::trace::ScoredTrace;
+use assay_train::run::evaluate::{EvaluationPlan, sample_problems};
+use assay_train::settings::Settings;
 
 use super::speed::speeds;
 use super::stages::{Players, Stages};
@@ -144,7 +144,7 @@ fn injected(
         .copied()
         .collect();
     let kinds: Vec<Perturbation> = kinds.into_iter().collect();
-    let registry = Registry::of(&kinds).within(&perturbations.alphabet);
+    let registry = perturbations.within_alphabet(Registry::of(&kinds));
     let seed = stages.settings.seed;
     Ok(critic.inject(&stages.test, &registry, seed, beside, |_| ())?)
 }

@@ -8,11 +8,11 @@ use anyhow::Result;
 use assay_evals::localisation::Predictor;
 use assay_evals::statistics::{BootstrapSettings, Estimate};
 use assay_evals::{MetricRow, Summary, parse_metrics};
+use assay_report::{HeatmapTrace, ReportInput, ReportSettings, RunView, render};
+use assay_tasks::trace_io::write_traces;
 use assay_train::checkpoint::{self, write_file};
 use assay_train::metrics;
 use assay_train::settings::Settings;
-use assay_report::{HeatmapTrace, ReportInput, ReportSettings, RunView, render};
-use assay_tasks::trace_io::write_traces;
 
 use super::measure::{Measured, SAMPLES};
 

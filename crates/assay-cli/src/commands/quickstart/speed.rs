@@ -4,13 +4,13 @@ use std::ops::Range;
 use std::time::Instant;
 
 use anyhow::Result;
-use assay_evals::statistics::Estimate;
 use assay_evals::Summary;
-use assay_train::settings::Settings;
+use assay_evals::statistics::Estimate;
 use assay_lm::packed::Group;
 use assay_tasks::trace::ScoredTrace;
 use assay_train::TrainError;
 use assay_train::execution::{Execution, infer_all};
+use assay_train::settings::Settings;
 use assay_train::update::{LossGradients, Reach, UpdatePasses, update};
 
 use super::stages::Players;

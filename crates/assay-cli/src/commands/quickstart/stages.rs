@@ -72,7 +72,7 @@ impl<'s> Stages<'s> {
         let test = of(TEST, Split::Test)?;
         assert_disjoint(&train, &validation, &test)?;
         let mut settings = settings.clone();
-        settings.reward.perturbations.alphabet = alphabet(&ArithmeticSettings::default());
+        settings.reward.perturbations.alphabet = Some(alphabet(&ArithmeticSettings::default()));
         Ok(Self {
             settings,
             train,
@@ -118,7 +118,7 @@ impl<'s> Stages<'s> {
         more.policy.start = PolicyStart::Base;
         more.sft.epochs = 1;
         more.sft.demonstrations_per_update = more.run.prompts_per_iteration * more.sampling.samples;
-        more.sft.optimiser = more.policy.optimiser.clone();
+        more.optimiser.sft = more.optimiser.policy.clone();
         let seen = more.sft.demonstrations_per_update * policy_iterations;
         let subset = &self.train[..seen.min(self.train.len())];
         let more_sft = self.train_on(TrainerKind::Sft, &more, base, "more-sft", subset)?;

@@ -9,14 +9,15 @@ use assay_critic::{Beside, Critic};
 use assay_evals::localisation::{Predictor, localise};
 use assay_evals::statistics::BootstrapSettings;
 use assay_evals::{EvalSettings, Evaluation, Summary, evaluate};
-use assay_train::settings::Settings;
-use assay_train::run::evaluate::{EvaluationPlan, sample_problems};
 use assay_lm::draw::SamplingSettings;
 use assay_lm::sampling::SamplingLimits;
 use assay_tasks::datasets::{DatasetSettings, Required, load_problems};
+use assay_tasks::perturbations::Registry;
 use assay_tasks::problem::Problem;
 use assay_tasks::trace::ScoredTrace;
 use assay_tasks::trace_io::{read_traces, write_traces};
+use assay_train::run::evaluate::{EvaluationPlan, sample_problems};
+use assay_train::settings::Settings;
 
 use super::newest;
 use crate::open;
@@ -97,8 +98,8 @@ fn evaluation_of(traces: Vec<ScoredTrace>, settings: &Settings) -> Result<Evalua
 
 fn problems(settings: &Settings) -> Result<Vec<Problem>> {
     let data = match settings.data.test.path.as_os_str().is_empty() {
-        true => &settings.data.validation,
-        false => &settings.data.test,
+        true => settings.data.validation(),
+        false => settings.data.test(),
     };
     ensure!(
         !data.path.as_os_str().is_empty(),
@@ -108,7 +109,7 @@ fn problems(settings: &Settings) -> Result<Vec<Problem>> {
     let data = DatasetSettings {
         limit: Some(data.limit.map_or(most, |limit| limit.min(most))),
         required: data.required.or(Some(Required::Answer)),
-        ..data.clone()
+        ..data
     };
     let (problems, report) = load_problems(&data)?;
     open::print_report(&data.path.display().to_string(), &report)?;
@@ -189,10 +190,8 @@ fn score(
         return Ok(Summary::default());
     }
     let kinds = &settings.reward.perturbations;
-    let registry = assay_tasks::perturbations::Registry::of(
-        &[kinds.kinds.as_slice(), kinds.held_out.as_slice()].concat(),
-    )
-    .within(&kinds.alphabet);
+    let all = [kinds.kinds.as_slice(), kinds.held_out.as_slice()].concat();
+    let registry = kinds.within_alphabet(Registry::of(&all));
     let cases = critic.inject(&told, &registry, settings.seed, beside, |_| ())?;
     let trained: Vec<&str> = kinds.kinds.iter().map(|kind| kind.name()).collect();
     let found = localise(cases.iter().map(|case| case.view()));

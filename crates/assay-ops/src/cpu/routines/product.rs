@@ -275,10 +275,7 @@ fn each_block(
         write,
     };
     let run = |index: usize| {
-        let (row, column) = (
-            index / column_tasks * rows,
-            index % column_tasks * columns,
-        );
+        let (row, column) = (index / column_tasks * rows, index % column_tasks * columns);
         let dims = [rows.min(m.saturating_sub(row)), columns.min(n - column)];
         if dims[0] > 0 {
             let start = [row, column];
@@ -304,12 +301,7 @@ struct SharedOutput<'a> {
 }
 
 /// Computes a block of the result: all terms, one depth block after another.
-fn multiply_block(
-    block: Block,
-    terms: &[Term<'_>],
-    out: &SharedOutput<'_>,
-    panels: &mut Panels,
-) {
+fn multiply_block(block: Block, terms: &[Term<'_>], out: &SharedOutput<'_>, panels: &mut Panels) {
     let Block {
         start: [row, column],
         dims: [rows, columns],

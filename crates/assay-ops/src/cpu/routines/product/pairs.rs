@@ -15,11 +15,13 @@ use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
-use super::lanes::{Destination, Lanes, PairAddresses, Portable, ROWS, widening_tile};
 #[cfg(target_arch = "x86_64")]
 use super::lanes::{Avx2, Avx512, dot_tile};
+use super::lanes::{Destination, Lanes, PairAddresses, Portable, ROWS, widening_tile};
 use super::panels::{PANEL, Word, pack_panel};
-use super::{Block, DEPTH, Output, Panels, Part, Right, SharedOutput, Term, View, Write, each_block};
+use super::{
+    Block, DEPTH, Output, Panels, Part, Right, SharedOutput, Term, View, Write, each_block,
+};
 use crate::OpsError;
 use crate::cpu::routines::disjoint::Tile;
 use crate::cpu::routines::{Level, dispatched, level};
@@ -101,7 +103,11 @@ fn as_f32_mut(pairs: &mut [Pair]) -> &mut [f32] {
 /// Pairs up `rows` values; the last pair of an odd number ends with zero.
 fn pair_values(value: impl Fn(usize) -> f32, rows: usize, to: &mut [Pair]) {
     for (pair, to) in to.iter_mut().enumerate().take(rows.div_ceil(2)) {
-        let second = if 2 * pair + 1 < rows { value(2 * pair + 1) } else { 0.0 };
+        let second = if 2 * pair + 1 < rows {
+            value(2 * pair + 1)
+        } else {
+            0.0
+        };
         *to = Pair::new(value(2 * pair), second);
     }
 }
@@ -403,7 +409,11 @@ impl LeftWord for f32 {
 
     fn pack_strip(a: View<'_>, dims: [usize; 2], to: &mut [Self]) {
         let [rows, depth] = dims;
-        for (k, to) in to.chunks_exact_mut(rows).take(depth.next_multiple_of(2)).enumerate() {
+        for (k, to) in to
+            .chunks_exact_mut(rows)
+            .take(depth.next_multiple_of(2))
+            .enumerate()
+        {
             match k < depth {
                 true => round_row(&a.values[k * a.column_stride..][..rows], to),
                 false => to.fill(0.0),
@@ -462,7 +472,11 @@ impl LeftWord for Pair {
 
     fn pack_strip(a: View<'_>, dims: [usize; 2], to: &mut [Self]) {
         let [rows, depth] = dims;
-        for (pair, to) in to.chunks_exact_mut(rows).take(depth.div_ceil(2)).enumerate() {
+        for (pair, to) in to
+            .chunks_exact_mut(rows)
+            .take(depth.div_ceil(2))
+            .enumerate()
+        {
             let row = |k: usize| &a.values[k * a.column_stride..][..rows];
             let first = row(2 * pair);
             match 2 * pair + 1 < depth {
@@ -741,30 +755,35 @@ impl Part<'_, Pair> {
         c: Output<'_>,
         write: Write,
     ) {
-        W::with_buffers(|Buffers { rows: buffer, strip }| {
-            let stride = Left::<W>::stride(depth);
-            buffer.resize(buffer.len().max(rows * stride), W::default());
-            if a.column_stride == 1 {
-                for (row, to) in buffer.chunks_exact_mut(stride).take(rows).enumerate() {
-                    W::round_row(&a.values[row * a.row_stride..][..depth], to);
+        W::with_buffers(
+            |Buffers {
+                 rows: buffer,
+                 strip,
+             }| {
+                let stride = Left::<W>::stride(depth);
+                buffer.resize(buffer.len().max(rows * stride), W::default());
+                if a.column_stride == 1 {
+                    for (row, to) in buffer.chunks_exact_mut(stride).take(rows).enumerate() {
+                        W::round_row(&a.values[row * a.row_stride..][..depth], to);
+                    }
                 }
-            }
-            let left = Left {
-                rows: buffer,
-                stride,
-                values: a,
-            };
-            let strips = Strips {
-                left,
-                row: 0,
-                rows,
-                from: 0,
-                depth,
-                b: *self,
-                write,
-            };
-            strips.multiply_into(Tile::from(c), strip);
-        });
+                let left = Left {
+                    rows: buffer,
+                    stride,
+                    values: a,
+                };
+                let strips = Strips {
+                    left,
+                    row: 0,
+                    rows,
+                    from: 0,
+                    depth,
+                    b: *self,
+                    write,
+                };
+                strips.multiply_into(Tile::from(c), strip);
+            },
+        );
     }
 }
 
@@ -843,7 +862,9 @@ mod tests {
             };
             multiply_terms([m, n], &[term], Output::rows(&mut expected, n), Write::Set);
             let a_turned: Vec<f32> = (0..m * depth).map(|i| a[i % m * depth + i / m]).collect();
-            let b_turned: Vec<f32> = (0..depth * n).map(|i| b[i % depth * n + i / depth]).collect();
+            let b_turned: Vec<f32> = (0..depth * n)
+                .map(|i| b[i % depth * n + i / depth])
+                .collect();
             let view = View::rows(&b, n);
             let packed: Panels<Pair> = Panels::of(view, [depth, n]).unwrap();
             let turned: Panels<Pair> = Panels::of(view.transposed(), [n, depth]).unwrap();
@@ -876,7 +897,9 @@ mod tests {
             }
             let mut c = vec![f32::NAN; m * n];
             let output = Output::rows(&mut c, n);
-            packed.all().multiply(lefts[0], [m, depth], output, Write::Set);
+            packed
+                .all()
+                .multiply(lefts[0], [m, depth], output, Write::Set);
             assert!(c == expected, "on one thread [{m}, {depth}, {n}]");
         }
     }
@@ -897,7 +920,10 @@ mod tests {
     #[ignore = "a measurement"]
     fn rates_of_one_core() {
         use std::io::Write as _;
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(1)
+            .build()
+            .unwrap();
         let mut report = String::new();
         for [m, depth, n] in [
             [300, 576, 1536],
@@ -928,7 +954,12 @@ mod tests {
             let term = |b| Term { a, b, depth };
             let f32s = rate(&mut |c| {
                 let output = Output::rows(c, n);
-                multiply_terms([m, n], &[term(Right::Panels(plain.all()))], output, Write::Set);
+                multiply_terms(
+                    [m, n],
+                    &[term(Right::Panels(plain.all()))],
+                    output,
+                    Write::Set,
+                );
             });
             report += &format!("[{m}, {depth}, {n}] GFLOP/s: f32 {f32s:.0}");
             for method in methods() {
