@@ -29,7 +29,7 @@ use self::records::{Fault, RawRecord, Records};
 use self::report::Place;
 pub use self::report::{Counted, LoadReport};
 pub use self::rows::catches_panics;
-use crate::answers::{AnswerSource, extract_lenient, parse_number};
+use crate::answers::{AnswerSource, extract_lenient};
 use crate::problem::Problem;
 use crate::prompts::{split_completion, without_calculator_marks};
 use crate::{RecordFault, TasksError};
@@ -256,7 +256,7 @@ impl Loader<'_> {
 /// a box inside it. A number alone is an answer without reasoning.
 fn split_expert(expert: &str) -> (String, Option<String>) {
     let plain = without_calculator_marks(expert);
-    if parse_number(plain.trim()).is_some() {
+    if is_bare_number(plain.trim()) {
         return (String::new(), Some(plain.trim().to_owned()));
     }
     let (reasoning, stated) = split_completion(&plain);
@@ -265,6 +265,12 @@ fn split_expert(expert: &str) -> (String, Option<String>) {
         (found.source != AnswerSource::LastNumber).then(|| found.text.to_owned())
     });
     (reasoning, stated)
+}
+
+/// Whether a text is one number and nothing else: `72`, `-1,072`, `3/4`, `$2.50`, `15%`.
+fn is_bare_number(text: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_digit() || "+-.,/$%".contains(c);
+    text.chars().all(is_part) && text.contains(|c: char| c.is_ascii_digit())
 }
 
 /// Refuses a problem that lacks what is required; says which column was looked for and does not
