@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use assay_evals::GroupBy;
-use assay_tasks::datasets::DatasetFormat;
 use clap::{Args, ValueEnum};
 
 use super::{ComputeArgs, LayoutArgs};

@@ -8,7 +8,7 @@ use assay_evals::Summary;
 use assay_evals::localisation::{Predictor, localise};
 use assay_evals::processbench::{StepCase, StepScore, chance_summary, cross_fitted_summary};
 use assay_evals::statistics::BootstrapSettings;
-use assay_tasks::datasets::Required;
+use assay_tasks::datasets::{DatasetSettings, Required};
 use assay_tasks::perturbations::{Perturbation, Registry};
 use assay_tasks::trace::ScoredTrace;
 use assay_tasks::trace_io::StepTrace;

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use anyhow::Result;
+use assay_critic::player::Player;
 use assay_evals::Summary;
 use assay_evals::statistics::Estimate;
 use assay_lm::packed::Group;
