@@ -70,10 +70,7 @@ impl Measured {
 fn correctness(trace: &ScoredTrace) -> Option<bool> {
     trace.correct.or_else(|| {
         let gold = trace.answer.as_deref()?;
-        Some(answers::is_correct(
-            trace.predicted_answer.as_deref(),
-            gold,
-        ))
+        Some(answers::is_correct(trace.predicted_answer.as_deref(), gold))
     })
 }
 
