@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use assay_lm::gradients::Gradients;
-use assay_lm::packed::{Group, MicroBatch, PackedBatch, micro_batches, whole_group_batches};
+use assay_lm::packed::{
+    Group, GroupLimits, MicroBatch, PackedBatch, micro_batches, whole_group_batches,
+};
 use candle_core::Tensor;
 
 use super::{Passes, Player, TokenScalars, rows};
@@ -67,7 +69,13 @@ fn units(groups: &[Group], passes: Passes<'_>, (rows, reach): (usize, Reach)) ->
             .into_iter()
             .map(|part| vec![part])
             .collect(),
-        Reach::Group => whole_group_batches(groups, (rows, passes.token_budget)),
+        Reach::Group => whole_group_batches(
+            groups,
+            GroupLimits {
+                rows,
+                token_budget: passes.token_budget,
+            },
+        ),
     }
 }
 
