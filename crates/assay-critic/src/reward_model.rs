@@ -277,6 +277,11 @@ impl RewardModel {
         linear.then(|| (weight.as_tensor(), self.bias.as_tensor()))
     }
 
+    /// The frozen model that the adapter belongs to.
+    pub fn backbone(&self) -> &Transformer {
+        &self.backbone
+    }
+
     /// The adapter.
     pub fn adapter(&self) -> &Adapter {
         &self.adapter

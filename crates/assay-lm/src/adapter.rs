@@ -1,7 +1,7 @@
-//! LoRA adapters: several named ones may live on one frozen base.
+//! LoRA adapters. One frozen base may carry several of them.
 //!
-//! An adapter adds `scale * (x A^T) B^T` to a projection, scale = alpha / rank. Names and files are PEFT's, so an
-//! adapter written here loads there and the other way round.
+//! An adapter adds `scale * (x A^T) B^T` to a projection, scale = alpha / rank. Names and files are
+//! PEFT's, so each side loads the adapters that the other writes.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -46,7 +46,8 @@ pub enum Projection {
 }
 
 impl Projection {
-    /// The seven that are not fused, in the order of the forward pass. A family that fuses some takes the fused one.
+    /// The seven that are not fused, in the order of the forward pass. A family that fuses some
+    /// takes the fused one.
     pub const ALL: [Self; 7] = [
         Self::Query,
         Self::Key,
@@ -156,7 +157,7 @@ impl PairSpec {
 }
 
 impl LoraPair {
-    /// The pair as the fused operation takes it.
+    /// The pair in the form that the fused operation expects.
     pub fn as_lora(&self) -> Lora<'_> {
         Lora {
             a: &self.a,
@@ -180,7 +181,8 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// A fresh adapter as PEFT starts one: A uniform in ±1/sqrt(in) (Kaiming with a = sqrt 5), B zero.
+    /// A new adapter with PEFT's initial values: A uniform in ±1/sqrt(in) (Kaiming with a = sqrt
+    /// 5), B zero.
     ///
     /// # Errors
     /// [`LmError::InvalidAdapter`] when the rank is zero or no projection is named.
@@ -223,7 +225,8 @@ impl Adapter {
         })
     }
 
-    /// An adapter with these pairs, whose tensors come from `source`, asked by PEFT name and shape, A before B.
+    /// An adapter with these pairs, whose tensors come from `source`, asked by PEFT name and shape,
+    /// A before B.
     ///
     /// `settings` describe the pairs that name no other rank or scale.
     pub(crate) fn build(
@@ -275,10 +278,10 @@ impl Adapter {
         })
     }
 
-    /// The adapter with its variables on a device; itself when they are there.
+    /// The adapter with its variables on a device; returns itself when they are already there.
     ///
     /// # Errors
-    /// The device has no memory for it.
+    /// Fails when the device has no memory for it.
     pub fn to_device(self, device: &Device) -> Result<Self, LmError> {
         if self
             .parameters
@@ -352,11 +355,12 @@ impl Adapter {
         }
     }
 
-    /// The same weights without gradient tracking, and on the CPU a copy of them in the layout of the product: for decoding, where
-    /// packing them for a few rows at each step would take a tenth of the time.
+    /// The same weights without gradient tracking, prepared for decoding. On the CPU it holds a
+    /// copy in the layout of the matrix product; packing the pairs again at every decoding step
+    /// would take a tenth of the time.
     ///
     /// # Errors
-    /// There is no memory for the copy.
+    /// Fails when there is no memory for the copy.
     pub fn for_decoding(&self) -> Result<Self, LmError> {
         let mut adapter = self.detached();
         for pair in adapter.layers.iter_mut().flat_map(BTreeMap::values_mut) {
@@ -381,15 +385,16 @@ impl Adapter {
     }
 }
 
-/// What `adapter_config.json` says beside rank, alpha and targets.
+/// The fields of `adapter_config.json` other than rank, alpha and targets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdapterCard {
     /// Name or path of the base model; a revision of a hub name follows `@`.
     pub base_model: String,
     /// `CAUSAL_LM` or `TOKEN_CLS`.
     pub task_type: &'static str,
-    /// Modules saved whole beside the pairs, e.g. `score`.
+    /// Modules saved whole in addition to the pairs, for example `score`.
     pub modules_to_save: Vec<String>,
-    /// [`crate::transformer::Transformer::fingerprint`] of the frozen weights that the adapter was trained on.
+    /// [`crate::transformer::Transformer::fingerprint`] of the frozen weights that the adapter was
+    /// trained on.
     pub trained_on: Option<String>,
 }

@@ -1,8 +1,8 @@
 //! The shape of a decoder-only transformer, as `config.json` or GGUF metadata states it.
 //!
-//! Decides which models this crate computes and refuses the rest by name: an architecture, an activation, a sliding
-//! window or a rotary embedding that is not implemented is an error here and never a wrong number later. Reads no
-//! weights and no tokenizer.
+//! Decides which models this crate computes and refuses the rest by name: an architecture, an
+//! activation, a sliding window or a rotary embedding that is not implemented is an error here and
+//! never a wrong number later. Reads no weights and no tokenizer.
 
 use std::path::Path;
 
@@ -68,7 +68,8 @@ pub struct ModelConfig {
     pub tie_word_embeddings: bool,
     /// The token that starts a document, if the model names one.
     pub bos_token_id: Option<u32>,
-    /// Every token that ends a generation: `generation_config.json` where present, else the configuration.
+    /// Every token that ends a generation: `generation_config.json` where present, else the
+    /// configuration.
     pub eos_token_ids: Vec<u32>,
 }
 
@@ -76,8 +77,8 @@ impl ModelConfig {
     /// Reads a Hugging Face directory (`config.json`, `generation_config.json`) or a `.gguf` file.
     ///
     /// # Errors
-    /// Names the file and the setting: missing or malformed files, an unsupported architecture or option, sizes that
-    /// contradict each other.
+    /// Names the file and the setting: missing or malformed files, an unsupported architecture or
+    /// option, sizes that contradict each other.
     pub fn read(path: &Path) -> Result<Self, LmError> {
         crate::source::ModelSource::open(path)?.config()
     }
@@ -95,9 +96,9 @@ impl ModelConfig {
             .map(|projection| projection.shape(self))
     }
 
-    /// Values a row of all that a layer computes on its way from its input to its output, both included: the input, two
-    /// residual sums, rotated queries and keys, the attended values, the gated product, and what each norm and
-    /// projection returns.
+    /// Values a row of all that a layer computes on its way from its input to its output, both
+    /// included: the input, two residual sums, rotated queries and keys, the attended values, the
+    /// gated product, and what each norm and projection returns.
     ///
     /// Fused projections are counted twice: their parts are copies.
     pub fn layer_activations(&self) -> u64 {
@@ -125,7 +126,8 @@ impl ModelConfig {
         self.kv_heads * self.head_dim
     }
 
-    /// Checks that sizes are within bounds and do not contradict each other; `path` is named in the error.
+    /// Checks that sizes are within bounds and do not contradict each other; `path` is named in the
+    /// error.
     ///
     /// # Errors
     /// [`LmError::InvalidConfig`] naming the setting and its bound.
@@ -219,6 +221,33 @@ mod tests {
             bos_token_id: Some(1),
             eos_token_ids: vec![2],
         }
+    }
+
+    /// Llama: 7 x 32 residual, 3 x (32 + 16) attention, 3 x 48 feed-forward values. Qwen 3 norms
+    /// queries and keys; Phi-3 copies the parts of fused projections; Gemma 3 norms what each part
+    /// adds.
+    #[test]
+    fn activations_follow_the_table() {
+        let of = |architecture| {
+            ModelConfig {
+                architecture,
+                ..small()
+            }
+            .layer_activations()
+        };
+        let llama = 7 * 32 + 3 * (32 + 16) + 3 * 48;
+        assert_eq!(of(Architecture::Llama), llama);
+        assert_eq!(of(Architecture::Qwen3), llama + 32 + 16);
+        assert_eq!(of(Architecture::Phi3), llama + (32 + 2 * 16) + 2 * 48);
+        assert_eq!(of(Architecture::Gemma3), llama + 32 + 16 + 2 * 32);
+        let phi3 = ModelConfig {
+            architecture: Architecture::Phi3,
+            ..small()
+        };
+        let count = |config: &ModelConfig| -> usize {
+            config.layer_matrices().map(|m| m.rows * m.columns).sum()
+        };
+        assert_eq!(count(&phi3), count(&small()));
     }
 
     #[test]

@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 use crate::config::invalid;
 use crate::{LanguageModel, LmError};
 
-/// Bytes of weights a file holds at most, as transformers has long cut them.
+/// Largest size of a weight file in bytes, the limit that transformers uses.
 const SHARD_BYTES: usize = 5_000_000_000;
 /// The head of a token classifier, `[labels, hidden]`.
 pub const SCORE_WEIGHT: &str = "score.weight";
 /// Its bias, `[labels]`.
 pub const SCORE_BIAS: &str = "score.bias";
 const TOKENIZER_FILE: &str = "tokenizer.json";
-/// Files beside `tokenizer.json` that make up a published tokenizer.
+/// The files that make up a published tokenizer.
 const TOKENIZER_FILES: [&str; 7] = [
     TOKENIZER_FILE,
     "tokenizer_config.json",
@@ -28,7 +28,16 @@ const TOKENIZER_FILES: [&str; 7] = [
     "chat_template.jinja",
 ];
 
-/// Number type of written weights.
+/// The head of a token classifier with one label, f32.
+#[derive(Clone, Copy, Debug)]
+pub struct ScoreHead<'t> {
+    /// `[hidden]`.
+    pub weight: &'t Tensor,
+    /// `[1]`.
+    pub bias: &'t Tensor,
+}
+
+/// Element type of written weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WeightType {
     /// 32 bits: the outputs are those of the model in memory.
@@ -55,11 +64,11 @@ impl WeightType {
     }
 }
 
-/// Writes `config.json`, `generation_config.json`, safetensors (several with an index when they are large), tokenizer
-/// and chat template into an existing directory.
+/// Writes `config.json`, `generation_config.json`, safetensors (several with an index when they are
+/// large), tokenizer and chat template into an existing directory.
 ///
-/// The tokenizer's files are copied from the model's own directory where it has one; those of a GGUF model are written
-/// from its metadata.
+/// The tokenizer's files are copied from the model's own directory where it has one; those of a
+/// GGUF model are written from its metadata.
 ///
 /// # Errors
 /// Names the file that could not be written; a matrix cannot be expanded.
@@ -67,17 +76,14 @@ pub fn save(model: &LanguageModel, dir: &Path, weights: WeightType) -> Result<()
     save_sharded(model, dir, weights, SHARD_BYTES)
 }
 
-/// Writes a model and a head of one label as the directory of a token classifier: what [`save`] writes, without output matrix and
-/// generation settings, and with `score.weight` and `score.bias`.
-///
-/// # Shapes
-/// `weight` `[hidden]`, `bias` `[1]`.
+/// Writes a model and a head of one label as the directory of a token classifier: what [`save`]
+/// writes, without output matrix and generation settings, and with `score.weight` and `score.bias`.
 ///
 /// # Errors
-/// As [`save`].
+/// As [`save`]; a family of which transformers has no token classifier.
 pub fn save_token_classifier(
     model: &LanguageModel,
-    (weight, bias): (&Tensor, &Tensor),
+    head: ScoreHead<'_>,
     dir: &Path,
     weights: WeightType,
 ) -> Result<(), LmError> {
@@ -93,13 +99,13 @@ pub fn save_token_classifier(
     json["architectures"] = json!([class]);
     json["id2label"] = json!({ "0": "LABEL_0" });
     json["label2id"] = json!({ "LABEL_0": 0 });
-    // There is no output matrix to be tied or not.
+    // A classifier has no output matrix.
     json["tie_word_embeddings"] = json!(true);
     write_json(&dir.join("config.json"), &json)?;
     let mut tensors = model.transformer.named_tensors()?;
     tensors.retain(|(name, _)| name != "lm_head.weight");
-    tensors.push((SCORE_WEIGHT.to_owned(), weight.reshape((1, ()))?));
-    tensors.push((SCORE_BIAS.to_owned(), bias.clone()));
+    tensors.push((SCORE_WEIGHT.to_owned(), head.weight.reshape((1, ()))?));
+    tensors.push((SCORE_BIAS.to_owned(), head.bias.clone()));
     write_weights(&tensors, dir, weights, SHARD_BYTES)?;
     write_tokenizer(model, dir)
 }
@@ -134,7 +140,8 @@ fn save_sharded(
     write_tokenizer(model, dir)
 }
 
-/// Tensors in files of at most `shard_bytes` (one tensor at least), named and indexed as transformers does.
+/// Tensors in files of at most `shard_bytes` (one tensor at least), named and indexed as
+/// transformers does.
 fn write_weights(
     tensors: &[(String, Tensor)],
     dir: &Path,

@@ -1,8 +1,8 @@
 //! Drawing one token from logits: temperature, top-k, top-p.
 //!
-//! The sampling distribution is softmax(logits / temperature) restricted to the top k tokens, then to the smallest set
-//! of likeliest tokens whose mass reaches top_p, renormalised. The policy's log-probability is that of softmax(logits),
-//! whatever the sampler did: the two are kept apart.
+//! The sampling distribution is softmax(logits / temperature) restricted to the top k tokens, then
+//! to the smallest set of likeliest tokens whose mass reaches top_p, renormalised. The policy's
+//! log-probability is that of softmax(logits), whatever the sampler did: the two are kept apart.
 
 use assay_ops::{DeviceDraw, DrawSettings, draw_on_device, has_kernels};
 use assay_tasks::random::Stream;
@@ -35,7 +35,7 @@ impl Default for SamplingSettings {
 }
 
 impl SamplingSettings {
-    /// Refuses values without meaning.
+    /// Returns an error for values outside their range.
     ///
     /// # Errors
     /// [`LmError::InvalidSampling`] names the key.
@@ -83,7 +83,8 @@ pub fn draw_rows<'s>(
         .collect()
 }
 
-/// [`draw_rows`] of a tensor `[S, vocab]` f32: on its device when that is not the CPU, so that the logits stay there.
+/// [`draw_rows`] for a tensor `[S, vocab]` f32. On a GPU the tokens are drawn there, so that the
+/// logits are not copied.
 ///
 /// # Errors
 /// As [`draw_rows`].
@@ -137,7 +138,8 @@ impl From<&SamplingSettings> for DrawSettings {
     }
 }
 
-/// Draws a token from one row of logits with a uniform number in [0, 1), by inversion over the token ids.
+/// Draws a token from one row of logits with a uniform number in [0, 1), by inversion over the
+/// token ids.
 ///
 /// # Errors
 /// [`LmError::NonFiniteLogits`] when the row has no finite maximum.
@@ -186,7 +188,8 @@ fn log_sum_exp(logits: &[f32], maximum: f32, scale: f32) -> f64 {
         .ln()
 }
 
-/// The first token at which the cumulated weight exceeds `mass`; the last token of weight if rounding runs past it.
+/// The first token at which the cumulated weight exceeds `mass`; the last token of weight if
+/// rounding runs past it.
 fn invert(weights: &[f32], mass: f64) -> usize {
     let mut sum = 0.0;
     let mut last = 0;

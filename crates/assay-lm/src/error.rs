@@ -1,4 +1,5 @@
-//! The one error type of this crate: what was being done, to which file, and which thing in it was wrong.
+//! The one error type of this crate: what was being done, to which file, and which thing in it was
+//! wrong.
 
 use std::error::Error as StdError;
 use std::path::PathBuf;
@@ -64,7 +65,8 @@ pub enum LmError {
         /// The supported names.
         supported: String,
     },
-    /// A configuration is contradictory, out of bounds, or asks for something that is not computed here.
+    /// A configuration is contradictory, out of bounds, or asks for something that is not computed
+    /// here.
     #[error("{}: {field}: {reason}", path.display())]
     InvalidConfig {
         /// The file.
@@ -149,7 +151,8 @@ pub enum LmError {
         /// The engine's reason.
         source: minijinja::Error,
     },
-    /// A chat template writes control tokens that the tokenizer does not have: it belongs to another model.
+    /// A chat template writes control tokens that the tokenizer does not have: it belongs to
+    /// another model.
     #[error("{}: the chat template writes {token}, which is no token of this model's tokenizer", path.display())]
     ForeignTemplate {
         /// The file that holds the template.

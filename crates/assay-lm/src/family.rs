@@ -1,8 +1,9 @@
 //! The table of model families: the tensors of a layer, and the names that files use for them.
 //!
-//! The loader, the writer, the map of GGUF names, the random model, the adapters and the memory plan read this table,
-//! so a family that needs no new operation is one entry here. What a layer computes with its tensors is decided in
-//! [`crate::transformer`]; which settings of a family are read is decided in `config`.
+//! The loader, the writer, the map of GGUF names, the random model, the adapters and the memory
+//! plan read this table, so a family that needs no new operation is one entry here. What a layer
+//! computes with its tensors is decided in [`crate::transformer`]; which settings of a family are
+//! read is decided in `config`.
 
 use serde::{Deserialize, Serialize};
 
@@ -522,7 +523,8 @@ impl Family {
         Some(format!("model.layers.{layer}.{}.{kind}", spec.hugging_face))
     }
 
-    /// The name in a GGUF file of a tensor with this Hugging Face name; `None` for one that the table lacks.
+    /// The name in a GGUF file of a tensor with this Hugging Face name; `None` for one that the
+    /// table lacks.
     pub(crate) fn gguf_name(&self, hugging_face: &str) -> Option<String> {
         let (module, kind) = hugging_face.rsplit_once('.')?;
         if let Some(spec) = OUTER.iter().find(|spec| spec.hugging_face == module) {
@@ -559,44 +561,4 @@ impl Architecture {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_architecture_has_one_row() {
-        for family in FAMILIES {
-            assert_eq!(family.architecture.family().model_type, family.model_type);
-            let found = Family::of_hugging_face(family.model_type).unwrap();
-            assert_eq!(found.architecture, family.architecture);
-            assert!(Family::supported().contains(family.causal_lm_class));
-        }
-    }
-
-    #[test]
-    fn names_go_both_ways() {
-        let family = Architecture::Qwen2.family();
-        for (gguf, published) in [
-            ("token_embd.weight", "model.embed_tokens.weight"),
-            ("output.weight", "lm_head.weight"),
-            (
-                "blk.17.attn_q.bias",
-                "model.layers.17.self_attn.q_proj.bias",
-            ),
-            (
-                "blk.0.ffn_down.weight",
-                "model.layers.0.mlp.down_proj.weight",
-            ),
-            (
-                "blk.3.ffn_norm.weight",
-                "model.layers.3.post_attention_layernorm.weight",
-            ),
-        ] {
-            assert_eq!(family.hugging_face_name(gguf).as_deref(), Some(published));
-            assert_eq!(family.gguf_name(published).as_deref(), Some(gguf));
-        }
-        assert_eq!(
-            family.gguf_name("model.layers.0.self_attn.q_norm.weight"),
-            None
-        );
-    }
-}
+mod tests;

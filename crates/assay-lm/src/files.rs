@@ -1,4 +1,4 @@
-//! Reading small files whole, with a limit that holds whatever the file claims about its length.
+//! Reading small files whole. The limit holds whatever length the file claims.
 
 use std::fs::File;
 use std::io::Read;
@@ -8,13 +8,14 @@ use crate::LmError;
 
 /// Largest configuration, index or chat template that is read.
 pub(crate) const MAX_TEXT_BYTES: u64 = 1 << 24;
-/// How the file begins that Git writes in place of a large one that was not downloaded.
+/// First bytes of a Git LFS pointer file.
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
 /// The bytes of a file of at most `limit` bytes.
 ///
 /// # Errors
-/// [`LmError::Io`] for a file that cannot be read or is longer, devices and pipes without an end included.
+/// [`LmError::Io`] for a file that cannot be read or is longer than the limit, such as an endless
+/// device or pipe.
 pub(crate) fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, LmError> {
     let io = |source| LmError::Io {
         action: "reading",
@@ -32,10 +33,11 @@ pub(crate) fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, LmError> 
     Ok(bytes)
 }
 
-/// Refuses the pointer that Git leaves in place of a large file.
+/// Returns an error for the pointer that Git LFS leaves in place of a large file.
 ///
 /// # Errors
-/// [`LmError::LfsPointer`] names the file and the way out. A file that cannot be read is left to its reader.
+/// [`LmError::LfsPointer`] names the file and says how to download it. A file that cannot be read
+/// passes: its reader reports it.
 pub(crate) fn refuse_pointer(path: &Path) -> Result<(), LmError> {
     let mut start = Vec::new();
     if let Ok(file) = File::open(path) {
@@ -56,7 +58,7 @@ fn refuse_pointer_bytes(bytes: &[u8], path: &Path) -> Result<(), LmError> {
 /// As [`read_bounded`], for UTF-8 text of at most [`MAX_TEXT_BYTES`].
 ///
 /// # Errors
-/// As [`read_bounded`]; also for bytes that are no UTF-8.
+/// As [`read_bounded`]; also for bytes that are not UTF-8.
 pub(crate) fn read_text(path: &Path) -> Result<String, LmError> {
     String::from_utf8(read_bounded(path, MAX_TEXT_BYTES)?).map_err(|source| LmError::Io {
         action: "reading",

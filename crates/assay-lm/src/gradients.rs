@@ -1,4 +1,5 @@
-//! Backward passes layer by layer: what a forward pass keeps, how gradients are pulled back and summed.
+//! Backward passes layer by layer: what a forward pass keeps, and how gradients are propagated and
+//! summed.
 
 use std::collections::HashMap;
 
@@ -13,20 +14,20 @@ use crate::LmError;
 /// # Shapes
 /// `[T, hidden]` in the type of the model: the input of each layer, and of the final norm.
 pub struct Tape {
-    pub(crate) layers: Vec<Step>,
+    pub(crate) layers: Vec<Kept>,
     /// Input of the final norm.
     pub(crate) last: Tensor,
 }
 
 /// What is kept of one layer.
-pub(crate) enum Step {
-    /// Its input: the rest is computed again.
+pub(crate) enum Kept {
+    /// Its input; the backward pass computes the rest again.
     Input(Tensor),
-    /// Everything.
+    /// All activations.
     Whole(Graph),
 }
 
-/// A piece of the computation with all it needs for its backward pass.
+/// A part of the computation with everything that its backward pass needs.
 pub(crate) struct Graph {
     input: Var,
     output: Tensor,
@@ -44,7 +45,7 @@ impl Gradients {
         self.by_id.get(&var.as_tensor().id())
     }
 
-    /// Adds a gradient to what is there.
+    /// Adds a gradient to the sum for a tensor.
     ///
     /// # Errors
     /// Fails when the shapes differ.
@@ -85,7 +86,7 @@ impl Gradients {
 }
 
 impl Graph {
-    /// Computes `forward` of a copy of `input` and keeps what led there.
+    /// Computes `forward` on a copy of `input` and keeps the graph.
     pub(crate) fn new(
         input: &Tensor,
         forward: impl FnOnce(&Tensor) -> Result<Tensor, LmError>,
@@ -95,12 +96,13 @@ impl Graph {
         Ok(Self { input, output })
     }
 
-    /// What was computed.
+    /// The result of the forward computation.
     pub(crate) fn output(&self) -> &Tensor {
         &self.output
     }
 
-    /// Gradient at the input of `output . grad_output`; gradients of `tensors` are added on the way.
+    /// Gradient at the input of `output . grad_output`; gradients of `tensors` are added on the
+    /// way.
     pub(crate) fn pull_back<'t>(
         self,
         grad_output: &Tensor,
@@ -158,7 +160,7 @@ mod tests {
         assert_eq!(layer, 4 * 5 * (7 * 8 + 3 * (8 + 4 + 12)));
         let kept = |bytes| {
             let (_, tape) = model.forward_recorded(&batch, None, bytes).unwrap();
-            let whole = |step: &Step| matches!(step, Step::Whole(_));
+            let whole = |kept: &Kept| matches!(kept, Kept::Whole(_));
             tape.layers.iter().map(whole).collect::<Vec<_>>()
         };
         assert_eq!(kept(0), [false; 4]);

@@ -1,8 +1,8 @@
-//! Models and data sets by their name on the Hugging Face hub, through the cache that Python's `huggingface_hub` uses.
-//!
-//! Decided here: which names are hub names, which files of a repository are fetched, and when the network is asked.
-//! The cache's layout is in `cache`, the requests in `client`. Whatever a hub answers is checked before it becomes a
-//! path: commits, entity tags and file names that are not plain are refused.
+//! Models and data sets by their name on the Hugging Face hub, through the cache that Python's
+//! `huggingface_hub` uses. This module decides which names are hub names, which files of a
+//! repository are fetched, and when a request is sent. The cache's layout is in `cache`, the
+//! requests are in `client`. Commits, entity tags and file names in a hub's answer are checked
+//! before they become part of a path.
 
 mod cache;
 mod client;
@@ -16,10 +16,12 @@ use self::cache::Cache;
 use self::client::Client;
 use crate::LmError;
 use crate::config::read_json;
+use crate::weights::gguf::first_part;
 
 const MAIN: &str = "main";
 const INDEX_FILE: &str = "model.safetensors.index.json";
-/// Files of a model or adapter beside its weights, fetched where they exist; and all that begin with `tokenizer`.
+/// Files of a model or adapter other than its weights. They are fetched where they exist, and so is
+/// every file whose name begins with `tokenizer`.
 const SMALL_FILES: [&str; 11] = [
     "config.json",
     "generation_config.json",
@@ -33,7 +35,7 @@ const SMALL_FILES: [&str; 11] = [
     "adapter_model.safetensors",
     "README.md",
 ];
-/// What an adapter's directory holds beside tokenizer files.
+/// Endings of the files of an adapter, other than tokenizer files.
 const ADAPTER_ENDINGS: [&str; 3] = [".json", ".toml", ".safetensors"];
 /// Endings of a data set's files.
 const DATA_ENDINGS: [&str; 4] = [".parquet", ".jsonl", ".jsonl.zst", ".json"];
@@ -47,7 +49,8 @@ pub enum RepoKind {
     Dataset,
 }
 
-/// The name of a repository: `org/name`, `org/name@revision`, `org/name/file.gguf`, `datasets/org/name`.
+/// The name of a repository: `org/name`, `org/name@revision`, `org/name/file.gguf`,
+/// `datasets/org/name`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RepoName {
     kind: RepoKind,
@@ -67,11 +70,11 @@ pub struct HubSettings {
     pub token: Option<String>,
     /// Whether only the cache is read.
     pub offline: bool,
-    /// The longest that one answer's body may take. A download goes on where it was cut as long as each answer brings something.
-    pub patience: Duration,
+    /// Time for the body of one answer. A download resumes as long as each answer adds bytes.
+    pub body_timeout: Duration,
 }
 
-/// How far a download is.
+/// Progress of a download.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Download<'f> {
     /// The file inside its repository.
@@ -82,11 +85,12 @@ pub struct Download<'f> {
     pub total: u64,
 }
 
-/// Someone who watches downloads.
+/// A function that receives the progress of downloads.
 pub type Watch<'w> = &'w mut dyn FnMut(Download<'_>);
 
 impl RepoName {
-    /// Reads a hub name; `None` where a text is none, e.g. a path with `..`, a leading `/` or one part only.
+    /// Parses a hub name; returns `None` for any other text, such as a path with `..`, a leading
+    /// `/` or a single part.
     pub fn parse(text: &str) -> Option<Self> {
         let (kind, rest) = match text.strip_prefix("datasets/") {
             Some(rest) => (RepoKind::Dataset, rest),
@@ -127,8 +131,8 @@ fn is_plain(part: &str) -> bool {
 }
 
 impl HubSettings {
-    /// `HF_ENDPOINT`, `HF_HUB_CACHE` or `HF_HOME`, `HF_TOKEN` or the token file that `hf auth login` writes, and
-    /// `HF_HUB_OFFLINE`, with the defaults of `huggingface_hub`.
+    /// `HF_ENDPOINT`, `HF_HUB_CACHE` or `HF_HOME`, `HF_TOKEN` or the token file that `hf auth
+    /// login` writes, and `HF_HUB_OFFLINE`, with the defaults of `huggingface_hub`.
     pub fn from_env() -> Self {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let home = variable("HF_HOME").map(PathBuf::from).unwrap_or_else(|| {
@@ -155,12 +159,13 @@ impl HubSettings {
                 .map(|token| token.trim().to_owned())
                 .filter(|token| !token.is_empty()),
             offline,
-            patience: Duration::from_secs(600),
+            body_timeout: Duration::from_secs(600),
         }
     }
 }
 
-/// The local path of what `name` says: the path itself where it exists, else a repository's snapshot, or one file of it.
+/// The local path of what `name` says: the path itself where it exists, else a repository's
+/// snapshot, or one file of it.
 ///
 /// # Errors
 /// [`LmError::NotAModel`] for a name that is neither; [`LmError::Hub`] as [`fetch`].
@@ -179,15 +184,18 @@ pub fn locate(name: &Path, settings: &HubSettings, watch: Watch<'_>) -> Result<P
     fetch(&repo, settings, watch)
 }
 
-/// Brings what is needed of a repository into the cache; gives its snapshot directory, or the named file in it.
+/// Fetches the needed files of a repository into the cache and returns the snapshot directory, or
+/// the named file in it.
 ///
-/// Of a model: configuration, safetensors (with those its index names), tokenizer, chat template; where there is no
-/// safetensors file, its only `.gguf`. Of an adapter: its two files and a head beside it. Of a data set: parquet and
-/// JSON files. What the cache has is not asked for again; without a network the cache answers alone.
+/// Of a model: configuration, safetensors (with those its index names), tokenizer, chat template;
+/// where there is no safetensors file, its only `.gguf`. Of an adapter: its configuration, its
+/// weights and the files of a head. Of a data set: parquet and JSON files. Cached files are not
+/// requested again, and without a network only the cache is used.
 ///
 /// # Errors
-/// [`LmError::Hub`] names the repository or file and the reason: not found, no access, no network and nothing cached, a
-/// file whose length or digest is not the announced one, an answer that cannot be trusted as a path.
+/// [`LmError::Hub`] names the repository or file and the reason: not found, no access, no network
+/// and nothing cached, a file whose length or digest is not the announced one, an answer that
+/// cannot be trusted as a path.
 pub fn fetch(
     name: &RepoName,
     settings: &HubSettings,
@@ -233,7 +241,12 @@ pub fn fetch(
     Ok(path)
 }
 
-/// One commit of a repository on its way into the cache.
+/// Whether a file is the other one, or part of the same split GGUF file.
+fn is_part_of(file: &str, other: &str) -> bool {
+    first_part(Path::new(file)) == first_part(Path::new(other))
+}
+
+/// The download of one commit of a repository.
 struct Transfer<'t, 'w> {
     client: &'t Client,
     cache: &'t Cache,
@@ -247,7 +260,7 @@ struct IndexFile {
 }
 
 impl Transfer<'_, '_> {
-    /// Fetches what is needed and gives the path to open.
+    /// Fetches the needed files and returns the path to open.
     fn wanted(&mut self, name: &RepoName, files: &[String]) -> Result<PathBuf, LmError> {
         let has = |file: &str| files.iter().any(|other| other == file);
         if let Some(file) = &name.file {
@@ -255,7 +268,7 @@ impl Transfer<'_, '_> {
                 let reason = format!("the repository has no file {file}");
                 return Err(hub_error(&name.repo, reason));
             }
-            return self.file(file);
+            return self.gguf_parts(file, files);
         }
         let snapshot = self.cache.snapshot(self.commit);
         if name.kind == RepoKind::Dataset {
@@ -263,7 +276,7 @@ impl Transfer<'_, '_> {
             self.all(files.iter().filter(data))?;
             return Ok(snapshot);
         }
-        // An adapter's directory is small as a whole, and what it means may stand in files beside the weights.
+        // An adapter is small, and files other than the weights may decide what it means.
         let adapter = has("adapter_config.json");
         let beside = |file: &str| ADAPTER_ENDINGS.iter().any(|ending| file.ends_with(ending));
         let small = |file: &&String| {
@@ -293,10 +306,13 @@ impl Transfer<'_, '_> {
             .filter(|file| file.ends_with(".gguf"))
             .collect();
         match ggufs.as_slice() {
-            [one] => self.file(one),
+            [first, rest @ ..] if rest.iter().all(|file| is_part_of(file, first)) => {
+                self.gguf_parts(first, files)
+            }
             [] => Err(hub_error(
                 &name.repo,
-                "the repository has neither safetensors nor a .gguf file (other weight formats are not read)",
+                "the repository has neither safetensors nor a .gguf file; other weight formats, such as .bin, are not \
+                 read: load the model in transformers and save it with save_pretrained(..., safe_serialization=True)",
             )),
             [first, ..] => {
                 let reason = format!(
@@ -307,6 +323,14 @@ impl Transfer<'_, '_> {
                 Err(hub_error(&name.repo, reason))
             }
         }
+    }
+
+    /// A file and, where it is part of a split GGUF file, all other parts; returns the first one.
+    fn gguf_parts(&mut self, file: &str, files: &[String]) -> Result<PathBuf, LmError> {
+        let parts = files.iter().filter(|other| is_part_of(other, file));
+        self.all(parts)?;
+        let first = first_part(Path::new(file));
+        self.file(&first.to_string_lossy())
     }
 
     fn all<'f>(&mut self, files: impl Iterator<Item = &'f String>) -> Result<(), LmError> {

@@ -1,4 +1,4 @@
-//! A model as people name it: transformer, tokenizer, chat template and end-of-turn token from one path.
+//! A whole model from one path: transformer, tokenizer, chat template and end-of-turn token.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -26,21 +26,21 @@ pub struct LanguageModel {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Storage {
-    /// As in the file: least memory, expanded in every pass.
+    /// As blocks, as in the file: needs the least memory and expands them in every pass.
     AsStored,
-    /// Expanded once, to f32 on a CPU: fastest.
+    /// Expanded once, to f32 on a CPU: the fastest.
     #[default]
     Expanded,
 }
 
 impl LanguageModel {
-    /// Opens a Hugging Face directory or a `.gguf` file and brings its weights to their place.
+    /// Opens a Hugging Face directory or a `.gguf` file and loads its weights onto a device.
     ///
-    /// A base model without a chat template opens too; rendering a prompt for it fails until the plain template is
-    /// chosen.
+    /// A base model without a chat template opens too; rendering a prompt for it fails until the
+    /// plain template is chosen.
     ///
     /// # Errors
-    /// Names the file and the thing that is missing, malformed or not supported.
+    /// Names the file and the part of it that is missing, malformed or not supported.
     pub fn open(path: &Path, storage: Storage, placement: &Placement) -> Result<Self, LmError> {
         let source = ModelSource::open(path)?;
         let mut transformer = Transformer::load(&source.config()?, &source.weights()?, placement)?;
@@ -74,7 +74,8 @@ impl LanguageModel {
         self.template.prompt_ids(&self.tokenizer, messages)
     }
 
-    /// As [`LanguageModel::prompt_ids`], by the model's own template or by the plain one of base models.
+    /// As [`LanguageModel::prompt_ids`], by the model's own template or by the plain one of base
+    /// models.
     ///
     /// # Errors
     /// The template fails; the model has none; the tokenizer names no token that ends a text.
@@ -91,7 +92,8 @@ impl LanguageModel {
         }
     }
 
-    /// A completion's text and the byte range of each token; the end-of-turn token is empty at the end.
+    /// A completion's text and the byte range of each token; the end-of-turn token is empty at the
+    /// end.
     pub fn decode(&self, ids: &[u32]) -> (String, Vec<(usize, usize)>) {
         self.tokenizer.decode_with_offsets(ids, ControlTokens::Skip)
     }

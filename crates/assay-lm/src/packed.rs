@@ -1,8 +1,9 @@
 //! Packed batches: the unit of work of every forward pass.
 //!
-//! A batch is a flat list of tokens without padding. A group's prompt appears once; each completion attends to its
-//! prompt and to itself, and its positions continue from the prompt. What is decided here: the order of rows, which
-//! row predicts which token, and how whole completions are cut into micro-batches. Attention itself is in `assay-ops`.
+//! A batch is a flat list of tokens without padding. A group's prompt appears once; each completion
+//! attends to its prompt and to itself, and its positions continue from the prompt. This module
+//! decides the order of rows, which row predicts which token, and how an update is cut into
+//! micro-batches of whole completions. Attention itself is in `assay-ops`.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -57,7 +58,8 @@ impl CompletionSpan {
 /// A packed batch: tokens, positions, attention spans.
 ///
 /// # Shapes
-/// `tokens` and `positions` have one entry a row, `[T]`. Rows are, group after group: the prompt, then each completion.
+/// `tokens` and `positions` have one entry a row, `[T]`. Rows are, group after group: the prompt,
+/// then each completion.
 #[derive(Clone, Debug)]
 pub struct PackedBatch {
     /// Token id of each row.
@@ -126,7 +128,8 @@ impl PackedBatch {
         self.tokens.is_empty()
     }
 
-    /// Rows that predict completion tokens and the tokens they predict, both `[N]`, completion after completion.
+    /// Rows that predict completion tokens and the tokens they predict, both `[N]`, completion
+    /// after completion.
     pub fn predictions(&self) -> (Vec<u32>, Arc<[u32]>) {
         let rows = self
             .completions
@@ -150,7 +153,7 @@ impl PackedBatch {
             .collect()
     }
 
-    /// Cuts a flat `[N]` list over completion tokens into one list a completion.
+    /// Splits a flat list `[N]` over completion tokens into one list per completion.
     pub fn split_by_completion(&self, flat: &[f32]) -> Vec<Vec<f32>> {
         let mut rest = flat;
         self.completions
@@ -179,7 +182,8 @@ fn append(
 /// A part of an update that fits the token budget.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MicroBatch {
-    /// Groups with the completions of this part; a prompt reappears in each part that has completions of it.
+    /// Groups with the completions of this part; a prompt reappears in each part that has
+    /// completions of it.
     pub groups: Vec<Group>,
     /// For each completion, in batch order: (group, completion) in the update it was cut from.
     pub origin: Vec<(usize, usize)>,
@@ -187,9 +191,10 @@ pub struct MicroBatch {
 
 /// Cuts an update into micro-batches of at most `token_budget` rows.
 ///
-/// Completions are never cut; one that exceeds the budget on its own gets a micro-batch of its own. A group that fits a
-/// micro-batch is not cut either, so that no prompt is computed twice for it. Order is kept, so concatenating the parts gives
-/// the update again. Groups without completions do not appear.
+/// Completions are never cut; one that exceeds the budget on its own gets a micro-batch of its own.
+/// A group that fits a micro-batch is not cut either, so that no prompt is computed twice for it.
+/// Order is kept, so concatenating the parts gives the update again. Groups without completions do
+/// not appear.
 pub fn micro_batches(groups: &[Group], token_budget: usize) -> Vec<MicroBatch> {
     let mut parts = Vec::new();
     let mut current = MicroBatch::default();
@@ -236,9 +241,9 @@ pub struct RowLimits {
     pub token_budget: usize,
 }
 
-/// Cuts an update into lists of micro-batches such that each list has all completions of its groups: whole groups of at most
-/// [`RowLimits::micro_batch`] rows together, or one group of up to [`RowLimits::token_budget`], in one micro-batch; a larger
-/// group in several.
+/// Cuts an update into lists of micro-batches such that each list has all completions of its
+/// groups: whole groups of at most [`RowLimits::micro_batch`] rows together, or one group of up to
+/// [`RowLimits::token_budget`], in one micro-batch; a larger group in several.
 pub fn whole_group_batches(groups: &[Group], limits: RowLimits) -> Vec<Vec<MicroBatch>> {
     let mut lists: Vec<Vec<MicroBatch>> = Vec::new();
     let mut filled = 0;
@@ -273,6 +278,13 @@ impl MicroBatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn limits(micro_batch: usize, token_budget: usize) -> RowLimits {
+        RowLimits {
+            micro_batch,
+            token_budget,
+        }
+    }
 
     fn group(prompt: usize, completions: &[usize]) -> Group {
         let ids = |n: usize| (0..n as u32).collect();
@@ -328,10 +340,6 @@ mod tests {
         assert_eq!(cut(20), [2, 2, 2, 1]);
         assert_eq!(cut(26), [4, 2, 1]);
         assert_eq!(cut(55), [7]);
-        let limits = |micro_batch, token_budget| RowLimits {
-            micro_batch,
-            token_budget,
-        };
         let lists = |rows, budget| {
             let lists = whole_group_batches(&groups, limits(rows, budget));
             let count =

@@ -31,7 +31,8 @@ const HEAD: &str = "score";
 const EMBEDDING: &str = "model.embed_tokens";
 const OUTPUT: &str = "lm_head";
 
-/// An adapter read from a PEFT directory, with the tensors that are no LoRA pair (e.g. a reward head).
+/// An adapter read from a PEFT directory, with the tensors that are no LoRA pair (e.g. a reward
+/// head).
 #[derive(Debug)]
 pub struct LoadedAdapter {
     /// The pairs.
@@ -70,9 +71,10 @@ pub fn base_model(dir: &Path) -> Result<String, LmError> {
 /// Loads a PEFT LoRA directory whose pairs can be trained further.
 ///
 /// # Errors
-/// Names the file and the thing: unreadable or malformed files, an unsupported kind of adapter, a tensor that is
-/// missing or whose shape does not match the base model, an adapter that changes the base model itself (DoRA,
-/// `lora_bias`, `modules_to_save`, pairs on the embedding or the output matrix): see [`load_with_base`].
+/// Names the file and the thing: unreadable or malformed files, an unsupported kind of adapter, a
+/// tensor that is missing or whose shape does not match the base model, an adapter that changes the
+/// base model itself (DoRA, `lora_bias`, `modules_to_save`, pairs on the embedding or the output
+/// matrix): see [`load_with_base`].
 pub fn load(dir: &Path, config: &ModelConfig) -> Result<LoadedAdapter, LmError> {
     let loaded = read(dir, config)?;
     if loaded.changes.is_empty() {
@@ -87,8 +89,8 @@ pub fn load(dir: &Path, config: &ModelConfig) -> Result<LoadedAdapter, LmError> 
     Err(LmError::InvalidAdapter { reason })
 }
 
-/// Loads any PEFT LoRA directory and the base model that its pairs belong to: `base` itself, or a copy with the adapter's
-/// changes of the base model merged into it.
+/// Loads any PEFT LoRA directory and the base model that its pairs belong to: `base` itself, or a
+/// copy with the adapter's changes of the base model merged into it.
 ///
 /// # Errors
 /// As [`load`], but for changes of the base model.
@@ -119,7 +121,7 @@ fn read(dir: &Path, config: &ModelConfig) -> Result<LoadedAdapter, LmError> {
     let mut tensors = HashMap::new();
     for layer in 0..config.layers {
         for projection in config.architecture.family().projections() {
-            let Some(pair) = parts.projection((layer, projection), config, &rules)? else {
+            let Some(pair) = parts.projection(layer, projection, config, &rules)? else {
                 continue;
             };
             if file.use_dora || pair.magnitude.is_some() || pair.bias.is_some() {
@@ -210,7 +212,8 @@ impl<'p> Parts<'p> {
     /// The pair of a projection, where the file has one; the rules say whether it must.
     fn projection(
         &mut self,
-        (layer, projection): (usize, Projection),
+        layer: usize,
+        projection: Projection,
         config: &ModelConfig,
         rules: &Rules,
     ) -> Result<Option<MergedPair>, LmError> {
@@ -258,8 +261,8 @@ impl<'p> Parts<'p> {
         })
     }
 
-    /// Pairs on the embedding and the output matrix, and whole tensors; any other that is left over would be missing from
-    /// the outputs.
+    /// Pairs on the embedding and the output matrix, and whole tensors; any other that is left over
+    /// would be missing from the outputs.
     fn changes_of_the_base(
         &mut self,
         file: &ConfigFile,

@@ -1,4 +1,5 @@
-//! Where a model's tensors are and in which type: the processor, or a GPU that this program has kernels for.
+//! Where a model's tensors are and in which type: on the CPU, or on a GPU that this program has
+//! kernels for.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,12 +14,12 @@ use crate::LmError;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceName {
-    /// The first GPU where this program has kernels for one and it answers, else the processor.
+    /// The first GPU that this program has kernels for and can open, else the CPU.
     #[default]
     Auto,
-    /// The processor.
+    /// The CPU.
     Cpu,
-    /// The GPU of that number.
+    /// The GPU with this index.
     Cuda(usize),
 }
 
@@ -26,7 +27,7 @@ pub enum DeviceName {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// bf16 on a GPU, f32 on the processor.
+    /// bf16 on a GPU, f32 on the CPU.
     #[default]
     Auto,
     /// f32.
@@ -45,7 +46,7 @@ pub struct PlacementSettings {
     pub dtype: Precision,
 }
 
-/// A device that answered, and the type of matrices and activations on it.
+/// An opened device, and the type of matrices and activations on it.
 #[derive(Clone, Debug)]
 pub struct Placement {
     /// The device.
@@ -55,7 +56,7 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// f32 on the processor.
+    /// f32 on the CPU.
     pub fn cpu() -> Self {
         Self {
             device: Device::Cpu,
@@ -76,11 +77,11 @@ impl fmt::Display for Placement {
 }
 
 impl PlacementSettings {
-    /// Asks for the device.
+    /// Opens the device.
     ///
     /// # Errors
-    /// [`LmError::Device`] when a GPU is named that this program has no kernels for or that does not answer, and for bf16 on
-    /// the processor.
+    /// [`LmError::Device`] for a GPU that is not available or has no kernels in this program, and
+    /// for bf16 on the CPU.
     pub fn resolve(self) -> Result<Placement, LmError> {
         let device = match self.device {
             DeviceName::Cpu => Device::Cpu,

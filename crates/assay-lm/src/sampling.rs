@@ -1,8 +1,10 @@
-//! Sampling completions: prompts once, samples batched over prompts, finished sequences leaving the batch.
+//! Sampling completions. Each prompt is computed once, samples of all prompts share a batch, and
+//! finished sequences leave it.
 //!
-//! Decided here: who is in the batch at each decoding step and which random number each token gets. Sample i of a
-//! prompt has its own stream and token t takes the stream's t-th number, so results do not depend on batch layout.
-//! How one token is drawn from logits is in [`crate::draw`].
+//! This module decides which sequences are in the batch at each decoding step and which random
+//! number each token gets. Sample i of a prompt has its own stream and token t takes the stream's
+//! t-th number, so results do not depend on batch layout. How one token is drawn from logits is in
+//! [`crate::draw`].
 
 mod recorded;
 
@@ -24,7 +26,8 @@ use crate::packed::{Group, PackedBatch};
 use crate::transformer::{Attend, PromptCache, Transformer};
 use recorded::RecordedStep;
 
-/// Rows of prompts that are read at one time on the CPU, and on a device. A longer prompt is read whole.
+/// Prompt rows of one forward pass on the CPU, and on a GPU. A longer prompt is computed in one
+/// pass.
 const PREFILL_ROWS: usize = 512;
 const DEVICE_PREFILL_ROWS: usize = 1 << 14;
 
@@ -35,7 +38,8 @@ pub struct SampleRequest {
     pub prompt: Vec<u32>,
     /// One stream a sample.
     pub streams: Vec<Stream>,
-    /// Most tokens of each of these samples, where that is less than the limits say; at least 1.
+    /// Largest number of tokens of each of these samples, where it is below the general limit; at
+    /// least 1.
     pub max_new_tokens: Option<usize>,
 }
 
@@ -58,11 +62,11 @@ pub struct Completion {
 /// Limits of a sampling run.
 #[derive(Clone, Debug)]
 pub struct SamplingLimits {
-    /// Most tokens a completion may have; at least 1.
+    /// Largest number of tokens of a completion; at least 1.
     pub max_new_tokens: usize,
     /// Tokens that end a completion; they are part of it.
     pub stop_tokens: Vec<u32>,
-    /// Most sequences decoded at a time; at least 1.
+    /// Largest number of sequences decoded at a time; at least 1.
     pub max_sequences: usize,
 }
 
@@ -86,7 +90,7 @@ pub fn sample(
     Ok(sample_while(model, adapter, requests, settings, whole)?.unwrap_or_default())
 }
 
-/// [`sample`] that stops between two steps once `wanted` says false: `None` then.
+/// [`sample`] that returns `None` as soon as `wanted` returns false after a decoding step.
 ///
 /// `wanted` is called with the number of tokens drawn at each step.
 ///
@@ -129,7 +133,8 @@ pub fn sample_while(
     }
 }
 
-/// The model as it decodes: on a GPU an adapter is merged, which halves the kernels of a step; on the CPU it stays beside.
+/// The model in its form for decoding. On a GPU the adapter is merged, which halves the number of
+/// kernels of a decoding step; on the CPU it stays separate.
 fn for_decoding(
     model: &Transformer,
     adapter: Option<&Adapter>,
@@ -146,8 +151,8 @@ fn for_decoding(
 }
 
 /// The prompts packed, their keys and values, and the hidden state after each, `[prompts, hidden]`.
-///
-/// They are read a few at a time, which bounds what their layers hold; no value depends on it.
+/// A few prompts at a time share a forward pass, which bounds memory. No value depends on the
+/// split.
 fn prefill(
     model: &Transformer,
     adapter: Option<&Adapter>,
@@ -245,7 +250,7 @@ struct Decoder<'m> {
     prompt_cache: PromptCache,
     first_logits: FirstLogits,
     caches: Vec<KvCache>,
-    /// Most tokens of a sample, a request.
+    /// Largest number of tokens of a sample, by request.
     most: Vec<usize>,
     waiting: VecDeque<(usize, usize)>,
     free_slots: Vec<u32>,
@@ -257,7 +262,7 @@ struct Decoder<'m> {
     recorded: Option<RecordedStep>,
 }
 
-/// What a decoding step reads of its rows.
+/// The inputs of a decoding step, one entry a row.
 #[derive(Default)]
 struct StepRows {
     tokens: Vec<u32>,
@@ -319,7 +324,8 @@ impl<'m> Decoder<'m> {
         })
     }
 
-    /// Lets waiting samples into free slots and draws their first tokens; false when nothing is left to decode.
+    /// Puts waiting samples into free slots and draws their first tokens; returns false when
+    /// nothing is left to decode.
     fn refill(
         &mut self,
         requests: &[SampleRequest],
@@ -353,7 +359,7 @@ impl<'m> Decoder<'m> {
         Ok(!self.active.is_empty())
     }
 
-    /// Appends a token to a completion; true when that ends it.
+    /// Appends a token to a completion; returns whether the completion ends with it.
     fn record(&mut self, request: usize, sample: usize, drawn: Drawn) -> bool {
         let completion = &mut self.finished[request][sample];
         completion.token_ids.push(drawn.token);
@@ -377,7 +383,7 @@ impl<'m> Decoder<'m> {
         )
     }
 
-    /// What the next step reads of every active sequence.
+    /// The inputs of the next decoding step, one row for each active sequence.
     fn rows(&self) -> StepRows {
         let mut rows = StepRows::default();
         for sequence in &self.active {
@@ -410,7 +416,7 @@ impl<'m> Decoder<'m> {
         Ok(output_logits(&hidden, self.model.output_matrix())?)
     }
 
-    /// Takes one token a sequence, and the finished ones out of the batch.
+    /// Appends one token to each sequence and removes finished sequences from the batch.
     fn advance(&mut self, drawn: Vec<Drawn>) {
         self.drawn_last = drawn.len();
         let sequences = std::mem::take(&mut self.active);

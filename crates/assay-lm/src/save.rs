@@ -1,4 +1,4 @@
-//! Writing tensors: a failure names the file.
+//! Writing tensors to a safetensors file.
 
 use std::collections::HashMap;
 use std::fs::{self, File, Permissions};
@@ -9,7 +9,8 @@ use candle_core::Tensor;
 
 use crate::LmError;
 
-/// Writes tensors as one safetensors file, with the metadata that transformers asks for; equal tensors give equal bytes.
+/// Writes tensors as one safetensors file, with the metadata that transformers asks for; equal
+/// tensors give equal bytes.
 ///
 /// # Errors
 /// [`LmError::Io`] names the file, e.g. on a full disk.
@@ -30,8 +31,9 @@ pub fn save_tensors(tensors: &HashMap<String, Tensor>, path: &Path) -> Result<()
     written.map_err(failed)
 }
 
-/// Who may read a file: what is so of the one that is there, else what is usual for a new one, which is then there, empty. The writer
-/// renames a temporary file over it that nobody else may read.
+/// The permissions of a file, and whether it is new. An existing file keeps its permissions; a new
+/// one is created empty with the usual ones. The writer replaces the file by a temporary one that
+/// only its owner can read, so the permissions are set again afterwards.
 fn permissions(path: &Path) -> std::io::Result<(Permissions, bool)> {
     match File::create_new(path) {
         Ok(file) => Ok((file.metadata()?.permissions(), true)),
@@ -51,7 +53,8 @@ mod tests {
         let missing = Path::new("no such directory/x.safetensors");
         let error = save_tensors(&HashMap::new(), missing).unwrap_err();
         assert!(error.to_string().contains("no such directory"), "{error}");
-        // The writer renames a finished file over its target, so a device like /dev/full would be replaced by it.
+        // The writer renames a finished file over its target, so a device like /dev/full would be
+        // replaced by it.
         let directory = tempfile::tempdir().unwrap();
         let error = save_tensors(&HashMap::new(), directory.path()).unwrap_err();
         assert!(std::error::Error::source(&error).is_some(), "{error}");

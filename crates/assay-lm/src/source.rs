@@ -1,4 +1,5 @@
-//! Where a model is read from: a Hugging Face directory or one `.gguf` file, opened once for all its parts.
+//! Where a model is read from: a Hugging Face directory or one `.gguf` file, opened once for all
+//! its parts.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,12 +14,13 @@ use crate::{ChatTemplate, LmError, ModelConfig, Tokenizer};
 pub enum ModelSource {
     /// A directory with `config.json`, safetensors and `tokenizer.json`.
     Directory(PathBuf),
-    /// One file that holds everything.
+    /// One `.gguf` file, or all parts of a split one.
     Gguf(Arc<GgufFile>),
 }
 
 impl ModelSource {
-    /// Opens a directory that has a `config.json`, a `.gguf` file, or a directory whose only model is one `.gguf` file.
+    /// Opens a directory with a `config.json`, a `.gguf` file, or a directory whose only model is
+    /// one `.gguf` file (split into parts or not).
     ///
     /// # Errors
     /// Names the path and what is missing; the reasons of [`GgufFile::open`].

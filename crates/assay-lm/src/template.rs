@@ -1,8 +1,9 @@
 //! A model's own chat template, rendered as transformers renders it.
 //!
-//! The template comes from the model that is prompted, never from a table of names; a model without one renders nothing
-//! until [`ChatTemplate::plain`] is chosen. Templates are untrusted programs: they run with a budget of work and
-//! memory, see no files and include no other template. Text of messages never becomes a control token.
+//! The template comes from the model that is prompted, never from a table of names; a model without
+//! one renders nothing until [`ChatTemplate::plain`] is chosen. Templates are untrusted programs:
+//! they run with a budget of work and memory, see no files and include no other template. Text of
+//! messages never becomes a control token.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -91,8 +92,9 @@ impl ChatTemplate {
     /// `origin` is named in errors: the file that the template comes from.
     ///
     /// # Errors
-    /// [`LmError::Template`] when the source does not parse, [`LmError::ForeignTemplate`] when it ends a turn with a
-    /// control token that the tokenizer does not have, [`LmError::NoEndOfTurn`] when nothing ends a turn.
+    /// [`LmError::Template`] when the source does not parse, [`LmError::ForeignTemplate`] when it
+    /// ends a turn with a control token that the tokenizer does not have, [`LmError::NoEndOfTurn`]
+    /// when nothing ends a turn.
     pub fn new(source: &str, tokenizer: &Tokenizer, origin: &Path) -> Result<Self, LmError> {
         let engine =
             environment::compile(source, NAME, TemplateDate::default()).map_err(|source| {
@@ -113,7 +115,8 @@ impl ChatTemplate {
         Ok(template)
     }
 
-    /// The template of a base model: contents of messages with a blank line after each, no roles, no control tokens.
+    /// The template of a base model: contents of messages with a blank line after each, no roles,
+    /// no control tokens.
     ///
     /// A turn ends with the tokenizer's end-of-text token.
     ///
@@ -123,7 +126,8 @@ impl ChatTemplate {
         Self::without_source(Kind::Plain, tokenizer.path(), tokenizer)
     }
 
-    /// The template of a model that has none: every rendering fails and says what to choose instead.
+    /// The template of a model that has none: every rendering fails and says what to choose
+    /// instead.
     ///
     /// # Errors
     /// As [`ChatTemplate::plain`].
@@ -230,9 +234,9 @@ impl ChatTemplate {
 
     /// Token ids of a prompt, up to and with the header of the assistant's turn.
     ///
-    /// Control tokens that the template writes are control tokens; names of control tokens in messages stay text. The
-    /// beginning of text is the template's business, so it is never doubled; the plain template puts it first where
-    /// the tokenizer expects it.
+    /// Control tokens that the template writes are control tokens; names of control tokens in
+    /// messages stay text. The beginning of text is the template's business, so it is never
+    /// doubled; the plain template puts it first where the tokenizer expects it.
     ///
     /// # Errors
     /// As [`ChatTemplate::render`] and [`Tokenizer::encode`].
@@ -272,7 +276,8 @@ impl ChatTemplate {
         Ok(ids)
     }
 
-    /// The token that ends an assistant's turn: the last token of every completion that was not cut.
+    /// The token that ends an assistant's turn: the last token of every completion that was not
+    /// cut.
     pub fn end_of_turn(&self) -> u32 {
         self.end_of_turn
     }

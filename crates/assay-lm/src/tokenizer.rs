@@ -1,10 +1,9 @@
-//! Text to token ids and back, byte by byte.
-//!
-//! Decides three things that go wrong silently elsewhere: text from outside never becomes a control token
-//! ([`Tokenizer::encode`]), a token's bytes are exact even where they are half a character
-//! ([`Tokenizer::token_bytes`]), and byte offsets of tokens always lie on character boundaries. Never adds a
-//! beginning-of-text token by itself. Byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM), SentencePiece-style BPE (Llama 2,
-//! Mistral, Gemma) and the closed vocabularies of [`Tokenizer::from_vocabulary`]; other kinds are refused.
+//! Text to token ids and back, byte by byte. Three properties hold that are often broken without
+//! notice: text from outside never becomes a control token ([`Tokenizer::encode`]), a token's bytes
+//! are exact even where they are half a character ([`Tokenizer::token_bytes`]), and byte offsets of
+//! tokens always lie on character boundaries. Never adds a beginning-of-text token by itself.
+//! Byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM), SentencePiece-style BPE (Llama 2, Mistral, Gemma)
+//! and the closed vocabularies of [`Tokenizer::from_vocabulary`]; other kinds are refused.
 
 use std::collections::HashSet;
 use std::fs;
@@ -43,7 +42,7 @@ pub type ByteSpans = Vec<(usize, usize)>;
 pub enum ControlTokens {
     /// Their names are part of the text.
     Keep,
-    /// They contribute nothing: what a reader of the completion sees.
+    /// They are left out, as a reader of the completion sees it.
     Skip,
 }
 
@@ -81,10 +80,12 @@ impl Tokenizer {
         crate::source::ModelSource::open(path)?.tokenizer()
     }
 
-    /// A closed vocabulary: text splits into the longest entries that match; token `i` is `vocabulary[i]`.
+    /// A closed vocabulary: text splits into the longest entries that match; token `i` is
+    /// `vocabulary[i]`.
     ///
-    /// Entries of the form `<|name|>` and `<unk>` are control tokens; `<unk>` (appended when absent) stands for text
-    /// that matches no entry. `<|begin|>`, `<|end|>` and `<|pad|>` take the roles of their names.
+    /// Entries of the form `<|name|>` and `<unk>` are control tokens; `<unk>` (appended when
+    /// absent) stands for text that matches no entry. `<|begin|>`, `<|end|>` and `<|pad|>` take the
+    /// roles of their names.
     ///
     /// # Errors
     /// Fails when an entry is empty or appears twice.
@@ -193,7 +194,8 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Token ids of a rendered template: names of control tokens become control tokens, and nothing is added.
+    /// Token ids of a rendered template: names of control tokens become control tokens, and nothing
+    /// is added.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
@@ -221,8 +223,9 @@ impl Tokenizer {
 
     /// Token ids and byte ranges `[start, end)` in `text`, as [`Tokenizer::encode`].
     ///
-    /// Ranges lie on character boundaries, follow each other without gaps or overlaps, and a character that several
-    /// tokens share belongs to the last of them: the one after which it is known.
+    /// Ranges lie on character boundaries, follow each other without gaps or overlaps, and a
+    /// character that several tokens share belongs to the last of them: the one after which it is
+    /// known.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
@@ -246,9 +249,9 @@ impl Tokenizer {
 
     /// The text of token ids and the byte range of each token in it.
     ///
-    /// Ranges are as those of [`Tokenizer::encode_with_offsets`]; a token that contributes no character yet, a skipped
-    /// control token and an id outside the vocabulary have an empty range. The space that a SentencePiece-style
-    /// tokenizer puts before a text is left out.
+    /// Ranges are as those of [`Tokenizer::encode_with_offsets`]; a token that contributes no
+    /// character yet, a skipped control token and an id outside the vocabulary have an empty range.
+    /// The space that a SentencePiece-style tokenizer puts before a text is left out.
     pub fn decode_with_offsets(&self, ids: &[u32], control: ControlTokens) -> (String, ByteSpans) {
         let hidden = |id: u32| control == ControlTokens::Skip && self.control_ids.contains(&id);
         let mut is_first = self.prefix != Prefix::Never;
@@ -264,7 +267,8 @@ impl Tokenizer {
         }))
     }
 
-    /// The exact bytes of one token, which may be part of a character; none for an id outside the vocabulary.
+    /// The exact bytes of one token, which may be part of a character; none for an id outside the
+    /// vocabulary.
     pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
         ((id as usize) < self.vocab_size()).then(|| self.bytes.of_token(id))
     }
@@ -304,7 +308,8 @@ impl Tokenizer {
         self.roles.pad
     }
 
-    /// Writes `tokenizer.json` and `tokenizer_config.json` into an existing directory, as transformers loads them.
+    /// Writes `tokenizer.json` and `tokenizer_config.json` into an existing directory, as
+    /// transformers loads them.
     ///
     /// # Errors
     /// Names the file that could not be written.
@@ -344,7 +349,8 @@ impl Tokenizer {
         split(text, &self.control)
     }
 
-    /// A text in which no name of a control token is whole: `mark` stands after the first character of each.
+    /// A text in which no name of a control token is whole: `mark` stands after the first character
+    /// of each.
     pub(crate) fn guard(&self, text: &str, mark: char) -> String {
         let mut guarded = text.to_owned();
         for token in self
@@ -360,7 +366,7 @@ impl Tokenizer {
 
 const UNKNOWN: &str = "<unk>";
 
-/// A file's own padding and truncation would fill, to any length, or cut every text.
+/// Removes the file's own padding and truncation, which would change every text.
 fn neither_pads_nor_cuts(inner: &mut tokenizers::Tokenizer, path: &Path) -> Result<(), LmError> {
     inner.with_padding(None);
     inner
@@ -412,8 +418,8 @@ fn closed_vocabulary(entries: &[&str]) -> Value {
         .filter(|entry| !is_control(entry))
         .collect();
     words.sort_by_key(|word| std::cmp::Reverse(word.len()));
-    // The last alternative cuts what no entry matches into characters: the model looks pieces up by name, and a piece
-    // that spells a control token would become one.
+    // The last alternative cuts what no entry matches into characters: the model looks pieces up by
+    // name, and a piece that spells a control token would become one.
     let words = words.into_iter().map(escape).chain(["[\\s\\S]".to_owned()]);
     let pattern = words.collect::<Vec<_>>().join("|");
     json!({

@@ -1,8 +1,8 @@
 //! The decoder-only transformer of the Llama 3 and Qwen2 families over packed batches.
 //!
-//! Decided here: the order of operations of a layer, what a layer keeps in training, and which tensors are
-//! trainable. Left out: reading weights (`weights`), heads (output matrix rows go to `token_logprobs`),
-//! sampling ([`crate::sampling`]).
+//! Decided here: the order of operations of a layer, what a layer keeps in training, and which
+//! tensors are trainable. Left out: reading weights (`weights`), heads (output matrix rows go to
+//! `token_logprobs`), sampling ([`crate::sampling`]).
 
 mod build;
 mod changes;
@@ -18,7 +18,7 @@ use candle_core::Tensor;
 
 use crate::adapter::{Adapter, LayerAdapter, Projection};
 use crate::family::{Activation, Norm};
-use crate::gradients::{Gradients, Graph, Step, Tape};
+use crate::gradients::{Gradients, Graph, Kept, Tape};
 use crate::{LmError, ModelConfig, PackedBatch, Placement};
 
 pub(crate) use changes::{Changes, MergedPair, Tie, WholeTensor};
@@ -61,13 +61,14 @@ pub struct Transformer {
     fingerprint: Option<Arc<str>>,
 }
 
-/// Keys and values of the prompts of a batch, layer by layer: `[T, kv_dim]` each, keys after rotation.
+/// Keys and values of the prompts of a batch, layer by layer: `[T, kv_dim]` each, keys after
+/// rotation.
 pub struct PromptCache {
     pub(crate) layers: Vec<(Tensor, Tensor)>,
 }
 
 impl PromptCache {
-    /// The caches of several batches as that of all their prompts, in order.
+    /// Joins the caches of several batches into one, in order.
     pub(crate) fn joined(mut parts: Vec<Self>) -> Result<Self, LmError> {
         if parts.len() == 1 {
             return Ok(parts.remove(0));
@@ -88,7 +89,8 @@ impl PromptCache {
     }
 }
 
-/// How one decoding step attends: called for each layer with rotated queries, rotated keys and values.
+/// Attention of a decoding step: called for each layer with rotated queries, rotated keys and
+/// values.
 pub(crate) trait Attend {
     fn attend(
         &mut self,
@@ -105,8 +107,8 @@ impl Transformer {
         &self.config
     }
 
-    /// [`crate::Weights::fingerprint`] of the files that the weights were read from; none for a model that was made or
-    /// changed in memory.
+    /// [`crate::Weights::fingerprint`] of the files that the weights were read from; none for a
+    /// model that was made or changed in memory.
     pub fn fingerprint(&self) -> Option<&str> {
         self.fingerprint.as_deref()
     }
@@ -122,8 +124,9 @@ impl Transformer {
         self.output.as_ref().unwrap_or(&self.embedding)
     }
 
-    /// Whether a step of decoding on a device can be recorded and played again: it runs nothing but the operations of
-    /// `assay-ops`, and no matrix is blocks that are expanded before each product.
+    /// Whether a step of decoding on a device can be recorded and played again: it runs nothing but
+    /// the operations of `assay-ops`, and no matrix is blocks that are expanded before each
+    /// product.
     pub(crate) fn can_be_recorded(&self) -> bool {
         let family = self.config.architecture.family();
         let is_fused = family
@@ -162,11 +165,12 @@ impl Transformer {
         }
     }
 
-    /// The same weights, frozen, as f32 in the layout of the matrix product: nothing is expanded or packed in a pass.
-    /// Matrices are laid out one after another, so what only `self` held is given back on the way.
+    /// The same weights, frozen, as f32 in the layout of the matrix product: nothing is expanded or
+    /// packed in a pass. Matrices are converted one after another, and memory that only `self`
+    /// holds is freed on the way.
     ///
     /// # Errors
-    /// Fails when the memory cannot be had.
+    /// Fails when there is not enough memory.
     pub fn in_panels(self) -> Result<Self, LmError> {
         self.with_matrices(|matrix| Ok(matrix.in_panels(candle_core::DType::F32)?))
     }
@@ -198,7 +202,8 @@ impl Transformer {
         Ok(model)
     }
 
-    /// Hidden states after the final norm, `[T, hidden]` in the type of the model, without gradients.
+    /// Hidden states after the final norm, `[T, hidden]` in the type of the model, without
+    /// gradients.
     ///
     /// # Errors
     /// A token id outside the vocabulary or a position beyond the rope table.
@@ -238,7 +243,8 @@ impl Transformer {
         ))
     }
 
-    /// Hidden states `[S, hidden]` of one row a sequence, attention supplied by the caller. No gradients.
+    /// Hidden states `[S, hidden]` of one row a sequence, attention supplied by the caller. No
+    /// gradients.
     pub(crate) fn run(
         &self,
         tokens: &std::sync::Arc<[u32]>,
@@ -256,10 +262,10 @@ impl Transformer {
         Ok(rms_norm(&x, &self.final_norm, self.config.rms_norm_eps)?)
     }
 
-    /// Forward pass of training: hidden states after the final norm (no graph) and the tape for [`Self::backward`].
-    ///
-    /// Of as many of the last layers as fit `kept_bytes` the tape keeps all activations ([`Transformer::layer_bytes`] each); of the
-    /// others it keeps the input, and the backward pass computes the layer again. Results are the same bits either way.
+    /// Forward pass of training: hidden states after the final norm (no graph) and the tape for
+    /// [`Self::backward`]. The tape keeps all activations ([`Transformer::layer_bytes`] each) of
+    /// the last layers, as many as fit `kept_bytes`. Of the other layers it keeps the input, and
+    /// the backward pass computes them again. The results have the same bits either way.
     ///
     /// # Errors
     /// As [`Transformer::hidden`].
@@ -270,22 +276,22 @@ impl Transformer {
         kept_bytes: u64,
     ) -> Result<(Tensor, Tape), LmError> {
         let (model, detached) = (self.detached(), adapter.map(Adapter::detached));
-        let kept = kept_bytes / self.layer_bytes(batch.len()).max(1);
-        let first_kept = (self.layers.len() as u64).saturating_sub(kept) as usize;
+        let count = kept_bytes / self.layer_bytes(batch.len()).max(1);
+        let first_kept = (self.layers.len() as u64).saturating_sub(count) as usize;
         let mut layers = Vec::with_capacity(model.layers.len());
         let mut x = model.embed(&batch.tokens)?;
         for (index, layer) in self.layers.iter().enumerate() {
-            let step = if index < first_kept {
+            let kept = if index < first_kept {
                 let (layer, lora) = (&model.layers[index], detached.as_ref());
                 let y = model.layer_forward(layer, lora.map(|a| a.layer(index)), &x, batch)?;
-                Step::Input(std::mem::replace(&mut x, y))
+                Kept::Input(std::mem::replace(&mut x, y))
             } else {
                 let lora = adapter.map(|a| a.layer(index));
                 let whole = Graph::new(&x, |x| self.layer_forward(layer, lora, x, batch))?;
                 x = whole.output().detach();
-                Step::Whole(whole)
+                Kept::Whole(whole)
             };
-            layers.push(step);
+            layers.push(kept);
         }
         let hidden = rms_norm(&x, &model.final_norm, model.config.rms_norm_eps)?;
         Ok((hidden, Tape { layers, last: x }))
@@ -296,7 +302,9 @@ impl Transformer {
         self.config.layer_activations() * (rows * self.placement().dtype.size_in_bytes()) as u64
     }
 
-    /// Backward pass from the gradient at the hidden states, layer after layer: adds to `gradients` whatever reaches a variable of the model or the adapter. Gradients of frozen weights are never computed.
+    /// Backward pass from the gradient at the hidden states, layer after layer: adds to `gradients`
+    /// whatever reaches a variable of the model or the adapter. Gradients of frozen weights are
+    /// never computed.
     ///
     /// # Errors
     /// Fails when an operation fails.
@@ -316,8 +324,8 @@ impl Transformer {
         for (index, layer) in self.layers.iter().enumerate().rev() {
             let lora = adapter.map(|a| a.layer(index));
             let graph = match layers.pop() {
-                Some(Step::Whole(graph)) => graph,
-                Some(Step::Input(input)) => {
+                Some(Kept::Whole(graph)) => graph,
+                Some(Kept::Input(input)) => {
                     Graph::new(&input, |x| self.layer_forward(layer, lora, x, batch))?
                 }
                 None => break,

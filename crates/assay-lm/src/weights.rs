@@ -1,8 +1,8 @@
-//! Weights by Hugging Face name, whatever file they lie in.
+//! Weights by Hugging Face name, from any supported file.
 //!
-//! Two sources: a directory of safetensors files ([`safetensors`](self), one or sharded) and a `.gguf` file. Files are
-//! mapped; a tensor is converted when it is asked for, after its shape was compared with the one the configuration
-//! implies. Knows nothing of layers: it is asked for names.
+//! Two sources: a directory of safetensors files ([`safetensors`](self), one or sharded) and a
+//! `.gguf` file. Files are mapped; a tensor is converted when it is asked for, after its shape was
+//! compared with the one the configuration implies. This module does not know layers, only names.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -44,10 +44,12 @@ pub(crate) enum FloatType {
 }
 
 impl Weights {
-    /// Opens a directory with `model.safetensors` or `model.safetensors.index.json`, or a `.gguf` file.
+    /// Opens a directory with `model.safetensors` or `model.safetensors.index.json`, or a `.gguf`
+    /// file.
     ///
     /// # Errors
-    /// Names the file and what is wrong with it: missing, truncated, malformed, a shard outside the directory.
+    /// Names the file and what is wrong with it: missing, truncated, malformed, a shard outside the
+    /// directory.
     pub fn open(path: &Path) -> Result<Self, LmError> {
         crate::source::ModelSource::open(path)?.weights()
     }
@@ -72,7 +74,8 @@ impl Weights {
         }
     }
 
-    /// Whether there is an output matrix that is not the embedding, whatever the configuration says about tying them.
+    /// Whether there is an output matrix that is not the embedding, whatever the configuration says
+    /// about tying them.
     pub(crate) fn has_own_output(&self) -> bool {
         let [embedding, _, output] = OUTER.map(|spec| format!("{}.weight", spec.hugging_face));
         match &self.source {
@@ -81,7 +84,8 @@ impl Weights {
         }
     }
 
-    /// Whether weights of norms are stored less the family's offset: GGUF files hold what is multiplied with.
+    /// Whether weights of norms are stored less the family's offset: GGUF files hold what is
+    /// multiplied with.
     pub(crate) fn stores_offset_norms(&self) -> bool {
         matches!(self.source, Source::Safetensors(_))
     }
@@ -94,8 +98,8 @@ impl Weights {
         }
     }
 
-    /// A digest of the files, the same wherever they lie: of all their bytes up to 64 MiB a file, of 32 blocks of a MiB
-    /// of longer ones, the first and the last bytes among them.
+    /// A digest of the files' contents, independent of their paths. Files of up to 64 MiB are read
+    /// whole; of longer ones, 32 blocks of one MiB, from the first to the last byte.
     pub fn fingerprint(&self) -> String {
         match &self.source {
             Source::Safetensors(directory) => fingerprint::fingerprint(directory.files()),
@@ -111,7 +115,8 @@ impl Weights {
     /// `[out, in]`.
     ///
     /// # Errors
-    /// [`LmError::MissingTensor`], [`LmError::TensorShape`], or a type that is not read, naming file and tensor.
+    /// [`LmError::MissingTensor`], [`LmError::TensorShape`], or a type that is not read, naming
+    /// file and tensor.
     pub fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<Matrix, LmError> {
         match &self.source {
             Source::Safetensors(directory) => Ok(Matrix::Dense(directory.tensor(name, &shape)?)),
@@ -183,9 +188,10 @@ pub(crate) fn map_file(path: &Path) -> Result<Mmap, LmError> {
             "the file is empty",
         )));
     }
-    // SAFETY: the mapping is read-only and private to this process's view of a weight file, which nothing here writes;
-    // every read is bounds-checked against the mapped length. A file that another process truncates meanwhile ends
-    // this process, as with every reader that maps weights.
+    // SAFETY: the mapping is read-only and private to this process's view of a weight file, which
+    // nothing here writes; every read is bounds-checked against the mapped length. A file that
+    // another process truncates meanwhile ends this process, as with every reader that maps
+    // weights.
     unsafe { Mmap::map(&file) }.map_err(io)
 }
 

@@ -1,5 +1,5 @@
-//! Adapters of every kind that PEFT writes, against the log-probabilities that PEFT computes with them.
-//! The references come from tools/golden/adapters.py.
+//! Adapters of every kind that PEFT writes, against the log-probabilities that PEFT computes with
+//! them. The references come from tools/golden/adapters.py.
 #![allow(clippy::unwrap_used)] // tests stop where something is not as expected
 
 use std::fs;

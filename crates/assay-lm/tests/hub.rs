@@ -1,4 +1,5 @@
-//! The hub's cache and requests against a server on this machine that answers as the hub does. The real hub is not asked.
+//! The hub's cache and requests against a server on this machine that answers as the hub does. The
+//! real hub is not asked.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // tests stop where something is not as expected
 
@@ -71,7 +72,7 @@ impl Hub {
             cache: cache.path().to_owned(),
             token: Some("secret".to_owned()),
             offline: false,
-            patience: Duration::from_millis(500),
+            body_timeout: Duration::from_millis(500),
         };
         Self {
             world,
@@ -115,7 +116,8 @@ fn head_of(stream: &TcpStream) -> Option<([String; 2], HashMap<String, String>)>
     }
 }
 
-/// One connection, one request: the listing, a file's description (a redirect with headers) or its bytes.
+/// One connection, one request: the listing, a file's description (a redirect with headers) or its
+/// bytes.
 fn answer(stream: &TcpStream, world: &Mutex<World>) {
     let Some((line, headers)) = head_of(stream) else {
         return;
@@ -348,6 +350,20 @@ fn shards_come_as_their_index_names_them() {
 }
 
 #[test]
+fn all_parts_of_a_split_gguf_file_are_fetched() {
+    let hub = Hub::new(&[
+        ("big-00001-of-00002.gguf", b"one"),
+        ("big-00002-of-00002.gguf", b"two"),
+    ]);
+    for name in ["org/name", "org/name/big-00002-of-00002.gguf"] {
+        let path = hub.fetch(name).unwrap();
+        assert!(path.ends_with("big-00001-of-00002.gguf"), "{name}");
+        let second = path.with_file_name("big-00002-of-00002.gguf");
+        assert_eq!(fs::read(second).unwrap(), b"two", "{name}");
+    }
+}
+
+#[test]
 fn one_gguf_file_by_name_or_because_it_is_the_only_one() {
     let hub = Hub::new(&[("q4.gguf", b"GGUF4"), ("README.md", b"# card")]);
     let path = hub.fetch("org/name").unwrap();
@@ -453,7 +469,7 @@ fn a_cache_that_python_filled_is_read() {
         cache: cache.path().to_owned(),
         token: None,
         offline: true,
-        patience: Duration::from_secs(1),
+        body_timeout: Duration::from_secs(1),
     };
     let found = locate(Path::new("org/py"), &settings, &mut |_| ()).unwrap();
     assert_eq!(found, snapshot);

@@ -1,17 +1,22 @@
-//! Tokenizers, templates, GGUF values and rotary frequencies against `tokenizers`, `transformers` and `gguf`.
+//! Tokenizers, templates, GGUF values and rotary frequencies against `tokenizers`, `transformers`
+//! and `gguf`.
 //!
-//! Real models are looked for in the directory that `ASSAY_MODELS` names, directly or one level deep; their tests say
-//! that they skip where a file is absent. The other tests always run.
+//! Real models are looked for in the directory that `ASSAY_MODELS` names, directly or one level
+//! deep; their tests say that they skip where a file is absent. The other tests always run.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use assay_lm::packed::{Group, PackedBatch};
+use assay_lm::transformer::Transformer;
 use assay_lm::{
-    ChatTemplate, ControlTokens, GenerationPrompt, ModelConfig, ModelSource, Tokenizer, Weights,
+    ChatTemplate, ControlTokens, GenerationPrompt, LanguageModel, ModelConfig, ModelSource,
+    Placement, Storage, Tokenizer, Weights,
 };
-use assay_ops::Matrix;
+use assay_ops::{Matrix, linear};
 use assay_tasks::message::{Message, Role};
+use assay_tasks::prompts::Template;
 use serde_json::Value;
 
 const SMOLLM: &str = "smollm2-135m-instruct-q4_1.gguf";
@@ -79,7 +84,8 @@ fn check_texts(tokenizer: &Tokenizer, rows: &Value) {
     );
 }
 
-/// Ranges partition the text on character boundaries, both ways agree, and bytes join to the decoded text.
+/// Ranges partition the text on character boundaries, both ways agree, and bytes join to the
+/// decoded text.
 fn check_offsets(tokenizer: &Tokenizer, text: &str, plain: &[u32]) {
     let (same, spans) = tokenizer.encode_with_offsets(text).unwrap();
     assert_eq!(same, plain);
@@ -177,7 +183,28 @@ fn sentencepiece_ids_are_those_of_sentencepiece() {
     }
 }
 
-/// A character in three byte tokens belongs to the last of them; the first space of a text is the tokenizer's own.
+/// It opens, says what to choose when a prompt is rendered, and renders with the plain template.
+#[test]
+fn a_base_model_renders_with_the_plain_template() {
+    let dir = sentencepiece_directory("prepend");
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(golden("adapters/tied").join(file), dir.path().join(file)).unwrap();
+    }
+    let model = LanguageModel::open(dir.path(), Storage::AsStored, &Placement::cpu()).unwrap();
+    let messages = [Message::system("Answer."), Message::user("the question")];
+    let error = model.prompt_ids(&messages).unwrap_err().to_string();
+    assert!(error.contains("prompt.template = \"plain\""), "{error}");
+    let own = model.prompt_ids_by(Template::Own, &messages);
+    assert_eq!(own.unwrap_err().to_string(), error);
+    let ids = model.prompt_ids_by(Template::Plain, &messages).unwrap();
+    assert_eq!(ids.first().copied(), model.tokenizer.bos());
+    let text = model.tokenizer.decode(&ids[1..], ControlTokens::Keep);
+    assert_eq!(text, "Answer.\n\nthe question\n\n");
+    assert_eq!(Some(model.end_of_turn()), model.tokenizer.eos());
+}
+
+/// A character in three byte tokens belongs to the last of them; the first space of a text is the
+/// tokenizer's own.
 #[test]
 fn bytes_and_spaces_of_sentencepiece_have_ranges() {
     let tokenizer = Tokenizer::read(&golden("spm.gguf")).unwrap();
@@ -191,7 +218,8 @@ fn bytes_and_spaces_of_sentencepiece_have_ranges() {
     assert_eq!(crab.concat(), " a 🦀".as_bytes());
 }
 
-/// A Llama 3 vocabulary without `tokenizer.ggml.pre` splits digits as Llama 3 does: GPT-2's rule would not.
+/// A Llama 3 vocabulary without `tokenizer.ggml.pre` splits digits as Llama 3 does: GPT-2's rule
+/// would not.
 #[test]
 fn a_missing_splitting_rule_follows_the_vocabulary() {
     let path = golden("tokenizer-no-pre.gguf");
@@ -229,7 +257,8 @@ fn check_model(name: &str, expected_end: u32) {
     check_export(&tokenizer, &template, texts);
 }
 
-/// Text that spells control tokens stays text: as many control tokens as without it, and the same text.
+/// Text that spells control tokens stays text: as many control tokens as without it, and the same
+/// text.
 fn check_injection(tokenizer: &Tokenizer, template: &ChatTemplate, end: u32) {
     let count = |ids: &[u32]| ids.iter().filter(|&&id| tokenizer.is_control(id)).count();
     let honest = [Message::system("s"), Message::user("ignore")];
@@ -344,7 +373,8 @@ fn every_block_format_gives_the_reference_values() {
     );
 }
 
-/// Three parts, two tensors each at most, in the formats that are expanded when they are read; any part names the file.
+/// Three parts, two tensors each at most, in the formats that are expanded when they are read; any
+/// part names the file.
 #[test]
 fn split_files_and_expanded_formats_give_the_reference_values() {
     for part in 1..=3 {
@@ -365,6 +395,58 @@ fn split_files_and_expanded_formats_give_the_reference_values() {
     fs::remove_file(dir.path().join("split-00003-of-00003.gguf")).unwrap();
     let error = Weights::open(dir.path()).unwrap_err().to_string();
     assert!(error.contains("split-00003-of-00003.gguf"), "{error}");
+}
+
+/// Log-probabilities of the completion, from logits in double precision.
+fn logprobs(model: &Transformer, prompt: Vec<u32>, completion: Vec<u32>) -> Vec<f64> {
+    let completions = vec![completion];
+    let batch = PackedBatch::new(&[Group {
+        prompt,
+        completions,
+    }])
+    .unwrap();
+    let hidden = model.hidden(&batch, None).unwrap();
+    let logits = linear(&hidden, model.output_matrix(), None, None).unwrap();
+    let logits = logits.to_vec2::<f32>().unwrap();
+    let (rows, targets) = batch.predictions();
+    let one = |(&row, &target): (&u32, &u32)| {
+        let logits = &logits[row as usize];
+        let sum: f64 = logits.iter().map(|&z| f64::from(z).exp()).sum();
+        f64::from(logits[target as usize]) - sum.ln()
+    };
+    rows.iter().zip(targets.iter()).map(one).collect()
+}
+
+/// GGUF files of every family against the transformers models that they were made from.
+#[test]
+fn gguf_files_of_every_family_have_transformers_numbers() {
+    let golden_values = golden_json("families/families.json");
+    for (name, expected) in golden_values["logprobs"].as_object().unwrap() {
+        let path = golden(&format!("families/{name}.gguf"));
+        let config = ModelConfig::read(&path).unwrap();
+        let weights = Weights::open(&path).unwrap();
+        let model = Transformer::load(&config, &weights, &Placement::cpu()).unwrap();
+        let (prompt, completion) = (&golden_values["prompt"], &golden_values["completion"]);
+        let found = logprobs(&model, ids(prompt), ids(completion));
+        let expected: Vec<f64> = serde_json::from_value(expected.clone()).unwrap();
+        for (f, e) in found.iter().zip(&expected) {
+            assert!((f - e).abs() < 2e-5, "{name}: {found:?} {expected:?}");
+        }
+        // What is written as a Hugging Face directory computes the same.
+        let dir = tempfile::tempdir().unwrap();
+        let json = config.to_hf_json("float32").to_string();
+        fs::write(dir.path().join("config.json"), json).unwrap();
+        let tensors = model.named_tensors().unwrap().into_iter().collect();
+        assay_lm::save_tensors(&tensors, &dir.path().join("model.safetensors")).unwrap();
+        assert_eq!(ModelConfig::read(dir.path()).unwrap(), config, "{name}");
+        let weights = Weights::open(dir.path()).unwrap();
+        let again = Transformer::load(&config, &weights, &Placement::cpu()).unwrap();
+        let again = logprobs(&again, ids(prompt), ids(completion));
+        for (f, e) in again.iter().zip(&expected) {
+            assert!((f - e).abs() < 2e-5, "{name}: {again:?} {expected:?}");
+        }
+    }
+    assert!(golden_values["logprobs"].as_object().unwrap().len() >= 7);
 }
 
 #[test]
@@ -406,7 +488,8 @@ fn real_configurations() {
     }
 }
 
-/// transformers' configuration files (with rope parameters nested) and the frequencies it computes from them.
+/// transformers' configuration files (with rope parameters nested) and the frequencies it computes
+/// from them.
 #[test]
 fn rotary_frequencies_and_configuration_files_agree_with_transformers() {
     for case in golden_json("gguf.json")["rope"].as_array().unwrap() {

@@ -12,7 +12,8 @@ use crate::weights::gguf::BlockType;
 /// Constants of the published Llama 3 scalings: factor of 3.1 and 3.3, factor of 3.2.
 const LLAMA3_FACTORS: [f64; 2] = [8.0, 32.0];
 
-/// Layers of the one Gemma 3 that scales queries by another width than a head's: hidden size by heads.
+/// Layers of the one Gemma 3 that scales queries by another width than a head's: hidden size by
+/// heads.
 const GEMMA3_27B_LAYERS: usize = 62;
 
 impl ModelConfig {
@@ -35,20 +36,10 @@ impl ModelConfig {
             Some(width) => width,
             None if heads > 0 && hidden_size.is_multiple_of(heads) => hidden_size / heads,
             None => {
-                return invalid(
-                    file.path(),
-                    &key("attention.head_count"),
-                    format!("{heads} heads of {hidden_size}"),
-                );
+                let reason = format!("{heads} heads of {hidden_size}");
+                return invalid(file.path(), &key("attention.head_count"), reason);
             }
         };
-        let token = |name: &str| {
-            Ok::<_, LmError>(file.unsigned(name)?.and_then(|id| u32::try_from(id).ok()))
-        };
-        let mut eos_token_ids: Vec<u32> = Vec::new();
-        for name in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
-            eos_token_ids.extend(token(name)?.filter(|id| !eos_token_ids.contains(id)));
-        }
         let layers = file.require_unsigned(&key("block_count"))?;
         let mut max_positions = file.require_unsigned(&key("context_length"))?;
         let mut pattern = pattern(file, family, layers)?;
@@ -77,12 +68,25 @@ impl ModelConfig {
             pattern,
             qkv_bias: family.has_qkv_bias(),
             tie_word_embeddings: file.tensor("output.weight").is_none(),
-            bos_token_id: token("tokenizer.ggml.bos_token_id")?,
-            eos_token_ids,
+            bos_token_id: token(file, "tokenizer.ggml.bos_token_id")?,
+            eos_token_ids: eos_token_ids(file)?,
         };
         config.validate(file.path())?;
         Ok(config)
     }
+}
+
+fn token(file: &GgufFile, key: &str) -> Result<Option<u32>, LmError> {
+    Ok(file.unsigned(key)?.and_then(|id| u32::try_from(id).ok()))
+}
+
+/// Every token that ends a generation.
+fn eos_token_ids(file: &GgufFile) -> Result<Vec<u32>, LmError> {
+    let mut ids: Vec<u32> = Vec::new();
+    for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
+        ids.extend(token(file, key)?.filter(|id| !ids.contains(id)));
+    }
+    Ok(ids)
 }
 
 /// What differs between layers: GGUF files leave it to the reader, who knows it by the family.

@@ -215,24 +215,8 @@ impl ConfigFile {
             return invalid(path, "attention_bias", reason);
         }
         if self.mlp_bias == Some(true) {
-            return invalid(
-                path,
-                "mlp_bias",
-                "biases on the feed-forward layer are not supported",
-            );
-        }
-        let nested = self.rope_parameters.as_ref();
-        let nested = nested.and_then(|map| map.get("partial_rotary_factor")?.as_f64());
-        if let Some(factor) = self
-            .partial_rotary_factor
-            .or(nested)
-            .filter(|factor| *factor != 1.0)
-        {
-            return invalid(
-                path,
-                "partial_rotary_factor",
-                format!("{factor} is not supported, only 1"),
-            );
+            let reason = "biases on the feed-forward layer are not supported";
+            return invalid(path, "mlp_bias", reason);
         }
         if let Some(settings) = &self.quantization_config {
             let method = settings
@@ -253,6 +237,12 @@ impl ConfigFile {
             let global = map.get("full_attention").and_then(Value::as_object);
             global.unwrap_or(map)
         });
+        let rotated = nested.and_then(|map| map.get("partial_rotary_factor")?.as_f64());
+        let rotated = self.partial_rotary_factor.or(rotated).unwrap_or(1.0);
+        if rotated != 1.0 {
+            let reason = format!("{rotated} is not supported, only 1");
+            return invalid(path, "partial_rotary_factor", reason);
+        }
         let theta = nested.and_then(|map| map.get("rope_theta")?.as_f64());
         let theta = theta.or(self.rope_theta).unwrap_or(default_theta);
         let scaling = match nested.or(self.rope_scaling.as_ref()) {
@@ -327,7 +317,8 @@ fn rope_scaling(map: &Map<String, Value>, path: &Path) -> Result<RopeScaling, Lm
     }
 }
 
-/// Frequency divisors that do not depend on length and leave attention unscaled: what an exported model has.
+/// Frequency divisors that do not depend on length and leave attention unscaled: what an exported
+/// model has.
 fn divisors(map: &Map<String, Value>, path: &Path) -> Result<RopeScaling, LmError> {
     let list = |key: &str| -> Option<Vec<f32>> {
         map.get(key)?

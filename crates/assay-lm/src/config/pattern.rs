@@ -1,4 +1,5 @@
-//! What differs between the layers of a model: sliding windows, layers without rotation, local bases of the rotation.
+//! What differs between the layers of a model: sliding windows, layers without rotation, local
+//! bases of the rotation.
 
 use std::path::Path;
 
@@ -12,13 +13,15 @@ use crate::family::{Architecture, WindowRule};
 
 /// Layers that differ from causal attention over the whole sequence with one rotary embedding.
 ///
-/// Attention with a sliding window is that over the whole sequence as long as the sequence is no longer than the window.
-/// No other is computed here: [`super::ModelConfig::max_positions`] is at most the window.
+/// Attention with a sliding window is that over the whole sequence as long as the sequence is no
+/// longer than the window. No other is computed here: [`super::ModelConfig::max_positions`] is at
+/// most the window.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct LayerPattern {
-    /// Tokens that a layer with a sliding window sees, the current one included; none where no sequence is longer.
+    /// Tokens that a layer with a sliding window sees, the current one included; none where no
+    /// sequence is longer.
     pub window: Option<usize>,
     /// Layers that rotate by `local_theta` instead of the rotary embedding of the model.
     pub local: Vec<usize>,
@@ -26,13 +29,14 @@ pub struct LayerPattern {
     pub local_theta: Option<f64>,
     /// Layers without rotary embedding.
     pub unrotated: Vec<usize>,
-    /// Factor of queries beside 1/sqrt(head_dim).
+    /// Factor of queries in addition to 1/sqrt(head_dim).
     pub query_factor: Option<f64>,
 }
 
 /// Base of the rotary embedding of Gemma 3's local layers, where a file names none.
 pub(super) const LOCAL_THETA: f64 = 10_000.0;
-/// Every so many layers one is global (Gemma 3) or has no rotary embedding (SmolLM 3), where a file does not say.
+/// Every so many layers one is global (Gemma 3) or has no rotary embedding (SmolLM 3), where a file
+/// does not say.
 pub(super) const GLOBAL_EVERY: usize = 6;
 pub(super) const UNROTATED_EVERY: usize = 4;
 

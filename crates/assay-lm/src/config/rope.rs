@@ -32,9 +32,11 @@ pub enum RopeScaling {
     Llama3 {
         /// The divisor of low frequencies.
         factor: f64,
-        /// Wavelengths above `original_max_position_embeddings / low_freq_factor` are low frequencies.
+        /// Wavelengths above `original_max_position_embeddings / low_freq_factor` are low
+        /// frequencies.
         low_freq_factor: f64,
-        /// Wavelengths below `original_max_position_embeddings / high_freq_factor` are high frequencies.
+        /// Wavelengths below `original_max_position_embeddings / high_freq_factor` are high
+        /// frequencies.
         high_freq_factor: f64,
         /// The context length of pretraining.
         original_max_position_embeddings: usize,
@@ -49,8 +51,8 @@ pub enum RopeScaling {
 impl RopeSettings {
     /// The angle of one position for every pair of a head's dimensions.
     ///
-    /// `f_i = theta^(-2 i / head_dim)`, then the scaling; the arithmetic is single precision in the order of
-    /// transformers' `modeling_rope_utils`, whose numbers this gives.
+    /// `f_i = theta^(-2 i / head_dim)`, then the scaling; the arithmetic is single precision in the
+    /// order of transformers' `modeling_rope_utils`, whose numbers this gives.
     ///
     /// # Shapes
     /// `head_dim / 2` values, f32, radians a position.

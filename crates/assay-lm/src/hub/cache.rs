@@ -1,4 +1,5 @@
-//! The cache's layout, shared with Python: `blobs/ETAG`, `snapshots/COMMIT/FILE` linking there, `refs/REVISION`.
+//! The cache's layout, shared with Python: `blobs/ETAG`, `snapshots/COMMIT/FILE` linking there,
+//! `refs/REVISION`.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -23,7 +24,7 @@ impl Cache {
         }
     }
 
-    /// Where the files of a commit are.
+    /// The directory of a commit's files.
     pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
         self.dir.join("snapshots").join(commit)
     }
@@ -36,12 +37,12 @@ impl Cache {
         snapshot.is_dir().then_some(snapshot)
     }
 
-    /// Where a file's bytes are.
+    /// The path of a file's bytes.
     pub(super) fn blob(&self, etag: &str) -> PathBuf {
         self.dir.join("blobs").join(etag)
     }
 
-    /// Remembers which commit a branch or tag is.
+    /// Records the commit of a branch or tag.
     pub(super) fn set_ref(&self, revision: &str, commit: &str) -> Result<(), LmError> {
         if revision == commit {
             return Ok(());
@@ -51,7 +52,7 @@ impl Cache {
         fs::write(&path, commit).map_err(|source| io("writing", &path, source))
     }
 
-    /// Makes a file of a commit point to its bytes.
+    /// Links a file of a commit to its bytes.
     pub(super) fn link(&self, commit: &str, file: &str, etag: &str) -> Result<(), LmError> {
         let path = self.snapshot(commit).join(file);
         create_parent(&path)?;
@@ -71,7 +72,7 @@ fn link_to(relative: &str, _blob: &Path, path: &Path) -> std::io::Result<()> {
     std::os::unix::fs::symlink(relative, path)
 }
 
-/// Links need privileges elsewhere; Python copies there too.
+/// Copies, as Python does: on other systems links need privileges.
 #[cfg(not(unix))]
 fn link_to(_relative: &str, blob: &Path, path: &Path) -> std::io::Result<()> {
     fs::copy(blob, path).map(|_| ())

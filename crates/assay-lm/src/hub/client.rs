@@ -1,7 +1,7 @@
-//! Requests to a hub: the listing of a revision, a file's identity, a file's bytes.
-//!
-//! Own requests and not the crate `hf-hub`: its release 1.0 brings 284 crates and an asynchronous runtime, 0.5 joins
-//! commits and entity tags of the answer to paths unchecked and appends a whole file where a server ignores ranges.
+//! Requests to a hub: the listing of a revision, a file's identity, a file's bytes. The crate
+//! `hf-hub` is not used: release 1.0 depends on 284 crates and an asynchronous runtime; release 0.5
+//! joins unchecked commits and entity tags to paths, and appends a whole file where a server
+//! ignores ranges.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -20,17 +20,17 @@ use super::{Download, HubSettings, RepoKind, Watch, hub_error};
 use crate::LmError;
 
 /// The largest listing that is read.
-const MOST_LISTING_BYTES: u64 = 32 << 20;
-/// Tries of a download that breaks off without having brought anything; each goes on where the last one ended.
+const MAX_LISTING_BYTES: u64 = 32 << 20;
+/// Attempts in a row that may fail without new bytes; each resumes where the last one ended.
 const TRIES: usize = 3;
 const TIMEOUT: Duration = Duration::from_secs(30);
 const REDIRECTS: usize = 3;
 
-/// Asks one repository of one hub.
+/// A client for one repository of one hub.
 pub(super) struct Client {
-    /// Follows redirects, and takes the token along to the same host only.
+    /// Follows redirects; sends the token to the same host only.
     agent: Agent,
-    /// Shows redirects.
+    /// Returns redirects instead of following them.
     plain: Agent,
     endpoint: String,
     authorization: Option<String>,
@@ -38,11 +38,11 @@ pub(super) struct Client {
     files: String,
 }
 
-/// Why a listing was not had.
+/// Why a listing is missing.
 pub(super) enum Failure {
-    /// No hub answered.
+    /// The hub did not answer.
     NoAnswer(String),
-    /// The hub said no, or something that cannot be trusted.
+    /// The hub refused, or its answer is not valid.
     Refused(String),
 }
 
@@ -85,7 +85,7 @@ impl Client {
                 .user_agent(concat!("assay/", env!("CARGO_PKG_VERSION")))
                 .timeout_connect(Some(TIMEOUT))
                 .timeout_recv_response(Some(TIMEOUT))
-                .timeout_recv_body(Some(settings.patience))
+                .timeout_recv_body(Some(settings.body_timeout))
         };
         let follows = config().redirect_auth_headers(RedirectAuthHeaders::SameHost);
         let (api, prefix) = match kind {
@@ -115,7 +115,7 @@ impl Client {
         if let Some(reason) = refusal(&answer) {
             return Err(Failure::Refused(format!("{url}: {reason}")));
         }
-        let body = answer.body_mut().with_config().limit(MOST_LISTING_BYTES);
+        let body = answer.body_mut().with_config().limit(MAX_LISTING_BYTES);
         let text = body
             .read_to_string()
             .map_err(|error| Failure::NoAnswer(format!("{url} broke off: {error}")))?;
@@ -127,7 +127,7 @@ impl Client {
         }
     }
 
-    /// A file's entity tag and size, which the hub gives before it sends to where the bytes are.
+    /// A file's entity tag and size, which the hub sends before it redirects to the bytes.
     pub(super) fn describe(&self, commit: &str, file: &str) -> Result<RemoteFile, LmError> {
         let url = format!("{}{commit}/{}", self.files, file.replace(' ', "%20"));
         let mut at = url.clone();
@@ -170,7 +170,8 @@ impl Client {
         }
     }
 
-    /// Downloads a file to `blob`, going on with what an earlier try left in `blob.incomplete`.
+    /// Downloads a file to `blob` and resumes from `blob.incomplete` where an earlier attempt left
+    /// one.
     pub(super) fn download(
         &self,
         remote: &RemoteFile,
@@ -232,7 +233,7 @@ impl Client {
         }
     }
 
-    /// Appends what is missing of a file.
+    /// Appends the missing bytes of a file.
     fn go_on(&self, remote: &RemoteFile, file: &mut File, watch: Watch<'_>) -> Result<(), LmError> {
         let fail = |reason: String| hub_error(&remote.url, reason);
         let disk = |source: std::io::Error| fail(format!("writing to the cache failed: {source}"));
@@ -249,7 +250,7 @@ impl Client {
             file.set_len(0).map_err(disk)?;
             done = 0;
         }
-        // One byte more than announced is read, so that a longer answer is seen and not stored without end.
+        // One byte more than announced is read, so that a longer answer is noticed.
         let mut body = answer
             .into_body()
             .into_reader()
@@ -320,7 +321,7 @@ fn check(file: &mut File, remote: &RemoteFile) -> Result<(), LmError> {
     }
 }
 
-/// Why an answer is none, in words.
+/// The reason for a failed request, for messages.
 fn refusal<T>(answer: &Response<T>) -> Option<String> {
     let status = answer.status();
     Some(match status.as_u16() {

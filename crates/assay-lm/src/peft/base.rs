@@ -1,4 +1,5 @@
-//! `base.json` beside an adapter: which weights it was trained on. PEFT has no field for it and passes the file over.
+//! `base.json` in an adapter's directory: the weights that it was trained on. PEFT has no field for
+//! it and ignores the file.
 
 use std::fs;
 use std::path::Path;

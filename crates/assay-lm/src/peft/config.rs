@@ -1,8 +1,9 @@
 //! `adapter_config.json`: what is read of it, what is refused by name, what is written.
 //!
-//! PEFT's file has some forty fields. Those that change what an adapter computes are read or refused; those that only say
-//! how it was trained or stored ([`HARMLESS`]) are passed over; a field that is in neither list is refused unless it
-//! is empty or off, so that a kind of adapter that came later than this list is not misread as plain LoRA.
+//! PEFT's file has some forty fields. Those that change what an adapter computes are read or
+//! refused; those that only describe how it was trained or stored ([`HARMLESS`]) are ignored; a
+//! field that is in neither list is refused unless it is empty or off, so that a kind of adapter
+//! that came later than this list is not misread as plain LoRA.
 
 use std::path::Path;
 
@@ -37,7 +38,8 @@ const HARMLESS: [&str; 14] = [
     "loftq_config",
 ];
 
-/// Starting points of A and B that leave the base model as it is; others subtract their start from it.
+/// Starting points of A and B that leave the base model as it is; others subtract their start from
+/// it.
 const PLAIN_STARTS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 
 /// The fields that are read.
@@ -265,8 +267,8 @@ pub(super) fn json_of(adapter: &Adapter, card: &AdapterCard) -> Value {
     })
 }
 
-/// `target_modules`, `rank_pattern` and `alpha_pattern`: projections by name where every layer has the same pairs, else one
-/// path a pair.
+/// `target_modules`, `rank_pattern` and `alpha_pattern`: projections by name where every layer has
+/// the same pairs, else one path a pair.
 fn patterns(adapter: &Adapter) -> (Value, Map<String, Value>, Map<String, Value>) {
     let settings = &adapter.settings;
     let (mut ranks, mut alphas) = (Map::new(), Map::new());
@@ -319,9 +321,9 @@ mod tests {
         file.rules(Path::new("a")).unwrap()
     }
 
-    /// What PEFT 0.21 writes beside the fields that matter, as it writes it.
+    /// The other fields as PEFT 0.21 writes them.
     #[test]
-    fn fields_of_training_and_storage_are_passed_over() {
+    fn fields_of_training_and_storage_are_ignored() {
         let change = json!({
             "alora_invocation_tokens": null, "alpha_pattern": {}, "arrow_config": null, "auto_mapping": null,
             "bias": "none", "corda_config": null, "ensure_weight_tying": false, "eva_config": null,

@@ -1,7 +1,7 @@
 //! Names of tensors in an adapter file.
 //!
-//! PEFT writes `base_model.model.<module>.lora_A.weight`. Other writers put the adapter's name between (`lora_A.default`)
-//! or leave the prefix out; both are read as PEFT's own.
+//! PEFT writes `base_model.model.<module>.lora_A.weight`. Other tools insert the adapter's name
+//! (`lora_A.default`) or omit the prefix; both are read as PEFT's own.
 
 /// What a tensor of an adapter file is to its module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn an_adapter_name_between_is_passed_over() {
+    fn an_adapter_name_in_a_key_is_ignored() {
         let q = "model.layers.0.self_attn.q_proj".to_owned();
         for (tail, kind) in [
             ("lora_A.weight", Kind::A),

@@ -1,5 +1,5 @@
-//! Which modules an adapter changes, and the rank and scale of each pair: PEFT's rules for `target_modules`,
-//! `exclude_modules`, `layers_to_transform`, `rank_pattern` and `alpha_pattern`.
+//! Which modules an adapter changes, and the rank and scale of each pair: PEFT's rules for
+//! `target_modules`, `exclude_modules`, `layers_to_transform`, `rank_pattern` and `alpha_pattern`.
 
 use std::fmt;
 
@@ -91,7 +91,8 @@ impl Rules {
         alpha.map(|(pattern, alpha)| format!("alpha_pattern: {pattern:?} has alpha {alpha}"))
     }
 
-    /// Whether a module must have a pair; `None` where a pattern decides it, and what has tensors is taken.
+    /// Whether a module must have a pair; `None` where a pattern decides it, and what has tensors
+    /// is taken.
     pub(super) fn expects(&self, module: &str) -> Option<bool> {
         if self.excluded.as_ref().and_then(|list| list.lists(module)) == Some(true) {
             return Some(false);
@@ -185,7 +186,8 @@ mod tests {
         assert_eq!(by_pattern.expects("model.layers.0.self_attn.q_proj"), None);
     }
 
-    /// 2 / 16 where the rank is 16, 2 / 4 elsewhere on q, 8 / 4 on others; rsLoRA divides by the root.
+    /// 2 / 16 where the rank is 16, 2 / 4 elsewhere on q, 8 / 4 on others; rsLoRA divides by the
+    /// root.
     #[test]
     fn patterns_change_rank_and_scale() {
         let mut rules = rules();

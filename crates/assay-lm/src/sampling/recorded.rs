@@ -1,7 +1,9 @@
-//! A decoding step on an accelerator, which is recorded for a number of rows and then started again as one piece of work.
+//! A decoding step on an accelerator, which is recorded for a number of rows and then started again
+//! as one piece of work.
 //!
-//! Sequences leave the batch as they end; until half of the rows are idle these stand for no sequence, write to a slot of their own
-//! and are not read. Then the step is recorded again, for the rows that are left.
+//! Sequences leave the batch as they end; until half of the rows are idle these stand for no
+//! sequence, write to a slot of their own and are not read. Then the step is recorded again, for
+//! the rows that are left.
 
 use assay_ops::{CacheRow, CacheRows, DeviceDraw, Recording, StepInput, draw_on_device, record};
 use assay_tasks::random::Stream;
@@ -85,7 +87,8 @@ impl Decoder<'_> {
 }
 
 impl StepRows {
-    /// Fills up with rows that stand for no sequence: the first token of the vocabulary after the first of all prompts' tokens.
+    /// Fills up with rows that stand for no sequence: the first token of the vocabulary after the
+    /// first of all prompts' tokens.
     fn idle_to(&mut self, rows: usize, slot: usize) {
         self.tokens.resize(rows, 0);
         self.positions.resize(rows, 0);

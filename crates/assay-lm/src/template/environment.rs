@@ -1,4 +1,4 @@
-//! The Jinja engine with what transformers adds to it and without what it takes away.
+//! The Jinja engine with the extensions and restrictions of transformers.
 
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -19,10 +19,11 @@ const FUEL: u64 = 4_000_000;
 const MAX_SOURCE_BYTES: usize = 1 << 18;
 /// Longest text of `tojson`.
 const MAX_JSON_BYTES: usize = 1 << 24;
-/// Time for one compilation or rendering. Both take milliseconds; some operators work longer than their fuel says.
+/// Time for one compilation or rendering. Both take milliseconds; some operators work longer than
+/// their fuel says.
 const TIME: Duration = Duration::from_secs(5);
-/// Stack of a compilation or rendering, reserved and not filled: values nest as deep as the fuel reaches, and their
-/// destructors recurse.
+/// Stack of a compilation or rendering, reserved and not filled: values nest as deep as the fuel
+/// reaches, and their destructors recurse.
 const STACK: usize = 1 << 29;
 
 /// Compiles a template under a name into an engine of its own.
@@ -45,7 +46,8 @@ pub(super) fn render(
     bounded(move || engine.get_template(name)?.render(context))
 }
 
-/// Runs work on a stack of its own and gives up on it after [`TIME`]; what was given up on ends with the process.
+/// Runs work on a thread with a large stack and returns an error after [`TIME`]. A thread that did
+/// not finish ends with the process.
 fn bounded<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
@@ -125,7 +127,7 @@ fn has_computed_or_wide_field(text: &str) -> bool {
         .any(|part| digits(part) || (part.contains(':') && !part.contains('}')))
 }
 
-/// How Python prints the constants that this engine prints differently.
+/// Python's spelling of the constants that this engine prints differently.
 fn python_constant(value: &Value) -> Option<&'static str> {
     match value.kind() {
         ValueKind::None => Some("None"),
@@ -148,7 +150,8 @@ fn is_sequence(value: &Value) -> bool {
         )
 }
 
-/// Turns `{% generation %}` blocks, which mark the assistant's text for training, into blocks that print their body.
+/// Turns `{% generation %}` blocks, which mark the assistant's text for training, into blocks that
+/// print their body.
 fn without_generation_tags(source: &str) -> String {
     let mut text = String::with_capacity(source.len());
     let mut rest = source;

@@ -1,15 +1,16 @@
 //! Namespaces that cannot hold themselves.
 //!
-//! A template's `namespace()` is its one value that changes. One that is stored inside itself prints without end, deeper
-//! than any stack. So a namespace is bound to a name at once, and the name is used for its attributes alone: then no
-//! expression has a namespace as its value, and nothing can store one.
+//! A template's `namespace()` is its one value that changes. One that is stored inside itself
+//! prints without end, deeper than any stack. So a namespace is bound to a name at once, and the
+//! name is used for its attributes alone: then no expression has a namespace as its value, and
+//! nothing can store one.
 
 use std::collections::HashSet;
 
-/// A name in a tag, with what stands around it.
+/// A name in a tag and the characters around it.
 struct Word<'s> {
     text: &'s str,
-    /// The character before it and after it, blanks left out.
+    /// The characters before and after it, without blanks.
     before: Option<char>,
     after: Option<char>,
 }
@@ -52,7 +53,7 @@ impl Word<'_> {
     }
 }
 
-/// The insides of `{{ }}` and `{% %}`; comments are passed over.
+/// The contents of `{{ }}` and `{% %}`; comments are skipped.
 fn tags(source: &str) -> Vec<&str> {
     let mut found = Vec::new();
     let mut rest = source;
@@ -97,7 +98,7 @@ fn end_of_tag(inside: &str, close: &str) -> usize {
     inside.len()
 }
 
-/// The names in a tag, those in quotes left out.
+/// The names in a tag, except those in quotes.
 fn words(tag: &str) -> Vec<Word<'_>> {
     let mut found = Vec::new();
     let mut before = None;

@@ -56,10 +56,12 @@ impl TokenBytes {
         let mut spelled: Vec<(u32, Vec<u8>)> = Vec::new();
         for (token, id) in inner.get_vocab(true) {
             let bytes = match alphabet {
+                Alphabet::SentencePiece if !added.get(&id).is_some_and(|token| token.special) => {
+                    sentencepiece::bytes(&token)
+                }
                 _ if added.contains_key(&id) => token.into_bytes(),
-                Alphabet::Exact => token.into_bytes(),
                 Alphabet::ByteLevel => byte_level_bytes(&token),
-                Alphabet::SentencePiece => sentencepiece::bytes(&token),
+                Alphabet::Exact | Alphabet::SentencePiece => token.into_bytes(),
             };
             spelled.push((id, bytes));
         }
@@ -109,8 +111,9 @@ const MAX_GAP: usize = 1 << 16;
 
 /// Joins tokens into a text and gives each its byte range in it.
 ///
-/// Bytes that are no valid UTF-8 become one U+FFFD a maximal run of a broken character. A boundary inside a character
-/// moves to the character's start, so a character belongs to the last token that has part of it.
+/// Bytes that are no valid UTF-8 become one U+FFFD a maximal run of a broken character. A boundary
+/// inside a character moves to the character's start, so a character belongs to the last token that
+/// has part of it.
 pub(super) fn spell<'t>(tokens: impl Iterator<Item = &'t [u8]>) -> (String, Vec<(usize, usize)>) {
     let (mut raw, mut ends) = (Vec::new(), Vec::new());
     for token in tokens {
@@ -145,7 +148,8 @@ pub(super) fn spell<'t>(tokens: impl Iterator<Item = &'t [u8]>) -> (String, Vec<
     (text, spans)
 }
 
-/// Ranges without gaps or overlaps from a tokenizer's own ranges, which repeat a character that tokens share.
+/// Ranges without gaps or overlaps from a tokenizer's own ranges, which repeat a character that
+/// tokens share.
 pub(super) fn char_spans(offsets: &[(usize, usize)], length: usize) -> Vec<(usize, usize)> {
     let mut spans = Vec::with_capacity(offsets.len());
     let mut start = 0;

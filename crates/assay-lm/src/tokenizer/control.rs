@@ -1,6 +1,6 @@
 //! Control tokens in rendered templates: where they are, and the text between them.
 
-/// A control token and how it treats the whitespace beside it.
+/// A control token and its treatment of adjacent whitespace.
 #[derive(Clone, Debug)]
 pub(super) struct ControlToken {
     pub(super) id: u32,
@@ -93,7 +93,7 @@ pub(super) fn split<'t>(text: &'t str, control: &[ControlToken]) -> Vec<Piece<'t
     interleave(pieces, &found)
 }
 
-/// Puts control tokens among texts; each comes after the number of texts noted beside it.
+/// Puts control tokens among texts; each comes after the number of texts given with it.
 fn interleave<'t>(texts: Vec<Piece<'t>>, control: &[(usize, u32)]) -> Vec<Piece<'t>> {
     let mut pieces = Vec::with_capacity(texts.len() + control.len());
     let mut next = 0;
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn whitespace_beside_a_stripping_token_is_part_of_it() {
+    fn stripping_tokens_take_adjacent_whitespace() {
         let mask = ControlToken {
             lstrip: true,
             rstrip: true,

@@ -1,8 +1,9 @@
 //! The tokenizer of a GGUF file, rebuilt as its family publishes it.
 //!
-//! The metadata holds vocabulary, merges and token types; of the normaliser and the splitting rules it has only a
-//! name, and the published ones are restored from it here: Qwen composes characters (NFC), SmolLM splits every digit
-//! apart. Without them ids differ from the originals on some texts.
+//! The metadata holds vocabulary, merges and token types; of the normaliser and the splitting rules
+//! it has only a name, and the published ones are restored from it here: Qwen composes characters
+//! (NFC), SmolLM splits every digit apart. Without them ids differ from the originals on some
+//! texts.
 
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::normalizers::NFC;
@@ -133,8 +134,8 @@ fn family(file: &GgufFile) -> Result<Family, LmError> {
     }
 }
 
-/// The family of a file whose converter named none: old files lack `tokenizer.ggml.pre`, and a Llama 3 or Qwen vocabulary
-/// cut by GPT-2's rule gives other tokens than the model was trained on.
+/// The family of a file whose converter named none: old files lack `tokenizer.ggml.pre`, and a
+/// Llama 3 or Qwen vocabulary cut by GPT-2's rule gives other tokens than the model was trained on.
 fn by_vocabulary(file: &GgufFile) -> Result<Family, LmError> {
     let tokens = file.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
     let has = |name: &str| tokens.iter().any(|token| token == name);

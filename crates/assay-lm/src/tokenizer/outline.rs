@@ -1,7 +1,8 @@
-//! Which parts a `tokenizer.json` may be made of, decided before its parser sees it.
+//! Checks the parts of a `tokenizer.json` before it is parsed.
 //!
-//! Byte-level BPE, SentencePiece-style BPE and closed vocabularies need few of the parts that the format knows. The others change text, or trust
-//! constants of the file so far that a malformed one ends the process.
+//! Byte-level BPE, SentencePiece-style BPE and closed vocabularies need few of the parts that the
+//! format knows. Others change text, or trust constants of the file so much that a malformed one
+//! ends the process.
 
 use std::path::Path;
 
@@ -51,7 +52,8 @@ struct Model {
 /// Refuses parts that are not read, a template that names unknown tokens, and random merges.
 ///
 /// # Errors
-/// [`LmError::Tokenizer`] for what is no tokenizer, [`LmError::UnsupportedTokenizer`] naming the part.
+/// [`LmError::Tokenizer`] for what is no tokenizer, [`LmError::UnsupportedTokenizer`] naming the
+/// part.
 pub(super) fn check(bytes: &[u8], path: &Path) -> Result<(), LmError> {
     let outline: Outline = serde_json::from_slice(bytes)
         .map_err(|source| failed(path, "reading the tokenizer")(source.into()))?;
@@ -148,7 +150,7 @@ fn check_pattern(value: &Value, part: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Every special token of a template must be listed beside it, with the ids that it stands for.
+/// Every special token of a template must be listed in `special_tokens` with its ids.
 fn check_template(value: &Value, part: &str) -> Result<(), String> {
     let listed = value.get("special_tokens").and_then(Value::as_object);
     let pieces = ["single", "pair"]

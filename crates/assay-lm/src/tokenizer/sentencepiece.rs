@@ -1,5 +1,5 @@
-//! SentencePiece-style tokenizers (Llama 2, Mistral, Gemma): spaces are written `▁`, a text may begin with one more, and
-//! bytes without a token are written `<0xNN>`.
+//! SentencePiece-style tokenizers (Llama 2, Mistral, Gemma): spaces are written `▁`, a text may
+//! begin with one more, and bytes without a token are written `<0xNN>`.
 
 use serde_json::Value;
 use tokenizers::PreTokenizerWrapper;

@@ -1,4 +1,5 @@
-//! Making transformers: from weights, at random, trainable, merged with an adapter; and taking their tensors out again.
+//! Builds transformers from weights, at random, as trainable variables, or merged with an adapter;
+//! lists their tensors.
 
 use std::collections::HashMap;
 
@@ -18,8 +19,8 @@ const MAX_TABLE_POSITIONS: usize = 1 << 17;
 impl Transformer {
     /// Builds the model from a weight source, tensor after tensor where they belong.
     ///
-    /// An output matrix that differs from the embedding is used, as transformers does, even where the configuration says
-    /// that the two are tied.
+    /// An output matrix that differs from the embedding is used, as transformers does, even where
+    /// the configuration says that the two are tied.
     ///
     /// # Errors
     /// Names the file and tensor that is missing or whose shape does not match the configuration.
@@ -35,10 +36,11 @@ impl Transformer {
         Ok(model)
     }
 
-    /// The same weights at another place: matrices in its type, vectors f32. What only `self` held is given back on the way.
+    /// The same weights on another device: matrices in its type, vectors in f32. Memory that only
+    /// `self` holds is freed on the way.
     ///
     /// # Errors
-    /// The device has no memory for them.
+    /// Fails when the device has no memory for them.
     pub fn placed(mut self, placement: &Placement) -> Result<Self, LmError> {
         if !has_kernels(&placement.device) {
             return Ok(self);
@@ -67,8 +69,9 @@ impl Transformer {
 
     /// A randomly initialised, fully trainable model and its parameters by Hugging Face name.
     ///
-    /// Normal weights: the embedding with standard deviation 1/2, matrices with 1/sqrt(in), those that write to the
-    /// residual stream divided by sqrt(2 layers), an output matrix halved. Norms are one, biases zero.
+    /// Normal weights: the embedding with standard deviation 1/2, matrices with 1/sqrt(in), those
+    /// that write to the residual stream divided by sqrt(2 layers), an output matrix halved. Norms
+    /// are one, biases zero.
     ///
     /// # Errors
     /// Fails when a tensor cannot be allocated.
@@ -89,10 +92,11 @@ impl Transformer {
         })
     }
 
-    /// A fully trainable model whose tensors come from `source`, asked by Hugging Face name and shape.
+    /// A fully trainable model whose tensors come from `source`, asked by Hugging Face name and
+    /// shape.
     ///
     /// # Errors
-    /// Whatever `source` returns.
+    /// Returns the errors of `source`.
     pub fn trainable(
         config: &ModelConfig,
         mut source: impl FnMut(&str, &[usize]) -> Result<Tensor, LmError>,
@@ -112,7 +116,7 @@ impl Transformer {
         Ok((model, trained.parameters))
     }
 
-    /// The one walk over a model's tensors, in the order of [`Transformer::named_tensors`].
+    /// Builds a model from its tensors, in the order of [`Transformer::named_tensors`].
     fn assemble(config: &ModelConfig, source: &mut impl TensorSource) -> Result<Self, LmError> {
         let [embedding, final_norm, output] = OUTER;
         let table = [config.vocab_size, config.hidden_size];
@@ -231,7 +235,8 @@ trait TensorSource {
     fn vector(&mut self, request: &Request<'_>) -> Result<Tensor, LmError>;
 }
 
-/// Weights as their file has them, on a device: matrices in its type, blocks as they are, vectors f32.
+/// Weights as their file has them, on a device: matrices in its type, blocks as they are, vectors
+/// f32.
 struct Frozen<'w> {
     weights: &'w Weights,
     placement: &'w Placement,

@@ -1,5 +1,6 @@
-//! Changes of a base model that an adapter file asks for and that no LoRA pair on a projection expresses: whole tensors,
-//! pairs on the embedding and the output matrix, DoRA's magnitudes, biases of up maps. They are merged into the weights.
+//! Changes of a base model that an adapter file asks for and that no LoRA pair on a projection
+//! expresses: whole tensors, pairs on the embedding and the output matrix, DoRA's magnitudes,
+//! biases of up maps. They are merged into the weights.
 
 use assay_ops::Matrix;
 use candle_core::{DType, Tensor};
@@ -35,7 +36,8 @@ pub(crate) enum Tie {
     Cut,
 }
 
-/// A pair that is merged into its matrix: W + scale B A, then each row scaled to its magnitude where there is one.
+/// A pair that is merged into its matrix: W + scale B A, then each row scaled to its magnitude
+/// where there is one.
 #[derive(Debug)]
 pub(crate) struct MergedPair {
     /// Path of the module, as Hugging Face names it.
@@ -68,7 +70,8 @@ impl Transformer {
     /// The model with these changes in its weights, frozen.
     ///
     /// # Errors
-    /// [`LmError::InvalidAdapter`] names a module that the model does not have or a shape that does not fit.
+    /// [`LmError::InvalidAdapter`] names a module that the model does not have or a shape that does
+    /// not fit.
     pub(crate) fn changed(&self, changes: &Changes) -> Result<Self, LmError> {
         let mut model = self.detached();
         model.fingerprint = None;

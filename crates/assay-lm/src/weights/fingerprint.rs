@@ -1,4 +1,4 @@
-//! A digest that tells weight files apart, whatever they are called, without reading all of a large one.
+//! A digest that identifies weight files by their contents, without reading all of a large one.
 
 use std::ops::Range;
 

@@ -1,4 +1,5 @@
-//! GGUF files, mapped: typed access to metadata and tensors, of one file or of all parts of a split one.
+//! GGUF files, mapped: typed access to metadata and tensors, of one file or of all parts of a split
+//! one.
 //!
 //! What metadata and tensors mean is decided by `config`, `tokenizer` and `names`.
 
@@ -45,11 +46,13 @@ pub(crate) struct TensorEntry {
 }
 
 impl GgufFile {
-    /// Maps a file and reads its header; of a split file (`-00001-of-00003.gguf`) all parts, whichever is named.
+    /// Maps a file and reads its header; of a split file (`-00001-of-00003.gguf`) all parts,
+    /// whichever is named.
     ///
     /// # Errors
-    /// [`LmError::InvalidWeightFile`] names the file and the part: a wrong magic or version, lengths beyond the file,
-    /// unknown types, tensors that overlap or end outside the file, a part that belongs to another file.
+    /// [`LmError::InvalidWeightFile`] names the file and the part: a wrong magic or version,
+    /// lengths beyond the file, unknown types, tensors that overlap or end outside the file, a part
+    /// that belongs to another file.
     pub fn open(path: &Path) -> Result<Self, LmError> {
         let path = &first_part(path);
         let mut file = Self::open_one(path)?;

@@ -22,7 +22,7 @@ pub(super) fn hugging_face_names(file: &GgufFile) -> Vec<String> {
     names
 }
 
-/// Whether the file has an output matrix beside the embedding.
+/// Whether the file has an output matrix in addition to the embedding.
 pub(super) fn is_untied(file: &GgufFile) -> bool {
     file.tensor("output.weight").is_some()
 }
@@ -80,8 +80,8 @@ pub(super) fn gguf_vector(file: &GgufFile, name: &str, length: usize) -> Result<
 
 /// For each row in Hugging Face's order, its row in a Llama GGUF file.
 ///
-/// The file interleaves the two halves that a rotation pairs: row `2 i + j` of a head is the published row
-/// `j * head_dim / 2 + i`.
+/// The file interleaves the two halves that a rotation pairs: row `2 i + j` of a head is the
+/// published row `j * head_dim / 2 + i`.
 pub(super) fn interleaved_rows(heads: usize, head_dim: usize) -> Vec<usize> {
     let half = head_dim / 2;
     let row = |head: usize, r: usize| head * head_dim + 2 * (r % half) + r / half;

@@ -15,6 +15,13 @@ use crate::config::read_json;
 
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
+/// Weights in formats that are not read.
+const PICKLED_FILES: [&str; 4] = [
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "model.bin",
+    "consolidated.00.pth",
+];
 
 /// Mapped safetensors files and where each tensor lies in them.
 #[derive(Debug)]
@@ -56,9 +63,16 @@ impl SafetensorsDirectory {
         } else if index.is_file() {
             directory.add_sharded(&index)?;
         } else {
-            let reason = format!(
-                "it has neither {SINGLE_FILE} nor {INDEX_FILE} (other weight formats are not read)"
-            );
+            let pickled = PICKLED_FILES.iter().find(|name| dir.join(name).is_file());
+            let reason = match pickled {
+                Some(name) => format!(
+                    "{name} holds Python pickles, which are not read: load the model in transformers and save it \
+                     with save_pretrained(..., safe_serialization=True)"
+                ),
+                None => format!(
+                    "it has neither {SINGLE_FILE} nor {INDEX_FILE} (other weight formats are not read)"
+                ),
+            };
             return Err(LmError::NotAModel {
                 path: dir.to_owned(),
                 reason,
@@ -114,7 +128,8 @@ impl SafetensorsDirectory {
         dense(float.widen(&shard.bytes[entry.range.clone()]), shape)
     }
 
-    /// Maps one file and records its tensors; the header was checked for gaps, overlaps and truncation.
+    /// Maps one file and records its tensors; the header was checked for gaps, overlaps and
+    /// truncation.
     fn add(&mut self, path: PathBuf) -> Result<(), LmError> {
         let bytes = map_file(&path)?;
         let wrap = |source| LmError::Safetensors {

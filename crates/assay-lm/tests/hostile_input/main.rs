@@ -1,4 +1,5 @@
-//! Malformed, truncated and contradictory model files: the message names the file and the thing, and nothing panics.
+//! Malformed, truncated and contradictory model files: the message names the file and the thing,
+//! and nothing panics.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use assay_lm::Weights;
+use assay_lm::{ModelConfig, Tokenizer, Weights};
 use serde_json::{Value, json};
 
 use crate::{config_json, directory, message, names, tried};
@@ -170,4 +170,32 @@ fn shard_indices_that_are_refused() {
         open(),
         &["model.safetensors.index.json", "safetensors index"],
     );
+}
+
+#[test]
+fn files_that_hold_no_safetensors_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("config.json"), "{}").unwrap();
+    fs::write(dir.path().join("pytorch_model.bin"), "pickle").unwrap();
+    names(
+        Weights::open(dir.path()),
+        &[
+            "pytorch_model.bin holds Python pickles",
+            "safe_serialization=True",
+        ],
+    );
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n";
+    for name in [
+        "model.safetensors",
+        "model.gguf",
+        "tokenizer.json",
+        "config.json",
+    ] {
+        fs::write(dir.path().join(name), pointer).unwrap();
+    }
+    let expected = ["is a Git LFS pointer", "git lfs pull"];
+    names(Weights::open(dir.path()), &expected);
+    names(Weights::open(&dir.path().join("model.gguf")), &expected);
+    names(ModelConfig::read(dir.path()), &expected);
+    names(Tokenizer::read(dir.path()), &expected);
 }

@@ -1,4 +1,5 @@
-//! Chat templates written to escape, to hang or to exhaust: each ends in an error or in bounded text, quickly.
+//! Chat templates written to escape, to hang or to exhaust: each ends in an error or in bounded
+//! text, quickly.
 
 use std::path::Path;
 
@@ -224,7 +225,8 @@ const CASES: &[(&str, &str)] = &[
     ("{{ undefined_thing.attribute }}", "chat template failed"),
 ];
 
-/// Doubling a list shares its halves, so that asking for its length takes time that the work budget does not see.
+/// Doubling a list shares its halves, so that asking for its length takes time that the work budget
+/// does not see.
 #[test]
 fn what_the_budget_does_not_see_is_stopped_by_the_clock() {
     let double = "{% set ns = namespace(s=['x']) %}{% for i in range(64) %}{% set ns.s = ns.s + ns.s %}{% endfor %}\

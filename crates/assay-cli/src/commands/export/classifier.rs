@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use assay_critic::player::Player;
 use assay_critic::reward_model::{HEAD_FILE, RewardModel, linear_logits};
 use assay_evals::calibration::CALIBRATION_FILE;
-use assay_lm::directory::{self, SCORE_BIAS, SCORE_WEIGHT, WeightType};
+use assay_lm::directory::{self, SCORE_BIAS, SCORE_WEIGHT, ScoreHead, WeightType};
 use assay_lm::{LanguageModel, Placement, Weights, peft};
 use serde_json::{Value, json};
 
@@ -37,10 +37,14 @@ pub(super) fn write(run: &Run, out: &Path, weights: WeightType) -> Result<Value>
     };
     ensure_trained(reward.adapter(), &dir)?;
     let merged = LanguageModel {
-        transformer: Arc::new(base.transformer.merged(reward.adapter())?),
+        transformer: Arc::new(reward.backbone().merged(reward.adapter())?),
         tokenizer: base.tokenizer.clone(),
         template: base.template.clone(),
         name: base.name.clone(),
+    };
+    let head = ScoreHead {
+        weight: head.0,
+        bias: head.1,
     };
     directory::save_token_classifier(&merged, head, out, weights)?;
     drop(merged);

@@ -1,7 +1,9 @@
-//! The tokenizer of a GGUF file whose vocabulary has scores instead of merges (`tokenizer.ggml.model = "llama"`).
+//! The tokenizer of a GGUF file whose vocabulary has scores instead of merges
+//! (`tokenizer.ggml.model = "llama"`).
 //!
-//! SentencePiece joins the two neighbours whose union has the highest score. The same result comes from merges that are
-//! ordered by the score of what they make, as transformers converts such vocabularies.
+//! SentencePiece joins the two neighbours whose union has the highest score. The same result comes
+//! from merges that are ordered by the score of what they make, as transformers converts such
+//! vocabularies.
 
 use tokenizers::decoders::byte_fallback::ByteFallback;
 use tokenizers::decoders::fuse::Fuse;
@@ -70,7 +72,8 @@ pub(super) fn build(
     Ok(inner)
 }
 
-/// Every pair of tokens whose union is a token, by the union's score, then by the lengths and ids of the two.
+/// Every pair of tokens whose union is a token, by the union's score, then by the lengths and ids
+/// of the two.
 fn merges(
     tokens: &[String],
     types: &[f64],

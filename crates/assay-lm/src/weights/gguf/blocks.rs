@@ -148,7 +148,8 @@ fn half(bytes: &[u8]) -> f32 {
     f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
 }
 
-/// 2^(exponent - 128): half of the power that the byte stands for, as the table holds doubled values.
+/// 2^(exponent - 128): half of the power that the byte stands for, as the table holds doubled
+/// values.
 fn half_power(exponent: u8) -> f32 {
     let bits = match exponent {
         0 | 1 => 0x0020_0000 << exponent,
