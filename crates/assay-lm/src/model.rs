@@ -27,7 +27,7 @@ pub struct LanguageModel {
 pub enum Storage {
     /// As in the file: least memory, expanded in every pass.
     AsStored,
-    /// Expanded once, to f32 on a CPU: fastest.
+    /// Expanded once to the type of the placement: fastest.
     #[default]
     Expanded,
 }
@@ -41,7 +41,7 @@ impl LanguageModel {
         let source = ModelSource::open(path)?;
         let mut transformer = Transformer::load(&source.config()?, &source.weights()?, placement)?;
         if storage == Storage::Expanded {
-            transformer = transformer.in_panels()?;
+            transformer = transformer.in_panels(placement.dtype)?;
         }
         let tokenizer = source.tokenizer()?;
         let template = source.template(&tokenizer)?;

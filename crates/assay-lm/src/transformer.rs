@@ -13,7 +13,7 @@ use assay_ops::{
     HeadShape, Matrix, RopeTable, add, embedding, grouped_attention, linear, rms_norm, rope,
     seed_gradient, swiglu,
 };
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use crate::adapter::{Adapter, LayerAdapter, Projection};
 use crate::gradients::{Gradients, Graph, Step, Tape};
@@ -131,13 +131,18 @@ impl Transformer {
         }
     }
 
-    /// The same weights, frozen, as f32 in the layout of the matrix product: nothing is expanded or packed in a pass.
-    /// Matrices are laid out one after another, so what only `self` held is given back on the way.
+    /// Returns the same weights, frozen, in the layout of the matrix product and stored as `dtype` (F32 or BF16), so that a
+    /// pass neither expands nor packs them. Matrices change one after another, which frees those that only `self` held.
     ///
     /// # Errors
-    /// Fails when the memory cannot be had.
-    pub fn in_panels(self) -> Result<Self, LmError> {
-        self.with_matrices(|matrix| Ok(matrix.in_panels()?))
+    /// Too little memory.
+    pub fn in_panels(self, dtype: DType) -> Result<Self, LmError> {
+        self.with_matrices(|matrix| Ok(matrix.in_panels(dtype)?))
+    }
+
+    /// Type to which products on the CPU round both factors, F32 or BF16.
+    pub fn factors(&self) -> DType {
+        self.embedding.factors()
     }
 
     /// As [`Transformer::in_panels`], but quantised matrices stay as they are.
@@ -146,7 +151,7 @@ impl Transformer {
     /// Fails when the memory cannot be had.
     pub(crate) fn for_decoding(self) -> Result<Self, LmError> {
         self.with_matrices(|matrix| match matrix {
-            Matrix::Dense(_) => Ok(matrix.in_panels()?),
+            Matrix::Dense(_) => Ok(matrix.in_panels(matrix.factors())?),
             frozen => Ok(frozen.clone()),
         })
     }
