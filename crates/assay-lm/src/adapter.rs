@@ -8,7 +8,7 @@ use std::path::Path;
 
 use assay_ops::{LaidOut, Lora, has_kernels};
 use assay_tasks::random::Stream;
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use crate::{LmError, MatrixShape, ModelConfig};
@@ -355,17 +355,16 @@ impl Adapter {
         }
     }
 
-    /// The same weights without gradient tracking, prepared for decoding. On the CPU it holds a
-    /// copy in the layout of the matrix product; packing the pairs again at every decoding step
-    /// would take a tenth of the time.
+    /// Returns the same weights without gradient tracking. On the CPU it adds a copy in the layout of products with factors of
+    /// type `factors`. Packing the weights for a few rows in each decoding pass would take a tenth of the time.
     ///
     /// # Errors
-    /// Fails when there is no memory for the copy.
-    pub fn for_decoding(&self) -> Result<Self, LmError> {
+    /// Too little memory for the copy.
+    pub fn for_decoding(&self, factors: DType) -> Result<Self, LmError> {
         let mut adapter = self.detached();
         for pair in adapter.layers.iter_mut().flat_map(BTreeMap::values_mut) {
             if !has_kernels(pair.a.device()) {
-                pair.laid_out = Some(LaidOut::new(&pair.a, &pair.b, candle_core::DType::F32)?);
+                pair.laid_out = Some(LaidOut::new(&pair.a, &pair.b, factors)?);
             }
         }
         Ok(adapter)

@@ -28,7 +28,7 @@ pub struct LanguageModel {
 pub enum Storage {
     /// As blocks, as in the file: needs the least memory and expands them in every pass.
     AsStored,
-    /// Expanded once, to f32 on a CPU: the fastest.
+    /// Expanded once to the type of the placement: fastest.
     #[default]
     Expanded,
 }
@@ -45,7 +45,7 @@ impl LanguageModel {
         let source = ModelSource::open(path)?;
         let mut transformer = Transformer::load(&source.config()?, &source.weights()?, placement)?;
         if storage == Storage::Expanded {
-            transformer = transformer.in_panels()?;
+            transformer = transformer.in_panels(placement.dtype)?;
         }
         let tokenizer = source.tokenizer()?;
         let template = match source.template(&tokenizer) {

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use assay_ops::open_gpu;
+use assay_ops::{multiplies_bf16_natively, open_gpu};
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
@@ -23,16 +23,16 @@ pub enum DeviceName {
     Cuda(usize),
 }
 
-/// The type of matrices and activations.
+/// The type of matrices, and on a GPU of activations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// bf16 on a GPU, f32 on the CPU.
+    /// bf16 on a GPU and on a CPU that multiplies bf16 faster than f32; f32 on other CPUs.
     #[default]
     Auto,
     /// f32.
     F32,
-    /// bf16, on a GPU only; sums, adapters and log-probabilities stay f32.
+    /// bf16 weights and factors of products. Sums, adapters and log-probabilities stay f32; on a CPU, activations too.
     Bf16,
 }
 
@@ -51,7 +51,7 @@ pub struct PlacementSettings {
 pub struct Placement {
     /// The device.
     pub device: Device,
-    /// F32 or BF16.
+    /// Type of the matrices, F32 or BF16.
     pub dtype: DType,
 }
 
@@ -80,23 +80,18 @@ impl PlacementSettings {
     /// Opens the device.
     ///
     /// # Errors
-    /// [`LmError::Device`] for a GPU that is not available or has no kernels in this program, and
-    /// for bf16 on the CPU.
+    /// [`LmError::Device`] when a GPU is named that this program has no kernels for or that does not answer.
     pub fn resolve(self) -> Result<Placement, LmError> {
         let device = match self.device {
             DeviceName::Cpu => Device::Cpu,
             DeviceName::Cuda(index) => gpu(index)?,
             DeviceName::Auto => gpu(0).unwrap_or(Device::Cpu),
         };
-        let dtype = match (self.dtype, device.is_cpu()) {
-            (Precision::Auto | Precision::F32, true) | (Precision::F32, false) => DType::F32,
-            (Precision::Auto | Precision::Bf16, false) => DType::BF16,
-            (Precision::Bf16, true) => {
-                return Err(LmError::Device {
-                    name: DeviceName::Cpu,
-                    reason: "bf16 is for GPUs; use dtype f32 or auto".to_owned(),
-                });
-            }
+        let dtype = match self.dtype {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+            Precision::Auto if !device.is_cpu() || multiplies_bf16_natively() => DType::BF16,
+            Precision::Auto => DType::F32,
         };
         Ok(Placement { device, dtype })
     }
@@ -196,14 +191,18 @@ mod tests {
         let cpu = settings(DeviceName::Cpu, Precision::Auto)
             .resolve()
             .unwrap();
-        assert_eq!((cpu.device.is_cpu(), cpu.dtype), (true, DType::F32));
-        let refused = settings(DeviceName::Cpu, Precision::Bf16)
+        let fastest = match multiplies_bf16_natively() {
+            true => DType::BF16,
+            false => DType::F32,
+        };
+        assert_eq!((cpu.device.is_cpu(), cpu.dtype), (true, fastest));
+        let bf16 = settings(DeviceName::Cpu, Precision::Bf16)
             .resolve()
-            .unwrap_err();
-        assert!(refused.to_string().contains("dtype f32"), "{refused}");
+            .unwrap();
+        assert_eq!(bf16.to_string(), "cpu, bf16");
         if cfg!(not(feature = "cuda")) {
             let auto = PlacementSettings::default().resolve().unwrap();
-            assert_eq!(auto.to_string(), "cpu, f32");
+            assert_eq!(auto.to_string(), format!("cpu, {}", fastest.as_str()));
             let refused = settings(DeviceName::Cuda(1), Precision::Auto)
                 .resolve()
                 .unwrap_err();

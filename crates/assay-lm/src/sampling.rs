@@ -145,7 +145,9 @@ fn for_decoding(
         }
         _ => Ok((
             model.detached().for_decoding()?,
-            adapter.map(Adapter::for_decoding).transpose()?,
+            adapter
+                .map(|adapter| adapter.for_decoding(model.factors()))
+                .transpose()?,
         )),
     }
 }

@@ -14,7 +14,7 @@ use assay_ops::{
     HeadShape, Matrix, RopeTable, add, embedding, grouped_attention, linear, rms_norm, rope,
     seed_gradient, swiglu,
 };
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use crate::adapter::{Adapter, LayerAdapter, Projection};
 use crate::family::{Activation, Norm};
@@ -165,14 +165,18 @@ impl Transformer {
         }
     }
 
-    /// The same weights, frozen, as f32 in the layout of the matrix product: nothing is expanded or
-    /// packed in a pass. Matrices are converted one after another, and memory that only `self`
-    /// holds is freed on the way.
+    /// Returns the same weights, frozen, in the layout of the matrix product and stored as `dtype` (F32 or BF16), so that a
+    /// pass neither expands nor packs them. Matrices change one after another, which frees those that only `self` held.
     ///
     /// # Errors
-    /// Fails when there is not enough memory.
-    pub fn in_panels(self) -> Result<Self, LmError> {
-        self.with_matrices(|matrix| Ok(matrix.in_panels(candle_core::DType::F32)?))
+    /// Too little memory.
+    pub fn in_panels(self, dtype: DType) -> Result<Self, LmError> {
+        self.with_matrices(|matrix| Ok(matrix.in_panels(dtype)?))
+    }
+
+    /// Type to which products on the CPU round both factors, F32 or BF16.
+    pub fn factors(&self) -> DType {
+        self.embedding.factors()
     }
 
     /// As [`Transformer::in_panels`], but quantised matrices stay as they are.
@@ -181,7 +185,7 @@ impl Transformer {
     /// Fails when the memory cannot be had.
     pub(crate) fn for_decoding(self) -> Result<Self, LmError> {
         self.with_matrices(|matrix| match matrix {
-            Matrix::Dense(_) => Ok(matrix.in_panels(candle_core::DType::F32)?),
+            Matrix::Dense(_) => Ok(matrix.in_panels(matrix.factors())?),
             frozen => Ok(frozen.clone()),
         })
     }

@@ -8,7 +8,7 @@ use crate::OpsError;
 use crate::cuda::grouped_attention::Tiles;
 use crate::cuda::memo::Memo;
 
-/// Rows of one group: a prompt, then completions, each right after the one before.
+/// Rows of one group: a prompt, then its completions without gaps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupSpans {
     /// Rows of the prompt; never empty.
@@ -17,20 +17,20 @@ pub struct GroupSpans {
     pub completions: Vec<Range<usize>>,
 }
 
-/// The spans of a packed batch, validated.
+/// The validated spans of a packed batch.
 ///
 /// A prompt's row attends to the prompt's rows up to itself; a completion's row attends to its whole prompt and to the
-/// completion's rows up to itself. Nothing else.
+/// completion's rows up to itself, and to no other rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttentionLayout {
     groups: Vec<GroupSpans>,
     rows: usize,
-    /// Tiles for a device and a tile size, made when they are first asked for.
+    /// Tiles for a device and a tile size, computed on first use.
     pub(crate) tiles: Memo<(DeviceLocation, usize), Tiles>,
 }
 
 impl AttentionLayout {
-    /// Checks that the groups cover rows 0, 1, 2, ... without gap or overlap.
+    /// Checks that the groups cover rows 0, 1, 2, ... without gaps or overlaps.
     ///
     /// # Errors
     /// [`OpsError::EmptyPrompt`], [`OpsError::Spans`].
@@ -63,7 +63,7 @@ impl AttentionLayout {
     }
 }
 
-/// The end of `span`, which has to start at `expected`.
+/// Checks that `span` starts at `expected` and returns its end.
 fn follow(
     group: usize,
     part: &'static str,
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gaps_overlaps_and_empty_prompts_are_refused() {
+    fn gaps_overlaps_and_empty_prompts_are_errors() {
         let group = |prompt: Range<usize>, completions: Vec<Range<usize>>| GroupSpans {
             prompt,
             completions,

@@ -1,4 +1,4 @@
-//! What the machine can do: the rates that no stage can exceed.
+//! Measured limits of the machine: the rates of a large matrix product and of copying memory.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -7,29 +7,29 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::{Matrix, OpsError, linear};
 
-/// Bytes of one buffer of the copy: far beyond the caches.
+/// Bytes of one buffer of the copy, much larger than the caches.
 const COPY_BYTES: usize = 1 << 27;
 /// Rows, width and outputs of the matrix product.
 const SIDE: usize = 2048;
-/// The same for a device that is far faster.
+/// As [`SIDE`], for a GPU.
 const DEVICE_SIDE: usize = 8192;
 const DEVICE_COPY_BYTES: usize = 1 << 30;
 const REPEATS: usize = 5;
 
-/// Measured rates, the best of five each.
+/// Measured rates, each the best of five runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Ceilings {
-    /// Multiplications and additions a second of a large matrix product, all threads of a CPU.
+    /// Multiplications and additions per second of a large matrix product, with all threads of a CPU.
     pub product_operations_per_second: f64,
-    /// Bytes read and written a second by copying memory, all threads of a CPU.
+    /// Bytes read and written per second by copying memory, with all threads of a CPU.
     pub copy_bytes_per_second: f64,
 }
 
 impl Ceilings {
-    /// Measures both where `device` is, the product in `dtype`; on a CPU in about a second.
+    /// Measures both rates on `device`, the product with factors of type `dtype`. Takes about a second on a CPU.
     ///
     /// # Errors
-    /// Fails when the operation fails.
+    /// An operation fails.
     pub fn measure(device: &Device, dtype: DType) -> Result<Self, OpsError> {
         Ok(Self {
             product_operations_per_second: product(device, dtype)?,
@@ -53,8 +53,13 @@ fn best(mut run: impl FnMut() -> Result<(), OpsError>) -> Result<f64, OpsError> 
 
 fn product(device: &Device, dtype: DType) -> Result<f64, OpsError> {
     let side = if device.is_cpu() { SIDE } else { DEVICE_SIDE };
-    let x = Tensor::ones((side, side), dtype, device)?;
-    let weight = Matrix::Dense(x.clone());
+    // On a CPU activations are f32, and bf16 is a type of frozen matrices.
+    let activations = if device.is_cpu() { DType::F32 } else { dtype };
+    let x = Tensor::ones((side, side), activations, device)?;
+    let weight = match (device.is_cpu(), dtype) {
+        (true, DType::BF16) => Matrix::Dense(x.clone()).in_panels(dtype)?,
+        _ => Matrix::Dense(x.clone()),
+    };
     let seconds = best(|| {
         black_box(linear(&x, &weight, None, None)?);
         Ok(device.synchronize()?)

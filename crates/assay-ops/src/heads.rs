@@ -5,14 +5,14 @@ use candle_core::Tensor;
 use crate::OpsError;
 use crate::values::expect;
 
-/// Numbers of heads and their size.
+/// Number of heads and their size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadShape {
     /// Query heads.
     pub heads: usize,
     /// Key and value heads; each serves `heads / kv_heads` consecutive query heads.
     pub kv_heads: usize,
-    /// Values a head.
+    /// Values per head.
     pub head_dim: usize,
 }
 
@@ -32,7 +32,7 @@ impl HeadShape {
         self.heads / self.kv_heads
     }
 
-    /// What scores are multiplied by, 1 / sqrt(head_dim).
+    /// The factor of scores, 1 / sqrt(head_dim).
     pub(crate) fn score_scale(&self) -> f32 {
         1.0 / (self.head_dim as f32).sqrt()
     }

@@ -77,6 +77,7 @@ pub use add::add;
 pub use attention_layout::{AttentionLayout, GroupSpans};
 pub use cached_attention::{CacheRow, CacheRows, KvCache, PromptKeyValues, cached_attention};
 pub use ceilings::Ceilings;
+pub use cpu::routines::product::multiplies_bf16_natively;
 pub use cuda::recording::{Recording, StepInput, record};
 pub use cuda::{free_bytes, has_kernels, open_gpu};
 pub use draw::{DeviceDraw, DrawSettings, DrawnTokens, draw_on_device, output_logits};

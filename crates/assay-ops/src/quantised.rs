@@ -1,4 +1,4 @@
-//! Matrices in the block formats of GGUF files, kept as they are in the file and expanded a few rows at a time.
+//! Matrices in the block formats of GGUF files, stored as in the file and expanded a few rows at a time.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub struct QuantisedMatrix {
     input: usize,
     row_bytes: usize,
     bytes: Arc<[u8]>,
-    /// The blocks on another device, which are used instead; `bytes` are empty then.
+    /// The blocks on another device. `bytes` is empty then.
     placed: Option<(DeviceBlocks, DType)>,
 }
 
@@ -41,7 +41,7 @@ impl std::fmt::Debug for QuantisedMatrix {
 }
 
 impl QuantisedMatrix {
-    /// A matrix `[out, input]` from the bytes of its blocks.
+    /// Makes a matrix `[out, input]` from the bytes of its blocks.
     ///
     /// # Errors
     /// [`OpsError::PartialBlock`] when a row is not a whole number of blocks, [`OpsError::Blocks`] when the number of bytes is
@@ -81,10 +81,10 @@ impl QuantisedMatrix {
         })
     }
 
-    /// The same blocks on a device, expanded there to `dtype` whenever they are used.
+    /// Copies the blocks to a device, where each operation expands them to `dtype`.
     ///
     /// # Errors
-    /// A block format without a kernel, a device without memory for it.
+    /// A block format without a kernel, too little memory on the device.
     pub fn to_device(&self, device: &Device, dtype: DType) -> Result<Self, OpsError> {
         cuda::quantised::name(self.dtype)?;
         let bytes = Tensor::from_slice(&self.bytes, self.bytes.len(), device)?;
@@ -177,7 +177,7 @@ impl QuantisedMatrix {
     /// Expands the whole matrix, `[out, in]`: f32 on the CPU, in parallel; on a device in the type it was placed with.
     ///
     /// # Errors
-    /// The tensor cannot be made.
+    /// [`OpsError::OutOfMemory`] or a failure of the device.
     pub fn dequantise(&self) -> Result<Tensor, OpsError> {
         if let Some((blocks, dtype)) = &self.placed {
             return Ok(cuda::quantised::expanded(blocks, None, *dtype)?);
@@ -196,7 +196,7 @@ impl QuantisedMatrix {
         )?)
     }
 
-    /// The matrix of the given rows, in the given order, in the same format.
+    /// Returns the matrix of the given rows, in the given order, in the same format.
     ///
     /// # Errors
     /// [`OpsError::Index`] for a row outside the matrix.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use assay_ops::{Matrix, RopeTable, has_kernels};
 use assay_tasks::random::Stream;
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 
 use super::{Dense, Layer, Rotation, Transformer};
 use crate::adapter::Adapter;
@@ -176,7 +176,7 @@ impl Transformer {
                 dense.weight = Matrix::Dense(sum.to_dtype(weight.dtype())?);
             }
         }
-        copy.in_panels()
+        copy.in_panels(self.factors())
     }
 
     /// Every tensor by Hugging Face name, f32, as a directory of weights holds them.
@@ -248,7 +248,10 @@ impl TensorSource for Frozen<'_> {
         let matrix = self.weights.matrix(request.name, shape)?;
         match has_kernels(&self.placement.device) {
             true => Ok(matrix.to_device(&self.placement.device, self.placement.dtype)?),
-            false => Ok(matrix),
+            false => match (&matrix, self.placement.dtype) {
+                (Matrix::Dense(_), DType::BF16) => Ok(matrix.in_panels(DType::BF16)?),
+                _ => Ok(matrix),
+            },
         }
     }
 

@@ -42,15 +42,21 @@ pub(crate) fn linear(
 }
 
 fn adapted(x: &Tensor, weight: Option<Matrix>, lora: Lora<'_>) -> Result<Tensor, OpsError> {
+    let factors = weight.as_ref().map_or(DType::F32, Matrix::factors);
     let operation = AdaptedLinear {
         weight,
+        factors,
         scale: lora.scale as f32,
-        laid_out: lora.laid_out.cloned(),
+        // Panels of another type have other values.
+        laid_out: lora
+            .laid_out
+            .filter(|laid_out| laid_out.a.dtype() == factors)
+            .cloned(),
     };
     Ok(x.apply_op3(&lora.a.contiguous()?, &lora.b.contiguous()?, operation)?)
 }
 
-/// A left factor, `[rows, width]` without gaps.
+/// A contiguous left factor `[rows, width]`.
 #[derive(Clone, Copy)]
 struct Factor<'a> {
     values: &'a [f32],
@@ -184,6 +190,8 @@ impl CustomOp2 for TrackedLinear {
 /// y = x W^T + scale * (x A^T) B^T, W frozen or left out.
 struct AdaptedLinear {
     weight: Option<Matrix>,
+    /// Type of the factors of products.
+    factors: DType,
     scale: f32,
     laid_out: Option<LaidOut>,
 }
@@ -337,8 +345,7 @@ impl AdaptedLinear {
         let mut c = zeros(rows * columns)?;
         let term = Term { a, b, depth };
         let output = Output::rows(&mut c, columns);
-        let factors = self.weight.as_ref().map_or(DType::F32, Matrix::factors);
-        sum_of_products(factors, [rows, columns], &[term], output, Write::Set)?;
+        sum_of_products(self.factors, [rows, columns], &[term], output, Write::Set)?;
         Ok(c)
     }
 }
@@ -360,7 +367,7 @@ fn sum_of_products(
     }
 }
 
-/// An adapter's half of a sum: what its down map gave, and its up map.
+/// The adapter's term of a sum: the output of its down map, and its up map.
 #[derive(Clone, Copy)]
 struct Adapted<'a> {
     /// scale * x A^T.
@@ -384,7 +391,7 @@ impl<'a> Adapted<'a> {
     }
 }
 
-/// y `[rows, out]` = x W^T + the adapter's term; the sum is made while a block of y is in the cache.
+/// y `[rows, out]` = x W^T + the adapter's term. Both are summed while a block of y is in the cache.
 fn base_forward(
     weight: &Matrix,
     x: Factor<'_>,

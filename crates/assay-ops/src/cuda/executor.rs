@@ -1,4 +1,4 @@
-//! Starts kernels and matrix products: on a GPU, or in tests on the emulator.
+//! Launches kernels and matrix products: on a GPU, or in tests in the emulator.
 
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -11,7 +11,7 @@ use super::launch::Launch;
 use super::product::Product;
 use super::recording::{self, StepInput, Work};
 
-/// Memory for `count` values, with whatever is in it.
+/// Allocates uninitialised memory for `count` values.
 pub(super) fn allocate(device: &Device, dtype: DType, count: usize) -> CandleResult<Storage> {
     match device {
         #[cfg(feature = "cuda")]
@@ -22,7 +22,7 @@ pub(super) fn allocate(device: &Device, dtype: DType, count: usize) -> CandleRes
     }
 }
 
-/// Bytes that are free on a device; `None` where it does not tell.
+/// Returns the free bytes of a device; `None` where it does not report them.
 pub(super) fn free_bytes(device: &Device) -> Option<u64> {
     match device {
         #[cfg(feature = "cuda")]
@@ -42,7 +42,7 @@ pub(super) fn address(storage: &Storage) -> CandleResult<u64> {
     }
 }
 
-/// Starts a kernel; its arguments' memory is alive until this returns, which is enough: work of a device is in order.
+/// Launches a kernel. The memory of its arguments lives until this returns, which is enough because a device works in order.
 pub(super) fn launch(device: &Device, launch: &Launch) -> CandleResult<()> {
     match device {
         #[cfg(feature = "cuda")]
@@ -55,7 +55,7 @@ pub(super) fn launch(device: &Device, launch: &Launch) -> CandleResult<()> {
     Ok(())
 }
 
-/// Starts a matrix product.
+/// Launches a matrix product.
 pub(super) fn multiply(device: &Device, product: &Product) -> CandleResult<()> {
     match device {
         #[cfg(feature = "cuda")]
@@ -71,21 +71,21 @@ pub(super) fn multiply(device: &Device, product: &Product) -> CandleResult<()> {
     Ok(())
 }
 
-/// What a device made of recorded work.
+/// The state of recorded work on a device.
 #[derive(Default)]
 pub(super) enum Graph {
-    /// Nothing yet.
+    /// Not replayed yet.
     #[default]
     Untried,
-    /// It would not: the work is started piece by piece.
+    /// The driver refused the graph; kernels are launched one by one.
     #[cfg(feature = "cuda")]
     Refused,
-    /// One piece.
+    /// A graph of the driver.
     #[cfg(feature = "cuda")]
     Ready(cuda::Graph),
 }
 
-/// Starts recorded work again.
+/// Replays recorded work.
 pub(super) fn start(device: &Device, work: &[Work], graph: &mut Graph) -> CandleResult<()> {
     let one_by_one = || {
         work.iter().try_for_each(|work| match work {
@@ -123,9 +123,9 @@ pub(super) fn open_gpu(index: usize) -> CandleResult<Device> {
     Device::new_cuda(index)
 }
 
-fn no_kernels<V>(device: &Device, what: &str) -> CandleResult<V> {
+fn no_kernels<V>(device: &Device, request: &str) -> CandleResult<V> {
     candle_core::bail!(
-        "{what} was asked of {:?}, for which this program has no kernels; build it with --features cuda",
+        "{request} was requested on {:?}, for which this program has no kernels; build it with --features cuda",
         device.location()
     )
 }

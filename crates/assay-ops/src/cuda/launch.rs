@@ -33,14 +33,14 @@ pub(crate) struct Launch {
     pub(super) args: Vec<Arg>,
 }
 
-/// Memory that a kernel is about to fill, and the shape of the tensor it will be.
+/// Memory that a kernel will fill, and the shape of its tensor.
 pub(crate) struct Fresh {
     pub(super) storage: Storage,
     pub(super) shape: Shape,
 }
 
 impl Fresh {
-    /// Memory with whatever is in it.
+    /// Allocates uninitialised memory.
     pub(crate) fn new(
         device: &Device,
         dtype: DType,
@@ -75,7 +75,7 @@ impl Fresh {
         Self::new(like.device(), like.dtype(), like.shape())
     }
 
-    /// The filled memory as a tensor without a history.
+    /// Returns the filled memory as a tensor without history.
     pub(crate) fn tensor(self) -> Tensor {
         let tensor = Tensor::from_storage(self.storage, self.shape, BackpropOp::none(), false);
         recording::keep(&tensor);
@@ -105,7 +105,7 @@ impl Launch {
         })
     }
 
-    /// As [`Launch::new`], with a thread a value.
+    /// As [`Launch::new`], with one thread per value.
     pub(crate) fn values(name: &str, dtype: DType, count: usize) -> CandleResult<Self> {
         Self::new(
             name,
@@ -115,12 +115,12 @@ impl Launch {
         )
     }
 
-    /// As [`Launch::new`], with a block a row.
+    /// As [`Launch::new`], with one block per row.
     pub(crate) fn rows(name: &str, dtype: DType, rows: usize) -> CandleResult<Self> {
         Self::new(name, dtype, [rows, 1, 1], ROW_THREADS)
     }
 
-    /// A tensor that is read or changed in place; it has to be of `dtype` and without gaps.
+    /// Adds a contiguous tensor of type `dtype`, which the kernel reads or changes.
     pub(crate) fn tensor(&mut self, tensor: &Tensor, dtype: DType) -> CandleResult<&mut Self> {
         if tensor.dtype() != dtype {
             let (kernel, found) = (&self.kernel, tensor.dtype());
@@ -130,7 +130,7 @@ impl Launch {
         Ok(self)
     }
 
-    /// A tensor as [`Launch::tensor`], or none.
+    /// Adds a tensor as [`Launch::tensor`] does, or a null address.
     pub(crate) fn maybe(
         &mut self,
         tensor: Option<&Tensor>,
@@ -145,12 +145,12 @@ impl Launch {
         }
     }
 
-    /// Memory that the kernel fills.
+    /// Adds memory that the kernel fills.
     pub(crate) fn fills(&mut self, fresh: &Fresh) -> CandleResult<&mut Self> {
         self.fills_from(fresh, 0)
     }
 
-    /// Memory that the kernel fills from value `start` on.
+    /// Adds memory that the kernel fills from value `start` on.
     pub(crate) fn fills_from(&mut self, fresh: &Fresh, start: usize) -> CandleResult<&mut Self> {
         let before = start * fresh.storage.dtype().size_in_bytes();
         let address = executor::address(&fresh.storage)? + before as u64;
@@ -158,25 +158,25 @@ impl Launch {
         Ok(self)
     }
 
-    /// A size or an index.
+    /// Adds a size or an index.
     pub(crate) fn number(&mut self, number: usize) -> CandleResult<&mut Self> {
         self.args.push(Arg::U32(small(number)?));
         Ok(self)
     }
 
-    /// A constant.
+    /// Adds an f32 constant.
     pub(crate) fn float(&mut self, number: f32) -> &mut Self {
         self.args.push(Arg::F32(number));
         self
     }
 
-    /// A constant of double precision.
+    /// Adds an f64 constant.
     pub(crate) fn double(&mut self, number: f64) -> &mut Self {
         self.args.push(Arg::F64(number));
         self
     }
 
-    /// Starts the kernel, unless its grid is empty.
+    /// Launches the kernel, unless its grid is empty.
     pub(crate) fn run(&self, device: &Device) -> CandleResult<()> {
         if self.grid.contains(&0) {
             return Ok(());
@@ -188,7 +188,7 @@ impl Launch {
 /// Threads of a block of the kernels that work on rows or values.
 pub(crate) const ROW_THREADS: usize = 256;
 
-/// The address of a tensor's first value; the tensor has to be without gaps.
+/// Returns the address of the first value of a contiguous tensor.
 pub(super) fn tensor_address(tensor: &Tensor) -> CandleResult<u64> {
     let (storage, layout) = tensor.storage_and_layout();
     let Some((start, _)) = layout.contiguous_offsets() else {

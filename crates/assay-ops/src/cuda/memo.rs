@@ -1,15 +1,15 @@
-//! Remembers what was made from a value, so that it is made once and not in every layer.
+//! A small cache of values computed from a key, so that they are computed once and not in every layer.
 
 use std::sync::{Mutex, PoisonError};
 
-/// Values remembered at one time: enough for two players that take turns.
+/// Number of cached values: enough for two players that take turns.
 const ENTRIES: usize = 4;
 
-/// A few results by what they were made from; the oldest is forgotten. A clone starts empty.
+/// The last few results by key. A clone starts empty.
 pub(crate) struct Memo<K, V>(Mutex<Vec<(K, V)>>);
 
 impl<K: PartialEq, V: Clone> Memo<K, V> {
-    /// The value of `key`, made if it is not remembered.
+    /// Returns the value of `key`, and computes it if it is not cached.
     pub(crate) fn get<E>(&self, key: K, make: impl FnOnce() -> Result<V, E>) -> Result<V, E> {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, value)) = entries.iter().find(|(known, _)| *known == key) {
@@ -36,7 +36,7 @@ impl<K, V> Clone for Memo<K, V> {
     }
 }
 
-/// What is remembered is no part of what a value is.
+/// Caches do not count when their owners are compared.
 impl<K, V> PartialEq for Memo<K, V> {
     fn eq(&self, _: &Self) -> bool {
         true

@@ -1,8 +1,9 @@
-//! A pass of kernels that is recorded while it runs and started again over the same memory, with other inputs.
+//! Recording a pass of kernels while it runs, and replaying it over the same memory with other inputs.
 //!
-//! What a recording holds: every kernel and matrix product in order, and all memory that they read and write but for weights and
-//! caches, which the caller keeps. On a GPU the driver takes it as one graph; where it does not, and in the emulator, the work is
-//! started piece by piece. Operations of the tensor library are not recorded: a pass must consist of this crate's own.
+//! A recording holds every kernel and matrix product in order, and the memory that they read and write, except weights and
+//! caches, which the caller keeps. On a GPU the driver runs it as one graph. Where the driver cannot, and in the emulator,
+//! the kernels are launched one by one. Operations of candle are not recorded, so a pass must consist of operations of this
+//! crate.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use super::launch::{Launch, tensor_address};
 use super::product::Product;
 use crate::OpsError;
 
-/// A pass that can be started again.
+/// A pass that can be replayed.
 pub struct Recording {
     device: Device,
     work: Vec<Work>,
@@ -23,7 +24,7 @@ pub struct Recording {
     graph: Graph,
 }
 
-/// What a pass was given and is given anew when it is started again.
+/// An input of a pass, which every replay replaces.
 #[derive(Clone, Copy, Debug)]
 pub enum StepInput<'v> {
     /// Token ids, positions or a table of sequences.
@@ -32,7 +33,7 @@ pub enum StepInput<'v> {
     Numbers(&'v [f64]),
 }
 
-/// Something that a device was told to do.
+/// One piece of work of a device.
 #[derive(Clone, Debug)]
 pub(super) enum Work {
     Kernel(Launch),
@@ -42,7 +43,7 @@ pub(super) enum Work {
 #[derive(Default)]
 struct Recorder {
     work: Vec<Work>,
-    /// What was brought to the device, and the list that it is of, so that it is brought once a pass.
+    /// Tensors copied to the device, with the list that each is a copy of, so that a pass copies a list once.
     inputs: Vec<(Option<Arc<[u32]>>, Tensor)>,
     kept: Vec<Tensor>,
 }
@@ -51,7 +52,7 @@ thread_local! {
     static RECORDER: RefCell<Option<Recorder>> = const { RefCell::new(None) };
 }
 
-/// Stops recording however a pass ends.
+/// Stops recording when a pass ends, also by an error.
 struct Stop;
 
 impl Drop for Stop {
@@ -60,7 +61,7 @@ impl Drop for Stop {
     }
 }
 
-/// Runs a pass on `device`, in this thread, and records it. What it returns is part of the memory that a replay writes again.
+/// Runs a pass on `device` in this thread and records it. A replay overwrites the tensors that the pass returned.
 ///
 /// # Errors
 /// Whatever `pass` returns.
@@ -84,10 +85,10 @@ pub fn record<R, E>(
 }
 
 impl Recording {
-    /// Starts the pass again with other inputs of the same sizes, in the order in which it brought them to the device first.
+    /// Replays the pass with other inputs of the same sizes, in the order in which the pass first copied them to the device.
     ///
     /// # Errors
-    /// [`OpsError::Length`] where an input has another size; a device that fails.
+    /// [`OpsError::Length`] for an input of another size; a failure of the device.
     pub fn replay(&mut self, inputs: &[StepInput<'_>]) -> Result<(), OpsError> {
         let length = |argument, expected, found| OpsError::Length {
             operation: "replay",
@@ -115,7 +116,7 @@ impl Recording {
     }
 }
 
-/// Takes down what was started, if this thread records.
+/// Records work, if this thread records.
 pub(super) fn note(work: impl FnOnce() -> Work) {
     RECORDER.with_borrow_mut(|recorder| {
         if let Some(recorder) = recorder {
@@ -133,12 +134,12 @@ pub(super) fn keep(tensor: &Tensor) {
     });
 }
 
-/// Whether this thread records: then nothing that was brought to the device before may be used, and nothing remembered.
+/// Returns whether this thread records. A recorded pass must not use or keep cached copies of lists.
 pub(super) fn active() -> bool {
     RECORDER.with_borrow(Option::is_some)
 }
 
-/// What this pass has brought to the device of a list already.
+/// Returns the copy of a list that this pass has already made.
 pub(super) fn brought(list: &Arc<[u32]>) -> Option<Tensor> {
     RECORDER.with_borrow(|recorder| {
         let mut inputs = recorder.iter().flat_map(|recorder| &recorder.inputs);
@@ -151,7 +152,7 @@ pub(super) fn brought(list: &Arc<[u32]>) -> Option<Tensor> {
     })
 }
 
-/// Takes down what was brought to the device, if this thread records, and of which list it is.
+/// Records an input and the list that it is a copy of, if this thread records.
 pub(super) fn input(tensor: Tensor, list: Option<&Arc<[u32]>>) -> Tensor {
     RECORDER.with_borrow_mut(|recorder| {
         if let Some(recorder) = recorder {

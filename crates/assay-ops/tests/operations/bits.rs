@@ -23,6 +23,12 @@ fn assert_threads_agree(work: &(dyn Fn() -> Vec<Tensor> + Sync)) {
     }
 }
 
+/// A frozen matrix in f32 and in bf16.
+fn both_types(weight: &Tensor) -> [Matrix; 2] {
+    let dense = Matrix::Dense(weight.clone());
+    [dense.in_panels(DType::BF16).unwrap(), dense]
+}
+
 fn all(result: (Tensor, Vec<Tensor>)) -> Vec<Tensor> {
     let (y, gradients) = result;
     std::iter::once(y)
@@ -86,6 +92,27 @@ fn threads_do_not_change_bits() {
             .unwrap()
         }))
     });
+    let frozen = Matrix::Dense(tensor(&[700, 96], 2));
+    let frozen = frozen.in_panels(DType::BF16).unwrap();
+    assert_threads_agree(&|| {
+        let inputs = [x(), tensor(&[5, 96], 3), tensor(&[700, 5], 4)];
+        all(pull(&inputs, DType::F32, &|t| {
+            let lora = Lora {
+                a: &t[1],
+                b: &t[2],
+                scale: 0.5,
+                laid_out: None,
+            };
+            linear(&t[0], &frozen, None, Some(lora)).unwrap()
+        }))
+    });
+    let output = Matrix::Dense(tensor(&[1100, 96], 2));
+    let output = output.in_panels(DType::BF16).unwrap();
+    assert_threads_agree(&|| {
+        all(pull(&[x()], DType::F32, &|t| {
+            token_logprobs(&t[0], &output, &targets).unwrap().logprobs
+        }))
+    });
     assert_threads_agree(&|| {
         let inputs = [x(), tensor(&[rows, 32], 2), tensor(&[rows, 32], 3)];
         all(pull(&inputs, DType::F32, &|t| {
@@ -111,7 +138,7 @@ fn threads_do_not_change_bits() {
 #[test]
 fn a_row_alone_has_the_bits_it_has_in_any_batch() {
     for (input, out) in [(576, 192), (40, 33), (576, 49), (1536, 576), (31, 1)] {
-        let (weight, bias) = (Matrix::Dense(tensor(&[out, input], 2)), tensor(&[out], 5));
+        let bias = tensor(&[out], 5);
         let (a, b) = (tensor(&[7, input], 3), tensor(&[out, 7], 4));
         let lora = || Lora {
             a: &a,
@@ -120,21 +147,23 @@ fn a_row_alone_has_the_bits_it_has_in_any_batch() {
             laid_out: None,
         };
         let x = tensor(&[300, input], 1);
-        let run = |x: &Tensor| {
-            let (y, dx) = pull(std::slice::from_ref(x), DType::F32, &|t| {
-                linear(&t[0], &weight, Some(&bias), Some(lora())).unwrap()
-            });
-            (y.to_vec2::<f64>().unwrap(), dx.len())
-        };
-        let (whole, _) = run(&x);
-        for rows in [1, 2, 6, 7, 13, 14, 15, 16, 17, 31, 33, 64, 113] {
-            for start in [0, 5, 187] {
-                let (part, _) = run(&x.narrow(0, start, rows).unwrap());
-                assert_eq!(
-                    part,
-                    whole[start..start + rows],
-                    "{rows} rows from {start}, {input} to {out}"
-                );
+        for weight in both_types(&tensor(&[out, input], 2)) {
+            let run = |x: &Tensor| {
+                let (y, dx) = pull(std::slice::from_ref(x), DType::F32, &|t| {
+                    linear(&t[0], &weight, Some(&bias), Some(lora())).unwrap()
+                });
+                (y.to_vec2::<f64>().unwrap(), dx.len())
+            };
+            let (whole, _) = run(&x);
+            for rows in [1, 2, 6, 7, 13, 14, 15, 16, 17, 31, 33, 64, 113] {
+                for start in [0, 5, 187] {
+                    let (part, _) = run(&x.narrow(0, start, rows).unwrap());
+                    assert_eq!(
+                        part,
+                        whole[start..start + rows],
+                        "{rows} rows from {start}, {input} to {out}, {weight:?}"
+                    );
+                }
             }
         }
     }
@@ -142,14 +171,13 @@ fn a_row_alone_has_the_bits_it_has_in_any_batch() {
 
 #[test]
 fn gradients_of_a_row_do_not_depend_on_the_batch() {
-    let weight = Matrix::Dense(tensor(&[700, 96], 2));
     let (a, b) = (tensor(&[7, 96], 3), tensor(&[700, 7], 4));
     let (x, seed) = (tensor(&[300, 96], 1), tensor(&[300, 700], 9));
-    let run = |start: usize, rows: usize| {
+    let run = |weight: &Matrix, start: usize, rows: usize| {
         let x = candle_core::Var::from_tensor(&x.narrow(0, start, rows).unwrap()).unwrap();
         let y = linear(
             &x,
-            &weight,
+            weight,
             None,
             Some(Lora {
                 a: &a,
@@ -168,24 +196,25 @@ fn gradients_of_a_row_do_not_depend_on_the_batch() {
             .unwrap();
         store.get(x.as_tensor()).unwrap().to_vec2::<f32>().unwrap()
     };
-    let whole = run(0, 300);
-    for rows in [1, 2, 7, 64, 150] {
-        assert_eq!(run(50, rows), whole[50..50 + rows]);
+    for weight in both_types(&tensor(&[700, 96], 2)) {
+        let whole = run(&weight, 0, 300);
+        for rows in [1, 2, 7, 64, 150] {
+            assert_eq!(run(&weight, 50, rows), whole[50..50 + rows], "{weight:?}");
+        }
     }
 }
 
 #[test]
 fn logprobs_of_a_row_do_not_depend_on_the_batch() {
-    let output = Matrix::Dense(tensor(&[1100, 96], 2));
     let (hidden, seed) = (tensor(&[300, 96], 1), tensor(&[300], 9));
-    let run = |start: usize, rows: usize| {
+    let run = |output: &Matrix, start: usize, rows: usize| {
         let hidden =
             candle_core::Var::from_tensor(&hidden.narrow(0, start, rows).unwrap()).unwrap();
         let targets: Arc<[u32]> = (start..start + rows)
             .map(|i| i as u32 * 3)
             .collect::<Vec<_>>()
             .into();
-        let result = token_logprobs(&hidden, &output, &targets).unwrap();
+        let result = token_logprobs(&hidden, output, &targets).unwrap();
         let loss = result
             .logprobs
             .mul(&seed.narrow(0, start, rows).unwrap())
@@ -204,12 +233,14 @@ fn logprobs_of_a_row_do_not_depend_on_the_batch() {
             gradient,
         )
     };
-    let whole = run(0, 300);
-    for rows in [1, 2, 7, 64, 150] {
-        let part = run(50, rows);
-        assert_eq!(part.0, whole.0[50..50 + rows]);
-        assert_eq!(part.1, whole.1[50..50 + rows]);
-        assert_eq!(part.2, whole.2[50..50 + rows]);
+    for output in both_types(&tensor(&[1100, 96], 2)) {
+        let whole = run(&output, 0, 300);
+        for rows in [1, 2, 7, 64, 150] {
+            let part = run(&output, 50, rows);
+            assert_eq!(part.0, whole.0[50..50 + rows], "{output:?}");
+            assert_eq!(part.1, whole.1[50..50 + rows], "{output:?}");
+            assert_eq!(part.2, whole.2[50..50 + rows], "{output:?}");
+        }
     }
 }
 
@@ -218,9 +249,17 @@ fn an_adapter_laid_out_gives_the_bits_of_the_plain_one() {
     for (input, out, rank) in [(576, 192, 64), (40, 33, 7), (576, 1100, 16), (31, 1, 1)] {
         let dense = Matrix::Dense(tensor(&[out, input], 2));
         let (a, b) = (tensor(&[rank, input], 3), tensor(&[out, rank], 4));
-        let laid_out = LaidOut::new(&a, &b, DType::F32).unwrap();
         let x = tensor(&[130, input], 1);
-        for weight in [dense.in_panels(DType::F32).unwrap(), dense] {
+        let [f32_panels, bf16_panels] =
+            [DType::F32, DType::BF16].map(|dtype| dense.in_panels(dtype).unwrap());
+        for weight in [f32_panels, bf16_panels, dense] {
+            let laid_out = LaidOut::new(&a, &b, weight.factors()).unwrap();
+            // Panels of another type must not be used.
+            let other = match weight.factors() {
+                DType::F32 => DType::BF16,
+                _ => DType::F32,
+            };
+            let unused = LaidOut::new(&a, &b, other).unwrap();
             let run = |laid_out: Option<&LaidOut>, rows: usize| {
                 let lora = Lora {
                     a: &a,
@@ -234,6 +273,7 @@ fn an_adapter_laid_out_gives_the_bits_of_the_plain_one() {
             for rows in [1, 3, 64, 130] {
                 let (plain, laid_out) = (run(None, rows), run(Some(&laid_out), rows));
                 assert_eq!(plain, laid_out, "[{rows}, {input}] to {out}");
+                assert_eq!(plain, run(Some(&unused), rows), "[{rows}, {input}] to {out}");
             }
         }
     }

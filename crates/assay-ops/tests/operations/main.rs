@@ -3,6 +3,7 @@
 
 mod agreement;
 mod attention;
+mod bf16;
 mod bits;
 mod compare;
 mod optimiser;

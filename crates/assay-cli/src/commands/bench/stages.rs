@@ -189,7 +189,7 @@ impl Workbench {
         let config = config(args);
         let transformer = while_loading(|| {
             let (transformer, _) = Transformer::random(&config, SEED)?;
-            transformer.placed(placement)?.in_panels()
+            transformer.placed(placement)?.in_panels(placement.dtype)
         })?;
         let transformer = Arc::new(transformer);
         let lora = LoraSettings {

@@ -1,17 +1,18 @@
 //! Matrix products on slices whose bits depend on the two factors only.
 //!
-//! Every value of a product is computed alike: the depth is cut into blocks of [`DEPTH`], each block is one chain of fused
-//! multiply-adds from zero, and the blocks are added in order. So a row of the result does not depend on the other rows,
-//! on the number of threads or on the instruction set. General libraries do not promise this: the `gemm` crate picks another
-//! kernel and other blocks for one row than for many, and the last bits differ.
+//! All values of a product are computed in the same way: the depth is cut into blocks of [`DEPTH`], each block is one chain
+//! of fused multiply-adds from zero, and the blocks are added in order. So a row of the result does not depend on the other
+//! rows, on the number of threads or on the instruction set. General libraries do not promise this: the `gemm` crate uses
+//! other blocks for one row than for many rows, and the last bits differ.
 //!
-//! Layout: the right factor is packed into panels (a few columns, depth-major, zero-padded), the left factor is read in
+//! Layout: the right factor is packed into panels (a few columns, depth-major, zero-padded). The left factor is read in
 //! place, row by row, or packed when it is transposed.
 
 mod lanes;
 mod pairs;
 mod panels;
 
+pub use pairs::multiplies_bf16_natively;
 pub(crate) use pairs::{Pair, multiply_rounded};
 pub(crate) use panels::{Panels, Part};
 
@@ -21,7 +22,7 @@ use crate::cpu::routines::disjoint::{Disjoint, Tile};
 pub(crate) const DEPTH: usize = 256;
 /// Columns of one parallel task.
 const COLUMNS: usize = 128;
-/// Tasks a product is cut into, so that uneven threads even out.
+/// Number of tasks of a product: more than threads, so that slow threads get fewer.
 const TASKS: usize = 12;
 /// Rows below which a task is not cut further.
 const MIN_ROWS: usize = 112;
@@ -69,7 +70,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Panics unless the first `rows` and `columns` are inside the values: every address in a product is bounded by this.
+    /// Panics unless the first `rows` and `columns` are inside the values. Every address in a product relies on it.
     fn check(&self, rows: usize, columns: usize) {
         if rows > 0 && columns > 0 {
             let last = (rows - 1) * self.row_stride + (columns - 1) * self.column_stride;

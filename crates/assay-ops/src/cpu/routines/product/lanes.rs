@@ -388,7 +388,7 @@ pub(crate) unsafe fn tile<L: Lanes, const M: usize, const V: usize>(t: &Addresse
             a = a.wrapping_add(t.a_step);
             b = b.wrapping_add(t.b_step);
         }
-        store(&sums, &t.to);
+        store(sums, &t.to);
     }
 }
 
@@ -421,48 +421,38 @@ pub(crate) unsafe fn widening_tile<L: Lanes>(rows: usize, t: &PairAddresses<f32>
 /// As [`tile`].
 #[inline(always)]
 unsafe fn widen<L: Lanes, const M: usize, const V: usize>(t: &PairAddresses<f32>) {
-    // SAFETY: every address is among those the caller promises.
-    unsafe {
-        let mut sums = [[L::zero(); V]; M];
-        let (mut a, mut b) = (t.a, t.b);
-        for _ in 0..t.pairs {
+    // SAFETY: the caller has the instruction set.
+    let mut sums = [[unsafe { L::zero() }; V]; M];
+    let (mut a, mut b) = (t.a, t.b);
+    // A macro, because sums that pass through a function do not stay in registers.
+    macro_rules! add_products {
+        ($widen:ident) => {
+            let mut right = [L::zero(); V];
+            for (v, right) in right.iter_mut().enumerate() {
+                *right = L::$widen(b.add(v * L::WIDTH));
+            }
+            for (m, sums) in sums.iter_mut().enumerate() {
+                let left = L::splat(a.wrapping_add(m * t.a_row));
+                for v in 0..V {
+                    sums[v] = sums[v].fused(left, right[v]);
+                }
+            }
+            a = a.wrapping_add(t.a_step);
+        };
+    }
+    for _ in 0..t.pairs {
+        // SAFETY: every address is among those the caller promises.
+        unsafe {
             for v in 0..V {
                 L::prefetch(b.wrapping_add(AHEAD * t.b_step + v * L::WIDTH).cast());
             }
-            let mut right = [L::zero(); V];
-            for (v, right) in right.iter_mut().enumerate() {
-                *right = L::widen_first(b.add(v * L::WIDTH));
-            }
-            add_products(&mut sums, a, t.a_row, right);
-            a = a.wrapping_add(t.a_step);
-            for (v, right) in right.iter_mut().enumerate() {
-                *right = L::widen_second(b.add(v * L::WIDTH));
-            }
-            add_products(&mut sums, a, t.a_row, right);
-            a = a.wrapping_add(t.a_step);
-            b = b.wrapping_add(t.b_step);
+            add_products!(widen_first);
+            add_products!(widen_second);
         }
-        store(&sums, &t.to);
+        b = b.wrapping_add(t.b_step);
     }
-}
-
-/// sums += a right, for one value of each row of a.
-#[inline(always)]
-unsafe fn add_products<L: Lanes, const M: usize, const V: usize>(
-    sums: &mut [[L; V]; M],
-    a: *const f32,
-    a_row: usize,
-    right: [L; V],
-) {
-    for (m, sums) in sums.iter_mut().enumerate() {
-        // SAFETY: the caller promises the addresses.
-        unsafe {
-            let left = L::splat(a.wrapping_add(m * a_row));
-            for v in 0..V {
-                sums[v] = sums[v].fused(left, right[v]);
-            }
-        }
-    }
+    // SAFETY: by the caller.
+    unsafe { store(sums, &t.to) }
 }
 
 /// One register tile of bf16 pairs with AVX512-BF16, of `rows` rows.
@@ -501,7 +491,7 @@ unsafe fn dot<W, const M: usize, const V: usize>(t: &PairAddresses<W>) {
             a = a.wrapping_add(t.a_step);
             b = b.wrapping_add(t.b_step);
         }
-        store(&sums, &t.to);
+        store(sums, &t.to);
     }
 }
 
@@ -512,9 +502,9 @@ fn pairs(words: __m512i) -> __m512bh {
     unsafe { std::mem::transmute(words) }
 }
 
-/// Writes a tile, or adds it to what is there.
+/// Writes a tile, or adds it to the values there. Takes a copy, so that the sums stay in registers until here.
 #[inline(always)]
-unsafe fn store<L: Lanes, const M: usize, const V: usize>(sums: &[[L; V]; M], t: &Destination) {
+unsafe fn store<L: Lanes, const M: usize, const V: usize>(sums: [[L; V]; M], t: &Destination) {
     // SAFETY: the caller promises the first `columns` of each row.
     unsafe {
         if t.columns == V * L::WIDTH {
@@ -526,7 +516,7 @@ unsafe fn store<L: Lanes, const M: usize, const V: usize>(sums: &[[L; V]; M], t:
                 }
             }
         } else {
-            store_part(sums, t);
+            store_part(&sums, t);
         }
     }
 }
