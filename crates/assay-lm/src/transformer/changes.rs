@@ -226,7 +226,7 @@ impl MergedPair {
             }
             sum = sum.broadcast_mul(&(magnitude / norms)?.unsqueeze(1)?)?;
         }
-        Ok(Matrix::Dense(sum.to_dtype(before.dtype())?).in_panels(candle_core::DType::F32)?)
+        Ok(Matrix::Dense(sum.to_dtype(before.dtype())?).in_panels(matrix.factors())?)
     }
 }
 
@@ -246,7 +246,7 @@ fn replaced_matrix(before: &Matrix, values: &Tensor, module: &str) -> Result<Mat
     }
     let (device, dtype) = before.placement();
     let values = values.to_device(&device)?.to_dtype(dtype)?;
-    Ok(Matrix::Dense(values).in_panels(candle_core::DType::F32)?)
+    Ok(Matrix::Dense(values).in_panels(before.factors())?)
 }
 
 fn unknown(module: &str) -> LmError {
