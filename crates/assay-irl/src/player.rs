@@ -8,6 +8,7 @@ mod update;
 
 use assay_lm::adapter::Adapter;
 use assay_lm::gradients::{Gradients, Tape};
+pub(crate) use assay_lm::packed::rows;
 use assay_lm::packed::{Group, PackedBatch, micro_batches};
 use assay_lm::transformer::Transformer;
 use assay_ops::seed_gradient;
@@ -210,11 +211,6 @@ pub fn infer_all(
             player.infer(&PackedBatch::new(&part.groups)?)
         })
     })
-}
-
-/// Packed rows of an update in one batch.
-pub(crate) fn rows(groups: &[Group]) -> usize {
-    groups.iter().map(Group::rows).sum()
 }
 
 /// A flat `[N]` tensor of per-token gradients, where the scalars are.

@@ -27,6 +27,6 @@ pub use packed::PackedBatch;
 pub use placement::{DeviceName, Placement, PlacementSettings, Precision};
 pub use save::save_tensors;
 pub use source::ModelSource;
-pub use template::{ChatTemplate, GenerationPrompt, TemplateDate};
+pub use template::{ChatTemplate, Conversation, GenerationPrompt, TemplateDate};
 pub use tokenizer::{ByteSpans, ControlTokens, Tokenizer};
 pub use weights::{GgufFile, Weights};

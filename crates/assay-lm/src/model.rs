@@ -6,6 +6,7 @@ use std::sync::Arc;
 use assay_tasks::message::Message;
 
 use crate::directory::WeightType;
+use crate::template::Conversation;
 use crate::transformer::Transformer;
 use crate::{ChatTemplate, ControlTokens, LmError, ModelSource, Placement, Tokenizer};
 
@@ -65,6 +66,15 @@ impl LanguageModel {
     /// The template fails.
     pub fn prompt_ids(&self, messages: &[Message]) -> Result<Vec<u32>, LmError> {
         self.template.prompt_ids(&self.tokenizer, messages)
+    }
+
+    /// The rendered prompt of a conversation with variables, ready for a completion.
+    ///
+    /// # Errors
+    /// The template fails.
+    pub fn conversation_ids(&self, conversation: Conversation<'_>) -> Result<Vec<u32>, LmError> {
+        self.template
+            .conversation_ids(&self.tokenizer, conversation)
     }
 
     /// A completion's text and the byte range of each token; the end-of-turn token is empty at the end.
