@@ -3,15 +3,17 @@
 //! Decided here: which ids a trace is scored on and which traces share a packed prompt. A trace that carries token ids
 //! of this model is scored on those, never encoded again; text alone, or text with another tokenizer's ids, is rendered
 //! in the reward's prompt style and encoded. A trace that cannot be scored keeps its place and is counted.
+//!
+//! Scoring has three parts: [`Critic::encode`] needs the tokenizer, [`Critic::outputs`] runs the models on token ids,
+//! [`Critic::finish`] turns logits into rewards and scores. A server runs the middle part on a thread of its own.
 
-use std::collections::HashMap;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use assay_evals::localisation::LocalisationCase;
 use assay_evals::scores::{ScoreSettings, score_all};
 use assay_lm::LanguageModel;
 use assay_lm::adapter::Adapter;
-use assay_lm::packed::{Group, PackedBatch, micro_batches};
+use assay_lm::packed::{PackedBatch, PromptGroups, PromptedCompletion};
 use assay_lm::transformer::Transformer;
 use assay_tasks::answers::{extract_lenient, is_correct};
 use assay_tasks::perturbations::{DemonstrationGroup, Perturbed, Registry};
@@ -59,6 +61,56 @@ pub struct ScoreReport {
     pub unscored: usize,
     /// Traces that carried another tokenizer's ids: encoded again, their old log-probabilities dropped.
     pub encoded_again: usize,
+}
+
+/// A trace in the reward's tokens, its answer read and compared, that waits for the models.
+#[derive(Clone, Debug)]
+pub struct EncodedTrace {
+    trace: ScoredTrace,
+    /// Tokens with a reward of their own, ascending.
+    labelled: Vec<usize>,
+    encoded_again: bool,
+}
+
+/// What the models compute for one completion.
+///
+/// # Shapes
+/// Every list has one value a completion token.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TokenOutputs {
+    /// Logits of the reward.
+    pub logits: Vec<f32>,
+    /// Log-probabilities and entropies of the policy, where one was given.
+    pub policy: Option<PolicyOutputs>,
+}
+
+/// What a policy computes for one completion, one value a token.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PolicyOutputs {
+    /// log pi(token | before).
+    pub logprobs: Vec<f32>,
+    /// Entropies before each token, in nats.
+    pub entropies: Vec<f32>,
+}
+
+impl EncodedTrace {
+    /// The trace without rewards and scores.
+    pub fn trace(&self) -> &ScoredTrace {
+        &self.trace
+    }
+
+    /// What the models read of it.
+    pub fn ids(&self) -> PromptedCompletion<'_> {
+        PromptedCompletion {
+            prompt: &self.trace.prompt_token_ids,
+            completion: &self.trace.token_ids,
+        }
+    }
+
+    /// Whether the trace carried another tokenizer's ids.
+    pub fn was_encoded_again(&self) -> bool {
+        self.encoded_again
+    }
 }
 
 /// A demonstration with one injected error, scored.
@@ -136,17 +188,21 @@ impl<'m> Critic<'m> {
         beside: Option<Beside<'_>>,
         on_scored: impl FnMut(usize),
     ) -> Result<ScoreReport, CriticError> {
-        let mut encoded_again = 0;
-        for trace in traces.iter_mut() {
-            encoded_again += usize::from(self.complete(trace)?);
-            judge(trace);
+        let mut encoded = Vec::with_capacity(traces.len());
+        for trace in traces.iter() {
+            encoded.push(self.encode(trace.clone())?);
         }
-        let scored = self.score_encoded(traces, beside, on_scored)?;
-        Ok(ScoreReport {
-            scored,
-            unscored: traces.len() - scored,
-            encoded_again,
-        })
+        let mut report = ScoreReport {
+            encoded_again: encoded.iter().filter(|trace| trace.encoded_again).count(),
+            ..ScoreReport::default()
+        };
+        let scored = self.score_encoded(encoded, beside, on_scored)?;
+        for (trace, scored) in traces.iter_mut().zip(scored) {
+            report.scored += usize::from(scored.token_rewards.iter().any(Option::is_some));
+            *trace = scored;
+        }
+        report.unscored = traces.len() - report.scored;
+        Ok(report)
     }
 
     /// Injects one error into each demonstration and scores both; demonstrations that offer none are left out.
@@ -173,13 +229,13 @@ impl<'m> Critic<'m> {
             for demonstration in window {
                 if let Some((perturbed, wrong)) = self.corrupt(demonstration, registry, seed)? {
                     errors.push(perturbed);
-                    traces.push(trace_of(demonstration, wrong, "injected error"));
+                    traces.push(self.ready(trace_of(demonstration, wrong, "injected error")));
                     let right = demonstration.completion.clone();
-                    traces.push(trace_of(demonstration, right, "demonstration"));
+                    traces.push(self.ready(trace_of(demonstration, right, "demonstration")));
                 }
             }
-            self.score_encoded(&mut traces, Some(beside), |_| ())?;
-            let mut scored = traces.into_iter();
+            let scored = self.score_encoded(traces, Some(beside), |_| ())?;
+            let mut scored = scored.into_iter();
             for perturbed in errors {
                 if let (Some(trace), Some(original)) = (scored.next(), scored.next()) {
                     cases.push(ErrorCase {
@@ -223,45 +279,103 @@ impl<'m> Critic<'m> {
                 record.token_ids = completion.ids;
                 record.token_offsets = completion.offsets;
             }
-            records.push(record);
+            records.push(self.ready(record));
             ranges.push(steps);
         }
-        self.score_encoded(&mut records, beside, on_scored)?;
-        Ok(records.into_iter().zip(ranges).collect())
+        let scored = self.score_encoded(records, beside, on_scored)?;
+        Ok(scored.into_iter().zip(ranges).collect())
     }
 
-    /// Rewards and trace scores of traces with token ids; gives how many received them.
+    /// Runs the models on encoded traces and finishes them, in their order.
     fn score_encoded(
         &self,
-        traces: &mut [ScoredTrace],
+        encoded: Vec<EncodedTrace>,
         beside: Option<Beside<'_>>,
         mut on_scored: impl FnMut(usize),
-    ) -> Result<usize, CriticError> {
-        for trace in traces.iter_mut() {
-            trace.token_rewards = vec![None; trace.token_ids.len()];
-            trace.scores.clear();
-        }
-        let (groups, places) = grouped(traces, self.positions(beside));
-        let mut scored = 0;
-        for part in micro_batches(&groups, self.token_budget) {
-            let batch = PackedBatch::new(&part.groups)?;
-            let logits = self.reward.infer(&batch)?;
-            let policy = beside
-                .map(|policy| logprobs_and_entropies(policy.transformer, policy.adapter, &batch))
-                .transpose()?;
-            for (row, &(group, completion)) in part.origin.iter().enumerate() {
-                let trace = &mut traces[places[group][completion]];
-                trace.token_rewards = self.rewards(trace, &logits[row])?;
-                if let Some((logprobs, entropies)) = &policy {
-                    trace.policy_logprobs = Some(logprobs[row].clone());
-                    trace.entropies = Some(entropies[row].clone());
-                }
-                trace.scores = score_all(trace, &ScoreSettings::default());
-            }
-            scored += part.origin.len();
+    ) -> Result<Vec<ScoredTrace>, CriticError> {
+        let ids: Vec<PromptedCompletion<'_>> = encoded.iter().map(EncodedTrace::ids).collect();
+        let outputs = self.outputs(&ids, beside, |scored| {
             on_scored(scored);
+            ControlFlow::Continue(())
+        })?;
+        let pairs = encoded.into_iter().zip(outputs);
+        pairs
+            .map(|(trace, outputs)| self.finish(trace, outputs))
+            .collect()
+    }
+
+    /// What the models compute for completions, in their order; `None` for one that they cannot read.
+    ///
+    /// Completions of one prompt share it, and a completion's numbers do not depend on its neighbours. `on_scored` gets
+    /// the number of completions read so far after every pass; it may end the work, which leaves the rest `None`.
+    ///
+    /// # Errors
+    /// A model fails.
+    pub fn outputs(
+        &self,
+        completions: &[PromptedCompletion<'_>],
+        beside: Option<Beside<'_>>,
+        mut on_scored: impl FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Vec<Option<TokenOutputs>>, CriticError> {
+        let groups = PromptGroups::new(completions.iter().copied(), self.positions(beside));
+        let mut all = vec![None; completions.len()];
+        let mut scored = 0;
+        for (groups, places) in groups.micro_batches(self.token_budget) {
+            let batch = PackedBatch::new(&groups)?;
+            let logits = self.reward.infer(&batch)?;
+            let policy = match beside {
+                Some(policy) => policy_outputs(&policy, &batch)?
+                    .into_iter()
+                    .map(Some)
+                    .collect(),
+                None => vec![None; places.len()],
+            };
+            scored += places.len();
+            for (place, (logits, policy)) in places.into_iter().zip(logits.into_iter().zip(policy))
+            {
+                all[place] = Some(TokenOutputs { logits, policy });
+            }
+            if on_scored(scored).is_break() {
+                break;
+            }
         }
-        Ok(scored)
+        Ok(all)
+    }
+
+    /// A trace with rewards and trace scores from what the models computed for it; without outputs as it was encoded.
+    ///
+    /// # Errors
+    /// [`CriticError::NonFiniteReward`] names the trace whose reward is not a number.
+    pub fn finish(
+        &self,
+        encoded: EncodedTrace,
+        outputs: Option<TokenOutputs>,
+    ) -> Result<ScoredTrace, CriticError> {
+        let EncodedTrace {
+            mut trace,
+            labelled,
+            ..
+        } = encoded;
+        let Some(TokenOutputs { logits, policy }) = outputs else {
+            return Ok(trace);
+        };
+        let transform = &self.reward.scoring.transform;
+        let rewards = transform.rewards(&backfill(&logits, &labelled));
+        if let Some(token) = rewards.iter().position(|reward| !reward.is_finite()) {
+            let trace = trace.id;
+            return Err(CriticError::NonFiniteReward { trace, token });
+        }
+        trace.token_rewards = rewards.into_iter().map(Some).collect();
+        if let Some(PolicyOutputs {
+            logprobs,
+            entropies,
+        }) = policy
+        {
+            trace.policy_logprobs = Some(logprobs);
+            trace.entropies = Some(entropies);
+        }
+        trace.scores = score_all(&trace, &ScoreSettings::default());
+        Ok(trace)
     }
 
     /// The positions that every model of a scoring pass has.
@@ -272,14 +386,45 @@ impl<'m> Critic<'m> {
         })
     }
 
-    /// Gives a trace this model's ids where it has none or another tokenizer's; tells whether it had others.
+    /// A trace in this model's tokens with its answer read and, where a gold answer is known, compared.
     ///
-    /// [`Critic::score`] does this first. A trace that is empty, or whose text exceeds the model's positions, stays
-    /// without ids.
+    /// A trace that is empty, or whose text exceeds the model's positions, stays without tokens.
     ///
     /// # Errors
     /// The chat template or the tokenizer fails.
-    pub fn complete(&self, trace: &mut ScoredTrace) -> Result<bool, CriticError> {
+    pub fn encode(&self, mut trace: ScoredTrace) -> Result<EncodedTrace, CriticError> {
+        let encoded_again = self.complete(&mut trace)?;
+        grade(&mut trace);
+        Ok(EncodedTrace {
+            encoded_again,
+            ..self.ready(trace)
+        })
+    }
+
+    /// A trace with this model's ids, ready for the models: rewards and scores of others are dropped.
+    fn ready(&self, mut trace: ScoredTrace) -> EncodedTrace {
+        let count = trace.token_ids.len();
+        trace.token_rewards = vec![None; count];
+        trace.scores.clear();
+        let completion = EncodedCompletion {
+            text: std::mem::take(&mut trace.text),
+            ids: std::mem::take(&mut trace.token_ids),
+            offsets: std::mem::take(&mut trace.token_offsets),
+        };
+        let granularity = self.reward.scoring.granularity;
+        let labelled = granularity.labelled_positions(count, &completion.step_ends());
+        trace.text = completion.text;
+        trace.token_ids = completion.ids;
+        trace.token_offsets = completion.offsets;
+        EncodedTrace {
+            trace,
+            labelled,
+            encoded_again: false,
+        }
+    }
+
+    /// Gives a trace this model's ids where it has none or another tokenizer's; returns whether it had others.
+    fn complete(&self, trace: &mut ScoredTrace) -> Result<bool, CriticError> {
         let carried = !trace.token_ids.is_empty();
         let vocabulary = self.model.transformer.config().vocab_size;
         let known = |ids: &[u32]| ids.iter().all(|&id| (id as usize) < vocabulary);
@@ -317,30 +462,6 @@ impl<'m> Critic<'m> {
         Ok(encoded.is_some_and(|completion| completion.ids == trace.token_ids))
     }
 
-    fn rewards(
-        &self,
-        trace: &ScoredTrace,
-        logits: &[f32],
-    ) -> Result<Vec<Option<f32>>, CriticError> {
-        let completion = EncodedCompletion {
-            text: trace.text.clone(),
-            ids: trace.token_ids.clone(),
-            offsets: trace.token_offsets.clone(),
-        };
-        let scoring = &self.reward.scoring;
-        let positions = scoring
-            .granularity
-            .labelled_positions(logits.len(), &completion.step_ends());
-        let rewards = scoring.transform.rewards(&backfill(logits, &positions));
-        match rewards.iter().position(|reward| !reward.is_finite()) {
-            Some(token) => Err(CriticError::NonFiniteReward {
-                trace: trace.id.clone(),
-                token,
-            }),
-            None => Ok(rewards.into_iter().map(Some).collect()),
-        }
-    }
-
     fn corrupt(
         &self,
         demonstration: &Demonstration,
@@ -359,33 +480,21 @@ impl<'m> Critic<'m> {
     }
 }
 
-/// Traces with a prompt and tokens that fit, grouped by prompt in the order of first appearance; beside each group the places of its
-/// completions among the traces.
-fn grouped(traces: &[ScoredTrace], positions: usize) -> (Vec<Group>, Vec<Vec<usize>>) {
-    let (mut groups, mut places) = (Vec::<Group>::new(), Vec::<Vec<usize>>::new());
-    let mut known: HashMap<&[u32], usize> = HashMap::new();
-    for (place, trace) in traces.iter().enumerate() {
-        let tokens = trace.prompt_token_ids.len() + trace.token_ids.len();
-        let empty = trace.prompt_token_ids.is_empty() || trace.token_ids.is_empty();
-        if empty || tokens > positions {
-            continue;
-        }
-        let group = *known.entry(&trace.prompt_token_ids).or_insert_with(|| {
-            groups.push(Group {
-                prompt: trace.prompt_token_ids.clone(),
-                completions: Vec::new(),
-            });
-            places.push(Vec::new());
-            groups.len() - 1
-        });
-        groups[group].completions.push(trace.token_ids.clone());
-        places[group].push(place);
-    }
-    (groups, places)
+fn policy_outputs(
+    policy: &Beside<'_>,
+    batch: &PackedBatch,
+) -> Result<Vec<PolicyOutputs>, CriticError> {
+    let (logprobs, entropies) = logprobs_and_entropies(policy.transformer, policy.adapter, batch)?;
+    let pairs = logprobs.into_iter().zip(entropies);
+    let outputs = pairs.map(|(logprobs, entropies)| PolicyOutputs {
+        logprobs,
+        entropies,
+    });
+    Ok(outputs.collect())
 }
 
-/// Reads the answer, and compares it with the gold answer where nobody has yet.
-fn judge(trace: &mut ScoredTrace) {
+/// Reads the answer, and compares it with the gold answer, where neither was done before.
+fn grade(trace: &mut ScoredTrace) {
     if trace.predicted_answer.is_none() {
         trace.predicted_answer = extract_lenient(&trace.text).map(|found| found.text.to_owned());
     }
@@ -441,30 +550,6 @@ fn rendered_steps(prompt: &PromptSettings, steps: &[String]) -> (String, Vec<Ran
 mod tests {
     use super::*;
 
-    fn trace(prompt: &[u32], ids: &[u32]) -> ScoredTrace {
-        ScoredTrace {
-            prompt_token_ids: prompt.to_vec(),
-            token_ids: ids.to_vec(),
-            ..ScoredTrace::default()
-        }
-    }
-
-    #[test]
-    fn traces_of_one_prompt_meet_in_one_group_wherever_they_stand() {
-        let traces = [
-            trace(&[1, 2], &[5]),
-            trace(&[3], &[6, 7]),
-            trace(&[1, 2], &[]),
-            trace(&[1, 2], &[8, 9]),
-            trace(&[3], &[1, 1, 1, 1]),
-        ];
-        let (groups, places) = grouped(&traces, 4);
-        assert_eq!(places, [vec![0, 3], vec![1]]);
-        assert_eq!(groups[0].prompt, [1, 2]);
-        assert_eq!(groups[0].completions, [vec![5], vec![8, 9]]);
-        assert_eq!(groups[1].completions, [vec![6, 7]]);
-    }
-
     #[test]
     fn steps_are_found_in_the_rendered_text() {
         let prompt = PromptSettings::default();
@@ -488,17 +573,17 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_judged_once() {
+    fn answers_are_graded_once() {
         let mut trace = ScoredTrace {
             text: "so it is 1,000".to_owned(),
             answer: Some("1000".to_owned()),
             ..ScoredTrace::default()
         };
-        judge(&mut trace);
+        grade(&mut trace);
         assert_eq!(trace.predicted_answer.as_deref(), Some("1,000"));
         assert_eq!(trace.correct, Some(true));
         trace.answer = Some("7".to_owned());
-        judge(&mut trace);
+        grade(&mut trace);
         assert_eq!(trace.correct, Some(true));
     }
 }

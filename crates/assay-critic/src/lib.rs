@@ -15,7 +15,9 @@ pub mod reward_model;
 pub mod search;
 pub mod transform;
 
-pub use critic::{Beside, Critic, ErrorCase, ScoreReport, ScoredSteps};
+pub use critic::{
+    Beside, Critic, EncodedTrace, ErrorCase, PolicyOutputs, ScoreReport, ScoredSteps, TokenOutputs,
+};
 pub use error::CriticError;
 pub use head::HeadSettings;
 pub use policy_model::{PolicyModel, Trainable};

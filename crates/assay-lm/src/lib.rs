@@ -91,7 +91,7 @@ pub use placement::{DeviceName, Placement, PlacementSettings, Precision};
 pub use sampling::{Completion, SampleRequest, SamplingLimits, sample, sample_while};
 pub use save::save_tensors;
 pub use source::ModelSource;
-pub use template::{ChatTemplate, GenerationPrompt, TemplateDate};
+pub use template::{ChatTemplate, Conversation, GenerationPrompt, TemplateDate};
 pub use tokenizer::{ByteSpans, ControlTokens, Tokenizer};
 pub use transformer::{PromptCache, Transformer};
 pub use weights::{GgufFile, Weights};

@@ -7,6 +7,7 @@ use assay_tasks::message::Message;
 use assay_tasks::prompts::Template;
 
 use crate::directory::WeightType;
+use crate::template::Conversation;
 use crate::transformer::Transformer;
 use crate::{ChatTemplate, ControlTokens, LmError, ModelSource, Placement, Tokenizer};
 
@@ -72,6 +73,15 @@ impl LanguageModel {
     /// The template fails.
     pub fn prompt_ids(&self, messages: &[Message]) -> Result<Vec<u32>, LmError> {
         self.template.prompt_ids(&self.tokenizer, messages)
+    }
+
+    /// The rendered prompt of a conversation with variables, ready for a completion.
+    ///
+    /// # Errors
+    /// The template fails.
+    pub fn conversation_ids(&self, conversation: Conversation<'_>) -> Result<Vec<u32>, LmError> {
+        self.template
+            .conversation_ids(&self.tokenizer, conversation)
     }
 
     /// As [`LanguageModel::prompt_ids`], by the model's own template or by the plain one of base

@@ -5,6 +5,7 @@
 //! decides the order of rows, which row predicts which token, and how an update is cut into
 //! micro-batches of whole completions. Attention itself is in `assay-ops`.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -25,6 +26,79 @@ impl Group {
     /// Number of rows this group takes in a packed batch: prompt once, completions once each.
     pub fn rows(&self) -> usize {
         self.prompt.len() + self.completions.iter().map(Vec::len).sum::<usize>()
+    }
+}
+
+/// Rows of some groups in one packed batch.
+pub fn rows(groups: &[Group]) -> usize {
+    groups.iter().map(Group::rows).sum()
+}
+
+/// A completion and the prompt it answers, as token ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PromptedCompletion<'t> {
+    /// The rendered prompt.
+    pub prompt: &'t [u32],
+    /// The completion, end-of-turn token included.
+    pub completion: &'t [u32],
+}
+
+/// Completions grouped by prompt, so that a prompt is computed once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PromptGroups {
+    groups: Vec<Group>,
+    /// For each group, where its completions stand in the list they came from.
+    places: Vec<Vec<usize>>,
+}
+
+impl PromptGroups {
+    /// Groups completions by prompt, in the order in which the prompts first appear.
+    ///
+    /// Leaves out a completion without a token, without a prompt, or of more than `max_positions` tokens with its
+    /// prompt: no model can read it.
+    pub fn new<'t>(
+        completions: impl IntoIterator<Item = PromptedCompletion<'t>>,
+        max_positions: usize,
+    ) -> Self {
+        let mut all = Self::default();
+        let mut known: HashMap<&[u32], usize> = HashMap::new();
+        for (place, PromptedCompletion { prompt, completion }) in
+            completions.into_iter().enumerate()
+        {
+            let empty = prompt.is_empty() || completion.is_empty();
+            if empty || prompt.len() + completion.len() > max_positions {
+                continue;
+            }
+            let group = *known.entry(prompt).or_insert_with(|| {
+                all.groups.push(Group {
+                    prompt: prompt.to_vec(),
+                    completions: Vec::new(),
+                });
+                all.places.push(Vec::new());
+                all.groups.len() - 1
+            });
+            all.groups[group].completions.push(completion.to_vec());
+            all.places[group].push(place);
+        }
+        all
+    }
+
+    /// Rows of all groups in one batch: each prompt once.
+    pub fn rows(&self) -> usize {
+        rows(&self.groups)
+    }
+
+    /// Micro-batches of at most `token_budget` rows, see [`micro_batches`]: their groups, and for each completion its
+    /// place in the list that was grouped.
+    pub fn micro_batches(
+        &self,
+        token_budget: usize,
+    ) -> impl Iterator<Item = (Vec<Group>, Vec<usize>)> {
+        let parts = micro_batches(&self.groups, token_budget).into_iter();
+        parts.map(|part| {
+            let place = |&(group, index): &(usize, usize)| self.places[group][index];
+            (part.groups, part.origin.iter().map(place).collect())
+        })
     }
 }
 
@@ -356,6 +430,34 @@ mod tests {
             (2, &[(2, 2)][..])
         );
         assert!(whole_group_batches(&[group(3, &[])], limits(9, 9)).is_empty());
+    }
+
+    #[test]
+    fn completions_of_one_prompt_form_one_group() {
+        let completion = |prompt, completion| PromptedCompletion { prompt, completion };
+        let completions: [PromptedCompletion<'_>; 6] = [
+            completion(&[1, 2], &[5]),
+            completion(&[3], &[6, 7]),
+            completion(&[1, 2], &[]),
+            completion(&[1, 2], &[8, 9]),
+            completion(&[3], &[1, 1, 1, 1]),
+            completion(&[], &[1]),
+        ];
+        let all = PromptGroups::new(completions, 4);
+        assert_eq!(all.places, [vec![0, 3], vec![1]]);
+        assert_eq!(all.groups[0].prompt, [1, 2]);
+        assert_eq!(all.groups[0].completions, [vec![5], vec![8, 9]]);
+        assert_eq!(all.groups[1].completions, [vec![6, 7]]);
+        // Two and three completion tokens, and each prompt once.
+        assert_eq!(all.rows(), 2 + 3 + 1 + 2);
+        let cut = |budget| -> Vec<Vec<usize>> {
+            all.micro_batches(budget)
+                .map(|(_, places)| places)
+                .collect()
+        };
+        assert_eq!(cut(8), [vec![0, 3, 1]]);
+        assert_eq!(cut(5), [vec![0, 3], vec![1]]);
+        assert_eq!(cut(1), [vec![0], vec![3], vec![1]]);
     }
 
     #[test]

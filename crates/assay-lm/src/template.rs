@@ -20,10 +20,12 @@ use crate::tokenizer::{Piece, Tokenizer};
 use crate::weights::GgufFile;
 use crate::{ControlTokens, LmError};
 
+mod conversation;
 mod date;
 mod environment;
 mod namespaces;
 
+pub use conversation::Conversation;
 pub use date::TemplateDate;
 
 const TEMPLATE_FILE: &str = "chat_template.jinja";
@@ -213,16 +215,28 @@ impl ChatTemplate {
                 });
             }
         };
-        let values: Value = messages
+        let turns: Value = messages
             .iter()
             .map(|message| context! { role => message.role.name(), content => message.content.as_str() })
             .collect();
+        self.render_turns(engine, turns, prompt, context! {})
+    }
+
+    /// Renders turns; `variables` is an object with the template's other variables.
+    fn render_turns(
+        &self,
+        engine: &Arc<Environment<'static>>,
+        turns: Value,
+        prompt: GenerationPrompt,
+        variables: Value,
+    ) -> Result<String, LmError> {
+        // The first of equal names counts.
+        let unset = context! { tools => (), documents => () };
+        let others = context! { ..variables, ..context! { ..unset, ..self.names.context() } };
         let context = context! {
-            messages => values,
+            messages => turns,
             add_generation_prompt => prompt == GenerationPrompt::Add,
-            tools => (),
-            documents => (),
-            ..self.names.context()
+            ..others
         };
         let failed = |source| LmError::Template {
             path: self.path.clone(),
@@ -246,15 +260,9 @@ impl ChatTemplate {
         messages: &[Message],
     ) -> Result<Vec<u32>, LmError> {
         if matches!(self.kind, Kind::Plain) {
-            let mut ids: Vec<u32> = tokenizer
-                .bos()
-                .filter(|_| tokenizer.adds_bos())
-                .into_iter()
-                .collect();
-            ids.extend(tokenizer.encode(&self.render(messages, GenerationPrompt::Add)?)?);
-            return Ok(ids);
+            return plain_ids(tokenizer, &self.render(messages, GenerationPrompt::Add)?);
         }
-        let mark = unused_mark(messages);
+        let mark = unused_mark(messages.iter().map(|message| message.content.as_str()));
         let guarded: Vec<Message> = messages
             .iter()
             .map(|message| Message {
@@ -263,17 +271,7 @@ impl ChatTemplate {
             })
             .collect();
         let text = self.render(&guarded, GenerationPrompt::Add)?;
-        let mut ids = Vec::new();
-        for (index, piece) in tokenizer.pieces(&text).into_iter().enumerate() {
-            match piece {
-                Piece::Control(id) => ids.push(id),
-                Piece::Text(text) if text.contains(mark) => {
-                    ids.extend(tokenizer.encode_piece(&text.replace(mark, ""), index)?)
-                }
-                Piece::Text(text) => ids.extend(tokenizer.encode_piece(text, index)?),
-            }
-        }
-        Ok(ids)
+        rendered_ids(tokenizer, &text, mark)
     }
 
     /// The token that ends an assistant's turn: the last token of every completion that was not
@@ -371,14 +369,33 @@ fn control_shaped(text: &str) -> Option<&str> {
     word.then(|| &text[..end + 4])
 }
 
-/// A private-use character that no message contains.
-fn unused_mark(messages: &[Message]) -> char {
-    let used = |mark: &char| {
-        messages
-            .iter()
-            .any(|message| message.content.contains(*mark))
-    };
+/// A private-use character that none of some texts contains.
+fn unused_mark<'t>(texts: impl Iterator<Item = &'t str> + Clone) -> char {
+    let used = |mark: &char| texts.clone().any(|text| text.contains(*mark));
     ('\u{e000}'..='\u{f8ff}')
         .find(|mark| !used(mark))
         .unwrap_or('\u{10fffd}')
+}
+
+/// Token ids of a text by the plain template: the beginning of text first where the tokenizer expects it.
+fn plain_ids(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, LmError> {
+    let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
+    let mut ids: Vec<u32> = bos.into_iter().collect();
+    ids.extend(tokenizer.encode(text)?);
+    Ok(ids)
+}
+
+/// Token ids of a rendered template; names of control tokens that hold the mark are text.
+fn rendered_ids(tokenizer: &Tokenizer, text: &str, mark: char) -> Result<Vec<u32>, LmError> {
+    let mut ids = Vec::new();
+    for (index, piece) in tokenizer.pieces(text).into_iter().enumerate() {
+        match piece {
+            Piece::Control(id) => ids.push(id),
+            Piece::Text(text) if text.contains(mark) => {
+                ids.extend(tokenizer.encode_piece(&text.replace(mark, ""), index)?)
+            }
+            Piece::Text(text) => ids.extend(tokenizer.encode_piece(text, index)?),
+        }
+    }
+    Ok(ids)
 }

@@ -1,14 +1,18 @@
 //! What every handler shares, and the one way from texts to scored traces.
+//!
+//! A text is encoded and its answer read on a blocking thread; the model thread reads token ids and returns logits; a
+//! blocking thread turns these into rewards and scores. Each is done once.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use assay_critic::{EncodedTrace, TokenOutputs};
+use assay_lm::packed::PromptGroups;
 use assay_tasks::trace::ScoredTrace;
 use tokio::sync::Semaphore;
 
-use crate::engine::Client;
+use crate::engine::{Client, ScoreWork};
 use crate::events::Events;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -16,11 +20,11 @@ use crate::models::Models;
 use crate::refusal::Refusal;
 use crate::token::Token;
 
-/// Texts encoded at a time: encoding is work for a core, the model needs the rest.
+/// Blocking threads that encode and finish texts: the model needs the other cores.
 pub(crate) const ENCODERS: usize = 2;
 
-/// Bytes of texts and their questions that a request may come to, in units of its body's bound.
-const COPIES: usize = 4;
+/// Bytes of texts with their questions that a request may have, in units of the bound on its body.
+const MAX_TEXTS_PER_BODY: usize = 4;
 
 pub(crate) struct App {
     pub(crate) models: Arc<Models>,
@@ -31,11 +35,18 @@ pub(crate) struct App {
     pub(crate) events: Events,
     pub(crate) token_budget: usize,
     pub(crate) seed: u64,
+    /// When the server started, in seconds since 1970.
     pub(crate) started: u64,
     pub(crate) encoders: Arc<Semaphore>,
     pub(crate) requests: Arc<Semaphore>,
     /// Requests numbered so far: each has an identifier and random streams of its own.
     pub(crate) numbered: AtomicU64,
+}
+
+/// Scored traces of a request and the tokens that were read for them, each prompt once.
+pub(crate) struct Scored {
+    pub(crate) traces: Vec<ScoredTrace>,
+    pub(crate) tokens: usize,
 }
 
 /// A question and a text that answers it.
@@ -48,21 +59,35 @@ pub(crate) struct Pair {
 }
 
 impl App {
-    /// Scores texts by one reward. Texts that cannot be scored refuse the request by name.
+    /// Scores texts by one reward. A text that cannot be scored refuses the request by name.
     pub(crate) async fn score(
         self: &Arc<Self>,
         reward: usize,
         pairs: Vec<Pair>,
-    ) -> Result<Vec<ScoredTrace>, Refusal> {
+    ) -> Result<Scored, Refusal> {
         self.ensure_bytes(&pairs)?;
-        let params: Vec<String> = pairs.iter().map(|pair| pair.param.clone()).collect();
-        let traces = pairs.into_iter().map(trace).collect();
-        let traces = self.encode(reward, traces).await?;
-        let positions = self.models.positions(reward);
-        for (trace, param) in traces.iter().zip(params) {
-            ensure_scorable(trace, param, positions)?;
-        }
-        self.score_encoded(reward, traces).await
+        let app = Arc::clone(self);
+        let encoding = self.blocking(move || {
+            let positions = app.models.positions(reward);
+            let mut encoded = Vec::with_capacity(pairs.len());
+            for Pair {
+                question,
+                text,
+                param,
+            } in pairs
+            {
+                let trace = ScoredTrace {
+                    question,
+                    text,
+                    ..ScoredTrace::default()
+                };
+                let trace = app.encode(reward, trace)?;
+                ensure_scorable(trace.trace(), param, positions)?;
+                encoded.push(trace);
+            }
+            Ok(encoded)
+        });
+        self.score_encoded(reward, encoding.await?).await
     }
 
     /// Scores traces as they are; those that cannot be scored stay without rewards.
@@ -70,29 +95,50 @@ impl App {
         self: &Arc<Self>,
         reward: usize,
         traces: Vec<ScoredTrace>,
-    ) -> Result<Vec<ScoredTrace>, Refusal> {
-        let traces = self.encode(reward, traces).await?;
-        self.score_encoded(reward, traces).await
+    ) -> Result<Scored, Refusal> {
+        let app = Arc::clone(self);
+        let encoding = self.blocking(move || {
+            let encoded = traces.into_iter().map(|trace| app.encode(reward, trace));
+            encoded.collect()
+        });
+        self.score_encoded(reward, encoding.await?).await
     }
 
     async fn score_encoded(
-        &self,
+        self: &Arc<Self>,
         reward: usize,
-        traces: Vec<ScoredTrace>,
-    ) -> Result<Vec<ScoredTrace>, Refusal> {
-        let rows = rows(&traces);
+        traces: Vec<EncodedTrace>,
+    ) -> Result<Scored, Refusal> {
+        let ids = traces.iter().map(EncodedTrace::ids);
+        let rows = PromptGroups::new(ids, self.models.positions(reward)).rows();
         self.ensure_tokens(rows)?;
-        self.engine.score(reward, traces, rows).await
+        let traces = Arc::new(traces);
+        let work = ScoreWork {
+            reward,
+            rows,
+            traces: Arc::clone(&traces),
+        };
+        let outputs = self.engine.score(work).await?;
+        let app = Arc::clone(self);
+        let finishing = self.blocking(move || {
+            let traces = Arc::unwrap_or_clone(traces).into_iter().zip(outputs);
+            let finish = |(trace, outputs)| app.finish(reward, trace, outputs);
+            traces.map(finish).collect()
+        });
+        Ok(Scored {
+            traces: finishing.await?,
+            tokens: rows,
+        })
     }
 
     /// Refuses a request that is too large for the model to finish in time.
     pub(crate) fn ensure_tokens(&self, rows: usize) -> Result<(), Refusal> {
-        let most = self.limits.request_tokens;
-        if rows <= most {
+        let max = self.limits.request_tokens;
+        if rows <= max {
             return Ok(());
         }
         let message = format!(
-            "the request has {rows} tokens, samples counted at their longest; at most {most} are taken: send it in parts"
+            "the request has {rows} tokens, samples counted at their limit; at most {max} are accepted: send it in parts"
         );
         Err(Refusal::request("too_many_tokens", message))
     }
@@ -100,36 +146,39 @@ impl App {
     /// Refuses a long question with many texts: each text carries its question.
     fn ensure_bytes(&self, pairs: &[Pair]) -> Result<(), Refusal> {
         let bytes: usize = pairs.iter().map(|p| p.question.len() + p.text.len()).sum();
-        let most = COPIES * self.limits.body_bytes;
-        if bytes <= most {
+        let max = MAX_TEXTS_PER_BODY * self.limits.body_bytes;
+        if bytes <= max {
             return Ok(());
         }
         let message = format!(
-            "the texts with their questions have {bytes} bytes; at most {most} are taken: send them in parts"
+            "the texts with their questions have {bytes} bytes; at most {max} are accepted: send them in parts"
         );
         Err(Refusal::request("too_many_bytes", message))
     }
 
-    async fn encode(
-        self: &Arc<Self>,
-        reward: usize,
-        mut traces: Vec<ScoredTrace>,
-    ) -> Result<Vec<ScoredTrace>, Refusal> {
-        let app = Arc::clone(self);
-        self.blocking(move || {
-            let critic = app.models.critic(reward, app.token_budget);
-            for trace in &mut traces {
-                critic.complete(trace).map_err(|error| {
-                    app.events.failure("a text could not be encoded", &error);
-                    Refusal::internal("encoding_failed", "the text could not be encoded")
-                })?;
-            }
-            Ok(traces)
+    fn encode(&self, reward: usize, trace: ScoredTrace) -> Result<EncodedTrace, Refusal> {
+        let critic = self.models.critic(reward, self.token_budget);
+        critic.encode(trace).map_err(|error| {
+            self.events.failure("a text could not be encoded", &error);
+            Refusal::internal("encoding_failed", "the text could not be encoded")
         })
-        .await
     }
 
-    /// Runs work for a core beside the event loop, few at a time.
+    fn finish(
+        &self,
+        reward: usize,
+        trace: EncodedTrace,
+        outputs: Option<TokenOutputs>,
+    ) -> Result<ScoredTrace, Refusal> {
+        let critic = self.models.critic(reward, self.token_budget);
+        critic.finish(trace, outputs).map_err(|error| {
+            self.metrics.model_failed();
+            self.events.failure("a model failed on a request", &error);
+            Refusal::internal("model_failed", "a token's reward is not a number")
+        })
+    }
+
+    /// Runs work on a blocking thread, at most [`ENCODERS`] at a time.
     pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
@@ -143,7 +192,7 @@ impl App {
         match worked.await {
             Ok(result) => result,
             Err(_) => {
-                self.events.say("a request's text made a worker panic");
+                self.events.say("a request's text caused a panic");
                 let message = "the text could not be read; the server's log has the reason";
                 Err(Refusal::internal("encoding_failed", message))
             }
@@ -157,22 +206,22 @@ impl App {
 
     /// Refuses a text beyond the bound of one text.
     pub(crate) fn ensure_text(&self, param: &str, text: &str) -> Result<(), Refusal> {
-        let most = self.limits.text_bytes;
-        if text.len() <= most {
+        let max = self.limits.text_bytes;
+        if text.len() <= max {
             return Ok(());
         }
-        let message = format!("has {} bytes; at most {most} are taken", text.len());
+        let message = format!("has {} bytes; at most {max} are accepted", text.len());
         Err(Refusal::field(param, message))
     }
 
     /// Refuses a list beyond the bound of one request, and an empty one.
     pub(crate) fn ensure_count(&self, param: &str, count: usize) -> Result<(), Refusal> {
-        let most = self.limits.documents;
+        let max = self.limits.documents;
         if count == 0 {
             return Err(Refusal::field(param, "is empty"));
         }
-        if count > most {
-            let message = format!("has {count} entries; at most {most} are taken");
+        if count > max {
+            let message = format!("has {count} entries; at most {max} are accepted");
             return Err(Refusal::field(param, message));
         }
         Ok(())
@@ -183,14 +232,6 @@ impl App {
 pub(crate) fn unix_seconds() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |since| since.as_secs())
-}
-
-fn trace(pair: Pair) -> ScoredTrace {
-    ScoredTrace {
-        question: pair.question,
-        text: pair.text,
-        ..ScoredTrace::default()
-    }
 }
 
 fn ensure_scorable(trace: &ScoredTrace, param: String, positions: usize) -> Result<(), Refusal> {
@@ -209,14 +250,4 @@ fn ensure_scorable(trace: &ScoredTrace, param: String, positions: usize) -> Resu
         return Err(Refusal::too_long(param, message));
     }
     Ok(())
-}
-
-/// Tokens of the texts, and of each distinct prompt once.
-pub(crate) fn rows(traces: &[ScoredTrace]) -> usize {
-    let prompts: HashSet<&[u32]> = traces
-        .iter()
-        .map(|trace| trace.prompt_token_ids.as_slice())
-        .collect();
-    let own: usize = traces.iter().map(|trace| trace.token_ids.len()).sum();
-    own + prompts.iter().map(|prompt| prompt.len()).sum::<usize>()
 }

@@ -1,4 +1,4 @@
-//! Connections: how many, how slow, how large their headers, and how they end.
+//! Accepts connections within the limits on their number, headers and times, and ends them.
 
 use std::future::Future;
 use std::pin::pin;
@@ -16,16 +16,17 @@ use tokio_io_timeout::TimeoutStream;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 
-/// Least buffer that the HTTP implementation accepts.
-const LEAST_BUFFER: usize = 8192;
+/// Smallest buffer that hyper accepts.
+const MIN_BUFFER_BYTES: usize = 8192;
 
 /// Accepts connections until `stop`, then lets requests in flight finish within the grace period.
 ///
-/// Gives whether all of them did.
+/// Returns whether all of them did.
 pub(crate) async fn accept(
     listener: TcpListener,
     router: Router,
-    (limits, metrics): (&Limits, Arc<Metrics>),
+    limits: &Limits,
+    metrics: Arc<Metrics>,
     stop: impl Future<Output = ()>,
 ) -> bool {
     let open = Arc::new(Semaphore::new(limits.connections));
@@ -52,7 +53,7 @@ pub(crate) async fn accept(
         let metrics = Arc::clone(&metrics);
         tokio::spawn(async move {
             metrics.connections().inc();
-            // A client that breaks off or breaks a bound ends its own connection only.
+            // A client that leaves or exceeds a limit ends its own connection only.
             drop(connection.await);
             metrics.connections().dec();
             drop(permit);
@@ -68,7 +69,7 @@ type Service = TowerToHyperService<Router>;
 type Io = TokioIo<std::pin::Pin<Box<TimeoutStream<TcpStream>>>>;
 
 fn connect(stream: TcpStream, router: Router, limits: &Limits) -> http1::Connection<Io, Service> {
-    // Answers are small: waiting to fill a segment only delays them. Failing to say so changes nothing else.
+    // Answers are small: waiting to fill a segment only delays them. An error here changes nothing else.
     drop(stream.set_nodelay(true));
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(limits.write_timeout));
@@ -76,7 +77,7 @@ fn connect(stream: TcpStream, router: Router, limits: &Limits) -> http1::Connect
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         .max_headers(limits.headers)
-        .max_buf_size(limits.header_bytes.max(LEAST_BUFFER))
+        .max_buf_size(limits.header_bytes.max(MIN_BUFFER_BYTES))
         .serve_connection(
             TokioIo::new(Box::pin(stream)),
             TowerToHyperService::new(router),

@@ -1,36 +1,38 @@
 //! The one thread that runs models, and the queue before it.
 //!
-//! Decided here: what a unit of work is, and that a unit that fails takes none of its neighbours with it. What is
-//! packed together is decided in [`queue`], how it is run in [`worker`].
+//! The thread reads and writes token ids and numbers; it never sees a text. [`queue`] decides which units of work share
+//! a batch. A batch that fails is run again unit by unit, so that a unit that fails leaves the others unharmed.
 
 mod queue;
-mod worker;
 
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use assay_critic::CriticError;
+use assay_critic::{EncodedTrace, TokenOutputs};
 use assay_lm::draw::SamplingSettings;
-use assay_lm::sampling::Completion;
+use assay_lm::sampling::{Completion, SampleRequest, SamplingLimits, sample_while};
 use assay_tasks::random::Stream;
-use assay_tasks::trace::ScoredTrace;
 use tokio::sync::oneshot;
 
 use crate::error::ServeError;
 use crate::events::Events;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::models::Models;
+use crate::models::{Generator, Models};
 use crate::refusal::Refusal;
 
-use self::queue::Queue;
+use self::queue::{Batch, Queue};
 
-/// How much is packed into one pass.
+/// How much is packed into one batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Batching {
-    /// Rows of a packed batch of the critic.
+    /// Most rows of a packed batch of the critic.
     pub token_budget: usize,
-    /// Most requests that share a pass; 1 runs each alone.
+    /// Most requests that share a batch; 1 runs each alone.
     pub requests: usize,
 }
 
@@ -43,32 +45,44 @@ impl Default for Batching {
     }
 }
 
-/// What a unit of work gives back.
+/// Where the result of a unit of work goes.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 
-/// Encoded traces of one request that want rewards.
-pub(crate) struct ScoreJob {
+/// Encoded traces of one request whose tokens are to be scored.
+pub(crate) struct ScoreWork {
     pub(crate) reward: usize,
-    pub(crate) traces: Vec<ScoredTrace>,
-    /// Tokens of the texts, and of each of their prompts once.
+    /// Of these, the model thread reads the token ids.
+    pub(crate) traces: Arc<Vec<EncodedTrace>>,
+    /// Tokens of the traces, each prompt once.
     pub(crate) rows: usize,
-    pub(crate) reply: Reply<Vec<ScoredTrace>>,
 }
 
-/// One prompt that wants completions.
-pub(crate) struct SampleJob {
+/// One prompt and how it is to be completed.
+pub(crate) struct SampleWork {
     pub(crate) prompt: Vec<u32>,
+    /// A random stream for each sample.
     pub(crate) streams: Vec<Stream>,
     pub(crate) draw: SamplingSettings,
     pub(crate) max_tokens: usize,
-    pub(crate) reply: Reply<Vec<Completion>>,
 }
 
-impl SampleJob {
-    /// Tokens at the longest: the prompt and every sample at its limit.
+impl SampleWork {
+    /// Tokens of the prompt and of every sample at its limit.
     pub(crate) fn rows(&self) -> usize {
         self.prompt.len() + self.streams.len() * self.max_tokens
     }
+}
+
+pub(crate) struct ScoreJob {
+    pub(crate) work: ScoreWork,
+    /// Outputs in the order of the traces; `None` for one that the model cannot read.
+    pub(crate) reply: Reply<Vec<Option<TokenOutputs>>>,
+}
+
+pub(crate) struct SampleJob {
+    pub(crate) work: SampleWork,
+    /// Completions in the order of the streams.
+    pub(crate) reply: Reply<Vec<Completion>>,
 }
 
 pub(crate) enum Job {
@@ -82,7 +96,7 @@ pub(crate) struct Engine {
     thread: Option<JoinHandle<()>>,
 }
 
-/// The way to the model thread.
+/// What handlers send work to the model thread with.
 #[derive(Clone)]
 pub(crate) struct Client {
     queue: Arc<Queue>,
@@ -93,12 +107,13 @@ impl Engine {
     /// Starts the model thread.
     pub(crate) fn start(
         models: Arc<Models>,
-        (batching, limits): (Batching, &Limits),
+        batching: Batching,
+        limits: &Limits,
         metrics: Arc<Metrics>,
         events: Events,
     ) -> Result<Self, ServeError> {
         let queue = Arc::new(Queue::new(batching, limits, Arc::clone(&metrics)));
-        let worker = worker::Worker {
+        let worker = Worker {
             queue: Arc::clone(&queue),
             models,
             batching,
@@ -145,38 +160,20 @@ impl Drop for Engine {
 }
 
 impl Client {
-    /// Rewards of encoded traces, in their order.
+    /// What the reward computes for encoded traces, in their order.
     pub(crate) async fn score(
         &self,
-        reward: usize,
-        traces: Vec<ScoredTrace>,
-        rows: usize,
-    ) -> Result<Vec<ScoredTrace>, Refusal> {
+        work: ScoreWork,
+    ) -> Result<Vec<Option<TokenOutputs>>, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.queue.push(Job::Score(ScoreJob {
-            reward,
-            traces,
-            rows,
-            reply,
-        }))?;
+        self.queue.push(Job::Score(ScoreJob { work, reply }))?;
         self.wait(answer).await
     }
 
-    /// Completions of a prompt, one a stream.
-    pub(crate) async fn sample(
-        &self,
-        prompt: Vec<u32>,
-        streams: Vec<Stream>,
-        (draw, max_tokens): (SamplingSettings, usize),
-    ) -> Result<Vec<Completion>, Refusal> {
+    /// Completions of a prompt, one for each stream.
+    pub(crate) async fn sample(&self, work: SampleWork) -> Result<Vec<Completion>, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.queue.push(Job::Sample(SampleJob {
-            prompt,
-            streams,
-            draw,
-            max_tokens,
-            reply,
-        }))?;
+        self.queue.push(Job::Sample(SampleJob { work, reply }))?;
         self.wait(answer).await
     }
 
@@ -185,12 +182,155 @@ impl Client {
         self.queue.is_open()
     }
 
-    /// A request that stops waiting drops its end, and the model thread lets its work go.
+    /// A request that stops waiting drops its end, and the model thread drops its work.
     async fn wait<T>(&self, answer: oneshot::Receiver<Result<T, Refusal>>) -> Result<T, Refusal> {
         match tokio::time::timeout(self.timeout, answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(Refusal::stopping()),
             Err(_) => Err(Refusal::timed_out(self.timeout.as_secs())),
+        }
+    }
+}
+
+/// What the model thread has.
+struct Worker {
+    queue: Arc<Queue>,
+    models: Arc<Models>,
+    batching: Batching,
+    decode_tokens: usize,
+    metrics: Arc<Metrics>,
+    events: Events,
+}
+
+impl Worker {
+    /// Runs batches until the queue is closed and empty.
+    fn run(&self) {
+        while let Some(batch) = self.queue.take() {
+            match batch {
+                Batch::Score(jobs) => self.score(jobs),
+                Batch::Sample(jobs) => self.sample(jobs),
+            }
+        }
+    }
+
+    /// Scores the traces of all jobs in one batch; when that fails, each job on its own.
+    fn score(&self, jobs: Vec<ScoreJob>) {
+        let rows = jobs.iter().map(|job| job.work.rows).sum();
+        self.metrics.batch("score", jobs.len(), rows);
+        let started = Instant::now();
+        let mut all = self.outputs(&jobs).map(Vec::into_iter);
+        self.metrics.scored(rows, started.elapsed());
+        let several = jobs.len() > 1;
+        for job in jobs {
+            let result = match &mut all {
+                Ok(all) => Ok(all.by_ref().take(job.work.traces.len()).collect()),
+                Err(_) if several => self.outputs(std::slice::from_ref(&job)),
+                Err(refusal) => Err(refusal.clone()),
+            };
+            let ScoreJob { work, reply } = job;
+            // The handler takes its traces back without a copy.
+            drop(work);
+            drop(reply.send(result));
+        }
+    }
+
+    /// What one reward computes for the traces of some jobs; ends early when nobody waits for them.
+    fn outputs(&self, jobs: &[ScoreJob]) -> Result<Vec<Option<TokenOutputs>>, Refusal> {
+        let Some(first) = jobs.first() else {
+            return Ok(Vec::new());
+        };
+        let critic = self
+            .models
+            .critic(first.work.reward, self.batching.token_budget);
+        let traces = jobs.iter().flat_map(|job| job.work.traces.iter());
+        let ids: Vec<_> = traces.map(EncodedTrace::ids).collect();
+        let go_on = |_| match jobs.iter().all(|job| job.reply.is_closed()) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
+        self.guarded(|| critic.outputs(&ids, None, go_on))
+    }
+
+    /// Samples the prompts of all jobs in one batch; when that fails, each job on its own.
+    fn sample(&self, jobs: Vec<SampleJob>) {
+        let rows = jobs.iter().map(|job| job.work.rows()).sum();
+        self.metrics.batch("sample", jobs.len(), rows);
+        match self.sample_jobs(&jobs) {
+            Ok(completions) => {
+                for (job, completions) in jobs.into_iter().zip(completions) {
+                    drop(job.reply.send(Ok(completions)));
+                }
+            }
+            Err(_) if jobs.len() > 1 => {
+                for job in jobs {
+                    let alone = std::slice::from_ref(&job);
+                    let result = self.sample_jobs(alone);
+                    let first = |mut all: Vec<Vec<Completion>>| all.pop().unwrap_or_default();
+                    drop(job.reply.send(result.map(first)));
+                }
+            }
+            Err(refusal) => {
+                for job in jobs {
+                    drop(job.reply.send(Err(refusal.clone())));
+                }
+            }
+        }
+    }
+
+    fn sample_jobs(&self, jobs: &[SampleJob]) -> Result<Vec<Vec<Completion>>, Refusal> {
+        let Some(Generator::Local(served)) = &self.models.generator else {
+            return Err(Refusal::internal("no_policy", "no policy is loaded"));
+        };
+        let requests: Vec<SampleRequest> = jobs
+            .iter()
+            .map(|job| SampleRequest {
+                prompt: job.work.prompt.clone(),
+                streams: job.work.streams.clone(),
+                max_new_tokens: None,
+            })
+            .collect();
+        let max_new_tokens = jobs[0].work.max_tokens;
+        let mut stop_tokens = vec![served.model.end_of_turn()];
+        stop_tokens.extend(served.model.tokenizer.eos());
+        let limits = SamplingLimits {
+            max_new_tokens,
+            stop_tokens,
+            max_sequences: (self.decode_tokens / max_new_tokens).max(1),
+        };
+        let wanted = |drawn| {
+            self.metrics.sampled(drawn);
+            jobs.iter().any(|job| !job.reply.is_closed())
+        };
+        let completions = self.guarded(|| {
+            let policy = &served.policy;
+            let settings = (&jobs[0].work.draw, &limits);
+            Ok(sample_while(
+                &policy.transformer,
+                policy.adapter(),
+                &requests,
+                settings,
+                wanted,
+            )?)
+        })?;
+        Ok(completions.unwrap_or_else(|| vec![Vec::new(); jobs.len()]))
+    }
+
+    /// Runs a model. An error or a panic becomes a refusal; its reason goes to the log.
+    fn guarded<T>(&self, run: impl FnOnce() -> Result<T, CriticError>) -> Result<T, Refusal> {
+        let message = "the model failed on this request; the server's log has the reason";
+        let failed = || Err(Refusal::internal("model_failed", message));
+        match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                self.metrics.model_failed();
+                self.events.failure("a model failed on a request", &error);
+                failed()
+            }
+            Err(_) => {
+                self.metrics.model_failed();
+                self.events.say("a model panicked on a request");
+                failed()
+            }
         }
     }
 }

@@ -33,17 +33,17 @@ pub enum ServeError {
         /// The name.
         name: String,
     },
-    /// A bearer token that no client could send.
+    /// A bearer token that is too short or holds other characters.
     #[error(
-        "the token must be one line of at least {least} visible ASCII characters; it has {found}"
+        "the token must be one line of at least {min} visible ASCII characters; it has {found}"
     )]
     Token {
-        /// The least length.
-        least: usize,
+        /// The smallest length.
+        min: usize,
         /// Its usable length.
         found: usize,
     },
-    /// An upstream address that is none.
+    /// An upstream address that is neither http nor https.
     #[error(
         "the upstream server `{url}` is no http or https address such as http://127.0.0.1:9000/v1"
     )]

@@ -1,4 +1,4 @@
-//! Where the service says what its operator should know; the caller decides how it is shown.
+//! Messages for the operator; the caller decides how they are shown.
 
 use std::sync::Arc;
 
@@ -12,11 +12,12 @@ impl Events {
         Self(Arc::new(listener))
     }
 
+    /// Passes on a message.
     pub(crate) fn say(&self, message: &str) {
         (self.0)(message);
     }
 
-    /// Says an error with its causes.
+    /// Passes on an error with its causes.
     pub(crate) fn failure(&self, doing: &str, error: &dyn std::error::Error) {
         let mut text = format!("{doing}: {error}");
         let mut cause = error.source();

@@ -1,32 +1,56 @@
-//! The critic as a service: scores, token rewards, reranking, and answers chosen among samples, over HTTP.
+//! A critic as a service: scores, token rewards, reranking, and answers chosen among samples, over HTTP.
 //!
-//! Requests are read and encoded on an event loop; one thread runs the models, and what waits for it together is packed
-//! into one pass. Scores are those of `assay score`, bit for bit, whatever shares the pass. This crate prints nothing
-//! and opens no file: models come loaded, messages go to [`Events`].
+//! Requests are read and encoded on an event loop and its blocking threads; one thread runs the models, and requests
+//! that wait for it at the same time share a batch. Scores are those of `assay score`, bit for bit, whatever shares the
+//! batch. This crate prints nothing and opens no file: models come loaded, messages go to [`Events`].
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use std::sync::Arc;
+//!
+//! use assay_critic::reward_model::RewardModel;
+//! use assay_lm::{LanguageModel, Placement, Storage};
+//! use assay_serve::{Models, ServeSettings, ServedReward, Server};
+//!
+//! let model = LanguageModel::open(Path::new("model"), Storage::Expanded, &Placement::cpu())?;
+//! let model = Arc::new(model);
+//! let reward = RewardModel::load(Path::new("reward"), Arc::clone(&model.transformer))?;
+//! let served = ServedReward {
+//!     name: "reward".to_owned(),
+//!     model,
+//!     reward,
+//!     calibration: None,
+//! };
+//! let models = Models::new(vec![served], None, None)?;
+//! Server::bind("127.0.0.1:8000", models, ServeSettings::default())?.run()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
+mod answers;
 mod app;
+mod body;
 mod connection;
 mod engine;
 mod error;
 mod events;
-mod fields;
 mod limits;
 mod metrics;
 mod models;
+mod openapi;
 mod refusal;
+mod requests;
 mod routes;
 mod server;
+mod shape;
 mod token;
 mod upstream;
-mod view;
 
 pub use engine::Batching;
 pub use error::ServeError;
 pub use events::Events;
 pub use limits::Limits;
 pub use models::{Generator, Models, POLICY, ServedPolicy, ServedReward};
-pub use routes::ROUTES;
-pub use routes::pages::OPENAPI;
+pub use openapi::{Endpoint, check_body, endpoints, openapi};
 pub use server::{ServeSettings, Server};
 pub use token::Token;
 pub use upstream::Upstream;

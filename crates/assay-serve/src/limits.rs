@@ -1,8 +1,8 @@
-//! Every bound of the service in one place.
+//! The limits of a server, in one place.
 
 use std::time::Duration;
 
-/// What the service refuses to hold, read or wait for.
+/// What a server refuses to hold, read or wait for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of a request's body.
@@ -13,7 +13,7 @@ pub struct Limits {
     pub documents: usize,
     /// Samples of one request.
     pub samples: usize,
-    /// Tokens of one request, samples counted at their longest.
+    /// Tokens of one request, samples counted at their limit.
     pub request_tokens: usize,
     /// Nesting of a request's JSON.
     pub json_depth: usize,
@@ -23,7 +23,7 @@ pub struct Limits {
     pub headers: usize,
     /// Connections open at a time; more are closed as they come.
     pub connections: usize,
-    /// Requests being read, waiting or worked on at a time.
+    /// Requests in progress at a time: read, waiting or answered.
     pub requests: usize,
     /// Tokens waiting for the model.
     pub queue_tokens: usize,
@@ -37,7 +37,7 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// Time for an answer, waiting included.
     pub request_timeout: Duration,
-    /// Time that requests in flight are given at shutdown.
+    /// Time for the requests in progress at shutdown.
     pub shutdown_grace: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! What the service counts, in Prometheus' text format.
+//! Counters, gauges and histograms, in Prometheus' text format.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,8 +11,8 @@ use prometheus::{
 /// Content type of the text format.
 pub(crate) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-/// Longest wait that a refused client is told, in seconds.
-const LONGEST_WAIT: u64 = 60;
+/// Longest wait that a refused client is told.
+const MAX_WAIT_SECONDS: u64 = 60;
 
 /// Counters, gauges and histograms of one server.
 pub(crate) struct Metrics {
@@ -46,7 +46,7 @@ impl Metrics {
             registry.register(Box::new(gauge.clone()))?;
             Ok(gauge)
         };
-        let histograms = |(name, label): (&str, &str), help: &str, buckets: Vec<f64>| {
+        let histograms = |name: &str, label: &str, help: &str, buckets: Vec<f64>| {
             let options = HistogramOpts::new(format!("assay_{name}"), help).buckets(buckets);
             let histograms = HistogramVec::new(options, &[label])?;
             registry.register(Box::new(histograms.clone()))?;
@@ -56,33 +56,34 @@ impl Metrics {
         let requests = IntCounterVec::new(options, &["route", "status"])?;
         registry.register(Box::new(requests.clone()))?;
         let seconds = || prometheus::exponential_buckets(0.001, 2.0, 19);
-        let pass = HistogramOpts::new("assay_score_pass_seconds", "Time of a pass of the critic.");
+        let pass = HistogramOpts::new("assay_score_pass_seconds", "Time of a batch of the critic.");
         let pass_seconds = Histogram::with_opts(pass.buckets(seconds()?))?;
         registry.register(Box::new(pass_seconds.clone()))?;
         let powers = |count| prometheus::exponential_buckets(1.0, 2.0, count);
         Ok(Self {
-            seconds: histograms(
-                ("request_seconds", "route"),
-                "Time to an answer.",
-                seconds()?,
-            )?,
+            seconds: histograms("request_seconds", "route", "Time to an answer.", seconds()?)?,
             in_flight: gauge("requests_in_flight", "Requests being answered.")?,
             connections: gauge("connections", "Open connections.")?,
             queue_requests: gauge("queue_requests", "Requests that wait for the model.")?,
             queue_tokens: gauge("queue_tokens", "Tokens that wait for the model.")?,
             batch_requests: histograms(
-                ("batch_requests", "kind"),
-                "Requests that shared a pass.",
+                "batch_requests",
+                "kind",
+                "Requests of a batch.",
                 powers(8)?,
             )?,
             batch_tokens: histograms(
-                ("batch_tokens", "kind"),
-                "Tokens of a pass, samples at their longest.",
+                "batch_tokens",
+                "kind",
+                "Tokens of a batch, samples at their limit.",
                 powers(17)?,
             )?,
             scored_tokens: counter("scored_tokens_total", "Tokens read by the critic.")?,
             sampled_tokens: counter("sampled_tokens_total", "Tokens drawn from the policy.")?,
-            model_failures: counter("model_failures_total", "Passes that failed.")?,
+            model_failures: counter(
+                "model_failures_total",
+                "Batches and requests that a model failed on.",
+            )?,
             pace: AtomicU64::new(0),
             requests,
             pass_seconds,
@@ -144,13 +145,13 @@ impl Metrics {
         self.model_failures.inc();
     }
 
-    /// Whole seconds in which so many tokens are likely to be scored, between 1 and [`LONGEST_WAIT`].
+    /// Whole seconds in which a number of tokens is likely to be scored, between 1 and [`MAX_WAIT_SECONDS`].
     pub(crate) fn seconds_for(&self, tokens: usize) -> u64 {
         let pace = f64::from_bits(self.pace.load(Ordering::Relaxed));
         if pace <= 0.0 {
             return 1;
         }
-        ((tokens as f64 / pace).ceil() as u64).clamp(1, LONGEST_WAIT)
+        ((tokens as f64 / pace).ceil() as u64).clamp(1, MAX_WAIT_SECONDS)
     }
 }
 
@@ -164,7 +165,7 @@ mod tests {
         assert_eq!(metrics.seconds_for(10_000), 1);
         metrics.scored(1000, Duration::from_secs(1));
         assert_eq!(metrics.seconds_for(2500), 3);
-        assert_eq!(metrics.seconds_for(usize::MAX), LONGEST_WAIT);
+        assert_eq!(metrics.seconds_for(usize::MAX), MAX_WAIT_SECONDS);
         metrics.scored(2000, Duration::from_secs(1));
         // 0.8 * 1000 + 0.2 * 2000 = 1200 tokens a second.
         assert_eq!(metrics.seconds_for(2401), 3);

@@ -27,7 +27,7 @@ pub struct ServedReward {
     pub model: Arc<LanguageModel>,
     /// The reward.
     pub reward: RewardModel,
-    /// From its scores to P(correct), if its directory holds one.
+    /// P(correct) from its scores, where its directory has a calibration.
     pub calibration: Option<Calibration>,
 }
 
@@ -58,8 +58,8 @@ pub struct Models {
 impl Models {
     /// Checks that there is a reward and that every name is given once.
     ///
-    /// `score` stands for a text where a request names none; without it the score that a reward's calibration was fitted
-    /// to does, else the mean.
+    /// `score` is the trace score of requests that name none. Where it is absent, it is the score that the reward's
+    /// calibration was fitted to, else the mean.
     ///
     /// # Errors
     /// [`ServeError::NoReward`], [`ServeError::DuplicateName`].
@@ -88,7 +88,9 @@ impl Models {
 
     /// The reward of a request: the one it names, else the first.
     pub(crate) fn reward(&self, param: &str, name: Option<&str>) -> Result<usize, Refusal> {
-        let Some(name) = name else { return Ok(0) };
+        let Some(name) = name.filter(|name| !name.is_empty()) else {
+            return Ok(0);
+        };
         let place = self.rewards.iter().position(|reward| reward.name == name);
         place.ok_or_else(|| Refusal::unknown_model(param, name, &self.reward_names()))
     }
@@ -106,7 +108,7 @@ impl Models {
         calibration.filter(|_| scored)?.probability(trace)
     }
 
-    /// The trace score that stands for a text where a request names none.
+    /// The trace score of requests that name none.
     pub(crate) fn score(&self, reward: usize) -> TraceScore {
         let calibration = self.rewards[reward].calibration.as_ref();
         let fitted = calibration.map(Calibration::score);

@@ -6,10 +6,29 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
-/// Longest message, in characters: parts of a request may be quoted in it.
-const LONGEST: usize = 400;
+/// Longest message: parts of a request may be quoted in it.
+const MAX_MESSAGE_CHARS: usize = 400;
+
+/// An error in OpenAI's shape.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Error")]
+pub(crate) struct ErrorBody {
+    pub(crate) error: ErrorDetail,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct ErrorDetail {
+    /// What is wrong and how to mend it.
+    message: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// The field that is at fault.
+    param: Option<String>,
+    code: &'static str,
+}
 
 /// An answer that is an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +58,7 @@ impl Refusal {
         }
     }
 
-    /// A request that makes no sense as it stands.
+    /// A request that cannot be answered as it stands.
     pub(crate) fn request(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(
             StatusCode::BAD_REQUEST,
@@ -49,7 +68,7 @@ impl Refusal {
         )
     }
 
-    /// A field with a value without meaning.
+    /// A field whose value cannot be used.
     pub(crate) fn field(param: impl Into<String>, message: impl Into<String>) -> Self {
         let param = param.into();
         let message = format!("`{param}`: {}", message.into());
@@ -154,10 +173,21 @@ impl Refusal {
         self
     }
 
+    /// What the client is told.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The error object, as it also stands in a stream.
-    pub(crate) fn body(&self) -> Value {
-        let message: String = self.message.chars().take(LONGEST).collect();
-        json!({ "error": { "message": message, "type": self.kind, "param": self.param, "code": self.code } })
+    pub(crate) fn body(&self) -> ErrorBody {
+        ErrorBody {
+            error: ErrorDetail {
+                message: self.message.chars().take(MAX_MESSAGE_CHARS).collect(),
+                kind: self.kind,
+                param: self.param.clone(),
+                code: self.code,
+            },
+        }
     }
 }
 

@@ -1,8 +1,10 @@
-//! The routes: what is asked for where, who may ask, and what every answer carries.
+//! The routes: one table from which the router and the description are made; who may ask, and what every answer
+//! carries.
 
 pub(crate) mod completions;
 pub(crate) mod pages;
 pub(crate) mod rerank;
+pub(crate) mod table;
 pub(crate) mod texts;
 
 use std::sync::Arc;
@@ -13,52 +15,26 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 
 use crate::app::App;
 use crate::refusal::Refusal;
 use crate::token::names_an_address;
 
-/// Every route with its method; the description at `/openapi.json` has the same.
-pub const ROUTES: [(&str, &str); 14] = [
-    ("post", "/v1/score"),
-    ("post", "/v1/rewards"),
-    ("post", "/v1/rerank"),
-    ("post", "/v2/rerank"),
-    ("post", "/rerank"),
-    ("post", "/v1/chat/completions"),
-    ("post", "/v1/completions"),
-    ("get", "/v1/models"),
-    ("get", "/health"),
-    ("get", "/metrics"),
-    ("get", "/openapi.json"),
-    ("get", "/"),
-    ("get", "/viewer.css"),
-    ("get", "/viewer.js"),
-];
+use self::table::{Access, TABLE};
 
 /// The service's router.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    let worked = Router::new()
-        .route("/v1/score", post(texts::score))
-        .route("/v1/rewards", post(texts::rewards))
-        .route("/v1/rerank", post(rerank::rerank))
-        .route("/v2/rerank", post(rerank::rerank))
-        .route("/rerank", post(rerank::rerank))
-        .route("/v1/chat/completions", post(completions::chat))
-        .route("/v1/completions", post(completions::text))
+    let routes = |access: Access| {
+        let routes = TABLE.iter().filter(|route| route.access == access);
+        routes.fold(Router::new(), |router, route| {
+            router.route(route.path, (route.handler)())
+        })
+    };
+    routes(Access::Work)
         .route_layer(from_fn_with_state(Arc::clone(&app), admit))
-        .route("/v1/models", get(pages::models))
-        .route("/metrics", get(pages::metrics))
-        .route_layer(from_fn_with_state(Arc::clone(&app), authorise));
-    let open = Router::new()
-        .route("/health", get(pages::health))
-        .route("/openapi.json", get(pages::openapi))
-        .route("/", get(pages::viewer))
-        .route("/viewer.css", get(pages::style))
-        .route("/viewer.js", get(pages::script));
-    worked
-        .merge(open)
+        .merge(routes(Access::Token))
+        .route_layer(from_fn_with_state(Arc::clone(&app), authorise))
+        .merge(routes(Access::Open))
         .fallback(nothing_here)
         .method_not_allowed_fallback(other_method)
         .layer(from_fn_with_state(Arc::clone(&app), guard))
@@ -77,7 +53,7 @@ async fn authorise(
     }
 }
 
-/// Bounds the requests that are worked on at a time.
+/// Bounds the number of requests in progress.
 async fn admit(
     State(app): State<Arc<App>>,
     request: Request,
@@ -92,8 +68,8 @@ async fn admit(
     Ok(next.run(request).await)
 }
 
-/// Counts and times every request, refuses foreign hosts where there is no token, and marks every answer as one that is
-/// neither stored nor guessed at.
+/// Counts and times every request, refuses foreign hosts where there is no token, and sets headers so that no answer
+/// is stored or its type guessed.
 async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let route = request.extensions().get::<MatchedPath>();

@@ -22,22 +22,22 @@ use crate::token::Token;
 /// Threads of the event loop; the model has its own.
 const EVENT_THREADS: usize = 2;
 
-/// How the service is run.
+/// How a server is run.
 #[derive(Clone, Default)]
 pub struct ServeSettings {
-    /// What it refuses.
+    /// Bounds on what it accepts.
     pub limits: Limits,
-    /// How much is packed into one pass.
+    /// How much is packed into one batch.
     pub batching: Batching,
     /// The secret that requests must carry, if any.
     pub token: Option<Token>,
     /// Seed of samples whose request names none.
     pub seed: u64,
-    /// Who hears of failures.
+    /// Where messages for the operator go.
     pub events: Events,
 }
 
-/// A service that listens and is about to run.
+/// A server that listens and can be run.
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
@@ -80,7 +80,7 @@ impl Server {
         !self.address.ip().is_loopback() && self.settings.token.is_none()
     }
 
-    /// Runs until SIGINT or SIGTERM, then finishes what was taken on.
+    /// Runs until SIGINT or SIGTERM, then answers the requests it has accepted.
     ///
     /// # Errors
     /// As [`Server::run_until`].
@@ -96,14 +96,15 @@ impl Server {
                     _ = terminate.recv() => {}
                 },
                 _ => {
-                    events.say("signals cannot be heard: the server ends only when it is killed");
+                    events.say("signal handlers could not be installed: the server ends only when it is killed");
                     std::future::pending::<()>().await;
                 }
             }
         })
     }
 
-    /// Runs until `stop` is ready, then takes no more and finishes what it has within the grace period. Blocks.
+    /// Runs until `stop` is ready, then accepts no more requests and answers those it has within the grace period.
+    /// Blocks.
     ///
     /// # Errors
     /// [`ServeError::System`] when threads or the listener cannot be set up.
@@ -126,7 +127,8 @@ impl Server {
         let models = Arc::new(self.models);
         let engine = Engine::start(
             Arc::clone(&models),
-            (batching, &limits),
+            batching,
+            &limits,
             Arc::clone(&metrics),
             events.clone(),
         )?;
@@ -150,7 +152,7 @@ impl Server {
                 .map_err(system("registering the listener"))?;
             let router = routes::router(app);
             Ok::<bool, ServeError>(
-                connection::accept(listener, router, (&limits, metrics), stop).await,
+                connection::accept(listener, router, &limits, metrics, stop).await,
             )
         })?;
         if !finished {

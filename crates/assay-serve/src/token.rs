@@ -7,8 +7,8 @@ use subtle::ConstantTimeEq;
 
 use crate::error::ServeError;
 
-/// Least characters of a token.
-const LEAST: usize = 16;
+/// Fewest characters of a token.
+const MIN_CHARS: usize = 16;
 
 /// A secret that requests must carry.
 #[derive(Clone)]
@@ -21,12 +21,12 @@ impl Token {
     /// [`ServeError::Token`] when it is shorter than 16 characters or holds others than visible ASCII.
     pub fn parse(text: &str) -> Result<Self, ServeError> {
         let token = text.trim();
-        if token.len() >= LEAST && token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if token.len() >= MIN_CHARS && token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Ok(Self(token.to_owned()));
         }
         let found = token.bytes().take_while(u8::is_ascii_graphic).count();
         Err(ServeError::Token {
-            least: LEAST,
+            min: MIN_CHARS,
             found,
         })
     }

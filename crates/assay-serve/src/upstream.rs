@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 use crate::error::ServeError;
 use crate::refusal::Refusal;
 
-/// Largest answer that is read, in bytes.
-const LARGEST: u64 = 16 << 20;
+/// Largest answer that is read.
+const MAX_ANSWER_BYTES: u64 = 16 << 20;
 
 /// An upstream server.
 pub struct Upstream {
@@ -120,7 +120,7 @@ impl Upstream {
         let bytes = response
             .body_mut()
             .with_config()
-            .limit(LARGEST)
+            .limit(MAX_ANSWER_BYTES)
             .read_to_vec()
             .map_err(|_| Refusal::upstream("the upstream server's answer broke off"))?;
         let value: Option<Value> = serde_json::from_slice(&bytes).ok();

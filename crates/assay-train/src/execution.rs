@@ -1,7 +1,7 @@
 //! How forward and backward passes are executed: rows at a time, activations kept, ranks, memory back-off.
 
 use assay_critic::player::{Player, TokenScalars};
-use assay_lm::packed::{Group, PackedBatch, micro_batches};
+use assay_lm::packed::{Group, PackedBatch, micro_batches, rows};
 use assay_lm::transformer::Transformer;
 
 use crate::TrainError;
@@ -96,9 +96,4 @@ pub(crate) fn in_micro_batches(
             pass(&PackedBatch::new(&part.groups)?)
         })
     })
-}
-
-/// Packed rows of an update in one batch.
-pub(crate) fn rows(groups: &[Group]) -> usize {
-    groups.iter().map(Group::rows).sum()
 }

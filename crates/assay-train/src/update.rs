@@ -5,12 +5,12 @@ use std::ops::Range;
 use assay_critic::player::{Player, TokenScalars};
 use assay_lm::gradients::Gradients;
 use assay_lm::packed::{
-    Group, MicroBatch, PackedBatch, RowLimits, micro_batches, whole_group_batches,
+    Group, MicroBatch, PackedBatch, RowLimits, micro_batches, rows, whole_group_batches,
 };
 use candle_core::Tensor;
 
 use crate::TrainError;
-use crate::execution::{Execution, rows};
+use crate::execution::Execution;
 use crate::ranks::{self, Collective};
 
 /// What a loss's gradient at a completion's scalars depends on, beside what is known before any pass.

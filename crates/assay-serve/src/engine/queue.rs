@@ -1,7 +1,7 @@
-//! A bounded queue that hands out whole batches.
+//! A bounded queue of work for the model thread, which takes whole batches from it.
 //!
-//! The oldest unit is always served next; younger ones that can share its pass join it in their order until the budget
-//! is full. Units whose client has gone are dropped unseen. Nothing is cut and nothing overtakes its own kind.
+//! A batch is the oldest unit and the next ones that can share a batch with it, in their order, until the budget is
+//! full. Units whose client has gone are dropped. No unit is cut.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 
-/// Work that runs in one pass; never empty.
+/// Work that runs in one batch; never empty.
 pub(crate) enum Batch {
     /// Traces of one reward.
     Score(Vec<ScoreJob>),
@@ -37,8 +37,8 @@ pub(crate) struct Queue {
 impl Job {
     fn rows(&self) -> usize {
         match self {
-            Self::Score(job) => job.rows,
-            Self::Sample(job) => job.rows(),
+            Self::Score(job) => job.work.rows,
+            Self::Sample(job) => job.work.rows(),
         }
     }
 
@@ -49,11 +49,13 @@ impl Job {
         }
     }
 
-    /// Whether both can run in one pass.
+    /// Whether both can run in one batch.
     fn joins(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Score(a), Self::Score(b)) => a.reward == b.reward,
-            (Self::Sample(a), Self::Sample(b)) => a.draw == b.draw && a.max_tokens == b.max_tokens,
+            (Self::Score(a), Self::Score(b)) => a.work.reward == b.work.reward,
+            (Self::Sample(SampleJob { work: a, .. }), Self::Sample(SampleJob { work: b, .. })) => {
+                a.draw == b.draw && a.max_tokens == b.max_tokens
+            }
             _ => false,
         }
     }
@@ -148,7 +150,7 @@ impl Queue {
         self.arrived.notify_all();
     }
 
-    /// Closes and drops what waits: its clients are told that the service ends.
+    /// Closes the queue and drops its work; the clients are told that the server stops.
     pub(crate) fn abandon(&self) {
         let mut state = self.lock();
         state.open = false;
@@ -162,7 +164,7 @@ impl Queue {
         self.lock().open
     }
 
-    /// A thread that panicked while it held the lock left the state whole: every change is one step.
+    /// The state is consistent even after a thread panicked while it held the lock: every change is atomic.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -197,6 +199,7 @@ mod tests {
     use assay_lm::draw::SamplingSettings;
     use tokio::sync::oneshot;
 
+    use super::super::{SampleWork, ScoreWork};
     use super::*;
 
     fn queue(token_budget: usize, requests: usize, queue_tokens: usize) -> Queue {
@@ -211,19 +214,21 @@ mod tests {
         Queue::new(batching, &limits, Arc::new(Metrics::new().unwrap()))
     }
 
+    fn score_work(reward: usize, rows: usize) -> ScoreWork {
+        ScoreWork {
+            reward,
+            rows,
+            traces: Arc::default(),
+        }
+    }
+
     /// Pushes jobs (reward, rows) and keeps their receivers.
     fn push(queue: &Queue, jobs: &[(usize, usize)]) -> Vec<impl Sized + use<>> {
         let mut receivers = Vec::new();
         for &(reward, rows) in jobs {
             let (reply, receiver) = oneshot::channel();
-            let traces = Vec::new();
-            let job = ScoreJob {
-                reward,
-                traces,
-                rows,
-                reply,
-            };
-            queue.push(Job::Score(job)).unwrap();
+            let work = score_work(reward, rows);
+            queue.push(Job::Score(ScoreJob { work, reply })).unwrap();
             receivers.push(receiver);
         }
         receivers
@@ -231,13 +236,16 @@ mod tests {
 
     fn rows(batch: Batch) -> Vec<(usize, usize)> {
         match batch {
-            Batch::Score(jobs) => jobs.iter().map(|job| (job.reward, job.rows)).collect(),
-            Batch::Sample(jobs) => jobs.iter().map(|job| (99, job.rows())).collect(),
+            Batch::Score(jobs) => {
+                let works = jobs.iter().map(|job| &job.work);
+                works.map(|work| (work.reward, work.rows)).collect()
+            }
+            Batch::Sample(jobs) => jobs.iter().map(|job| (99, job.work.rows())).collect(),
         }
     }
 
     #[test]
-    fn what_waits_together_is_packed_up_to_the_budget_in_order() {
+    fn batches_fill_their_budget_in_order() {
         let queue = queue(10, 64, 1000);
         let _waiting = push(&queue, &[(0, 4), (1, 3), (0, 5), (0, 2), (0, 1), (1, 9)]);
         let batches: Vec<_> = (0..4).map(|_| rows(queue.take().unwrap())).collect();
@@ -251,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_requests_in_a_pass_is_bounded() {
+    fn the_requests_of_a_batch_are_bounded() {
         let queue = queue(1000, 1, 1000);
         let _waiting = push(&queue, &[(0, 4), (0, 4)]);
         assert_eq!(rows(queue.take().unwrap()), [(0, 4)]);
@@ -259,15 +267,13 @@ mod tests {
     }
 
     #[test]
-    fn the_bound_counts_tokens_and_abandoned_work_makes_room() {
+    fn abandoned_work_makes_room() {
         let queue = queue(10, 64, 10);
         let _first = push(&queue, &[(0, 50)]);
         let (reply, _receiver) = oneshot::channel();
         let job = |reply| {
             Job::Score(ScoreJob {
-                reward: 0,
-                traces: Vec::new(),
-                rows: 1,
+                work: score_work(0, 1),
                 reply,
             })
         };
@@ -283,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn prompts_are_sampled_together_when_they_are_drawn_alike() {
+    fn prompts_with_equal_settings_share_a_batch() {
         let queue = queue(10, 64, 1000);
         let mut receivers = Vec::new();
         for temperature in [1.0, 1.0, 0.5] {
@@ -293,14 +299,13 @@ mod tests {
                 ..SamplingSettings::default()
             };
             receivers.push(receiver);
-            let job = SampleJob {
+            let work = SampleWork {
                 prompt: vec![1],
                 streams: Vec::new(),
                 draw,
                 max_tokens: 3,
-                reply,
             };
-            queue.push(Job::Sample(job)).unwrap();
+            queue.push(Job::Sample(SampleJob { work, reply })).unwrap();
         }
         assert_eq!(rows(queue.take().unwrap()).len(), 2);
         assert_eq!(rows(queue.take().unwrap()).len(), 1);

@@ -1,9 +1,10 @@
-//! `/v1/chat/completions` and `/v1/completions`: sample several answers, let the critic choose one.
+//! `/v1/chat/completions` and `/v1/completions`: several answers are sampled, and the critic chooses one.
 
 mod answer;
 mod choose;
 mod generate;
 mod options;
+mod turns;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,13 +18,12 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use self::answer::Answer;
 use self::generate::Plan;
-use self::options::Options;
 use crate::app::App;
-use crate::fields::Fields;
+use crate::body::Fields;
 use crate::refusal::Refusal;
 
 /// Events that wait for a slow client.
-const WAITING: usize = 16;
+const MAX_WAITING_EVENTS: usize = 16;
 
 /// Which of the two shapes a request and its answer have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,14 +59,12 @@ pub(crate) async fn text(
 }
 
 async fn complete(app: Arc<App>, request: Request, shape: Shape) -> Result<Response, Refusal> {
-    let mut fields = Fields::read(request, &app.limits).await?;
-    let options = Options::take(&app, &mut fields, shape)?;
-    let streams = options.stream;
-    let plan = Plan::new(&app, options, fields, shape).await?;
-    if streams {
-        return Ok(streamed(app, plan));
+    let fields = Fields::read(request, &app.limits).await?;
+    let plan = Plan::new(&app, fields, shape).await?;
+    match plan.options.stream {
+        true => Ok(streamed(app, plan)),
+        false => Ok(Json(answer(&app, plan).await?.whole()).into_response()),
     }
-    Ok(Json(answer(&app, plan).await?.whole()).into_response())
 }
 
 /// Samples, scores, chooses.
@@ -76,27 +74,30 @@ async fn answer(app: &Arc<App>, plan: Plan) -> Result<Answer, Refusal> {
     Ok(Answer::new(app, &plan, chosen))
 }
 
-/// The chosen answer as events. What is known to be wrong before sampling has been refused with a status; what fails
-/// later stands in the stream.
+/// The chosen answer as events. What is wrong with the request has been refused with a status; a later failure is an
+/// event of the stream.
 fn streamed(app: Arc<App>, plan: Plan) -> Response {
-    let (sender, receiver) = mpsc::channel::<Result<Event, Infallible>>(WAITING);
+    let (sender, receiver) = mpsc::channel::<Result<Event, Infallible>>(MAX_WAITING_EVENTS);
     let work = async move {
-        let send = |text: String| sender.send(Ok(Event::default().data(text)));
         let answered = tokio::select! {
             () = sender.closed() => return,
             answered = answer(&app, plan) => answered,
         };
-        match answered {
+        let events: Vec<Result<Event, axum::Error>> = match answered {
             Ok(answer) => {
-                for chunk in answer.chunks() {
-                    if send(chunk.to_string()).await.is_err() {
-                        return;
-                    }
-                }
+                let chunks = answer.chunks();
+                chunks
+                    .map(|chunk| Event::default().json_data(chunk))
+                    .collect()
             }
-            Err(refusal) => drop(send(refusal.body().to_string()).await),
+            Err(refusal) => vec![Event::default().json_data(refusal.body())],
+        };
+        let end = Event::default().data("[DONE]");
+        for event in events.into_iter().flatten().chain([end]) {
+            if sender.send(Ok(event)).await.is_err() {
+                return;
+            }
         }
-        drop(send("[DONE]".to_owned()).await);
     };
     tokio::spawn(work);
     Sse::new(ReceiverStream::new(receiver))

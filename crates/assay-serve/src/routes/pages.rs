@@ -6,40 +6,46 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
 
+use crate::answers::{Health, HealthStatus, ModelEntry, ModelKind, ModelList};
 use crate::app::App;
 use crate::metrics;
 use crate::models::{Generator, POLICY};
 use crate::refusal::Refusal;
-
-/// The description of every route.
-pub const OPENAPI: &str = include_str!("../openapi.json");
 
 /// The viewer runs its own script and style, talks to its own server, and nothing else.
 const POLICY_OF_CONTENT: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
     img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// `GET /v1/models`.
-pub(crate) async fn models(State(app): State<Arc<App>>) -> Json<Value> {
-    let entry = |name: &str, kind: &str| json!({ "id": name, "object": "model", "created": app.started, "owned_by": "assay", "kind": kind });
+pub(crate) async fn models(State(app): State<Arc<App>>) -> Json<ModelList> {
+    let entry = |name: &str, kind: ModelKind| ModelEntry {
+        id: name.to_owned(),
+        object: "model",
+        created: app.started,
+        owned_by: "assay",
+        kind,
+    };
     let rewards = app.models.rewards.iter();
-    let mut data: Vec<Value> = rewards.map(|r| entry(&r.name, "reward")).collect();
+    let mut data: Vec<ModelEntry> = rewards.map(|r| entry(&r.name, ModelKind::Reward)).collect();
     match &app.models.generator {
-        Some(Generator::Local(_)) => data.push(entry(POLICY, "policy")),
-        Some(Generator::Upstream(_)) => data.push(entry("upstream", "upstream")),
+        Some(Generator::Local(_)) => data.push(entry(POLICY, ModelKind::Policy)),
+        Some(Generator::Upstream(_)) => data.push(entry("upstream", ModelKind::Upstream)),
         None => {}
     }
-    Json(json!({ "object": "list", "data": data }))
+    Json(ModelList {
+        object: "list",
+        data,
+    })
 }
 
 /// `GET /health`.
 pub(crate) async fn health(State(app): State<Arc<App>>) -> Response {
-    let (status, word) = match app.engine.is_open() {
-        true => (StatusCode::OK, "ok"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+    let (code, status) = match app.engine.is_open() {
+        true => (StatusCode::OK, HealthStatus::Ok),
+        false => (StatusCode::SERVICE_UNAVAILABLE, HealthStatus::Stopping),
     };
-    (status, Json(json!({ "status": word }))).into_response()
+    (code, Json(Health { status })).into_response()
 }
 
 /// `GET /metrics`.
@@ -54,7 +60,11 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Ref
 
 /// `GET /openapi.json`.
 pub(crate) async fn openapi() -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
+    (
+        [(header::CONTENT_TYPE, "application/json")],
+        crate::openapi(),
+    )
+        .into_response()
 }
 
 /// `GET /`.

@@ -4,128 +4,330 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use assay_evals::localisation::Predictor;
-use assay_evals::scores::sigmoid;
+use assay_evals::scores::{TraceScore, sigmoid};
 use axum::Json;
 use axum::extract::{Request, State};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 
-use super::texts::HARMLESS;
-use crate::app::{App, Pair, rows};
-use crate::fields::Fields;
+use crate::answers::{
+    BilledUnits, RankedDocument, RankedText, Ranking, RerankAnswer, RerankMeta, RerankUsage, View,
+};
+use crate::app::{App, Pair};
+use crate::body::Fields;
 use crate::refusal::Refusal;
-use crate::view::{View, trace_score};
+use crate::requests::{Document, RerankRequest};
 
-/// Fields of rerank requests that concern cutting documents up: documents are never cut here.
-const OF_CUTTING: [&str; 4] = [
-    "max_tokens_per_doc",
-    "max_chunks_per_doc",
-    "rank_fields",
-    "truncation",
-];
-
-/// A document as clients send it: a string, or an object whose `text` counts.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Document {
-    Text(String),
-    Object { text: String },
+/// A document and the text of it that is ranked.
+struct Ranked {
+    document: Map<String, Value>,
+    text: String,
 }
 
-impl Document {
-    fn into_text(self) -> String {
-        match self {
-            Self::Text(text) | Self::Object { text } => text,
-        }
-    }
+/// Documents in their order, and what was read otherwise than the request may mean.
+struct Documents {
+    /// The field they stood in.
+    name: &'static str,
+    documents: Vec<Ranked>,
+    warnings: Vec<String>,
+}
+
+/// Scores in the order of the documents; `None` for empty ones.
+struct DocumentScores {
+    scores: Vec<Option<f64>>,
+    tokens: usize,
 }
 
 /// `POST /v1/rerank`.
 pub(crate) async fn rerank(
     State(app): State<Arc<App>>,
     request: Request,
-) -> Result<Json<Value>, Refusal> {
-    let mut fields = Fields::read(request, &app.limits).await?;
-    let name: Option<String> = fields.take("model")?;
-    let model = app.models.reward("model", name.as_deref())?;
-    let score = match fields.take::<String>("score")? {
-        Some(name) => trace_score("score".to_owned(), &name)?,
-        None => app.models.score(model),
-    };
-    let query: String = fields.require("query")?;
-    let documents: Vec<Document> = fields.require("documents")?;
-    let top_n: Option<usize> = fields.take("top_n")?;
-    let with_text = fields.take::<bool>("return_documents")?.unwrap_or(false);
-    fields.finish(&[HARMLESS.as_slice(), OF_CUTTING.as_slice()].concat())?;
-    if top_n == Some(0) {
-        return Err(Refusal::field("top_n", "must be at least 1"));
+) -> Result<Json<RerankAnswer>, Refusal> {
+    let fields = Fields::read(request, &app.limits).await?;
+    let mut request: RerankRequest = fields.parse()?;
+    let reward = app.models.reward("model", request.model.as_deref())?;
+    let score = request
+        .score
+        .map_or_else(|| app.models.score(reward), |name| name.0);
+    let documents = documents(&mut request)?;
+    let scored = score_documents(&app, reward, &request.query, &documents, score).await?;
+    let top_n = request.top_n.or(request.top_k).unwrap_or(usize::MAX);
+    let order = ranked(&scored.scores).into_iter().take(top_n);
+    if documents.name == "texts" {
+        let shown = order.map(|index| shown_text(&request, &documents, &scored, index));
+        return Ok(Json(RerankAnswer::Texts(shown.collect())));
     }
-    app.ensure_text("query", &query)?;
-    app.ensure_count("documents", documents.len())?;
-    let texts: Vec<String> = documents.into_iter().map(Document::into_text).collect();
-    let mut pairs = Vec::with_capacity(texts.len());
-    for (index, text) in texts.iter().enumerate() {
-        let param = format!("documents[{index}]");
+    let with_document = request
+        .return_documents
+        .or(request.return_text)
+        .unwrap_or(false);
+    let results = order.map(|index| RankedDocument {
+        index,
+        relevance_score: scored.scores[index].map_or(0.0, sigmoid),
+        score: scored.scores[index],
+        document: with_document.then(|| documents.documents[index].document.clone()),
+    });
+    Ok(Json(RerankAnswer::Ranking(Ranking {
+        id: format!("rerank-{}", app.next_number()),
+        object: "list",
+        model: app.models.rewards[reward].name.clone(),
+        results: results.collect(),
+        usage: RerankUsage {
+            prompt_tokens: scored.tokens,
+            total_tokens: scored.tokens,
+        },
+        meta: RerankMeta {
+            billed_units: BilledUnits { search_units: 1 },
+            warnings: documents.warnings,
+        },
+    })))
+}
+
+fn shown_text(
+    request: &RerankRequest,
+    documents: &Documents,
+    scored: &DocumentScores,
+    index: usize,
+) -> RankedText {
+    let score = scored.scores[index];
+    let with_text = request
+        .return_text
+        .or(request.return_documents)
+        .unwrap_or(false);
+    RankedText {
+        index,
+        score: match request.raw_scores {
+            Some(true) => score,
+            _ => Some(score.map_or(0.0, sigmoid)),
+        },
+        text: with_text.then(|| documents.documents[index].text.clone()),
+    }
+}
+
+/// Scores the documents that are not empty.
+async fn score_documents(
+    app: &Arc<App>,
+    reward: usize,
+    query: &str,
+    documents: &Documents,
+    score: TraceScore,
+) -> Result<DocumentScores, Refusal> {
+    app.ensure_text("query", query)?;
+    app.ensure_count(documents.name, documents.documents.len())?;
+    let (mut pairs, mut places) = (Vec::new(), Vec::new());
+    for (index, Ranked { text, .. }) in documents.documents.iter().enumerate() {
+        let param = format!("{}[{index}]", documents.name);
         app.ensure_text(&param, text)?;
+        if text.trim().is_empty() {
+            continue;
+        }
+        places.push(index);
         pairs.push(Pair {
-            question: query.clone(),
+            question: query.to_owned(),
             text: text.clone(),
             param,
         });
     }
-    let traces = app.score(model, pairs).await?;
+    let mut scores = vec![None; documents.documents.len()];
+    if pairs.is_empty() {
+        return Ok(DocumentScores { scores, tokens: 0 });
+    }
+    let scored = app.score(reward, pairs).await?;
     let view = View {
         score,
         predictor: Predictor::LargestDrop,
     };
-    let scores: Vec<Option<f32>> = traces.iter().map(|trace| view.score(trace)).collect();
-    let results = ranked(&scores)
-        .into_iter()
-        .take(top_n.unwrap_or(usize::MAX));
-    let results: Vec<Value> = results
-        .map(|index| {
-            result(
-                index,
-                scores[index],
-                with_text.then(|| texts[index].as_str()),
-            )
-        })
-        .collect();
-    let tokens = rows(&traces);
-    Ok(Json(json!({
-        "id": format!("rerank-{}", app.next_number()),
-        "object": "list",
-        "model": app.models.rewards[model].name,
-        "results": results,
-        "usage": { "prompt_tokens": tokens, "total_tokens": tokens },
-        "meta": { "billed_units": { "search_units": 1 } },
-    })))
-}
-
-fn result(index: usize, score: Option<f32>, text: Option<&str>) -> Value {
-    let relevance = score.map(|score| sigmoid(f64::from(score)));
-    let mut result = json!({ "index": index, "relevance_score": relevance, "score": score });
-    if let Some(text) = text {
-        result["document"] = json!({ "text": text });
+    for (place, trace) in places.into_iter().zip(&scored.traces) {
+        scores[place] = view.score(trace);
     }
-    result
+    Ok(DocumentScores {
+        scores,
+        tokens: scored.tokens,
+    })
 }
 
-/// Indices by falling score; equal scores keep their order, texts without one come last.
-pub(crate) fn ranked(scores: &[Option<f32>]) -> Vec<usize> {
+/// The documents of a request: strings or objects in `documents`, or strings in `texts`.
+fn documents(request: &mut RerankRequest) -> Result<Documents, Refusal> {
+    let (name, given) = match (request.documents.take(), request.texts.take()) {
+        (Some(documents), None) => ("documents", documents),
+        (None, Some(texts)) => ("texts", texts.into_iter().map(Document::Text).collect()),
+        (Some(_), Some(_)) => {
+            return Err(Refusal::field(
+                "texts",
+                "give either `documents` or `texts`",
+            ));
+        }
+        (None, None) => {
+            let message = "is missing; expected a list of strings or of objects with `text`";
+            return Err(Refusal::field("documents", message));
+        }
+    };
+    let fields = request.rank_fields.take().unwrap_or_default();
+    let (mut documents, mut warnings) = (Vec::with_capacity(given.len()), Vec::new());
+    for (index, document) in given.into_iter().enumerate() {
+        let document = match document {
+            Document::Text(text) => Ranked {
+                document: Map::from_iter([("text".to_owned(), text.clone().into())]),
+                text,
+            },
+            Document::Object(document) => {
+                let text = object_text(index, &document, &fields)?;
+                if !fields.is_empty() && !document.contains_key("text") {
+                    let names = fields.join("`, `");
+                    warnings.push(format!(
+                        "documents[{index}] has no text; ranked by `{names}`"
+                    ));
+                }
+                Ranked { document, text }
+            }
+        };
+        documents.push(document);
+    }
+    Ok(Documents {
+        name,
+        documents,
+        warnings,
+    })
+}
+
+/// The text of a document object: the fields to be ranked, a line each, else its `text`.
+fn object_text(
+    index: usize,
+    document: &Map<String, Value>,
+    fields: &[String],
+) -> Result<String, Refusal> {
+    let param = format!("documents[{index}]");
+    if fields.is_empty() {
+        return match document.get("text") {
+            Some(Value::String(text)) => Ok(text.clone()),
+            None | Some(Value::Null) => {
+                let message = format!(
+                    "{param} has no text: give a string, an object with `text`, or the fields to rank in `rank_fields`"
+                );
+                Err(Refusal::request("invalid_value", message).about(param))
+            }
+            Some(_) => Err(Refusal::field(format!("{param}.text"), "expected a string")),
+        };
+    }
+    let values = fields
+        .iter()
+        .filter_map(|field| match document.get(field)? {
+            Value::Null => None,
+            Value::String(text) => Some(text.clone()),
+            other => Some(other.to_string()),
+        });
+    let values: Vec<String> = values.collect();
+    if values.is_empty() {
+        let names = fields.join("`, `");
+        let message =
+            format!("{param} has no text: it has none of the fields `{names}` of `rank_fields`");
+        return Err(Refusal::request("invalid_value", message).about(param));
+    }
+    Ok(values.join("\n"))
+}
+
+/// Indices by falling score; equal scores keep their order, those without one come last.
+pub(crate) fn ranked(scores: &[Option<f64>]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
-    let key = |index: usize| scores[index].unwrap_or(f32::NEG_INFINITY);
+    let key = |index: usize| scores[index].unwrap_or(f64::NEG_INFINITY);
     order.sort_by(|&a, &b| key(b).partial_cmp(&key(a)).unwrap_or(Ordering::Equal));
     order
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::shape::RequestBody;
+
+    /// Texts and warnings, or the message of the refusal.
+    fn read(body: Value) -> Result<(Vec<String>, Vec<String>), String> {
+        let Value::Object(fields) = body else {
+            return Err("no object".to_owned());
+        };
+        let read = RerankRequest::shape()
+            .read(fields)
+            .and_then(|mut request| documents(&mut request));
+        match read {
+            Ok(read) => {
+                let texts = read.documents.into_iter().map(|document| document.text);
+                Ok((texts.collect(), read.warnings))
+            }
+            Err(refusal) => Err(refusal.message().to_owned()),
+        }
+    }
 
     #[test]
-    fn ranking_is_by_falling_score_and_keeps_ties_in_order() {
+    fn ranking_falls_and_keeps_ties_in_order() {
         let scores = [Some(1.0), None, Some(3.0), Some(1.0), Some(-2.0)];
         assert_eq!(ranked(&scores), [2, 0, 3, 4, 1]);
+    }
+
+    #[test]
+    fn documents_are_strings_objects_or_texts() {
+        for body in [
+            json!({ "query": "q", "documents": ["a", { "text": "b", "id": 4 }] }),
+            json!({ "query": "q", "texts": ["a", "b"] }),
+            json!({ "query": "q", "documents": [{ "x": "a" }, { "x": "b", "y": null }], "rank_fields": ["x", "y"] }),
+        ] {
+            let (texts, _) = read(body.clone()).unwrap();
+            assert_eq!(texts, ["a", "b"], "{body}");
+        }
+    }
+
+    #[test]
+    fn rank_fields_choose_and_order_what_is_ranked() {
+        let document = json!({ "title": "t", "body": "b", "year": 7, "text": "all" });
+        let body =
+            |fields: Value| json!({ "query": "q", "documents": [document], "rank_fields": fields });
+        assert_eq!(read(body(json!(["body", "title"]))).unwrap().0, ["b\nt"]);
+        assert_eq!(read(body(json!(["year"]))).unwrap().0, ["7"]);
+        assert_eq!(
+            read(body(json!([]))).unwrap(),
+            (vec!["all".to_owned()], vec![])
+        );
+        let bare =
+            json!({ "query": "q", "documents": [{ "title": "t" }], "rank_fields": ["title"] });
+        assert_eq!(
+            read(bare).unwrap().1,
+            ["documents[0] has no text; ranked by `title`"]
+        );
+    }
+
+    #[test]
+    fn documents_without_text_are_named() {
+        for (body, expected) in [
+            (
+                json!({ "query": "q", "documents": [{ "title": "t" }] }),
+                "documents[0] has no text:",
+            ),
+            (
+                json!({ "query": "q", "documents": ["a", { "text": null }] }),
+                "documents[1] has no text:",
+            ),
+            (
+                json!({ "query": "q", "documents": [{ "title": "t" }], "rank_fields": ["body"] }),
+                "documents[0] has no text: it has none of the fields `body`",
+            ),
+            (
+                json!({ "query": "q", "documents": [{ "text": 5 }] }),
+                "`documents[0].text`: expected a string",
+            ),
+            (
+                json!({ "query": "q", "documents": ["a", 5] }),
+                "`documents[1]`: expected a string or an object, not 5",
+            ),
+            (
+                json!({ "query": "q" }),
+                "`documents`: is missing; expected a list of strings",
+            ),
+            (
+                json!({ "documents": ["a"] }),
+                "`query`: is missing; expected a string",
+            ),
+        ] {
+            let error = read(body.clone()).unwrap_err();
+            assert!(error.starts_with(expected), "{body}: {error}");
+        }
     }
 }

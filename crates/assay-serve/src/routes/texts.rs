@@ -1,161 +1,275 @@
-//! `/v1/score` and `/v1/rewards`: texts with their scores, and with a reward a token.
+//! `/v1/score` and `/v1/rewards`: texts with their scores, and with a reward for each token.
 
 use std::sync::Arc;
 
 use assay_evals::localisation::Predictor;
-use assay_tasks::trace::ScoredTrace;
 use axum::Json;
 use axum::extract::{Request, State};
-use serde::Deserialize;
-use serde_json::{Value, json};
 
-use crate::app::{App, Pair, rows};
-use crate::fields::Fields;
+use crate::answers::{Rewards, Score, Scores, Usage, View, scores};
+use crate::app::{App, Pair, Scored};
+use crate::body::Fields;
 use crate::refusal::Refusal;
-use crate::view::{View, predictor, trace_score};
+use crate::requests::{Texts, TextsRequest, Trace};
 
-/// Fields of other servers' requests that change nothing here.
-pub(super) const HARMLESS: [&str; 5] = [
-    "user",
-    "priority",
-    "truncate_prompt_tokens",
-    "encoding_format",
-    "metadata",
-];
-
-/// One text, or several.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Texts {
-    One(String),
-    Many(Vec<String>),
+/// Scored texts and how they are shown.
+struct Answer {
+    reward: usize,
+    view: View,
+    scored: Scored,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Trace {
-    question: String,
-    text: String,
+/// The field of a request that was given, and its texts.
+struct Given {
+    name: &'static str,
+    texts: Texts,
 }
 
 /// `POST /v1/score`.
 pub(crate) async fn score(
     State(app): State<Arc<App>>,
     request: Request,
-) -> Result<Json<Value>, Refusal> {
-    let (model, view, traces) = scored(&app, request).await?;
-    let data = traces.iter().enumerate().map(|(index, trace)| {
-        json!({
-            "object": "score",
-            "index": index,
-            "score": view.score(trace),
-            "scores": trace.scores,
-            "probability": app.models.probability(model, trace),
-            "predicted_answer": trace.predicted_answer,
-        })
+) -> Result<Json<Scores>, Refusal> {
+    let Answer {
+        reward,
+        view,
+        scored,
+    } = answer(&app, request).await?;
+    let traces = scored.traces.iter().enumerate();
+    let data = traces.map(|(index, trace)| Score {
+        object: "score",
+        index,
+        score: view.score(trace),
+        scores: scores(trace),
+        probability: app.models.probability(reward, trace),
+        predicted_answer: trace.predicted_answer.clone(),
     });
-    Ok(Json(list(&app, model, data.collect(), &traces)))
+    Ok(Json(Scores {
+        object: "list",
+        model: app.models.rewards[reward].name.clone(),
+        data: data.collect(),
+        usage: Usage::new(scored.tokens, 0),
+    }))
 }
 
 /// `POST /v1/rewards`.
 pub(crate) async fn rewards(
     State(app): State<Arc<App>>,
     request: Request,
-) -> Result<Json<Value>, Refusal> {
-    let (model, view, traces) = scored(&app, request).await?;
-    let mut data = Vec::with_capacity(traces.len());
-    for (index, trace) in traces.iter().enumerate() {
-        let probability = app.models.probability(model, trace);
-        data.push(view.token_rewards(index, trace, probability));
-    }
-    Ok(Json(list(&app, model, data, &traces)))
-}
-
-async fn scored(
-    app: &Arc<App>,
-    request: Request,
-) -> Result<(usize, View, Vec<ScoredTrace>), Refusal> {
-    let mut fields = Fields::read(request, &app.limits).await?;
-    let name: Option<String> = fields.take("model")?;
-    let model = app.models.reward("model", name.as_deref())?;
-    let view = take_view(app, &mut fields, model)?;
-    let pairs = take_pairs(app, &mut fields)?;
-    fields.finish(&HARMLESS)?;
-    Ok((model, view, app.score(model, pairs).await?))
-}
-
-/// The trace score and the predictor of a request, or those of the reward.
-fn take_view(app: &App, fields: &mut Fields, reward: usize) -> Result<View, Refusal> {
-    let score = match fields.take::<String>("score")? {
-        Some(name) => trace_score(fields.path("score"), &name)?,
-        None => app.models.score(reward),
-    };
-    let predictor = match fields.take::<String>("predictor")? {
-        Some(name) => predictor(fields.path("predictor"), &name)?,
-        None => Predictor::LargestDrop,
-    };
-    Ok(View { score, predictor })
-}
-
-/// `question` with `text` (or vLLM's `text_1` with `text_2`), or `traces`.
-fn take_pairs(app: &App, fields: &mut Fields) -> Result<Vec<Pair>, Refusal> {
-    let question: Option<String> = fields.take_any(&["question", "text_1"])?;
-    let texts: Option<Texts> = fields.take_any(&["text", "text_2"])?;
-    let traces: Option<Vec<Trace>> = fields.take("traces")?;
-    let pairs = match (question, texts, traces) {
-        (Some(question), Some(texts), None) => {
-            app.ensure_text("question", &question)?;
-            of_question(question, texts)
-        }
-        (None, None, Some(traces)) => of_traces(traces),
-        _ => {
-            let message = "give either `question` with `text` (a string or a list), or `traces` \
-                           (a list of objects with `question` and `text`)";
-            return Err(Refusal::request("missing_field", message).about("text"));
-        }
-    };
-    let list = pairs.first().map_or("text", |pair| {
-        pair.param.split('[').next().unwrap_or("text")
+) -> Result<Json<Rewards>, Refusal> {
+    let Answer {
+        reward,
+        view,
+        scored,
+    } = answer(&app, request).await?;
+    let traces = scored.traces.iter().enumerate();
+    let data = traces.map(|(index, trace)| {
+        let probability = app.models.probability(reward, trace);
+        view.token_rewards(index, trace, probability)
     });
-    app.ensure_count(list, pairs.len())?;
-    for pair in &pairs {
-        app.ensure_text(&pair.param, &pair.text)?;
-        app.ensure_text(&pair.param, &pair.question)?;
+    Ok(Json(Rewards {
+        object: "list",
+        model: app.models.rewards[reward].name.clone(),
+        data: data.collect(),
+        usage: Usage::new(scored.tokens, 0),
+    }))
+}
+
+async fn answer(app: &Arc<App>, request: Request) -> Result<Answer, Refusal> {
+    let fields = Fields::read(request, &app.limits).await?;
+    let mut request: TextsRequest = fields.parse()?;
+    let reward = app.models.reward("model", request.model.as_deref())?;
+    let view = View {
+        score: request
+            .score
+            .map_or_else(|| app.models.score(reward), |name| name.0),
+        predictor: request
+            .predictor
+            .map_or(Predictor::LargestDrop, |name| name.0),
+    };
+    let pairs = pairs(&mut request)?;
+    ensure_bounds(app, &pairs)?;
+    let scored = app.score(reward, pairs).await?;
+    Ok(Answer {
+        reward,
+        view,
+        scored,
+    })
+}
+
+/// A question with its texts, questions with a text each, or traces.
+fn pairs(request: &mut TextsRequest) -> Result<Vec<Pair>, Refusal> {
+    let questions = only([
+        ("question", request.question.take()),
+        ("text_1", request.text_1.take()),
+        ("data_1", request.data_1.take()),
+        ("queries", request.queries.take()),
+    ])?;
+    let texts = only([
+        ("text", request.text.take()),
+        ("text_2", request.text_2.take()),
+        ("data_2", request.data_2.take()),
+        ("documents", request.documents.take()),
+        ("items", request.items.take()),
+    ])?;
+    match (questions, texts, request.traces.take()) {
+        (Some(questions), Some(texts), None) => paired(questions, texts),
+        (None, None, Some(traces)) if traces.is_empty() => {
+            Err(Refusal::field("traces", "is empty"))
+        }
+        (None, None, Some(traces)) => Ok(traces.into_iter().enumerate().map(of_trace).collect()),
+        _ => {
+            let message = "give either `question` with `text` (a string or a list of strings each), \
+                           or `traces` (a list of objects with `question` and `text`)";
+            Err(Refusal::request("missing_field", message).about("text"))
+        }
     }
-    Ok(pairs)
 }
 
-fn of_question(question: String, texts: Texts) -> Vec<Pair> {
-    let (texts, many) = match texts {
-        Texts::One(text) => (vec![text], false),
-        Texts::Many(texts) => (texts, true),
+/// The one field that was given of several names for it.
+fn only<const N: usize>(
+    fields: [(&'static str, Option<Texts>); N],
+) -> Result<Option<Given>, Refusal> {
+    let mut found: Option<Given> = None;
+    for (name, texts) in fields {
+        let Some(texts) = texts else { continue };
+        if let Some(Given { name: other, .. }) = found {
+            let message = format!("is another name for `{other}`: give only one of them");
+            return Err(Refusal::field(name, message));
+        }
+        found = Some(Given { name, texts });
+    }
+    Ok(found)
+}
+
+/// One question with every text, or as many questions as texts.
+fn paired(questions: Given, texts: Given) -> Result<Vec<Pair>, Refusal> {
+    let (texts_name, questions_name) = (texts.name, questions.name);
+    let (texts, param): (Vec<String>, fn(&str, usize) -> String) = match texts.texts {
+        Texts::One(text) => (vec![text], |name, _| name.to_owned()),
+        Texts::Many(texts) => (texts, |name, index| format!("{name}[{index}]")),
     };
-    let pair = |(index, text)| Pair {
-        question: question.clone(),
+    if texts.is_empty() {
+        return Err(Refusal::field(texts_name, "is empty"));
+    }
+    let questions = match questions.texts {
+        Texts::One(question) => vec![question; texts.len()],
+        Texts::Many(mut questions) => {
+            if let [question] = questions.as_slice() {
+                questions = vec![question.clone(); texts.len()];
+            }
+            questions
+        }
+    };
+    if questions.len() != texts.len() {
+        let message = format!(
+            "has {} texts and `{questions_name}` has {} questions; give one question, or one for each text",
+            texts.len(),
+            questions.len(),
+        );
+        return Err(Refusal::field(texts_name, message));
+    }
+    let pairs = questions.into_iter().zip(texts).enumerate();
+    let pairs = pairs.map(|(index, (question, text))| Pair {
+        question,
         text,
-        param: match many {
-            true => format!("text[{index}]"),
-            false => "text".to_owned(),
-        },
-    };
-    texts.into_iter().enumerate().map(pair).collect()
+        param: param(texts_name, index),
+    });
+    Ok(pairs.collect())
 }
 
-fn of_traces(traces: Vec<Trace>) -> Vec<Pair> {
-    let pair = |(index, trace): (usize, Trace)| Pair {
+fn of_trace((index, trace): (usize, Trace)) -> Pair {
+    Pair {
         question: trace.question,
         text: trace.text,
         param: format!("traces[{index}]"),
-    };
-    traces.into_iter().enumerate().map(pair).collect()
+    }
 }
 
-fn list(app: &App, model: usize, data: Vec<Value>, traces: &[ScoredTrace]) -> Value {
-    let tokens = rows(traces);
-    json!({
-        "object": "list",
-        "model": app.models.rewards[model].name,
-        "data": data,
-        "usage": { "prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens },
-    })
+fn ensure_bounds(app: &App, pairs: &[Pair]) -> Result<(), Refusal> {
+    let first = pairs.first().and_then(|pair| pair.param.split('[').next());
+    app.ensure_count(first.unwrap_or("text"), pairs.len())?;
+    for pair in pairs {
+        app.ensure_text(&pair.param, &pair.text)?;
+        app.ensure_text(&pair.param, &pair.question)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::shape::RequestBody;
+
+    /// Question, text and name of each pair, or the message of the refusal.
+    fn read(body: Value) -> Result<Vec<[String; 3]>, String> {
+        let Value::Object(fields) = body else {
+            return Ok(Vec::new());
+        };
+        let pairs = TextsRequest::shape()
+            .read(fields)
+            .and_then(|mut request| pairs(&mut request));
+        let pair = |pair: Pair| [pair.question, pair.text, pair.param];
+        match pairs {
+            Ok(pairs) => Ok(pairs.into_iter().map(pair).collect()),
+            Err(refusal) => Err(refusal.message().to_owned()),
+        }
+    }
+
+    #[test]
+    fn questions_and_texts_are_paired() {
+        let pair =
+            |question: &str, text: &str, name: &str| [question, text, name].map(str::to_owned);
+        let one = read(json!({ "question": "a", "text": "b" })).unwrap();
+        assert_eq!(one, [pair("a", "b", "text")]);
+        let spread = [pair("a", "b", "text_2[0]"), pair("a", "c", "text_2[1]")];
+        for question in [json!("a"), json!(["a"])] {
+            let body = json!({ "text_1": question, "text_2": ["b", "c"] });
+            assert_eq!(read(body).unwrap(), spread);
+        }
+        let both = read(json!({ "queries": ["a", "b"], "documents": ["c", "d"] })).unwrap();
+        assert_eq!(
+            both,
+            [
+                pair("a", "c", "documents[0]"),
+                pair("b", "d", "documents[1]")
+            ]
+        );
+    }
+
+    #[test]
+    fn unpaired_lists_are_refused_with_their_lengths() {
+        for (body, expected) in [
+            (
+                json!({ "text_1": ["a", "b"], "text_2": ["c", "d", "e"] }),
+                "`text_2`: has 3 texts and `text_1` has 2 questions",
+            ),
+            (
+                json!({ "text_1": ["a", "b"], "text_2": "c" }),
+                "`text_2`: has 1 texts and `text_1` has 2 questions",
+            ),
+            (json!({ "question": "a", "text": [] }), "`text`: is empty"),
+            (
+                json!({ "question": [], "text": "a" }),
+                "`text`: has 1 texts and `question` has 0",
+            ),
+            (
+                json!({ "question": "a", "text_1": "a", "text": "b" }),
+                "`text_1`: is another name for `question`",
+            ),
+            (
+                json!({ "text_1": { "content": "a" }, "text_2": "b" }),
+                "`text_1`: expected a string or a list of strings, not an object",
+            ),
+            (
+                json!({ "traces": [{ "text": "b" }] }),
+                "`traces[0].question`: is missing",
+            ),
+        ] {
+            let error = read(body.clone()).unwrap_err();
+            assert!(error.starts_with(expected), "{body}: {error}");
+        }
+    }
 }

@@ -12,6 +12,7 @@ use assay_tasks::trace::ScoredTrace;
 use assay_testkit::wave_reward;
 use serde_json::{Value, json};
 
+use crate::contract::check_event;
 use crate::http::{answered, post, refused};
 use crate::world::{Running, models, offline, policy, questions, tiny, upstream};
 
@@ -74,7 +75,7 @@ fn best(traces: &[ScoredTrace]) -> usize {
 }
 
 #[test]
-fn the_answer_is_the_sample_that_the_critic_scores_highest() {
+fn the_answer_is_the_highest_scored_sample() {
     let server = Running::default_of(models(policy()));
     let question = &questions()[0].0;
     let (completions, traces) = sampled(question, 7, 6, 12);
@@ -117,7 +118,7 @@ fn the_answer_is_the_sample_that_the_critic_scores_highest() {
 
 /// Concurrent requests share decoding steps; each gets what it gets alone.
 #[test]
-fn samples_do_not_depend_on_who_else_is_sampled() {
+fn samples_do_not_depend_on_other_requests() {
     let server = Arc::new(Running::default_of(models(policy())));
     let clients: Vec<_> = (0..6)
         .map(|client| {
@@ -239,6 +240,7 @@ fn a_stream_says_what_the_whole_answer_says() {
         .map(|e| serde_json::from_str(e).unwrap())
         .collect();
     for chunk in &chunks {
+        check_event("/v1/chat/completions", chunk);
         assert_eq!(chunk["object"], "chat.completion.chunk");
     }
     assert_eq!(chunks[0]["choices"][0]["delta"]["role"], "assistant");
@@ -259,10 +261,12 @@ fn a_stream_says_what_the_whole_answer_says() {
         "/v1/completions",
         &json!({ "prompt": "1+1=", "stream": true, "max_tokens": 4 }),
     );
-    assert!(
-        text.text.contains("\"text_completion.chunk\"")
-            || text.text.contains("\"text_completion\"")
-    );
+    let events = self::events(&text.text);
+    for event in &events[..events.len() - 1] {
+        let chunk: Value = serde_json::from_str(event).unwrap();
+        check_event("/v1/completions", &chunk);
+        assert_eq!(chunk["object"], "text_completion");
+    }
 }
 
 #[test]
@@ -282,7 +286,7 @@ fn stop_texts_cut_the_answer() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_by_name() {
+fn unusable_values_are_refused_by_name() {
     let server = Running::default_of(models(policy()));
     let with = |field: &str, value: Value| {
         let mut body = chat("1+1=");
@@ -312,7 +316,8 @@ fn what_makes_no_sense_is_refused_by_name() {
         (with("temperature", json!(-1)), "temperature"),
         (with("top_p", json!(0)), "top_p"),
         (with("top_k", json!(-2)), "top_k"),
-        (with("seed", json!(-1)), "seed"),
+        (with("seed", json!("7")), "seed"),
+        (with("seed", json!(1.5)), "seed"),
         (with("max_tokens", json!(0)), "max_tokens"),
         (with("max_tokens", json!(100_000)), "max_tokens"),
         (with("stop", json!([""])), "stop"),
@@ -331,6 +336,10 @@ fn what_makes_no_sense_is_refused_by_name() {
         ),
         (
             with("messages", json!([{ "role": "tool", "content": "1" }])),
+            "messages",
+        ),
+        (
+            with("messages", json!([{ "role": "judge", "content": "1" }])),
             "messages[0]",
         ),
         (with("messages", json!([{ "role": "user" }])), "messages[0]"),
@@ -439,7 +448,7 @@ fn fake(texts: &[&str]) -> (SocketAddr, Log) {
 }
 
 #[test]
-fn an_upstream_server_is_asked_until_it_gave_enough_samples() {
+fn an_upstream_server_is_asked_until_samples_suffice() {
     let (question, text) = questions()[0].clone();
     let texts = [
         text.clone(),

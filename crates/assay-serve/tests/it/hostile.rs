@@ -33,7 +33,7 @@ fn code(text: &str) -> String {
 }
 
 #[test]
-fn a_client_that_never_ends_its_headers_is_closed() {
+fn endless_headers_are_closed() {
     let server = server(|limits| limits.header_timeout = Duration::from_millis(200));
     let mut silent = connect(&server);
     let mut slow = connect(&server);
@@ -52,7 +52,7 @@ fn a_client_that_never_ends_its_headers_is_closed() {
 }
 
 #[test]
-fn a_client_that_never_sends_its_body_is_told_so() {
+fn a_body_that_never_comes_is_refused() {
     let server = server(|limits| limits.body_timeout = Duration::from_millis(200));
     let whole = request("/v1/score", SCORE.as_bytes());
     let mut slow = connect(&server);
@@ -64,7 +64,7 @@ fn a_client_that_never_sends_its_body_is_told_so() {
 }
 
 #[test]
-fn large_bodies_are_refused_with_and_without_a_length() {
+fn large_bodies_are_refused_however_announced() {
     let server = server(|limits| limits.body_bytes = 1000);
     let large = vec![b' '; 1001];
     let (status, text) = raw(&server, &request("/v1/score", &large));
@@ -130,7 +130,7 @@ fn floods_of_headers_are_refused() {
 }
 
 #[test]
-fn clients_that_leave_early_do_not_hold_the_model() {
+fn clients_that_leave_do_not_hold_the_model() {
     let server = server(|_| ());
     let long = json!({ "prompt": "1+1=", "max_tokens": 120, "assay": { "n": 64 } }).to_string();
     for round in 0..8 {
@@ -210,7 +210,7 @@ fn requests_beyond_the_token_bound_are_refused() {
 }
 
 #[test]
-fn a_long_question_is_not_multiplied_by_many_texts() {
+fn a_long_question_is_not_multiplied() {
     let server = server(|_| ());
     let question = "1+".repeat(30_000);
     let texts = vec!["1"; 200];
@@ -226,7 +226,7 @@ fn a_long_question_is_not_multiplied_by_many_texts() {
 }
 
 #[test]
-fn an_answer_that_takes_too_long_is_given_up() {
+fn an_answer_that_takes_too_long_ends() {
     let server = server(|limits| limits.request_timeout = Duration::from_millis(1));
     let body = json!({ "prompt": "1+1=", "max_tokens": 120, "assay": { "n": 60 } });
     let answer = post(&server, "/v1/completions", &body);
@@ -234,7 +234,7 @@ fn an_answer_that_takes_too_long_is_given_up() {
 }
 
 #[test]
-fn the_token_is_asked_for_wherever_work_is_done() {
+fn the_token_is_required_for_work() {
     let settings = ServeSettings {
         token: Some(Token::parse("a long enough-token".replace(' ', "-").as_str()).unwrap()),
         ..ServeSettings::default()
@@ -294,7 +294,7 @@ fn strangers_in_a_browser_are_refused() {
 }
 
 #[test]
-fn no_file_is_served_and_no_path_is_told() {
+fn no_file_is_served_or_named() {
     let server = server(|_| ());
     for path in [
         "/etc/passwd",

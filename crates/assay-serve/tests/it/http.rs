@@ -11,7 +11,7 @@ use crate::contract;
 use crate::world::Running;
 
 /// Longest wait of a test for an answer.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -38,7 +38,7 @@ impl Answer {
 fn agent() -> ureq::Agent {
     ureq::Agent::config_builder()
         .http_status_as_error(false)
-        .timeout_global(Some(PATIENCE))
+        .timeout_global(Some(TIMEOUT))
         .build()
         .into()
 }
@@ -89,7 +89,7 @@ pub(crate) fn answered(server: &Running, path: &str, body: &Value) -> Value {
     answer.json()
 }
 
-/// The field that a refused request is told to mend.
+/// Status, code and field of a refused request.
 pub(crate) fn refused(server: &Running, path: &str, body: &Value) -> (u16, String, Value) {
     let answer = post(server, path, body);
     assert!(answer.status >= 400, "{body} was answered: {}", answer.text);
@@ -100,11 +100,21 @@ pub(crate) fn refused(server: &Running, path: &str, body: &Value) -> (u16, Strin
     )
 }
 
+/// The message of a refused request.
+pub(crate) fn message(server: &Running, path: &str, body: &Value) -> String {
+    let answer = post(server, path, body);
+    assert_eq!(answer.status, 400, "{body}: {}", answer.text);
+    answer.json()["error"]["message"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
 /// A connection over which anything can be sent.
 pub(crate) fn connect(server: &Running) -> TcpStream {
     let stream = TcpStream::connect(server.address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+    stream.set_write_timeout(Some(TIMEOUT)).unwrap();
     stream
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests stop where something is not as expected
 
+mod clients;
 mod completions;
 mod contract;
 mod hostile;

@@ -11,7 +11,7 @@ use crate::http::{connect, read_all, request};
 use crate::world::{Running, models, policy};
 
 #[test]
-fn requests_in_flight_are_answered_and_new_ones_are_not_taken() {
+fn shutdown_answers_old_requests_and_takes_no_new() {
     let mut server = Running::default_of(models(policy()));
     let body = json!({ "prompt": "1+1=", "max_tokens": 60, "assay": { "n": 16 } }).to_string();
     let whole = request("/v1/completions", body.as_bytes());

@@ -4,7 +4,7 @@ use crate::http::get;
 use crate::world::{Running, models};
 
 #[test]
-fn the_viewer_is_served_with_a_policy_that_allows_only_itself() {
+fn the_viewer_allows_only_itself() {
     let server = Running::default_of(models(None));
     let page = get(&server, "/");
     assert_eq!(

@@ -27,8 +27,8 @@ pub(crate) async fn choose(
         .iter_mut()
         .map(|sample| std::mem::take(&mut sample.trace))
         .collect();
-    let traces = app.score_traces(plan.options.reward, traces).await?;
-    for (sample, trace) in samples.samples.iter_mut().zip(traces) {
+    let scored = app.score_traces(plan.options.reward, traces).await?;
+    for (sample, trace) in samples.samples.iter_mut().zip(scored.traces) {
         sample.trace = trace;
     }
     let candidates = candidates(plan, &samples.samples);
@@ -53,7 +53,7 @@ fn candidates(plan: &Plan, samples: &[Sample]) -> Vec<Candidate> {
         all.push(Candidate {
             correct: false,
             answer,
-            score: plan.options.view.score(&sample.trace).map(f64::from),
+            score: plan.options.view.score(&sample.trace),
             logprob: sample.logprob,
             length: sample.text.len() as f64,
         });
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_elected_class_answers_with_its_best_trace() {
+    fn an_elected_class_answers_with_its_best_trace() {
         let candidate = |score| Candidate {
             score,
             ..Candidate::default()

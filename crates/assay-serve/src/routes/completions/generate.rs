@@ -4,39 +4,28 @@ use std::sync::Arc;
 
 use assay_lm::draw::SamplingSettings;
 use assay_lm::sampling::Completion;
-use assay_tasks::message::{Message, Role};
 use assay_tasks::random::Stream;
 use assay_tasks::trace::ScoredTrace;
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::Shape;
 use super::options::Options;
+use super::turns::Chat;
 use crate::app::App;
-use crate::fields::Fields;
+use crate::body::Fields;
+use crate::engine::SampleWork;
 use crate::models::{Generator, POLICY, ServedPolicy};
 use crate::refusal::Refusal;
+use crate::requests::{
+    ANSWER_FIELDS, ASSAY_FIELDS, ChatRequest, CompletionRequest, Sampling, Texts,
+};
 
 /// Key of the streams of served samples.
 const SERVE: u64 = 0x5e;
 /// Tokens of an answer whose request names no limit.
-const MAX_TOKENS: usize = 512;
+const DEFAULT_MAX_TOKENS: usize = 512;
 /// Most stop texts of a request.
-const STOPS: usize = 16;
-/// Fields of OpenAI's requests that change nothing here.
-const HARMLESS: [&str; 11] = [
-    "user",
-    "metadata",
-    "store",
-    "service_tier",
-    "safety_identifier",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "parallel_tool_calls",
-    "reasoning_effort",
-    "verbosity",
-    "priority",
-];
+const MAX_STOPS: usize = 16;
 
 /// One sampled answer, not yet scored.
 pub(crate) struct Sample {
@@ -50,6 +39,7 @@ pub(crate) struct Sample {
 }
 
 /// The samples of a request and what they cost.
+#[derive(Default)]
 pub(crate) struct Samples {
     pub(crate) samples: Vec<Sample>,
     pub(crate) prompt_tokens: usize,
@@ -70,263 +60,251 @@ pub(crate) struct Plan {
 }
 
 enum Source {
-    Local {
-        prompt: Vec<u32>,
-        draw: SamplingSettings,
-        max_tokens: usize,
-        seed: Option<u64>,
-        stops: Vec<String>,
-    },
-    Upstream {
-        body: Map<String, Value>,
-    },
+    Local(Local),
+    Upstream { body: Map<String, Value> },
 }
 
-/// A turn's content: a string, or parts of which only texts are read.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Content {
-    Text(String),
-    Parts(Vec<Part>),
+/// How the policy of this process is to answer.
+#[derive(Clone)]
+struct Local {
+    prompt: Vec<u32>,
+    draw: SamplingSettings,
+    max_tokens: usize,
+    seed: Option<u64>,
+    stops: Vec<String>,
 }
 
-#[derive(Deserialize)]
-struct Part {
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(default)]
-    text: String,
+/// What is to be answered: a chat, or a text to be continued.
+enum Asked {
+    Chat(Chat),
+    Text,
 }
 
-#[derive(Deserialize)]
-struct Turn {
-    role: String,
-    #[serde(default)]
-    content: Option<Content>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
+/// A request as it was read.
+struct Wanted {
+    asked: Asked,
+    question: String,
+    sampling: Sampling,
+    best_of: Option<usize>,
 }
 
 impl Plan {
-    /// Reads what is to be answered and how it is drawn; refuses what cannot be.
+    /// Reads what is to be answered and how it is sampled; refuses what cannot be.
     pub(crate) async fn new(
         app: &Arc<App>,
-        options: Options,
         mut fields: Fields,
         shape: Shape,
     ) -> Result<Self, Refusal> {
-        let asked = Asked::take(app, &mut fields, shape)?;
-        let question = asked.question.clone();
-        let (source, model) = match &app.models.generator {
+        match &app.models.generator {
             None => {
+                let wanted = Wanted::read(app, fields.take(own_fields()), shape)?;
+                Options::new(app, &wanted.sampling, wanted.best_of)?;
                 let message =
                     "no policy is served here; start the server with --policy or --upstream";
-                return Err(Refusal::status(
-                    axum::http::StatusCode::NOT_FOUND,
-                    "no_policy",
-                    message,
-                ));
+                let status = axum::http::StatusCode::NOT_FOUND;
+                Err(Refusal::status(status, "no_policy", message))
             }
-            Some(Generator::Local(served)) => {
-                let known = [POLICY.to_owned()];
-                if let Some(other) = options.model.as_ref().filter(|name| *name != POLICY) {
-                    return Err(Refusal::unknown_model("model", other, &known));
-                }
-                let source = local(app, served, (&options, asked), fields).await?;
-                (source, POLICY.to_owned())
-            }
-            Some(Generator::Upstream(_)) => {
-                let model = options.model.clone();
-                let model = model.ok_or_else(|| Refusal::field("model", "is missing"))?;
-                let mut body = fields.into_rest();
-                body.insert("model".to_owned(), Value::from(model.clone()));
-                body.insert(asked.name.to_owned(), asked.raw);
-                (Source::Upstream { body }, model)
-            }
-        };
+            Some(Generator::Local(served)) => Self::local(app, served, fields, shape).await,
+            Some(Generator::Upstream(_)) => Self::upstream(app, fields, shape),
+        }
+    }
+
+    async fn local(
+        app: &Arc<App>,
+        served: &ServedPolicy,
+        fields: Fields,
+        shape: Shape,
+    ) -> Result<Self, Refusal> {
+        let wanted = Wanted::read(app, fields, shape)?;
+        let options = Options::new(app, &wanted.sampling, wanted.best_of)?;
+        let model = wanted.sampling.model.as_deref();
+        if let Some(other) = model.filter(|name| ![POLICY, ""].contains(name)) {
+            return Err(Refusal::unknown_model("model", other, &[POLICY.to_owned()]));
+        }
+        let question = wanted.question.clone();
+        let source = Source::Local(local(app, served, &options, wanted).await?);
         Ok(Self {
             options,
             shape,
-            model,
+            model: POLICY.to_owned(),
             number: app.next_number(),
             question,
             source,
         })
     }
+
+    /// The other server gets the request as it came, without what is read here.
+    fn upstream(app: &App, mut fields: Fields, shape: Shape) -> Result<Self, Refusal> {
+        let own = fields.take(own_fields());
+        let kept = ["messages", "prompt", "model"].into_iter();
+        let kept = kept.chain(shown_tools(&own));
+        let kept: Vec<(String, Value)> = kept
+            .filter_map(|name| Some((name.to_owned(), own.get(name)?.clone())))
+            .collect();
+        let wanted = Wanted::read(app, own, shape)?;
+        let options = Options::new(app, &wanted.sampling, wanted.best_of)?;
+        let model = wanted.sampling.model;
+        let model = model.ok_or_else(|| Refusal::field("model", "is missing"))?;
+        let mut body = fields.into_map();
+        body.extend(kept);
+        Ok(Self {
+            options,
+            shape,
+            model,
+            number: app.next_number(),
+            question: wanted.question,
+            source: Source::Upstream { body },
+        })
+    }
 }
 
-/// What is to be answered.
-struct Asked {
-    /// The field it stood in, and its value.
-    name: &'static str,
-    raw: Value,
-    question: String,
-    /// Turns of a chat; none for a text to be continued.
-    messages: Vec<Message>,
+/// Fields that are read here even when another server answers.
+fn own_fields() -> impl Iterator<Item = &'static str> {
+    let answer = ANSWER_FIELDS.iter().map(|field| field.name);
+    ASSAY_FIELDS.into_iter().chain(answer)
 }
 
-impl Asked {
-    fn take(app: &App, fields: &mut Fields, shape: Shape) -> Result<Self, Refusal> {
+/// The fields of tools, where there are tools to be shown to the model.
+fn shown_tools(fields: &Fields) -> impl Iterator<Item = &'static str> + use<> {
+    let tools = fields.get("tools").and_then(Value::as_array);
+    let shown = tools.is_some_and(|tools| !tools.is_empty());
+    ["tools", "tool_choice"].into_iter().filter(move |_| shown)
+}
+
+impl Wanted {
+    fn read(app: &App, fields: Fields, shape: Shape) -> Result<Self, Refusal> {
         match shape {
-            Shape::Chat => {
-                let raw: Value = fields.require("messages")?;
-                let messages = messages(app, &raw)?;
-                let question = messages.iter().rfind(|turn| turn.role == Role::User);
-                let question = question
-                    .map(|turn| turn.content.clone())
-                    .ok_or_else(|| Refusal::field("messages", "holds no turn of the user"))?;
-                Ok(Self {
-                    name: "messages",
-                    raw,
-                    question,
-                    messages,
-                })
-            }
-            Shape::Text => {
-                let raw: Value = fields.require("prompt")?;
-                let question = match &raw {
-                    Value::String(text) => Some(text),
-                    Value::Array(texts) if texts.len() == 1 => match &texts[0] {
-                        Value::String(text) => Some(text),
-                        _ => None,
-                    },
-                    _ => None,
-                };
-                let message = "must be one string; token ids and several prompts are not taken";
-                let question = question.ok_or_else(|| Refusal::field("prompt", message))?;
-                app.ensure_text("prompt", question)?;
-                if question.is_empty() {
-                    return Err(Refusal::field("prompt", "is empty"));
-                }
-                Ok(Self {
-                    name: "prompt",
-                    question: question.clone(),
-                    raw,
-                    messages: Vec::new(),
-                })
-            }
+            Shape::Chat => Self::chat(app, fields.parse()?),
+            Shape::Text => Self::text(app, fields.parse()?),
         }
     }
-}
 
-fn messages(app: &App, raw: &Value) -> Result<Vec<Message>, Refusal> {
-    let turns: Vec<Turn> = serde::Deserialize::deserialize(raw)
-        .map_err(|error: serde_json::Error| Refusal::field("messages", error.to_string()))?;
-    app.ensure_count("messages", turns.len())?;
-    let mut messages = Vec::with_capacity(turns.len());
-    for (index, turn) in turns.into_iter().enumerate() {
-        let param = format!("messages[{index}]");
-        let role = match turn.role.as_str() {
-            "system" | "developer" => Role::System,
-            "user" => Role::User,
-            "assistant" => Role::Assistant,
-            _ => {
-                let message = "has a role other than system, developer, user and assistant";
-                return Err(Refusal::field(param, message));
-            }
-        };
-        let content = match turn.content {
-            Some(Content::Text(text)) => text,
-            Some(Content::Parts(parts)) => {
-                if parts.iter().any(|part| part.kind != "text") {
-                    return Err(Refusal::field(param, "has a part that is no text"));
-                }
-                let texts: Vec<String> = parts.into_iter().map(|part| part.text).collect();
-                texts.join("\n")
-            }
-            None => return Err(Refusal::field(param, "has no content")),
-        };
-        app.ensure_text(&param, &content)?;
-        messages.push(Message { role, content });
+    fn chat(app: &App, request: ChatRequest) -> Result<Self, Refusal> {
+        ensure_no_call(&request)?;
+        let chat = Chat::new(app, &request)?;
+        let question = chat.question().map(str::to_owned);
+        Ok(Self {
+            question: question
+                .ok_or_else(|| Refusal::field("messages", "holds no turn of the user"))?,
+            asked: Asked::Chat(chat),
+            sampling: request.sampling,
+            best_of: None,
+        })
     }
-    Ok(messages)
+
+    fn text(app: &App, request: CompletionRequest) -> Result<Self, Refusal> {
+        let question = match &request.prompt {
+            Value::String(text) => Some(text.as_str()),
+            Value::Array(texts) => match texts.as_slice() {
+                [Value::String(text)] => Some(text.as_str()),
+                _ => None,
+            },
+            _ => None,
+        };
+        let message = "must be one string; token ids and several prompts are not accepted";
+        let question = question.ok_or_else(|| Refusal::field("prompt", message))?;
+        app.ensure_text("prompt", question)?;
+        if question.is_empty() {
+            return Err(Refusal::field("prompt", "is empty"));
+        }
+        Ok(Self {
+            question: question.to_owned(),
+            asked: Asked::Text,
+            sampling: request.sampling,
+            best_of: request.best_of,
+        })
+    }
 }
 
-/// Reads how the policy of this process is to draw, and encodes its prompt.
+/// Tools may be shown to a template, and are not called.
+fn ensure_no_call(request: &ChatRequest) -> Result<(), Refusal> {
+    let choice = request.tool_choice.as_ref();
+    let tools = request.tools.as_deref().unwrap_or_default();
+    let none = choice.is_some_and(|choice| choice == "none");
+    if !tools.is_empty() && !none {
+        let message = "tools are not called here; send `tool_choice`: \"none\" to only show them to the model";
+        return Err(Refusal::field("tools", message));
+    }
+    match choice {
+        Some(choice) if choice != "none" && choice != "auto" => {
+            Err(Refusal::field("tool_choice", "tools are not called here"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads how the policy of this process is to sample, and encodes its prompt.
 async fn local(
     app: &Arc<App>,
     served: &ServedPolicy,
-    (options, asked): (&Options, Asked),
-    mut fields: Fields,
-) -> Result<Source, Refusal> {
-    let draw = take_draw(&mut fields)?;
-    let wanted: Option<usize> = fields.take_any(&["max_completion_tokens", "max_tokens"])?;
-    let seed: Option<u64> = fields.take("seed")?;
-    let stops = take_stops(&mut fields)?;
-    fields.finish(&HARMLESS)?;
-    let prompt = encode_prompt(app, options.reward, asked).await?;
+    options: &Options,
+    wanted: Wanted,
+) -> Result<Local, Refusal> {
+    let sampling = wanted.sampling.clone();
+    let limit = max_tokens(&sampling)?;
+    let stops = stops(&sampling)?;
+    let prompt = encode_prompt(app, options.reward, wanted).await?;
     if prompt.is_empty() {
         return Err(Refusal::field("prompt", "is empty"));
     }
     let positions = served.model.transformer.config().max_positions;
     let room = positions.saturating_sub(prompt.len());
-    if room == 0 || wanted.is_some_and(|tokens| tokens > room) {
+    if room == 0 || limit.is_some_and(|tokens| tokens > room) {
         let message = format!(
             "the prompt has {} tokens and the model {positions} positions: at most {room} tokens can be asked for",
             prompt.len()
         );
         return Err(Refusal::too_long("max_tokens", message));
     }
-    let max_tokens = wanted.unwrap_or(MAX_TOKENS.min(room));
+    let max_tokens = limit.unwrap_or(DEFAULT_MAX_TOKENS.min(room));
     if max_tokens == 0 || max_tokens > app.limits.decode_tokens {
-        let most = app.limits.decode_tokens;
-        let message = format!("must lie between 1 and {most}, not {max_tokens}");
+        let max = app.limits.decode_tokens;
+        let message = format!("must lie between 1 and {max}, not {max_tokens}");
         return Err(Refusal::field("max_tokens", message));
     }
     app.ensure_tokens(prompt.len() + options.samples * max_tokens)?;
-    Ok(Source::Local {
+    let default = SamplingSettings::default();
+    Ok(Local {
         prompt,
-        draw,
+        draw: SamplingSettings {
+            temperature: sampling.temperature.unwrap_or(default.temperature),
+            top_p: sampling.top_p.unwrap_or(default.top_p),
+            top_k: sampling.top_k.and_then(|k| k.try_into().ok()).unwrap_or(0),
+        },
         max_tokens,
-        seed,
+        seed: sampling.seed.and_then(|seed| seed.0),
         stops,
     })
 }
 
-fn take_draw(fields: &mut Fields) -> Result<SamplingSettings, Refusal> {
-    let default = SamplingSettings::default();
-    let top_k = match fields.take::<i64>("top_k")? {
-        None | Some(-1) => 0,
-        Some(k) => {
-            usize::try_from(k).map_err(|_| Refusal::field("top_k", "must be -1 or at least 0"))?
+/// The limit of a request; -1 is none. Both names may be given where they agree.
+fn max_tokens(sampling: &Sampling) -> Result<Option<usize>, Refusal> {
+    let given = |tokens: Option<i64>| tokens.and_then(|tokens| usize::try_from(tokens).ok());
+    let (new, old) = (
+        given(sampling.max_completion_tokens),
+        given(sampling.max_tokens),
+    );
+    match (new, old) {
+        (Some(new), Some(old)) if new != old => {
+            let message = "is another name for `max_completion_tokens`: give only one of them";
+            Err(Refusal::field("max_tokens", message))
         }
-    };
-    let draw = SamplingSettings {
-        temperature: fields.take("temperature")?.unwrap_or(default.temperature),
-        top_p: fields.take("top_p")?.unwrap_or(default.top_p),
-        top_k,
-    };
-    if !(0.0..=10.0).contains(&draw.temperature) {
-        return Err(Refusal::field("temperature", "must lie between 0 and 10"));
+        _ => Ok(new.or(old)),
     }
-    if !(draw.top_p > 0.0 && draw.top_p <= 1.0) {
-        return Err(Refusal::field("top_p", "must lie above 0 and be at most 1"));
-    }
-    let unsupported = "is not supported by the policy of this server";
-    let zero = |value: &Value| value.as_f64() == Some(0.0);
-    for name in ["presence_penalty", "frequency_penalty", "min_p"] {
-        fields.refuse_unless(name, zero, unsupported)?;
-    }
-    let one = |value: &Value| value.as_f64() == Some(1.0);
-    fields.refuse_unless("repetition_penalty", one, unsupported)?;
-    let empty = |value: &Value| value.as_object().is_some_and(Map::is_empty);
-    fields.refuse_unless("logit_bias", empty, unsupported)?;
-    Ok(draw)
 }
 
-fn take_stops(fields: &mut Fields) -> Result<Vec<String>, Refusal> {
-    let stops = match fields.take::<OneOrMany>("stop")? {
+/// The stop texts of a request; an empty string is none.
+fn stops(sampling: &Sampling) -> Result<Vec<String>, Refusal> {
+    let stops = match sampling.stop.clone() {
         None => Vec::new(),
-        Some(OneOrMany::One(stop)) => vec![stop],
-        Some(OneOrMany::Many(stops)) => stops,
+        Some(Texts::One(stop)) => Some(stop)
+            .filter(|stop| !stop.is_empty())
+            .into_iter()
+            .collect(),
+        Some(Texts::Many(stops)) => stops,
     };
-    if stops.len() > STOPS || stops.iter().any(String::is_empty) {
-        let message = format!("must be at most {STOPS} texts, none of them empty");
+    if stops.len() > MAX_STOPS || stops.iter().any(String::is_empty) {
+        let message = format!("must be at most {MAX_STOPS} texts, none of them empty");
         return Err(Refusal::field("stop", message));
     }
     Ok(stops)
@@ -334,41 +312,32 @@ fn take_stops(fields: &mut Fields) -> Result<Vec<String>, Refusal> {
 
 /// The policy's prompt. A chat without a system turn is asked in the reward's prompt style, as the policy was trained;
 /// a text to be continued is taken as it is.
-async fn encode_prompt(app: &Arc<App>, reward: usize, asked: Asked) -> Result<Vec<u32>, Refusal> {
+async fn encode_prompt(app: &Arc<App>, reward: usize, wanted: Wanted) -> Result<Vec<u32>, Refusal> {
     let shared = Arc::clone(app);
     app.blocking(move || {
         let Some(Generator::Local(served)) = &shared.models.generator else {
             return Err(Refusal::internal("no_policy", "no policy is loaded"));
         };
         let model = &served.model;
-        if asked.messages.is_empty() {
-            let mut ids = Vec::new();
-            ids.extend(model.tokenizer.bos().filter(|_| model.tokenizer.adds_bos()));
-            let encoded = model.tokenizer.encode(&asked.question).map_err(|error| {
-                shared
-                    .events
-                    .failure("a prompt could not be encoded", &error);
+        let Asked::Chat(mut chat) = wanted.asked else {
+            let bos = model.tokenizer.bos().filter(|_| model.tokenizer.adds_bos());
+            let encoded = model.tokenizer.encode(&wanted.question).map_err(|error| {
+                let events = &shared.events;
+                events.failure("a prompt could not be encoded", &error);
                 Refusal::internal("encoding_failed", "the prompt could not be encoded")
             })?;
-            ids.extend(encoded);
-            return Ok(ids);
+            return Ok(bos.into_iter().chain(encoded).collect());
+        };
+        if !chat.has_system() {
+            let style = &shared.models.rewards[reward].reward.scoring.prompt;
+            let mut before = style.messages("");
+            before.pop();
+            chat.prepend(&before);
         }
-        let mut messages = Vec::new();
-        if asked.messages.iter().all(|turn| turn.role != Role::System) {
-            messages = shared.models.rewards[reward]
-                .reward
-                .scoring
-                .prompt
-                .messages("");
-            messages.pop();
-        }
-        messages.extend(asked.messages);
-        model.prompt_ids(&messages).map_err(|error| {
-            shared
-                .events
-                .failure("a chat template refused a request", &error);
-            let message = "the model's chat template refuses these turns";
-            Refusal::field("messages", message)
+        chat.encode(model).map_err(|error| {
+            let events = &shared.events;
+            events.failure("a chat template refused a request", &error);
+            Refusal::field("messages", "the model's chat template refuses these turns")
         })
     })
     .await
@@ -377,49 +346,68 @@ async fn encode_prompt(app: &Arc<App>, reward: usize, asked: Asked) -> Result<Ve
 /// Draws the samples of a request.
 pub(crate) async fn samples(app: &Arc<App>, plan: &Plan) -> Result<Samples, Refusal> {
     match &plan.source {
-        Source::Local {
-            prompt,
-            draw,
-            max_tokens,
-            seed,
-            stops,
-        } => {
-            let path = |sample| match seed {
-                Some(_) => vec![SERVE, sample],
-                None => vec![SERVE, plan.number, sample],
-            };
-            let key = seed.unwrap_or(app.seed);
-            let count = plan.options.samples as u64;
-            let streams = (0..count).map(|sample| Stream::new(key, &path(sample)));
-            let settings = (draw.clone(), *max_tokens);
-            let sampling = app
-                .engine
-                .sample(prompt.clone(), streams.collect(), settings);
-            let completions = sampling.await?;
-            Ok(drawn(app, plan, (prompt.len(), stops), completions))
-        }
-        Source::Upstream { body } => {
-            let (shared, body) = (Arc::clone(app), body.clone());
-            let (endpoint, count) = (plan.shape.endpoint(), plan.options.samples);
-            let asking = tokio::task::spawn_blocking(move || match &shared.models.generator {
-                Some(Generator::Upstream(upstream)) => upstream.complete(endpoint, body, count),
-                _ => Err(Refusal::internal("no_policy", "no policy is loaded")),
-            });
-            let broken = |_| Refusal::upstream("asking the upstream server failed");
-            let answer = asking.await.map_err(broken)??;
-            let samples = answer.choices.into_iter().map(|choice| Sample {
-                logprob: None,
-                trace: trace(&plan.question, &choice.text),
-                finish_reason: choice.finish_reason,
-                text: choice.text,
-            });
-            Ok(Samples {
-                samples: samples.collect(),
-                prompt_tokens: answer.prompt_tokens,
-                completion_tokens: answer.completion_tokens,
-            })
-        }
+        Source::Local(local) => sample_locally(app, plan, local).await,
+        Source::Upstream { body } => sample_upstream(app, plan, body.clone()).await,
     }
+}
+
+async fn sample_locally(app: &Arc<App>, plan: &Plan, local: &Local) -> Result<Samples, Refusal> {
+    let path = |sample| match local.seed {
+        Some(_) => vec![SERVE, sample],
+        None => vec![SERVE, plan.number, sample],
+    };
+    let key = local.seed.unwrap_or(app.seed);
+    let streams = (0..plan.options.samples as u64).map(|sample| Stream::new(key, &path(sample)));
+    let work = SampleWork {
+        prompt: local.prompt.clone(),
+        streams: streams.collect(),
+        draw: local.draw.clone(),
+        max_tokens: local.max_tokens,
+    };
+    let completions = app.engine.sample(work).await?;
+    let (shared, stops, question) = (Arc::clone(app), local.stops.clone(), plan.question.clone());
+    let prompt_tokens = local.prompt.len();
+    app.blocking(move || {
+        let Some(Generator::Local(served)) = &shared.models.generator else {
+            return Err(Refusal::internal("no_policy", "no policy is loaded"));
+        };
+        let completion_tokens = completions.iter().map(|c| c.token_ids.len()).sum();
+        let samples = completions.into_iter();
+        Ok(Samples {
+            samples: samples
+                .map(|c| drawn(served, &question, &stops, c))
+                .collect(),
+            prompt_tokens,
+            completion_tokens,
+        })
+    })
+    .await
+}
+
+async fn sample_upstream(
+    app: &Arc<App>,
+    plan: &Plan,
+    body: Map<String, Value>,
+) -> Result<Samples, Refusal> {
+    let shared = Arc::clone(app);
+    let (endpoint, count) = (plan.shape.endpoint(), plan.options.samples);
+    let asking = tokio::task::spawn_blocking(move || match &shared.models.generator {
+        Some(Generator::Upstream(upstream)) => upstream.complete(endpoint, body, count),
+        _ => Err(Refusal::internal("no_policy", "no policy is loaded")),
+    });
+    let broken = |_| Refusal::upstream("asking the upstream server failed");
+    let answer = asking.await.map_err(broken)??;
+    let samples = answer.choices.into_iter().map(|choice| Sample {
+        logprob: None,
+        trace: trace(&plan.question, &choice.text),
+        finish_reason: choice.finish_reason,
+        text: choice.text,
+    });
+    Ok(Samples {
+        samples: samples.collect(),
+        prompt_tokens: answer.prompt_tokens,
+        completion_tokens: answer.completion_tokens,
+    })
 }
 
 fn trace(question: &str, text: &str) -> ScoredTrace {
@@ -430,51 +418,32 @@ fn trace(question: &str, text: &str) -> ScoredTrace {
     }
 }
 
-/// Completions as samples; their traces keep the sampled ids, which are scored as they are.
+/// A completion as a sample; its trace keeps the sampled ids, which are scored as they are.
 fn drawn(
-    app: &App,
-    plan: &Plan,
-    (prompt_tokens, stops): (usize, &[String]),
-    completions: Vec<Completion>,
-) -> Samples {
-    let Some(Generator::Local(served)) = &app.models.generator else {
-        return Samples {
-            samples: Vec::new(),
-            prompt_tokens,
-            completion_tokens: 0,
-        };
-    };
-    let completion_tokens = completions.iter().map(|c| c.token_ids.len()).sum();
-    let sample = |completion: Completion| {
-        let (whole, offsets) = served.model.decode(&completion.token_ids);
-        let cut = stops.iter().filter_map(|stop| whole.find(stop)).min();
-        // Of the tokens that the client sees: what a stop string cut off does not count.
-        let seen = offsets
-            .iter()
-            .filter(|&&(_, end)| cut.is_none_or(|cut| end <= cut))
-            .count();
-        let logprobs = completion.policy_logprobs.iter().take(seen);
-        let logprob = logprobs.map(|&value| f64::from(value)).sum();
-        let text = cut.map_or(whole.as_str(), |end| &whole[..end]);
-        let mut trace = trace(&plan.question, text);
-        if cut.is_none() {
-            trace.token_ids = completion.token_ids.clone();
-            trace.token_offsets = offsets;
-        }
-        Sample {
-            finish_reason: if cut.is_none() && completion.truncated {
-                "length"
-            } else {
-                "stop"
-            },
-            logprob: Some(logprob),
-            text: text.to_owned(),
-            trace,
-        }
-    };
-    Samples {
-        samples: completions.into_iter().map(sample).collect(),
-        prompt_tokens,
-        completion_tokens,
+    served: &ServedPolicy,
+    question: &str,
+    stops: &[String],
+    completion: Completion,
+) -> Sample {
+    let (whole, offsets) = served.model.decode(&completion.token_ids);
+    let cut = stops.iter().filter_map(|stop| whole.find(stop)).min();
+    // The tokens that the client sees: what a stop text cut off does not count.
+    let seen = offsets
+        .iter()
+        .filter(|&&(_, end)| cut.is_none_or(|cut| end <= cut));
+    let logprobs = completion.policy_logprobs.iter().take(seen.count());
+    let logprob = logprobs.map(|&value| f64::from(value)).sum();
+    let text = cut.map_or(whole.as_str(), |end| &whole[..end]);
+    let mut trace = trace(question, text);
+    if cut.is_none() {
+        trace.token_ids = completion.token_ids;
+        trace.token_offsets = offsets;
+    }
+    let at_limit = cut.is_none() && completion.truncated;
+    Sample {
+        finish_reason: if at_limit { "length" } else { "stop" },
+        logprob: Some(logprob),
+        text: text.to_owned(),
+        trace,
     }
 }
