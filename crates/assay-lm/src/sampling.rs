@@ -4,7 +4,7 @@
 //! This module decides which sequences are in the batch at each decoding step and which random
 //! number each token gets. Sample i of a prompt has its own stream and token t takes the stream's
 //! t-th number, so results do not depend on batch layout. How one token is drawn from logits is in
-//! [`crate::draw`].
+//! [`mod@crate::draw`].
 
 mod recorded;
 

@@ -8,15 +8,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use assay_lm::packed::{Group, PackedBatch};
-use assay_lm::transformer::Transformer;
 use assay_lm::{
-    ChatTemplate, ControlTokens, GenerationPrompt, LanguageModel, ModelConfig, ModelSource,
-    Placement, Storage, Tokenizer, Weights,
+    ChatTemplate, ControlTokens, GenerationPrompt, Group, LanguageModel, ModelConfig, ModelSource,
+    PackedBatch, Placement, SampleRequest, SamplingLimits, SamplingSettings, Storage, Tokenizer,
+    Transformer, Weights, sample,
 };
 use assay_ops::{Matrix, linear};
 use assay_tasks::message::{Message, Role};
 use assay_tasks::prompts::Template;
+use assay_tasks::random::Stream;
 use serde_json::Value;
 
 const SMOLLM: &str = "smollm2-135m-instruct-q4_1.gguf";
@@ -447,6 +447,37 @@ fn gguf_files_of_every_family_have_transformers_numbers() {
         }
     }
     assert!(golden_values["logprobs"].as_object().unwrap().len() >= 7);
+}
+
+/// Keys and values from the cache and a forward pass over the whole sequence agree in every family.
+#[test]
+fn cached_decoding_agrees_with_one_pass() {
+    let golden_values = golden_json("families/families.json");
+    for name in golden_values["logprobs"].as_object().unwrap().keys() {
+        let path = golden(&format!("families/{name}.gguf"));
+        let config = ModelConfig::read(&path).unwrap();
+        let weights = Weights::open(&path).unwrap();
+        let model = Transformer::load(&config, &weights, &Placement::cpu()).unwrap();
+        let prompt = ids(&golden_values["prompt"]);
+        let request = SampleRequest {
+            prompt: prompt.clone(),
+            streams: vec![Stream::new(3, &[0])],
+            max_new_tokens: None,
+        };
+        let limits = SamplingLimits {
+            max_new_tokens: 12,
+            stop_tokens: Vec::new(),
+            max_sequences: 1,
+        };
+        let settings = (&SamplingSettings::default(), &limits);
+        let mut drawn = sample(&model, None, &[request], settings, |_| ()).unwrap();
+        let completion = drawn.remove(0).remove(0);
+        assert_eq!(completion.token_ids.len(), 12);
+        let expected = logprobs(&model, prompt, completion.token_ids);
+        for (f, e) in completion.policy_logprobs.iter().zip(&expected) {
+            assert!((f64::from(*f) - e).abs() < 2e-5, "{name}: {f} {e}");
+        }
+    }
 }
 
 #[test]

@@ -213,6 +213,7 @@ mod tests {
         PromptSettings {
             style,
             examples: Vec::new(),
+            template: Template::Own,
         }
     }
 
@@ -249,6 +250,7 @@ mod tests {
         let prompts = PromptSettings {
             style: PromptStyle::Plain,
             examples: vec![example],
+            template: Template::Own,
         };
         assert_eq!(
             prompts.messages("2+2?"),

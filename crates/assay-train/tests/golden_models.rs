@@ -1,4 +1,4 @@
-//! Tiny random Llama and Qwen2 models against transformers and peft: logits, log-probabilities, gradients of the SFT,
+//! Tiny random models of every family against transformers and peft: logits, log-probabilities, gradients of the SFT,
 //! GRPO and BCE losses and of the implicit head, ten AdamW steps. The references come from tools/golden/models.py.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // tests stop where something is not as expected

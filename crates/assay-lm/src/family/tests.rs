@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use super::*;
 
 #[test]
@@ -36,4 +38,43 @@ fn names_go_both_ways() {
         family.gguf_name("model.layers.0.self_attn.q_norm.weight"),
         None
     );
+}
+
+#[test]
+fn targets_mean_the_fused_projection_where_there_is_one() {
+    let all = &Projection::ALL;
+    let phi3 = Architecture::Phi3.family().present(all);
+    let expected = [
+        Projection::QueryKeyValue,
+        Projection::Output,
+        Projection::GateUp,
+        Projection::Down,
+    ];
+    assert_eq!(phi3, expected);
+    assert_eq!(Architecture::Llama.family().present(all), *all);
+    let one = Architecture::Phi3.family().present(&[Projection::Up]);
+    assert_eq!(one, [Projection::GateUp]);
+}
+
+/// transformers' names of every tensor of two layers, and what the `gguf` package calls them.
+#[test]
+fn names_are_those_of_the_gguf_package() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/gguf_names.json");
+    type Names = BTreeMap<String, BTreeMap<String, String>>;
+    let golden: Names = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    for family in FAMILIES {
+        let names = &golden[family.gguf];
+        for (published, gguf) in names {
+            assert_eq!(family.gguf_name(published).as_deref(), Some(gguf.as_str()));
+            let back = family.hugging_face_name(gguf);
+            assert_eq!(back.as_deref(), Some(published.as_str()));
+        }
+        let with_bias = family
+            .layer
+            .iter()
+            .filter(|spec| matches!(spec.role, Role::Projection(_, Bias::WhereConfigured)));
+        let expected = OUTER.len() + 2 * (family.layer.len() + with_bias.count());
+        let name = family.model_type;
+        assert_eq!(names.len(), expected, "{name}: a tensor is not in both");
+    }
 }

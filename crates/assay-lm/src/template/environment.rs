@@ -75,6 +75,8 @@ fn compile_here(
         let reason = format!("the template is longer than {MAX_SOURCE_BYTES} bytes");
         return Err(Error::new(ErrorKind::InvalidOperation, reason));
     }
+    // Jinja2 reads every kind of line end as a line feed.
+    let source = &source.replace("\r\n", "\n").replace('\r', "\n");
     if let Some(name) = namespaces::escaping(source) {
         let reason = format!(
             "`{name}` is a namespace used for more than its attributes, which is not supported"
@@ -285,6 +287,10 @@ mod tests {
                 "[\n  1,\n  {\n    \"k\": true\n  }\n]",
             ),
             ("{{ none }} {{ true }} {{ missing }}.", "None True ."),
+            (
+                "a\r\n{% if true %}\r\n{{ 'b\r\n' }}\rc{% endif %}\r\n",
+                "a\nb\n\nc",
+            ),
             (
                 "{% for i in range(5) %}{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}",
                 "012",
