@@ -46,7 +46,9 @@ impl CacheRows {
 
     /// The table that the kernels read, `[S, 4]` flat: the input of a recorded pass.
     pub fn table(&self) -> Vec<u32> {
-        cuda::cached_attention::table(&self.rows).as_flattened().to_vec()
+        cuda::cached_attention::table(&self.rows)
+            .as_flattened()
+            .to_vec()
     }
 
     fn on_device(&self, device: &Device) -> Result<Tensor, OpsError> {
@@ -140,7 +142,11 @@ impl KvCache {
             Store::Host { keys, values } => (keys, values),
             Store::Device { keys, values } => {
                 let table = rows.on_device(k.device())?;
-                return Ok(cuda::cached_attention::append([&k, &v], [keys, values], &table)?);
+                return Ok(cuda::cached_attention::append(
+                    [&k, &v],
+                    [keys, values],
+                    &table,
+                )?);
             }
         };
         let (k, v) = (Values::of(&k)?, Values::of(&v)?);

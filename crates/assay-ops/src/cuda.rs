@@ -27,9 +27,9 @@ pub(crate) mod rms_norm;
 pub(crate) mod rope;
 pub(crate) mod seed_gradient;
 pub(crate) mod swiglu;
-pub(crate) mod token_logprobs;
 #[cfg(test)]
 mod tests;
+pub(crate) mod token_logprobs;
 
 use std::sync::Arc;
 

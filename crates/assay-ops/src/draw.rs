@@ -51,10 +51,7 @@ pub fn output_logits(hidden: &Tensor, output: &Matrix) -> Result<Tensor, OpsErro
             found: hidden.dims().to_vec(),
         });
     }
-    Ok(cuda::linear::output_logits(
-        &hidden.contiguous()?,
-        output,
-    )?)
+    Ok(cuda::linear::output_logits(&hidden.contiguous()?, output)?)
 }
 
 /// Drawn tokens on their device: ids u32, and both log-probabilities, `[S]` each.

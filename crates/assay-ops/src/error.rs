@@ -166,7 +166,8 @@ pub fn is_out_of_memory(error: &candle_core::Error) -> bool {
         // The driver's and cuBLAS's codes are available as text only.
         Error::Cuda(inner) => {
             let message = format!("{inner} {inner:?}");
-            message.contains("CUDA_ERROR_OUT_OF_MEMORY") || message.contains("CUBLAS_STATUS_ALLOC_FAILED")
+            message.contains("CUDA_ERROR_OUT_OF_MEMORY")
+                || message.contains("CUBLAS_STATUS_ALLOC_FAILED")
         }
         Error::Context { inner, .. }
         | Error::WithPath { inner, .. }

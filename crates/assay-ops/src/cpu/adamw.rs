@@ -9,7 +9,12 @@ use crate::cpu::routines::dispatched;
 const VALUES: usize = 1 << 14;
 
 /// Updates the values that all four slices have.
-pub(crate) fn adamw(param: &mut [f32], grad: &[f32], moments: MomentSlices<'_>, constants: Constants) {
+pub(crate) fn adamw(
+    param: &mut [f32],
+    grad: &[f32],
+    moments: MomentSlices<'_>,
+    constants: Constants,
+) {
     let parameters = param.par_chunks_mut(VALUES).zip(grad.par_chunks(VALUES));
     let moments = moments
         .first

@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result as CandleResult, Shape, Tensor,
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result as CandleResult, Shape,
+    Tensor,
 };
 
 use crate::cpu::routines::product::{

@@ -3,8 +3,8 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result as CandleResult, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::cpu::routines::{dispatched, reduce};
 use crate::OpsError;
+use crate::cpu::routines::{dispatched, reduce};
 use crate::values::{Values, slice, zeros};
 
 /// Rows of one parallel task; also the unit in which the weight's gradient is summed, so it fixes that sum's order.

@@ -3,9 +3,9 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result as CandleResult, Shape, Tensor};
 use rayon::prelude::*;
 
+use crate::OpsError;
 use crate::cpu::routines::dispatched;
 use crate::cpu::routines::exponential::sigmoid;
-use crate::OpsError;
 use crate::values::{Values, slice, zeros};
 
 /// Values of one parallel task.

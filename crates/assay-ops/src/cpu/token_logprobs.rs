@@ -70,7 +70,11 @@ impl Logprobs {
     fn forward(&self, hidden: &[f32]) -> CandleResult<Vec<f32>> {
         let (_, width) = self.output.dims()?;
         let mut states = vec![State::default(); self.targets.len()];
-        let mut prepared = zeros(if self.prepares_gradient { hidden.len() } else { 0 })?;
+        let mut prepared = zeros(if self.prepares_gradient {
+            hidden.len()
+        } else {
+            0
+        })?;
         let mut target_words = zeros(prepared.len())?;
         let fold = Fold {
             hidden,
@@ -265,9 +269,7 @@ impl Words<'_> {
     fn back(&self, width: usize) -> Packed {
         let (rows, dims) = (self.turned.transposed(), [self.count, width]);
         match rows {
-            Right::Pairs(_) | Right::TurnedPairs(_) => {
-                Packed::Bf16(Panels::pairs_of(rows, dims))
-            }
+            Right::Pairs(_) | Right::TurnedPairs(_) => Packed::Bf16(Panels::pairs_of(rows, dims)),
             _ => {
                 let mut packed = Panels::default();
                 packed.pack(rows, dims);
@@ -350,39 +352,41 @@ impl Fold<'_> {
         let mut packed = Panels::default();
         let packed = words.forward(width, &mut packed);
         let back = (!prepared.is_empty()).then(|| words.back(width));
-        let task = |task: usize, logits: &mut Vec<f32>, states: &mut [State], prepared: &mut [f32]| {
-            let hidden = View::rows(&self.hidden[task * ROWS * width..], width);
-            logits.resize(ROWS * count, 0f32);
-            let dims = [states.len(), width];
-            packed.multiply(hidden, dims, Output::rows(logits, count), Write::Set);
-            let rows = states.iter_mut().zip(logits.chunks_exact_mut(count));
-            for (row, (state, logits)) in rows.enumerate() {
-                let before = state.largest;
-                fold_row(logits, state);
-                let target = (self.targets[task * ROWS + row] as usize).checked_sub(words.first);
-                let target = target.filter(|&target| target < count);
-                if let Some(target) = target {
-                    state.target = logits[target];
-                }
-                if back.is_some() {
-                    // Before a row's first block there is nothing to rescale.
-                    if before.is_finite() && before < state.largest {
-                        let keep = exp(before - state.largest);
-                        let gradient = &mut prepared[row * width..(row + 1) * width];
-                        gradient.iter_mut().for_each(|value| *value *= keep);
+        let task =
+            |task: usize, logits: &mut Vec<f32>, states: &mut [State], prepared: &mut [f32]| {
+                let hidden = View::rows(&self.hidden[task * ROWS * width..], width);
+                logits.resize(ROWS * count, 0f32);
+                let dims = [states.len(), width];
+                packed.multiply(hidden, dims, Output::rows(logits, count), Write::Set);
+                let rows = states.iter_mut().zip(logits.chunks_exact_mut(count));
+                for (row, (state, logits)) in rows.enumerate() {
+                    let before = state.largest;
+                    fold_row(logits, state);
+                    let target =
+                        (self.targets[task * ROWS + row] as usize).checked_sub(words.first);
+                    let target = target.filter(|&target| target < count);
+                    if let Some(target) = target {
+                        state.target = logits[target];
                     }
-                    softmax_gradient(logits, state.largest, -1.0);
-                    if let (true, Some(target)) = (packed.is_bf16(), target) {
-                        logits[target] = 0.0;
+                    if back.is_some() {
+                        // Before a row's first block there is nothing to rescale.
+                        if before.is_finite() && before < state.largest {
+                            let keep = exp(before - state.largest);
+                            let gradient = &mut prepared[row * width..(row + 1) * width];
+                            gradient.iter_mut().for_each(|value| *value *= keep);
+                        }
+                        softmax_gradient(logits, state.largest, -1.0);
+                        if let (true, Some(target)) = (packed.is_bf16(), target) {
+                            logits[target] = 0.0;
+                        }
                     }
                 }
-            }
-            if let Some(back) = &back {
-                let (weights, dims) = (View::rows(logits, count), [states.len(), count]);
-                let prepared = Output::rows(prepared, width);
-                back.all().multiply(weights, dims, prepared, Write::Add);
-            }
-        };
+                if let Some(back) = &back {
+                    let (weights, dims) = (View::rows(logits, count), [states.len(), count]);
+                    let prepared = Output::rows(prepared, width);
+                    back.all().multiply(weights, dims, prepared, Write::Add);
+                }
+            };
         let rows = states.par_chunks_mut(ROWS).enumerate().with_max_len(1);
         if prepared.is_empty() {
             rows.for_each_init(Vec::new, |logits, (i, states)| {
@@ -451,7 +455,8 @@ impl Backward<'_> {
                 }
             }
             let (gradient, dims) = (View::rows(logits, count), [rows.len(), count]);
-            back.all().multiply(gradient, dims, Output::rows(dh, width), Write::Add);
+            back.all()
+                .multiply(gradient, dims, Output::rows(dh, width), Write::Add);
         };
         dh.par_chunks_mut(ROWS * width.max(1))
             .zip(kept.par_chunks_mut(ROWS * count))

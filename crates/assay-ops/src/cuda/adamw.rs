@@ -3,7 +3,7 @@
 use candle_core::{DType, Result as CandleResult, Tensor};
 
 use super::launch::{Fresh, Launch};
-use crate::adamw::{Constants, AdamWTensors};
+use crate::adamw::{AdamWTensors, Constants};
 
 /// Values that one block sums, as in the kernel `squares`.
 const PART: usize = 4096;

@@ -82,7 +82,9 @@ impl<F> Attached<F> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        taken.ok_or_else(|| candle_core::Error::Msg(format!("{}: the result was requested twice", self.name)))
+        taken.ok_or_else(|| {
+            candle_core::Error::Msg(format!("{}: the result was requested twice", self.name))
+        })
     }
 
     fn on_cpu(&self) -> CandleResult<(CpuStorage, Shape)> {

@@ -39,7 +39,12 @@ pub(crate) fn linear(
 fn plain(x: &Tensor, weight: &Matrix) -> CandleResult<Tensor> {
     let (device, dtype) = (x.device(), x.dtype());
     let w = dense(weight, dtype)?;
-    let y = product(device, Factors::new(Operand::of(x)?, Operand::of(&w)?.t()), 1.0, dtype)?;
+    let y = product(
+        device,
+        Factors::new(Operand::of(x)?, Operand::of(&w)?.t()),
+        1.0,
+        dtype,
+    )?;
     let weight = weight.clone();
     attach1(NAME, x, y, move |[x], _, grad| {
         let w = dense(&weight, dtype)?;
@@ -78,7 +83,12 @@ fn adapted(x: &Tensor, weight: Option<&Matrix>, lora: Lora<'_>) -> CandleResult<
     let y = match weight {
         Some(weight) => {
             let w = dense(weight, dtype)?;
-            let y = product(device, Factors::new(Operand::of(x)?, Operand::of(&w)?.t()), 1.0, dtype)?;
+            let y = product(
+                device,
+                Factors::new(Operand::of(x)?, Operand::of(&w)?.t()),
+                1.0,
+                dtype,
+            )?;
             add_product(device, up, &y, dtype)?;
             y
         }
@@ -88,7 +98,13 @@ fn adapted(x: &Tensor, weight: Option<&Matrix>, lora: Lora<'_>) -> CandleResult<
     attach3(NAME, [x, &a, &b], y, move |[x, a, b], _, grad| {
         let (device, g) = (x.device(), Operand::of(grad)?);
         // Gradient at x A^T: scale * g B.
-        let ddown = product(device, Factors::new(g, Operand::of(&b_typed)?), scale, dtype)?.tensor();
+        let ddown = product(
+            device,
+            Factors::new(g, Operand::of(&b_typed)?),
+            scale,
+            dtype,
+        )?
+        .tensor();
         let back = Factors::new(Operand::of(&ddown)?, Operand::of(&a_typed)?);
         let dx = match (x.track_op(), &weight) {
             (false, _) => None,

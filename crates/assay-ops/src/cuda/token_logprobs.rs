@@ -63,7 +63,12 @@ pub(crate) fn token_logprobs(
             let rows = [part(&targets)?, part(&normalisers)?, part(ones)?];
             let g = gradient(&logits, &rows, hidden.dtype())?;
             let here = Operand::of(prepared)?.rows(chunk.clone());
-            product_into(device, Factors::new(Operand::of(&g)?, Operand::of(&weight)?), here, 0.0)?;
+            product_into(
+                device,
+                Factors::new(Operand::of(&g)?, Operand::of(&weight)?),
+                here,
+                0.0,
+            )?;
         }
     }
     let saved = Saved {
@@ -132,7 +137,10 @@ fn gradient(
 
 /// f32 logits of some rows.
 fn logits(hidden: &Tensor, weight: &Tensor, rows: &Range<usize>) -> CandleResult<Tensor> {
-    let factors = Factors::new(Operand::of(hidden)?.rows(rows.clone()), Operand::of(weight)?.t());
+    let factors = Factors::new(
+        Operand::of(hidden)?.rows(rows.clone()),
+        Operand::of(weight)?.t(),
+    );
     Ok(product(hidden.device(), factors, 1.0, DType::F32)?.tensor())
 }
 

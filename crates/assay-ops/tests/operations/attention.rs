@@ -212,7 +212,17 @@ fn cached_attention_gives_the_bits_of_packed_attention() {
             .collect();
         let cache_rows = CacheRows::new(cache_rows);
         cache.append(&pick(&k), &pick(&v), &cache_rows).unwrap();
-        let found = cached_attention(&pick(&q), PromptKeyValues { keys: &k, values: &v }, &cache, &cache_rows, shape).unwrap();
+        let found = cached_attention(
+            &pick(&q),
+            PromptKeyValues {
+                keys: &k,
+                values: &v,
+            },
+            &cache,
+            &cache_rows,
+            shape,
+        )
+        .unwrap();
         assert_eq!(bits(&found), bits(&pick(&packed)), "token {t}");
     }
 }

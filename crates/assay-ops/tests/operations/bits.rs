@@ -273,7 +273,11 @@ fn an_adapter_laid_out_gives_the_bits_of_the_plain_one() {
             for rows in [1, 3, 64, 130] {
                 let (plain, laid_out) = (run(None, rows), run(Some(&laid_out), rows));
                 assert_eq!(plain, laid_out, "[{rows}, {input}] to {out}");
-                assert_eq!(plain, run(Some(&unused), rows), "[{rows}, {input}] to {out}");
+                assert_eq!(
+                    plain,
+                    run(Some(&unused), rows),
+                    "[{rows}, {input}] to {out}"
+                );
             }
         }
     }

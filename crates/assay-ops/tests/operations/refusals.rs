@@ -105,18 +105,36 @@ fn attention_refuses_what_does_not_fit() {
     let row = |prompt, slot, len| CacheRows::new(vec![CacheRow { prompt, slot, len }]);
     assert!(matches!(
         cache.append(&one, &one, &row(0..3, 1, 0)),
-        Err(OpsError::Index { index_of: "token", .. })
+        Err(OpsError::Index {
+            index_of: "token",
+            ..
+        })
     ));
     assert!(matches!(
         cache.append(&one, &one, &row(0..3, 2, 1)),
-        Err(OpsError::Index { index_of: "slot", .. })
+        Err(OpsError::Index {
+            index_of: "slot",
+            ..
+        })
     ));
     assert!(matches!(
         cache.append(&one, &one, &row(0..3, 1, 4)),
-        Err(OpsError::Index { index_of: "token", .. })
+        Err(OpsError::Index {
+            index_of: "token",
+            ..
+        })
     ));
     assert!(matches!(
-        cached_attention(&one, PromptKeyValues { keys: &k, values: &k }, &cache, &row(0..4, 0, 1), shape),
+        cached_attention(
+            &one,
+            PromptKeyValues {
+                keys: &k,
+                values: &k
+            },
+            &cache,
+            &row(0..4, 0, 1),
+            shape
+        ),
         Err(OpsError::Index {
             index_of: "prompt row",
             ..
@@ -124,7 +142,16 @@ fn attention_refuses_what_does_not_fit() {
     ));
     let var = candle_core::Var::from_tensor(&one).unwrap();
     assert!(matches!(
-        cached_attention(&var, PromptKeyValues { keys: &k, values: &k }, &cache, &row(0..3, 0, 1), shape),
+        cached_attention(
+            &var,
+            PromptKeyValues {
+                keys: &k,
+                values: &k
+            },
+            &cache,
+            &row(0..3, 0, 1),
+            shape
+        ),
         Err(OpsError::Untracked { argument: "q", .. })
     ));
 }

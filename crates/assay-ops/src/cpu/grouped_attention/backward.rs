@@ -205,7 +205,12 @@ impl Worker {
             self.probabilities(inputs, task.kv_head, &keys, |_| keys.len());
             let at = (keys.start - task.prompt.as_ref().map_or(0, |prompt| prompt.start)) * dim;
             let at = at..at + keys.len() * dim;
-            add_key_gradients(&self.scores, &self.queries, dim, &mut share.keys[at.clone()]);
+            add_key_gradients(
+                &self.scores,
+                &self.queries,
+                dim,
+                &mut share.keys[at.clone()],
+            );
             add_key_gradients(&self.probabilities, &self.grads, dim, &mut share.values[at]);
         }
         for keys in key_blocks(span.start..rows.end) {

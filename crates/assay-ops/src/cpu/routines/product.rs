@@ -11,10 +11,12 @@
 mod lanes;
 mod pairs;
 mod panels;
+mod rounded;
 
-pub use pairs::multiplies_bf16_natively;
-pub(crate) use pairs::{Pair, multiply_rounded};
+pub(crate) use pairs::Pair;
 pub(crate) use panels::{Panels, Part};
+pub use rounded::multiplies_bf16_natively;
+pub(crate) use rounded::multiply_rounded;
 
 use crate::cpu::routines::disjoint::{Disjoint, Tile};
 
@@ -276,10 +278,7 @@ fn each_block(
         write,
     };
     let run = |index: usize| {
-        let (row, column) = (
-            index / column_tasks * rows,
-            index % column_tasks * columns,
-        );
+        let (row, column) = (index / column_tasks * rows, index % column_tasks * columns);
         let dims = [rows.min(m.saturating_sub(row)), columns.min(n - column)];
         if dims[0] > 0 {
             let start = [row, column];
@@ -305,12 +304,7 @@ struct SharedOutput<'a> {
 }
 
 /// Computes a block of the result: all terms, one depth block after another.
-fn multiply_block(
-    block: Block,
-    terms: &[Term<'_>],
-    out: &SharedOutput<'_>,
-    panels: &mut Panels,
-) {
+fn multiply_block(block: Block, terms: &[Term<'_>], out: &SharedOutput<'_>, panels: &mut Panels) {
     let Block {
         start: [row, column],
         dims: [rows, columns],

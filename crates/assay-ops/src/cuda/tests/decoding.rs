@@ -133,8 +133,7 @@ fn tokens_are_drawn_as_on_the_cpu() {
         for place in places() {
             emulated::DESCENDING.set(place.descending);
             let rows = Tensor::from_slice(&logits, (uniforms.len(), words), &place.device).unwrap();
-            let [tokens, sampling, policy] =
-                draw::draw_tokens(&rows, &uniforms, drawing).unwrap();
+            let [tokens, sampling, policy] = draw::draw_tokens(&rows, &uniforms, drawing).unwrap();
             let tokens = tokens.to_vec1::<u32>().unwrap();
             let (sampling, policy) = (values(&sampling), values(&policy));
             for (row, &uniform) in uniforms.iter().enumerate() {

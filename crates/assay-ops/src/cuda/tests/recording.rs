@@ -22,7 +22,10 @@ fn pass(
     let x = cuda::rms_norm::rms_norm(&cuda::embedding::embedding(table, ids)?, weight, 1e-5)?;
     // The first list once more: it is brought to the device once.
     let again = cuda::embedding::embedding(table, ids)?;
-    let sum = cuda::add::add(&cuda::add::add(&x, &again)?, &cuda::embedding::embedding(table, others)?)?;
+    let sum = cuda::add::add(
+        &cuda::add::add(&x, &again)?,
+        &cuda::embedding::embedding(table, others)?,
+    )?;
     let drawn = crate::DrawSettings {
         temperature: 0.7,
         top_p: 1.0,

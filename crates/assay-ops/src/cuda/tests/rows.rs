@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::Kind::{Activation, Vector};
 use super::*;
 use crate::cuda;
-use crate::{AdamWSettings, AdamWUpdate, AdamWTensors, Matrix, MomentSlices, RopeTable};
+use crate::{AdamWSettings, AdamWTensors, AdamWUpdate, Matrix, MomentSlices, RopeTable};
 
 #[test]
 fn rms_norm() {

@@ -523,7 +523,10 @@ unsafe fn store<L: Lanes, const M: usize, const V: usize>(sums: [[L; V]; M], t: 
 
 /// Writes the first columns of a tile through a copy on the stack.
 #[inline(always)]
-unsafe fn store_part<L: Lanes, const M: usize, const V: usize>(sums: &[[L; V]; M], t: &Destination) {
+unsafe fn store_part<L: Lanes, const M: usize, const V: usize>(
+    sums: &[[L; V]; M],
+    t: &Destination,
+) {
     let mut row = [0f32; 64];
     for (m, sums) in sums.iter().enumerate() {
         for (v, sum) in sums.iter().enumerate() {

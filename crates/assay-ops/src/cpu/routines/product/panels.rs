@@ -250,9 +250,7 @@ impl Part<'_> {
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => unsafe { multiply_avx2(*self, a, rows, c, write, left) },
             // SAFETY: a and c were checked above, panels check themselves.
-            Level::Portable => unsafe {
-                multiply_rows::<Portable>(*self, a, rows, c, write, left)
-            },
+            Level::Portable => unsafe { multiply_rows::<Portable>(*self, a, rows, c, write, left) },
         });
     }
 }
