@@ -212,4 +212,26 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn bf16_models_stay_close_to_f32() {
+        let config = crate::config::tests::small();
+        let (model, _) = crate::transformer::Transformer::random(&config, 3).unwrap();
+        let group = crate::packed::Group {
+            prompt: vec![1, 2, 3],
+            completions: vec![vec![4, 5, 6, 1], vec![2, 2]],
+        };
+        let batch = crate::PackedBatch::new(&[group]).unwrap();
+        let hidden = |dtype| {
+            let model = model.detached().in_panels(dtype).unwrap();
+            assert_eq!(model.factors(), dtype);
+            let hidden = model.hidden(&batch, None).unwrap().flatten_all().unwrap();
+            hidden.to_vec1::<f32>().unwrap()
+        };
+        let (f32s, bf16s) = (hidden(DType::F32), hidden(DType::BF16));
+        let largest = f32s.iter().fold(0f32, |m, v| m.max(v.abs()));
+        let pairs = f32s.iter().zip(&bf16s);
+        let off = pairs.fold(0f32, |m, (a, b)| m.max((a - b).abs())) / largest;
+        assert!(off > 1e-5 && off < 4e-2, "{off}");
+    }
 }

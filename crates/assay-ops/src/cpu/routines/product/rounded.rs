@@ -253,10 +253,18 @@ impl<'a, W: LeftWord> Left<'a, W> {
     fn round(values: View<'a>, depth: usize, buffer: &'a mut [W]) -> Self {
         let stride = Self::stride(depth);
         if values.column_stride == 1 && stride > 0 {
-            let rows = buffer.par_chunks_mut(stride).enumerate();
-            rows.with_min_len(ROUNDED_ROWS).for_each(|(row, to)| {
+            let round = |(row, to): (usize, &mut [W])| {
                 W::round_row(&values.values[row * values.row_stride..][..depth], to);
-            });
+            };
+            // Few rows are not worth the hand-over to another thread.
+            match buffer.len() <= ROUNDED_ROWS * stride {
+                true => buffer.chunks_mut(stride).enumerate().for_each(round),
+                false => buffer
+                    .par_chunks_mut(stride)
+                    .enumerate()
+                    .with_min_len(ROUNDED_ROWS)
+                    .for_each(round),
+            }
         }
         Self {
             rows: buffer,
