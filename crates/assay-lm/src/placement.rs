@@ -215,7 +215,25 @@ mod tests {
 
     #[test]
     fn bf16_models_stay_close_to_f32() {
-        let config = crate::config::tests::small();
+        let dir = tempfile::tempdir().unwrap();
+        let config = serde_json::json!({
+            "model_type": "llama",
+            "architectures": ["LlamaForCausalLM"],
+            "vocab_size": 64,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10_000.0,
+            "max_position_embeddings": 128,
+            "tie_word_embeddings": true,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        });
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        let config = crate::ModelConfig::read(dir.path()).unwrap();
         let (model, _) = crate::transformer::Transformer::random(&config, 3).unwrap();
         let group = crate::packed::Group {
             prompt: vec![1, 2, 3],

@@ -45,7 +45,7 @@ impl QuantisedMatrix {
     ///
     /// # Errors
     /// [`OpsError::PartialBlock`] when a row is not a whole number of blocks, [`OpsError::Blocks`] when the number of bytes is
-    /// not what the shape needs.
+    /// wrong for the shape.
     pub fn new(
         dtype: GgmlDType,
         out: usize,

@@ -91,7 +91,7 @@ impl Logprobs {
             .zip(&states)
         {
             // W[target] - sum e^(logit - largest) W / sum e^(logit - largest). With bf16 factors the sum leaves out the
-            // target: rounding its weight would hide what is left of the gradient where its probability is near 1.
+            // target: where its probability is near 1, rounding its weight would hide the rest of the gradient.
             let scale = 1.0 / state.sum;
             let weight = match self.output.factors() {
                 DType::BF16 => 1.0 - exp(state.target - state.largest) * scale,

@@ -153,7 +153,7 @@ impl<'a> Right<'a> {
     }
 }
 
-/// Whether a product replaces what is there or is added to it.
+/// Whether a product replaces the values of its result or is added to them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Write {
     /// c = a b

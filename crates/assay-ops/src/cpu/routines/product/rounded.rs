@@ -7,7 +7,7 @@
 //! multiply-adds: it halves the memory traffic of the f32 product at the same rate. [`Method::Dot`] uses AVX512-BF16, which
 //! multiplies two pairs at a time. It differs in one point: it treats subnormal numbers as zero.
 //!
-//! The crates `gemm` and `gemmkit` are not used: their results depend on the number of rows and threads.
+//! Published crates are not used: `gemm` has no bf16, and `gemmkit` rounds results to bf16 and takes other paths for few rows.
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
@@ -82,7 +82,7 @@ fn vendor_is_amd() -> bool {
 trait LeftWord: Word {
     /// Rounds contiguous values of a row; the rest of `to` becomes zero.
     fn round_row(from: &[f32], to: &mut [Self]);
-    /// Rounds `dims` = [rows, depth] values of a transposed factor: the words of all rows for each step in depth.
+    /// Rounds `dims` = [rows, depth] values of a transposed factor: the words of all rows for one depth, then for the next.
     fn pack_strip(a: View<'_>, dims: [usize; 2], to: &mut [Self]);
     /// Runs `work` with buffers that the thread keeps.
     fn with_buffers<R>(work: impl FnOnce(&mut Buffers<Self>) -> R) -> R;
