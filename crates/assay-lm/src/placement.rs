@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_refused_with_a_way_out() {
+    fn missing_devices_are_errors_with_advice() {
         let settings = |device, dtype| PlacementSettings { device, dtype };
         let cpu = settings(DeviceName::Cpu, Precision::Auto)
             .resolve()

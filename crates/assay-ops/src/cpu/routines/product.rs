@@ -240,11 +240,7 @@ fn each_block(
     task: impl Fn(Block, &SharedOutput<'_>) + Sync,
 ) {
     let [m, n] = dims;
-    c.check(m, n);
-    for term in terms {
-        term.a.check(m, term.depth);
-        term.b.check(term.depth, n);
-    }
+    check_terms(dims, terms, &c);
     let depth: usize = terms.iter().map(|term| term.depth).sum();
     let stride = c.stride;
     if depth == 0 && write == Write::Set {
@@ -294,6 +290,15 @@ fn each_block(
         .into_par_iter()
         .with_max_len(1)
         .for_each(run);
+}
+
+/// Panics unless the terms and the result have these dimensions.
+fn check_terms([m, n]: [usize; 2], terms: &[Term<'_>], c: &Output<'_>) {
+    c.check(m, n);
+    for term in terms {
+        term.a.check(m, term.depth);
+        term.b.check(term.depth, n);
+    }
 }
 
 /// The result that all tasks write, each its own part.
@@ -366,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn every_shape_and_orientation_has_the_bits_of_the_definition() {
+    fn products_have_the_bits_of_the_definition() {
         for [m, depth, n] in [
             [1, 1, 1],
             [1, 576, 49],
