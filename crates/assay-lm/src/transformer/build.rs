@@ -1,6 +1,7 @@
 //! Making transformers: from weights, at random, trainable, merged with an adapter; and taking their tensors out again.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use assay_ops::{Matrix, RopeTable, has_kernels};
 use assay_tasks::random::Stream;
@@ -205,6 +206,9 @@ impl TensorSource for Frozen<'_> {
             true => Ok(matrix.to_device(&self.placement.device, self.placement.dtype)?),
             false => match (&matrix, self.placement.dtype) {
                 (Matrix::Dense(_), DType::BF16) => Ok(matrix.in_panels(DType::BF16)?),
+                (Matrix::Quantised(blocks), dtype) => {
+                    Ok(Matrix::Quantised(Arc::new(blocks.with_factors(dtype))))
+                }
                 _ => Ok(matrix),
             },
         }

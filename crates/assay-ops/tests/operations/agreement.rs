@@ -318,9 +318,12 @@ fn quantised_weights_have_the_bits_of_dequantised_ones() {
     for dtype in BLOCK_TYPES {
         let blocks = quantised(300, 512, dtype);
         let dense = Matrix::Dense(blocks.dequantise().unwrap());
+        let rounded = Matrix::Quantised(Arc::new(blocks.with_factors(DType::BF16)));
+        let panels = dense.in_panels(DType::BF16).unwrap();
         let blocks = Matrix::Quantised(Arc::new(blocks));
         for rows in [1, 40] {
             assert_same_bits(&blocks, &dense, rows, &format!("{dtype:?}"));
+            assert_same_bits(&rounded, &panels, rows, &format!("{dtype:?}, bf16"));
         }
     }
 }
