@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_refused_with_a_way_out() {
+    fn missing_devices_are_errors_with_advice() {
         let settings = |device, dtype| PlacementSettings { device, dtype };
         let cpu = settings(DeviceName::Cpu, Precision::Auto)
             .resolve()
@@ -212,5 +212,45 @@ mod tests {
                 "{said}"
             );
         }
+    }
+
+    #[test]
+    fn bf16_models_stay_close_to_f32() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = serde_json::json!({
+            "model_type": "llama",
+            "architectures": ["LlamaForCausalLM"],
+            "vocab_size": 64,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10_000.0,
+            "max_position_embeddings": 128,
+            "tie_word_embeddings": true,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        });
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        let config = crate::ModelConfig::read(dir.path()).unwrap();
+        let (model, _) = crate::transformer::Transformer::random(&config, 3).unwrap();
+        let group = crate::packed::Group {
+            prompt: vec![1, 2, 3],
+            completions: vec![vec![4, 5, 6, 1], vec![2, 2]],
+        };
+        let batch = crate::PackedBatch::new(&[group]).unwrap();
+        let hidden = |dtype| {
+            let model = model.detached().in_panels(dtype).unwrap();
+            assert_eq!(model.factors(), dtype);
+            let hidden = model.hidden(&batch, None).unwrap().flatten_all().unwrap();
+            hidden.to_vec1::<f32>().unwrap()
+        };
+        let (f32s, bf16s) = (hidden(DType::F32), hidden(DType::BF16));
+        let largest = f32s.iter().fold(0f32, |m, v| m.max(v.abs()));
+        let pairs = f32s.iter().zip(&bf16s);
+        let off = pairs.fold(0f32, |m, (a, b)| m.max((a - b).abs())) / largest;
+        assert!(off > 1e-5 && off < 4e-2, "{off}");
     }
 }

@@ -101,6 +101,7 @@ fn products(c: &mut Criterion) {
             });
         }
     }
+    panels(&mut group);
     let output = Matrix::Dense(tensor(&[VOCABULARY, WIDTH]));
     for rows in [1, 8, 32] {
         let x = tensor(&[rows, WIDTH]);
@@ -110,6 +111,24 @@ fn products(c: &mut Criterion) {
         });
     }
     group.finish();
+}
+
+/// Frozen matrices of SmolLM2-135M and Qwen2.5-0.5B in f32 and bf16 panels, forward, and forward and backward.
+fn panels(group: &mut BenchmarkGroup<WallTime>) {
+    for (input, out) in [(WIDTH, INNER), (INNER, WIDTH), (896, 4864), (4864, 896)] {
+        let weight = Matrix::Dense(tensor(&[out, input]));
+        for dtype in [DType::F32, DType::BF16] {
+            let matrix = weight.in_panels(dtype).unwrap();
+            for rows in [8, 300, 2400] {
+                let x = var(&[rows, input]);
+                let flops = 2 * rows * input * out;
+                let name = format!("{} panels/{rows} rows/{input}-{out}", dtype.as_str());
+                both(group, &name, [flops, flops], &|| {
+                    linear(&x, &matrix, None, None).unwrap()
+                });
+            }
+        }
+    }
 }
 
 /// Groups of one prompt and some completions each.

@@ -56,11 +56,13 @@ impl Matrix {
         }
     }
 
-    /// Type to which products on the CPU round both factors: BF16 for bf16 panels, F32 otherwise.
+    /// Type to which products on the CPU round both factors: BF16 for bf16 panels and for blocks with bf16 factors, F32
+    /// otherwise.
     pub fn factors(&self) -> DType {
         match self {
             Self::Panels(panels) => panels.dtype(),
-            Self::Dense(_) | Self::Quantised(_) => DType::F32,
+            Self::Quantised(blocks) => blocks.factors(),
+            Self::Dense(_) => DType::F32,
         }
     }
 
@@ -132,7 +134,14 @@ impl Matrix {
                 panels.read_row(row, values);
                 Ok(())
             }
-            Self::Quantised(blocks) => blocks.dequantise_rows(row..row + 1, values),
+            Self::Quantised(blocks) => {
+                blocks.dequantise_rows(row..row + 1, values)?;
+                if blocks.factors() == DType::BF16 {
+                    let round = |value: &mut f32| *value = half::bf16::from_f32(*value).to_f32();
+                    values.iter_mut().for_each(round);
+                }
+                Ok(())
+            }
         }
     }
 }

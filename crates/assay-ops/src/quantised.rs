@@ -28,6 +28,8 @@ pub struct QuantisedMatrix {
     bytes: Arc<[u8]>,
     /// The blocks on another device. `bytes` is empty then.
     placed: Option<(DeviceBlocks, DType)>,
+    /// Type to which products on the CPU round both factors.
+    factors: DType,
 }
 
 impl std::fmt::Debug for QuantisedMatrix {
@@ -45,7 +47,7 @@ impl QuantisedMatrix {
     ///
     /// # Errors
     /// [`OpsError::PartialBlock`] when a row is not a whole number of blocks, [`OpsError::Blocks`] when the number of bytes is
-    /// not what the shape needs.
+    /// wrong for the shape.
     pub fn new(
         dtype: GgmlDType,
         out: usize,
@@ -78,7 +80,20 @@ impl QuantisedMatrix {
             row_bytes,
             bytes,
             placed: None,
+            factors: DType::F32,
         })
+    }
+
+    /// Returns the same blocks for products on the CPU that round both factors to `dtype`, F32 or BF16.
+    pub fn with_factors(&self, dtype: DType) -> Self {
+        Self {
+            factors: dtype,
+            ..self.clone()
+        }
+    }
+
+    pub(crate) fn factors(&self) -> DType {
+        self.factors
     }
 
     /// Copies the blocks to a device, where each operation expands them to `dtype`.
@@ -217,7 +232,8 @@ impl QuantisedMatrix {
                 &self.bytes[index * self.row_bytes..(index + 1) * self.row_bytes],
             );
         }
-        Self::new(self.dtype, rows.len(), self.input, bytes)
+        let selected = Self::new(self.dtype, rows.len(), self.input, bytes)?;
+        Ok(selected.with_factors(self.factors))
     }
 }
 

@@ -2,6 +2,7 @@
 //! lists their tensors.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use assay_ops::{Matrix, RopeTable, has_kernels};
 use assay_tasks::random::Stream;
@@ -250,6 +251,9 @@ impl TensorSource for Frozen<'_> {
             true => Ok(matrix.to_device(&self.placement.device, self.placement.dtype)?),
             false => match (&matrix, self.placement.dtype) {
                 (Matrix::Dense(_), DType::BF16) => Ok(matrix.in_panels(DType::BF16)?),
+                (Matrix::Quantised(blocks), dtype) => {
+                    Ok(Matrix::Quantised(Arc::new(blocks.with_factors(dtype))))
+                }
                 _ => Ok(matrix),
             },
         }

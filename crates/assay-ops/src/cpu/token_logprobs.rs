@@ -91,7 +91,7 @@ impl Logprobs {
             .zip(&states)
         {
             // W[target] - sum e^(logit - largest) W / sum e^(logit - largest). With bf16 factors the sum leaves out the
-            // target: rounding its weight would hide what is left of the gradient where its probability is near 1.
+            // target: where its probability is near 1, rounding its weight would hide the rest of the gradient.
             let scale = 1.0 / state.sum;
             let weight = match self.output.factors() {
                 DType::BF16 => 1.0 - exp(state.target - state.largest) * scale,
@@ -213,6 +213,8 @@ struct Words<'a> {
     count: usize,
     /// Their transpose `[d, count]`, as it is stored.
     turned: Right<'a>,
+    /// Type of the factors of products with it.
+    factors: DType,
 }
 
 /// Calls `visit` with [`WORDS`] words at a time, in order.
@@ -226,6 +228,7 @@ fn each_words(output: &Matrix, mut visit: impl FnMut(Words<'_>)) -> CandleResult
                 first,
                 count,
                 turned,
+                factors: output.factors(),
             });
         }
         return Ok(());
@@ -236,6 +239,7 @@ fn each_words(output: &Matrix, mut visit: impl FnMut(Words<'_>)) -> CandleResult
                 first: start + block * WORDS,
                 count: values.len() / width.max(1),
                 turned: View::rows(values, width).transposed().into(),
+                factors: output.factors(),
             });
         }
         Ok(())
@@ -257,22 +261,27 @@ enum PackedPart<'a> {
 
 impl Words<'_> {
     /// The transpose `[d, count]` in panels; `packed` holds it where the matrix was not packed before.
-    fn forward<'p>(&'p self, width: usize, packed: &'p mut Panels) -> PackedPart<'p> {
+    fn forward<'p>(&'p self, width: usize, packed: &'p mut Option<Packed>) -> PackedPart<'p> {
         match self.turned {
             Right::Panels(part) => PackedPart::F32(part),
             Right::Pairs(part) => PackedPart::Bf16(part),
-            unpacked => PackedPart::F32(packed.pack(unpacked, [width, self.count])),
+            unpacked => packed
+                .insert(self.pack(unpacked, [width, self.count]))
+                .all(),
         }
     }
 
     /// The rows `[count, d]`, packed.
     fn back(&self, width: usize) -> Packed {
-        let (rows, dims) = (self.turned.transposed(), [self.count, width]);
-        match rows {
-            Right::Pairs(_) | Right::TurnedPairs(_) => Packed::Bf16(Panels::pairs_of(rows, dims)),
+        self.pack(self.turned.transposed(), [self.count, width])
+    }
+
+    fn pack(&self, right: Right<'_>, dims: [usize; 2]) -> Packed {
+        match self.factors {
+            DType::BF16 => Packed::Bf16(Panels::pairs_of(right, dims)),
             _ => {
                 let mut packed = Panels::default();
-                packed.pack(rows, dims);
+                packed.pack(right, dims);
                 Packed::F32(packed)
             }
         }
@@ -349,7 +358,7 @@ impl Fold<'_> {
     /// (`[N, d]`, or empty), both relative to the row's largest logit so far.
     fn words(&self, words: Words<'_>, states: &mut [State], prepared: &mut [f32]) {
         let (count, width) = (words.count, self.width);
-        let mut packed = Panels::default();
+        let mut packed = None;
         let packed = words.forward(width, &mut packed);
         let back = (!prepared.is_empty()).then(|| words.back(width));
         let task =
@@ -437,7 +446,7 @@ impl Backward<'_> {
     /// Adds to dh, and sets dw, for one block of words: with G = grad (onehot - softmax), dh += G W and dw = G^T hidden.
     fn words(&self, words: Words<'_>, dh: &mut [f32], dw: &mut [f32], kept: &mut Vec<f32>) {
         let (first, count, width) = (words.first, words.count, self.width);
-        let mut packed = Panels::default();
+        let mut packed = None;
         let (forward, back) = (words.forward(width, &mut packed), words.back(width));
         kept.resize(self.targets.len() * count, 0.0);
         let task = |(task, (dh, logits)): (usize, (&mut [f32], &mut [f32]))| {

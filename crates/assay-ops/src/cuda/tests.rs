@@ -131,7 +131,8 @@ fn relative(found: &[f32], expected: &[f32]) -> f64 {
     })
 }
 
-/// How far bf16 may be from f32 on the same (rounded) inputs: a rounding of the result, one or two of what leads to it.
+/// Largest relative difference of bf16 from f32 on the same rounded inputs: the result and one or two intermediate values
+/// are rounded.
 const BF16: f64 = 1.5e-2;
 const F32: f64 = 1e-5;
 

@@ -113,7 +113,7 @@ fn trained_linear_agrees_with_its_composed_form() {
 }
 
 #[test]
-fn trained_linear_with_bias_and_adapter_agrees_with_its_composed_form() {
+fn trained_linear_with_adapter_agrees_with_composed_form() {
     let inputs = [
         tensor(&[21, 40], 6),
         tensor(&[50, 40], 7),
@@ -136,7 +136,7 @@ fn trained_linear_with_bias_and_adapter_agrees_with_its_composed_form() {
 }
 
 #[test]
-fn frozen_linear_with_adapter_agrees_with_its_composed_form() {
+fn frozen_linear_with_adapter_agrees_with_composed_form() {
     for (rows, input, out, rank) in [(1, 40, 50, 4), (45, 33, 70, 1), (150, 290, 65, 16)] {
         let weight = tensor(&[out, input], 7);
         let matrix = Matrix::Dense(weight.clone());
@@ -314,13 +314,16 @@ fn assert_same_bits(one: &Matrix, other: &Matrix, rows: usize, context: &str) {
 }
 
 #[test]
-fn a_quantised_weight_gives_the_bits_of_its_dequantised_copy() {
+fn quantised_weights_have_the_bits_of_dequantised_ones() {
     for dtype in BLOCK_TYPES {
         let blocks = quantised(300, 512, dtype);
         let dense = Matrix::Dense(blocks.dequantise().unwrap());
+        let rounded = Matrix::Quantised(Arc::new(blocks.with_factors(DType::BF16)));
+        let panels = dense.in_panels(DType::BF16).unwrap();
         let blocks = Matrix::Quantised(Arc::new(blocks));
         for rows in [1, 40] {
             assert_same_bits(&blocks, &dense, rows, &format!("{dtype:?}"));
+            assert_same_bits(&rounded, &panels, rows, &format!("{dtype:?}, bf16"));
         }
     }
 }
@@ -347,7 +350,7 @@ fn panels_give_the_bits_of_the_dense_matrix() {
 }
 
 #[test]
-fn selected_rows_of_a_quantised_matrix_are_its_rows() {
+fn selected_quantised_rows_are_those_rows() {
     let blocks = quantised(6, 256, GgmlDType::Q4K);
     let all = blocks.dequantise().unwrap().to_vec2::<f32>().unwrap();
     let chosen = blocks
@@ -405,7 +408,7 @@ fn token_logprobs_agree_with_their_composed_form() {
 }
 
 #[test]
-fn gradients_prepared_with_a_frozen_output_are_those_of_the_composed_form() {
+fn frozen_output_gradients_agree_with_composed_form() {
     for (rows, width, vocab) in [(1, 8, 5), (3, 16, 2100), (150, 24, 3500)] {
         // The first, middle and last words are targets, and later blocks of words have larger logits.
         let targets: Arc<[u32]> = (0..rows)

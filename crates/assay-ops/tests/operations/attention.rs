@@ -228,7 +228,7 @@ fn cached_attention_gives_the_bits_of_packed_attention() {
 }
 
 #[test]
-fn a_completion_alone_has_the_bits_it_has_in_a_group() {
+fn attention_bits_do_not_depend_on_the_group() {
     let shape = HeadShape {
         heads: 3,
         kv_heads: 1,

@@ -21,11 +21,16 @@ fn rounded(tensor: &Tensor) -> Tensor {
 }
 
 fn product(a: &Tensor, b: &Tensor) -> Tensor {
-    a.contiguous().unwrap().matmul(&b.contiguous().unwrap()).unwrap()
+    a.contiguous()
+        .unwrap()
+        .matmul(&b.contiguous().unwrap())
+        .unwrap()
 }
 
 fn bf16_panels(weight: &Tensor) -> Matrix {
-    let matrix = Matrix::Dense(weight.clone()).in_panels(DType::BF16).unwrap();
+    let matrix = Matrix::Dense(weight.clone())
+        .in_panels(DType::BF16)
+        .unwrap();
     assert_eq!(matrix.factors(), DType::BF16);
     matrix
 }
@@ -66,7 +71,11 @@ fn linear_rounds_its_factors_and_sums_in_f32() {
         let found = [y, gradient(0), gradient(1), gradient(2)];
         let names = ["y", "dx", "dA", "dB"];
         for ((found, expected), name) in found.iter().zip(&expected).zip(names) {
-            assert_close(found, expected, &format!("{name} of [{rows}, {input}, {out}]"));
+            assert_close(
+                found,
+                expected,
+                &format!("{name} of [{rows}, {input}, {out}]"),
+            );
         }
     }
 }
@@ -92,7 +101,10 @@ fn panels_hold_the_nearest_bf16_values() {
         let ids: Arc<[u32]> = vec![(out - 1) as u32, 0].into();
         let rows = embedding(&matrix, &ids).unwrap();
         let index = Tensor::new(&[(out - 1) as u32, 0], &Device::Cpu).unwrap();
-        assert_eq!(bits(&rows), bits(&expected.index_select(&index, 0).unwrap()));
+        assert_eq!(
+            bits(&rows),
+            bits(&expected.index_select(&index, 0).unwrap())
+        );
         let Matrix::Panels(panels) = &matrix else {
             panic!("{matrix:?}");
         };
@@ -127,14 +139,21 @@ fn exact(hidden: &Tensor, output: &Tensor, targets: &[u32]) -> Exact {
         let sum: f64 = logits.iter().map(|l| (l - most).exp()).sum();
         let p: Vec<f64> = logits.iter().map(|l| (l - most).exp() / sum).collect();
         exact.logprobs.push(logits[target] - most - sum.ln());
-        exact.entropies.push(p.iter().map(|p| -p * p.max(1e-300).ln()).sum());
+        exact
+            .entropies
+            .push(p.iter().map(|p| -p * p.max(1e-300).ln()).sum());
         for column in 0..words[0].len() {
             let others = |f: &dyn Fn(f64) -> f64| -> f64 {
                 let others = (0..words.len()).filter(|&word| word != target);
                 others.map(|word| p[word] * f(words[word][column])).sum()
             };
-            let rest: f64 = (0..words.len()).filter(|&w| w != target).map(|w| p[w]).sum();
-            exact.gradients.push(rest * words[target][column] - others(&|w| w));
+            let rest: f64 = (0..words.len())
+                .filter(|&w| w != target)
+                .map(|w| p[w])
+                .sum();
+            exact
+                .gradients
+                .push(rest * words[target][column] - others(&|w| w));
             exact.bounds.push(others(&f64::abs) / 256.0 + 1e-6);
         }
     }
@@ -150,15 +169,25 @@ fn assert_logprobs(hidden: &Tensor, output: &Tensor, targets: &[u32]) -> Exact {
     let loss = seed_gradient(&result.logprobs, &ones).unwrap();
     let store = loss.backward().unwrap();
     let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    for (i, (&found, &exact)) in
-        values(&result.logprobs).iter().zip(&expected.logprobs).enumerate()
+    for (i, (&found, &exact)) in values(&result.logprobs)
+        .iter()
+        .zip(&expected.logprobs)
+        .enumerate()
     {
-        assert!((f64::from(found) - exact).abs() < 1e-5 * (1.0 + exact.abs()), "row {i}");
+        assert!(
+            (f64::from(found) - exact).abs() < 1e-5 * (1.0 + exact.abs()),
+            "row {i}"
+        );
     }
-    for (i, (&found, &exact)) in
-        values(&result.entropies).iter().zip(&expected.entropies).enumerate()
+    for (i, (&found, &exact)) in values(&result.entropies)
+        .iter()
+        .zip(&expected.entropies)
+        .enumerate()
     {
-        assert!((f64::from(found) - exact).abs() < 1e-5 * (1.0 + exact), "row {i}");
+        assert!(
+            (f64::from(found) - exact).abs() < 1e-5 * (1.0 + exact),
+            "row {i}"
+        );
     }
     let found = values(store.get(var.as_tensor()).unwrap());
     let pairs = found.iter().zip(&expected.gradients).zip(&expected.bounds);
@@ -187,7 +216,11 @@ fn gradients_of_confident_tokens_keep_their_digits() {
     let index = Tensor::new(&targets, &Device::Cpu).unwrap();
     let hidden = (output.index_select(&index, 0).unwrap() * 4.0).unwrap();
     let exact = assert_logprobs(&hidden, &output, &targets);
-    assert!(exact.logprobs.iter().any(|l| *l > -0.05), "{:?}", exact.logprobs);
+    assert!(
+        exact.logprobs.iter().any(|l| *l > -0.05),
+        "{:?}",
+        exact.logprobs
+    );
 }
 
 #[test]
@@ -208,7 +241,10 @@ fn bf16_stays_within_its_rounding_of_f32() {
         let sums = product(&a.abs().unwrap(), &b.abs().unwrap());
         sums.flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };
-    let bounds = [magnitudes(&x, &weight.t().unwrap()), magnitudes(&g, &weight)];
+    let bounds = [
+        magnitudes(&x, &weight.t().unwrap()),
+        magnitudes(&g, &weight),
+    ];
     let mut differences = 0;
     for ((found, expected), bounds) in [(y, y32), (dx, dx32)].iter().zip(&bounds) {
         for ((found, expected), bound) in found.iter().zip(expected).zip(bounds) {

@@ -136,7 +136,7 @@ fn threads_do_not_change_bits() {
 }
 
 #[test]
-fn a_row_alone_has_the_bits_it_has_in_any_batch() {
+fn linear_bits_do_not_depend_on_the_batch() {
     for (input, out) in [(576, 192), (40, 33), (576, 49), (1536, 576), (31, 1)] {
         let bias = tensor(&[out], 5);
         let (a, b) = (tensor(&[7, input], 3), tensor(&[out, 7], 4));
@@ -170,7 +170,7 @@ fn a_row_alone_has_the_bits_it_has_in_any_batch() {
 }
 
 #[test]
-fn gradients_of_a_row_do_not_depend_on_the_batch() {
+fn gradient_bits_do_not_depend_on_the_batch() {
     let (a, b) = (tensor(&[7, 96], 3), tensor(&[700, 7], 4));
     let (x, seed) = (tensor(&[300, 96], 1), tensor(&[300, 700], 9));
     let run = |weight: &Matrix, start: usize, rows: usize| {
@@ -205,7 +205,7 @@ fn gradients_of_a_row_do_not_depend_on_the_batch() {
 }
 
 #[test]
-fn logprobs_of_a_row_do_not_depend_on_the_batch() {
+fn logprob_bits_do_not_depend_on_the_batch() {
     let (hidden, seed) = (tensor(&[300, 96], 1), tensor(&[300], 9));
     let run = |output: &Matrix, start: usize, rows: usize| {
         let hidden =
@@ -245,7 +245,7 @@ fn logprobs_of_a_row_do_not_depend_on_the_batch() {
 }
 
 #[test]
-fn an_adapter_laid_out_gives_the_bits_of_the_plain_one() {
+fn packed_adapters_have_the_bits_of_plain_ones() {
     for (input, out, rank) in [(576, 192, 64), (40, 33, 7), (576, 1100, 16), (31, 1, 1)] {
         let dense = Matrix::Dense(tensor(&[out, input], 2));
         let (a, b) = (tensor(&[rank, input], 3), tensor(&[out, rank], 4));
@@ -273,7 +273,11 @@ fn an_adapter_laid_out_gives_the_bits_of_the_plain_one() {
             for rows in [1, 3, 64, 130] {
                 let (plain, laid_out) = (run(None, rows), run(Some(&laid_out), rows));
                 assert_eq!(plain, laid_out, "[{rows}, {input}] to {out}");
-                assert_eq!(plain, run(Some(&unused), rows), "[{rows}, {input}] to {out}");
+                assert_eq!(
+                    plain,
+                    run(Some(&unused), rows),
+                    "[{rows}, {input}] to {out}"
+                );
             }
         }
     }

@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exp_is_within_two_units_in_the_last_place() {
+    fn exp_is_accurate_to_two_units() {
         let mut worst = 0f64;
         for i in -872_000..887_000 {
             let x = i as f32 * 1e-4;

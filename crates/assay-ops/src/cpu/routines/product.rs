@@ -11,10 +11,12 @@
 mod lanes;
 mod pairs;
 mod panels;
+mod rounded;
 
-pub use pairs::multiplies_bf16_natively;
-pub(crate) use pairs::{Pair, multiply_rounded};
+pub(crate) use pairs::Pair;
 pub(crate) use panels::{Panels, Part};
+pub use rounded::multiplies_bf16_natively;
+pub(crate) use rounded::multiply_rounded;
 
 use crate::cpu::routines::disjoint::{Disjoint, Tile};
 
@@ -151,7 +153,7 @@ impl<'a> Right<'a> {
     }
 }
 
-/// Whether a product replaces what is there or is added to it.
+/// Whether a product replaces the values of its result or is added to them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Write {
     /// c = a b
@@ -238,11 +240,7 @@ fn each_block(
     task: impl Fn(Block, &SharedOutput<'_>) + Sync,
 ) {
     let [m, n] = dims;
-    c.check(m, n);
-    for term in terms {
-        term.a.check(m, term.depth);
-        term.b.check(term.depth, n);
-    }
+    check_terms(dims, terms, &c);
     let depth: usize = terms.iter().map(|term| term.depth).sum();
     let stride = c.stride;
     if depth == 0 && write == Write::Set {
@@ -292,6 +290,15 @@ fn each_block(
         .into_par_iter()
         .with_max_len(1)
         .for_each(run);
+}
+
+/// Panics unless the terms and the result have these dimensions.
+fn check_terms([m, n]: [usize; 2], terms: &[Term<'_>], c: &Output<'_>) {
+    c.check(m, n);
+    for term in terms {
+        term.a.check(m, term.depth);
+        term.b.check(term.depth, n);
+    }
 }
 
 /// The result that all tasks write, each its own part.
@@ -364,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn every_shape_and_orientation_has_the_bits_of_the_definition() {
+    fn products_have_the_bits_of_the_definition() {
         for [m, depth, n] in [
             [1, 1, 1],
             [1, 576, 49],

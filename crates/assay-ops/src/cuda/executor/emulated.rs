@@ -1,6 +1,6 @@
 //! The emulator of tests: kernel sources compiled for the host, matrix products as plain loops.
 //!
-//! Fresh memory is full of NaN, so what a kernel leaves unwritten, or reads before it is written, shows in the numbers.
+//! Fresh memory is full of NaN, so the results show values that a kernel does not write or reads too early.
 
 use std::cell::Cell;
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -24,7 +24,7 @@ thread_local! {
     pub(crate) static DESCENDING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The compiled kernels, or why there are none: no host compiler, or sources that are not where they were.
+/// The compiled kernels, or the reason why there are none: no host compiler or no sources.
 pub(crate) fn library() -> Result<&'static Library, &'static str> {
     static LIBRARY: OnceLock<Result<Library, String>> = OnceLock::new();
     LIBRARY.get_or_init(build).as_ref().map_err(String::as_str)

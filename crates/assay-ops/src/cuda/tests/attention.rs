@@ -75,7 +75,7 @@ fn heads_beyond_the_kernels_are_refused() {
 }
 
 #[test]
-fn tiles_cover_every_pair_of_rows_that_see_each_other_once() {
+fn tiles_cover_every_attending_pair_once() {
     let layout = layout(&[(40, &[37, 0, 600]), (2, &[33])]);
     let rows = layout.rows();
     let mut expected = vec![false; rows * rows];

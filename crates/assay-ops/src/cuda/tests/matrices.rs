@@ -259,7 +259,7 @@ fn token_logprobs_and_entropies() {
 }
 
 #[test]
-fn chunks_of_rows_give_the_same_as_all_at_once() {
+fn chunks_of_rows_equal_the_whole() {
     let chunks: Vec<_> = logprobs::chunks(1000, 1 << 18).collect();
     assert_eq!(
         (chunks.len(), chunks[0].clone(), chunks[3].clone()),

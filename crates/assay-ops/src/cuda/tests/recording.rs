@@ -40,7 +40,7 @@ fn read(drawn: &[Tensor; 3]) -> (Vec<u32>, Vec<Vec<f32>>) {
 }
 
 #[test]
-fn a_recorded_pass_does_the_same_with_other_inputs() {
+fn a_recorded_pass_replays_with_other_inputs() {
     let (first, second) = ([3, 7, 7, 30], [1, 2, 39, 0]);
     let (other, later) = ([9, 9, 1, 0], [5, 6, 7, 8]);
     let (uniforms, numbers) = ([0.1, 0.9, 0.5, 0.3], [0.8, 0.2, 0.999, 0.45]);
