@@ -471,7 +471,7 @@ impl<'m> Critic<'m> {
         let mut stream = Stream::new(seed, &[INJECT, text_key(&demonstration.problem.id)]);
         let text = demonstration.completion.text.as_str();
         let group =
-            DemonstrationGroup::corrupt((&demonstration.problem, text), registry, 1, &mut stream);
+            DemonstrationGroup::corrupt(&demonstration.problem, text, registry, 1, &mut stream);
         let Some(perturbed) = group.perturbed().first() else {
             return Ok(None);
         };

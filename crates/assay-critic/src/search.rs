@@ -206,7 +206,7 @@ impl<'s> Searcher<'s> {
         };
         let model = &self.policy.transformer;
         let adapter = self.policy.adapter();
-        let drawn = sample(model, adapter, &requests, (plan.draw, &limits), |count| {
+        let drawn = sample(model, adapter, &requests, plan.draw, &limits, |count| {
             outcome.generated_tokens += count
         })?;
         let mut grown: Vec<Vec<Prefix>> = trees.iter().map(|_| Vec::new()).collect();

@@ -50,7 +50,7 @@
 //! };
 //! let limits = SamplingLimits { max_new_tokens: 8, stop_tokens: vec![4], max_sequences: 2 };
 //! let settings = SamplingSettings::default();
-//! let drawn = sample(&model, None, &[request], (&settings, &limits), |_| ())?;
+//! let drawn = sample(&model, None, &[request], &settings, &limits, |_| ())?;
 //! assert_eq!(drawn[0].len(), 2);
 //! assert!(drawn[0].iter().all(|completion| completion.token_ids.len() <= 8));
 //! # Ok::<(), assay_lm::LmError>(())

@@ -80,14 +80,16 @@ pub fn sample(
     model: &Transformer,
     adapter: Option<&Adapter>,
     requests: &[SampleRequest],
-    settings: (&SamplingSettings, &SamplingLimits),
+    draw_settings: &SamplingSettings,
+    limits: &SamplingLimits,
     mut on_token: impl FnMut(usize),
 ) -> Result<Vec<Vec<Completion>>, LmError> {
     let whole = |drawn| {
         on_token(drawn);
         true
     };
-    Ok(sample_while(model, adapter, requests, settings, whole)?.unwrap_or_default())
+    let drawn = sample_while(model, adapter, requests, draw_settings, limits, whole)?;
+    Ok(drawn.unwrap_or_default())
 }
 
 /// [`sample`] that returns `None` as soon as `wanted` returns false after a decoding step.
@@ -100,10 +102,10 @@ pub fn sample_while(
     model: &Transformer,
     adapter: Option<&Adapter>,
     requests: &[SampleRequest],
-    settings: (&SamplingSettings, &SamplingLimits),
+    draw_settings: &SamplingSettings,
+    limits: &SamplingLimits,
     mut wanted: impl FnMut(usize) -> bool,
 ) -> Result<Option<Vec<Vec<Completion>>>, LmError> {
-    let (draw_settings, limits) = settings;
     if limits.max_new_tokens == 0 || limits.max_sequences == 0 {
         return Err(LmError::InvalidSampling {
             reason: "max_new_tokens and max_sequences must be at least 1".into(),

@@ -469,8 +469,8 @@ fn cached_decoding_agrees_with_one_pass() {
             stop_tokens: Vec::new(),
             max_sequences: 1,
         };
-        let settings = (&SamplingSettings::default(), &limits);
-        let mut drawn = sample(&model, None, &[request], settings, |_| ()).unwrap();
+        let settings = SamplingSettings::default();
+        let mut drawn = sample(&model, None, &[request], &settings, &limits, |_| ()).unwrap();
         let completion = drawn.remove(0).remove(0);
         assert_eq!(completion.token_ids.len(), 12);
         let expected = logprobs(&model, prompt, completion.token_ids);

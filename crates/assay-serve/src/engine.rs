@@ -303,12 +303,12 @@ impl Worker {
         };
         let completions = self.guarded(|| {
             let policy = &served.policy;
-            let settings = (&jobs[0].work.draw, &limits);
             Ok(sample_while(
                 &policy.transformer,
                 policy.adapter(),
                 &requests,
-                settings,
+                &jobs[0].work.draw,
+                &limits,
                 wanted,
             )?)
         })?;

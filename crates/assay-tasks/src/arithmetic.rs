@@ -426,7 +426,7 @@ mod tests {
         for (index, problem) in problems.iter().enumerate() {
             let text = plain().demonstration(problem).unwrap();
             let mut stream = Stream::new(5, &[index as u64]);
-            let group = DemonstrationGroup::corrupt((problem, &text), &registry, 3, &mut stream);
+            let group = DemonstrationGroup::corrupt(problem, &text, &registry, 3, &mut stream);
             assert_eq!(group.perturbed().len(), 3);
             let texts = group
                 .perturbed()

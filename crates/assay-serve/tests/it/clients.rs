@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use assay_evals::scores::sigmoid;
 use assay_critic::policy_model::{PolicyModel, Trainable};
+use assay_evals::scores::sigmoid;
 use assay_lm::{ChatTemplate, LanguageModel};
 use assay_serve::{Generator, ServedPolicy};
 use serde_json::{Value, json};

@@ -20,7 +20,8 @@ pub struct DemonstrationGroup<'a> {
 impl<'a> DemonstrationGroup<'a> {
     /// Corrupts a problem's own rendered demonstration `count` times.
     pub fn corrupt(
-        (problem, demonstration): (&'a Problem, &str),
+        problem: &'a Problem,
+        demonstration: &str,
         registry: &Registry,
         count: usize,
         stream: &mut Stream,

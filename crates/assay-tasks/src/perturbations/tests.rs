@@ -382,7 +382,7 @@ fn fault_01_corruptions_stay_under_their_own_question() {
         };
         let mut stream = Stream::new(42, &[1]);
         let group =
-            DemonstrationGroup::corrupt((problem, &text), &Registry::training(), 4, &mut stream);
+            DemonstrationGroup::corrupt(problem, &text, &Registry::training(), 4, &mut stream);
         assert_eq!(
             (group.problem(), group.demonstration()),
             (problem, text.as_str())

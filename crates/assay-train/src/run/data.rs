@@ -64,8 +64,8 @@ fn corrupt_share(
             continue;
         }
         let text = demonstration.completion.text.clone();
-        let source = (&demonstration.problem, text.as_str());
-        let group = DemonstrationGroup::corrupt(source, &registry, 1, &mut stream);
+        let problem = &demonstration.problem;
+        let group = DemonstrationGroup::corrupt(problem, &text, &registry, 1, &mut stream);
         let Some(wrong) = group.perturbed().first() else {
             continue;
         };

@@ -229,8 +229,8 @@ impl LabelledGroups {
         let registry = plan.settings.perturbations.registry();
         let count = plan.settings.perturbations.per_demonstration;
         let expert = &demonstration.completion;
-        let source = (&*group.problem, expert.text.as_str());
-        let corrupted = DemonstrationGroup::corrupt(source, &registry, count, stream);
+        let (problem, text) = (&*group.problem, expert.text.as_str());
+        let corrupted = DemonstrationGroup::corrupt(problem, text, &registry, count, stream);
         self.skipped_perturbations += count - corrupted.perturbed().len().min(count);
         let mut traces = Vec::with_capacity(count);
         for perturbed in corrupted.perturbed() {

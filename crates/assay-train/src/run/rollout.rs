@@ -67,7 +67,8 @@ pub fn rollout(
         &policy.transformer,
         policy.adapter(),
         &requests,
-        (plan.sampling, plan.limits),
+        plan.sampling,
+        plan.limits,
         on_token,
     )?;
     add_samples(encoder, groups, drawn);

@@ -172,12 +172,12 @@ fn complete(model: &LanguageModel, adapter: Option<&str>, body: &Value) -> Value
         max_sequences: 1,
     };
     let draw = SamplingSettings::default();
-    let how = (&draw, &limits);
     let mut drawn = sample(
         &model.transformer,
         adapter.as_ref(),
         &[request],
-        how,
+        &draw,
+        &limits,
         |_| (),
     )
     .unwrap();

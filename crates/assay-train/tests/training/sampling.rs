@@ -45,7 +45,8 @@ fn many_prompts_give_the_samples_of_each_alone() {
             &policy.transformer,
             adapter,
             requests,
-            (&draw, &limits),
+            &draw,
+            &limits,
             |_| (),
         )
         .unwrap()

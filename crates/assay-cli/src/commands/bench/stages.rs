@@ -315,7 +315,7 @@ impl Workbench {
         let draw = SamplingSettings::default();
         let policy = &self.policy()?.player;
         let (model, adapter) = (&policy.transformer, policy.adapter());
-        sample(model, adapter, &requests, (&draw, &limits), |_| ())?;
+        sample(model, adapter, &requests, &draw, &limits, |_| ())?;
         Ok(())
     }
 }
