@@ -37,8 +37,15 @@ fn sampled(
         stop_tokens: vec![model.end_of_turn()],
         max_sequences: 64,
     };
-    let settings = (&SamplingSettings::default(), &limits);
-    let drawn = sample(&model.transformer, None, &[request], settings, |_| ());
+    let settings = SamplingSettings::default();
+    let drawn = sample(
+        &model.transformer,
+        None,
+        &[request],
+        &settings,
+        &limits,
+        |_| (),
+    );
     let completions = drawn.unwrap().remove(0);
     let mut traces: Vec<ScoredTrace> = completions
         .iter()
