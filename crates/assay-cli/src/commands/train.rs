@@ -31,9 +31,7 @@ pub(crate) enum Ending {
 
 /// Runs the command.
 pub(crate) fn run(args: &TrainArgs) -> Result<Ending> {
-    let mut settings = Settings::load(std::slice::from_ref(&args.config), &args.set)?;
-    require_fields(&mut settings, args.trainer);
-    let settings = settings;
+    let settings = Settings::load(std::slice::from_ref(&args.config), &args.set)?;
     if args.dry_run {
         write!(std::io::stdout(), "{}", settings.resolved_toml()?)?;
         return Ok(Ending::Done);
@@ -55,9 +53,13 @@ fn train_on_ranks(
     out: &Path,
     ranks: &dyn Collective,
 ) -> Result<Ending> {
-    let train_problems = problems(ranks, &settings.data.train(), "data.train")?;
-    let validation = problems(ranks, &settings.data.validation(), "data.validation")?;
-    let test = problems(ranks, &settings.data.test(), "data.test")?;
+    let data = &settings.data;
+    let train_set = requiring(data.train(), required_to_train(args.trainer));
+    let validation_set = requiring(data.validation(), Required::Answer);
+    let test_set = requiring(data.test(), Required::Answer);
+    let train_problems = problems(ranks, &train_set, "data.train")?;
+    let validation = problems(ranks, &validation_set, "data.validation")?;
+    let test = problems(ranks, &test_set, "data.test")?;
     assert_disjoint(&train_problems, &validation, &test)?;
     if train_problems.is_empty() {
         bail!("data.train.path names no problems: there is nothing to learn from");
@@ -238,16 +240,20 @@ fn base(model: &ModelSettings, key: &str, placement: &Placement) -> Result<Langu
     open::stored(&model.path, model.storage, placement)
 }
 
-/// Says which fields problems must have where the settings do not: `airl` reads no answer in training.
-fn require_fields(settings: &mut Settings, trainer: Trainer) {
-    let to_train = match trainer {
+/// What a training problem must have where the settings do not say: `airl` reads no answer.
+fn required_to_train(trainer: Trainer) -> Required {
+    match trainer {
         Trainer::Airl => Required::Demonstration,
         Trainer::Sft | Trainer::Grpo => Required::DemonstrationAndAnswer,
-    };
-    let data = &mut settings.data;
-    data.train.required.get_or_insert(to_train);
-    data.validation.required.get_or_insert(Required::Answer);
-    data.test.required.get_or_insert(Required::Answer);
+    }
+}
+
+/// A data set whose problems must have `required` where its settings do not say.
+fn requiring(settings: DatasetSettings, required: Required) -> DatasetSettings {
+    DatasetSettings {
+        required: settings.required.or(Some(required)),
+        ..settings
+    }
 }
 
 /// The problems of a data set; none for an empty path. Prints what is left out.

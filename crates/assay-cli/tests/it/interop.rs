@@ -24,8 +24,10 @@ path = "problems.jsonl"
 style = "plain"
 [lora.policy]
 rank = 2
+alpha = 256.0
 [lora.reward]
 rank = 2
+alpha = 256.0
 [sft]
 epochs = 1
 demonstrations_per_update = 3

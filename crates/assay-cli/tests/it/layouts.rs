@@ -64,17 +64,18 @@ fn bad_records_are_named_and_the_rest_is_sampled() {
 #[test]
 fn airl_asks_for_no_answer() {
     let world = World::new();
-    fs::write(world.path("empty.toml"), "").unwrap();
-    let required = |trainer: &str| -> String {
-        let output = world.assay(&format!("train {trainer} --config empty.toml --dry-run"));
-        let settings = String::from_utf8(output.stdout).unwrap();
-        let train = settings.split("[data.train]").nth(1).unwrap();
-        let line = train
-            .lines()
-            .find(|line| line.starts_with("required"))
-            .unwrap();
-        line.to_owned()
-    };
-    assert_eq!(required("airl"), "required = \"demonstration\"");
-    assert_eq!(required("grpo"), "required = \"demonstration_and_answer\"");
+    let records = ["2+2", "2+3", "4+3"].map(|sum| {
+        let question = format!("{sum}?");
+        json!({ "question": question, "demonstration": format!("so {sum}") })
+    });
+    world.write("unanswered.jsonl", &records);
+    let settings = "[model]\npath = \"model\"\n[data.train]\npath = \"unanswered.jsonl\"\n\
+                    format = \"columns\"\n[prompt]\nstyle = \"plain\"\n[lora.policy]\nrank = 2\n\
+                    [lora.reward]\nrank = 2\n[sampling]\nsamples = 2\nmax_completion_tokens = 20\n\
+                    [policy.start]\nkind = \"base\"\n[run]\niterations = 1\n\
+                    prompts_per_iteration = 1\neval_every = 0\n";
+    fs::write(world.path("run.toml"), settings).unwrap();
+    world.json("train airl --config run.toml --out airl --json");
+    let said = world.refused("train grpo --config run.toml --out grpo");
+    assert!(said.contains("no answer"), "{said}");
 }

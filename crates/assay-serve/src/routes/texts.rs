@@ -117,7 +117,12 @@ fn pairs(request: &mut TextsRequest) -> Result<Vec<Pair>, Refusal> {
         (None, None, Some(traces)) if traces.is_empty() => {
             Err(Refusal::field("traces", "is empty"))
         }
-        (None, None, Some(traces)) => Ok(traces.into_iter().enumerate().map(of_trace).collect()),
+        (None, None, Some(traces)) => {
+            let traces = traces.into_iter().enumerate();
+            Ok(traces
+                .map(|(index, trace)| of_trace(index, trace))
+                .collect())
+        }
         _ => {
             let message = "give either `question` with `text` (a string or a list of strings each), \
                            or `traces` (a list of objects with `question` and `text`)";
@@ -178,7 +183,7 @@ fn paired(questions: Given, texts: Given) -> Result<Vec<Pair>, Refusal> {
     Ok(pairs.collect())
 }
 
-fn of_trace((index, trace): (usize, Trace)) -> Pair {
+fn of_trace(index: usize, trace: Trace) -> Pair {
     Pair {
         question: trace.question,
         text: trace.text,
