@@ -35,6 +35,13 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(status(error))
 }
 
+fn is_non_finite_reward(error: &TrainError) -> bool {
+    let TrainError::Critic(error) = error else {
+        return false;
+    };
+    matches!(**error, CriticError::NonFiniteReward { .. })
+}
+
 pub(crate) fn status(error: &anyhow::Error) -> u8 {
     if error.is::<Interrupted>() {
         return INTERRUPTED;
@@ -50,7 +57,6 @@ pub(crate) fn status(error: &anyhow::Error) -> u8 {
                     | TrainError::FailedUpdate { .. }
                     | TrainError::Collective { .. }
                     | TrainError::OtherRank { .. }
-                    | TrainError::Critic(CriticError::NonFiniteReward { .. })
                     | TrainError::Operation(_)
                     | TrainError::Tensor(_)
             )
@@ -72,7 +78,7 @@ pub(crate) fn status(error: &anyhow::Error) -> u8 {
                     | LmError::Tensor(_)
             )
         });
-        training || critic || model
+        training || critic || model || cause.downcast_ref().is_some_and(is_non_finite_reward)
     });
     if ours { OURS } else { USER }
 }

@@ -253,7 +253,7 @@ pub enum TrainError {
     },
     /// The critic failed: encoding, a reward model or a policy model.
     #[error(transparent)]
-    Critic(CriticError),
+    Critic(Box<CriticError>),
     /// Problems, prompts or traces could not be read.
     #[error(transparent)]
     Tasks(#[from] assay_tasks::TasksError),
@@ -276,7 +276,7 @@ impl From<CriticError> for TrainError {
             CriticError::Model(error) => Self::Model(error),
             CriticError::Operation(error) => Self::Operation(error),
             CriticError::Tensor(error) => Self::Tensor(error),
-            other => Self::Critic(other),
+            other => Self::Critic(Box::new(other)),
         }
     }
 }

@@ -150,9 +150,14 @@ fn only<const N: usize>(
 /// One question with every text, or as many questions as texts.
 fn paired(questions: Given, texts: Given) -> Result<Vec<Pair>, Refusal> {
     let (texts_name, questions_name) = (texts.name, questions.name);
-    let (texts, param): (Vec<String>, fn(&str, usize) -> String) = match texts.texts {
-        Texts::One(text) => (vec![text], |name, _| name.to_owned()),
-        Texts::Many(texts) => (texts, |name, index| format!("{name}[{index}]")),
+    let is_one = matches!(texts.texts, Texts::One(_));
+    let texts = match texts.texts {
+        Texts::One(text) => vec![text],
+        Texts::Many(texts) => texts,
+    };
+    let param = |index: usize| match is_one {
+        true => texts_name.to_owned(),
+        false => format!("{texts_name}[{index}]"),
     };
     if texts.is_empty() {
         return Err(Refusal::field(texts_name, "is empty"));
@@ -178,7 +183,7 @@ fn paired(questions: Given, texts: Given) -> Result<Vec<Pair>, Refusal> {
     let pairs = pairs.map(|(index, (question, text))| Pair {
         question,
         text,
-        param: param(texts_name, index),
+        param: param(index),
     });
     Ok(pairs.collect())
 }
