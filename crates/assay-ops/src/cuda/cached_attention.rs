@@ -42,7 +42,7 @@ pub(crate) fn append(
         .run(keys.device())
 }
 
-/// [`crate::cached_attention`] for f32 or bf16.
+/// [`crate::cached_attention()`] for f32 or bf16.
 pub(crate) fn cached_attention(
     q: &Tensor,
     prompt: PromptKeyValues<'_>,

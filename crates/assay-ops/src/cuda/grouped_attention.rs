@@ -104,7 +104,7 @@ fn table<const N: usize>(rows: &[[u32; N]], device: &Device) -> CandleResult<Ten
     Tensor::from_slice(rows.as_flattened(), (rows.len(), N), device)
 }
 
-/// [`crate::grouped_attention`] for f32 or bf16.
+/// [`crate::grouped_attention()`] for f32 or bf16.
 pub(crate) fn grouped_attention(
     [q, k, v]: [&Tensor; 3],
     layout: &Arc<AttentionLayout>,

@@ -6,7 +6,7 @@ use super::attach::attach2;
 use super::column_sums::column_sums;
 use super::launch::{Fresh, Launch};
 
-/// [`crate::rms_norm`] for x f32 or bf16 and an f32 weight.
+/// [`crate::rms_norm()`] for x f32 or bf16 and an f32 weight.
 pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> CandleResult<Tensor> {
     let (rows, width) = x.dims2()?;
     let y = Fresh::like(x)?;

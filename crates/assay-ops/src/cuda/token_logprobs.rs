@@ -29,7 +29,7 @@ struct Saved {
     normalisers: Tensor,
 }
 
-/// [`crate::token_logprobs`] for hidden states and output matrix f32 or bf16; results are f32.
+/// [`crate::token_logprobs()`] for hidden states and output matrix f32 or bf16; results are f32.
 pub(crate) fn token_logprobs(
     hidden: &Tensor,
     output: &Matrix,
