@@ -19,6 +19,7 @@ fuzz_target!(|bytes: &[u8]| {
             theta: 1e4,
             scaling: RopeScaling::None,
         },
+        pattern: assay_lm::LayerPattern::default(),
         max_positions: 64,
         qkv_bias: false,
         tie_word_embeddings: true,

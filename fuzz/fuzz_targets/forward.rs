@@ -29,6 +29,7 @@ static MODEL: LazyLock<(Transformer, Adapter)> = LazyLock::new(|| {
             theta: 1e4,
             scaling: RopeScaling::None,
         },
+        pattern: assay_lm::LayerPattern::default(),
         max_positions: 1024,
         qkv_bias: true,
         tie_word_embeddings: true,
