@@ -1,8 +1,19 @@
-//! Training of the two players: losses, advantages, schedules and settings as plain arithmetic, and the run that joins them
-//! with models and data.
+//! Training of the two players: losses, advantages, schedules and settings as plain arithmetic, and
+//! the run that joins them with models and data.
 //!
-//! [`run::train`] runs all phases. [`reward`] and [`policy`] hold the mathematics: they see slices and settings only, no model,
-//! path, logger or generator. [`trace`] is the record that travels through an iteration.
+//! [`run::train`] runs all phases. [`reward`] and [`policy`] hold the mathematics: they see slices
+//! and settings only, no model, path, logger or generator. [`trace`] is the record that travels
+//! through an iteration.
+//!
+//! # Example
+//!
+//! The rewards of three tokens become discounted returns, each token's own reward included:
+//!
+//! ```
+//! let mut values = [1.0, 0.0, 2.0];
+//! assay_train::policy::advantage::return_to_go(&mut values, 0.5);
+//! assert_eq!(values, [1.5, 1.0, 2.0]);
+//! ```
 
 pub mod adam;
 pub mod backoff;
