@@ -106,11 +106,6 @@ impl EncodedTrace {
             completion: &self.trace.token_ids,
         }
     }
-
-    /// Whether the trace carried another tokenizer's ids.
-    pub fn was_encoded_again(&self) -> bool {
-        self.encoded_again
-    }
 }
 
 /// A demonstration with one injected error, scored.

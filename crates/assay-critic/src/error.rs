@@ -19,7 +19,7 @@ pub enum CriticError {
     /// A file could not be read or written.
     #[error("{doing} {}", .path.display())]
     Io {
-        /// What was being done.
+        /// The operation that failed.
         doing: &'static str,
         /// The file.
         path: PathBuf,

@@ -21,7 +21,7 @@ pub enum LmError {
     /// A file could not be read or written.
     #[error("{action} {} failed", path.display())]
     Io {
-        /// What was being done, for example `"reading"`.
+        /// The operation that failed, for example `"reading"`.
         action: &'static str,
         /// The file.
         path: PathBuf,
@@ -119,7 +119,7 @@ pub enum LmError {
     Tokenizer {
         /// The file that the tokenizer comes from.
         path: PathBuf,
-        /// What was being done.
+        /// The operation that failed.
         what: &'static str,
         /// The reason.
         source: Box<dyn StdError + Send + Sync>,

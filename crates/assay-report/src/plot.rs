@@ -66,7 +66,7 @@ pub(crate) struct ReliabilityCurve<'a> {
 #[derive(Serialize)]
 struct PlotView<'a> {
     frame: FrameView<'a>,
-    /// The corners of the line of perfect calibration.
+    /// SVG points of the diagonal that marks perfect calibration.
     diagonal: Option<String>,
     marks: Vec<MarkView<'a>>,
     curves: Vec<CurveView>,

@@ -66,7 +66,8 @@ impl Fields {
     }
 }
 
-/// Only JSON by name: a page of another origin can send other types without asking the browser first.
+/// Refuses any content type but JSON. Other types are refused because a page of another origin can
+/// send them without a CORS preflight request.
 fn ensure_json(headers: &HeaderMap) -> Result<(), Refusal> {
     let given = headers
         .get(header::CONTENT_TYPE)

@@ -17,7 +17,7 @@ pub enum ServeError {
     /// Threads, timers or signal handlers could not be set up, or accepting failed.
     #[error("{doing} failed")]
     System {
-        /// What was being done.
+        /// The operation that failed.
         doing: &'static str,
         /// The operating system's reason.
         source: std::io::Error,

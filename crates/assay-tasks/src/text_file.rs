@@ -22,7 +22,7 @@ const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
 /// The first bytes of a parquet file.
 pub(crate) const PARQUET: &[u8] = b"PAR1";
 
-/// The first bytes of files that are not read, and what to do with them.
+/// Formats that are refused: the first bytes of a file, and the reason with a way out.
 const REFUSED: [(&[u8], &str); 9] = [
     (
         b"\xfd7zXZ\0",

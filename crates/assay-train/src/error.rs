@@ -88,7 +88,7 @@ pub enum TrainError {
     /// A file could not be read or written.
     #[error("{doing} {}", .path.display())]
     Io {
-        /// What was being done.
+        /// The operation that failed.
         doing: &'static str,
         /// The file.
         path: PathBuf,
@@ -227,7 +227,7 @@ pub enum TrainError {
     /// The ranks of a run cannot talk to each other.
     #[error("ranks: {doing}: {reason}")]
     Collective {
-        /// What was being done.
+        /// The operation that failed.
         doing: &'static str,
         /// Why it failed.
         reason: String,

@@ -8,8 +8,9 @@ use serde_json::{Map, Value};
 use super::rows::problem_of_marker;
 use crate::RecordFault;
 
-/// Keys of a turn's speaker, and of what was said.
+/// Keys that name the speaker of a turn.
 const ROLE_KEYS: [&str; 2] = ["role", "from"];
+/// Keys that hold the text of a turn.
 const CONTENT_KEYS: [&str; 3] = ["content", "value", "text"];
 /// Keys of the reasoning of an assistant's turn or part.
 const REASONING_KEYS: [&str; 4] = ["reasoning_content", "thinking", "reasoning", "thought"];

@@ -345,6 +345,20 @@ impl<'a> From<Output<'a>> for Tile<'a> {
 mod tests {
     use super::*;
 
+    /// Rows, depth and columns of products: one tile, partial tiles and several blocks.
+    pub(super) const SHAPES: [[usize; 3]; 10] = [
+        [1, 1, 1],
+        [1, 576, 49],
+        [2, 7, 33],
+        [13, 300, 31],
+        [14, 256, 32],
+        [15, 257, 65],
+        [29, 5, 200],
+        [40, 66, 100],
+        [130, 513, 17],
+        [300, 40, 140],
+    ];
+
     pub(super) fn numbers(count: usize, seed: usize) -> Vec<f32> {
         (0..count)
             .map(|i| ((i * 2_654_435_761 + seed * 97) % 1009) as f32 / 504.5 - 1.0)
@@ -372,18 +386,7 @@ mod tests {
 
     #[test]
     fn products_have_the_bits_of_the_definition() {
-        for [m, depth, n] in [
-            [1, 1, 1],
-            [1, 576, 49],
-            [2, 7, 33],
-            [13, 300, 31],
-            [14, 256, 32],
-            [15, 257, 65],
-            [29, 5, 200],
-            [40, 66, 100],
-            [130, 513, 17],
-            [300, 40, 140],
-        ] {
+        for [m, depth, n] in SHAPES {
             // An interpreter takes minutes for the largest; the smallest that several threads share stays.
             if cfg!(miri) && m * depth * n > SERIAL + 2000 {
                 continue;

@@ -502,8 +502,9 @@ impl Part<'_, Pair> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::routines::product::multiply_terms;
     use crate::cpu::routines::product::pairs::rounded_bits;
-    use crate::cpu::routines::product::{multiply_terms, tests::numbers};
+    use crate::cpu::routines::product::tests::{SHAPES, numbers};
 
     fn rounded(values: &[f32]) -> Vec<f32> {
         let round = |value: &f32| f32::from_bits(rounded_bits(*value));
@@ -550,18 +551,7 @@ mod tests {
 
     #[test]
     fn products_are_f32_products_of_rounded_factors() {
-        for [m, depth, n] in [
-            [1, 1, 1],
-            [1, 576, 49],
-            [2, 7, 33],
-            [13, 300, 31],
-            [14, 256, 32],
-            [15, 257, 65],
-            [29, 5, 200],
-            [40, 66, 100],
-            [130, 513, 17],
-            [300, 40, 140],
-        ] {
+        for [m, depth, n] in SHAPES {
             if cfg!(miri) && m * depth * n > 20_000 {
                 continue;
             }
