@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Search(SearchArgs),
     /// Give traces token rewards and, on request, policy log-probabilities.
     Score(ScoreArgs),
+    /// Give traces token rewards from a model that reads each problem's demonstration; nothing is trained.
+    Judge(JudgeArgs),
     /// Choose among the traces of each problem and report the accuracy of the choice.
     Select(SelectArgs),
     /// Everything that traces tell: pass@k, selection, reward against correctness.
@@ -326,6 +328,46 @@ pub(crate) struct ScoreArgs {
     #[arg(long, default_value_t = 4096)]
     pub(crate) token_budget: usize,
     /// Where the scored traces go.
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// Print counts as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct JudgeArgs {
+    /// Where to compute.
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
+    /// The model that judges: a directory, a .gguf file or a hub name.
+    #[arg(long)]
+    pub(crate) model: PathBuf,
+    /// An adapter on it.
+    #[arg(long)]
+    pub(crate) adapter: Option<PathBuf>,
+    /// Problems with demonstrations; a trace belongs to the problem with its question.
+    #[arg(long)]
+    pub(crate) problems: PathBuf,
+    /// How the problems are laid out.
+    #[command(flatten)]
+    pub(crate) layout: LayoutArgs,
+    /// Traces: assay's or the two foreign shapes.
+    #[arg(long)]
+    pub(crate) traces: PathBuf,
+    /// Prompt style that the traces were written in.
+    #[arg(long, value_enum, default_value = "gsm8k")]
+    pub(crate) style: Style,
+    /// Misleading versions of each demonstration that the judge reads beside it.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) hints: usize,
+    /// Seed of the misleading versions.
+    #[arg(long, default_value_t = 42)]
+    pub(crate) seed: u64,
+    /// Rows of a packed batch.
+    #[arg(long, default_value_t = 4096)]
+    pub(crate) token_budget: usize,
+    /// Where the judged traces go.
     #[arg(long)]
     pub(crate) out: PathBuf,
     /// Print counts as JSON.

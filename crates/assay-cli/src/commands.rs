@@ -5,6 +5,7 @@ pub(crate) mod calibrate;
 pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod fetch;
+pub(crate) mod judge;
 pub(crate) mod localise;
 pub(crate) mod manual;
 pub(crate) mod quickstart;

@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         Command::Sample(args) => commands::sample::run(&args),
         Command::Search(args) => commands::search::run(&args),
         Command::Score(args) => commands::score::run(&args),
+        Command::Judge(args) => commands::judge::run(&args),
         Command::Select(args) => commands::select::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Localise(args) => commands::localise::run(&args),

@@ -26,6 +26,7 @@ pub mod encode;
 mod error;
 pub mod granularity;
 mod head;
+pub mod judge;
 pub mod player;
 pub mod policy_model;
 pub mod reward_model;

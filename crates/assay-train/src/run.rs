@@ -17,6 +17,7 @@ pub mod evaluate;
 mod failure;
 mod health;
 mod inputs;
+mod judging;
 mod lock;
 mod observer;
 pub mod order;
@@ -32,10 +33,12 @@ mod rollout_server;
 mod saving;
 mod start;
 mod state;
+mod stored_samples;
 
 use std::path::{Path, PathBuf};
 
 use assay_critic::encode::{Encoder, TokenLimits};
+use assay_critic::judge::Judge;
 use assay_lm::draw::SamplingSettings as DrawSettings;
 use assay_lm::sampling::SamplingLimits;
 
@@ -43,6 +46,7 @@ use self::directory::{Best, RunDirectory};
 use self::discriminator::DiscriminatorPlan;
 use self::evaluate::{EvaluationPlan, sample_problems};
 use self::failure::{Computed, UpdateBatch};
+use self::judging::{JudgePlan, join_rewards, judge_samples};
 use self::player_update::{LossValue, OptimiserReport, PlayerUpdate};
 use self::players::Players;
 use self::policy_update::{
@@ -56,11 +60,12 @@ use self::report::{
 use self::rollout::{ROLLOUT, RolloutPlan, rollout};
 use self::rollout_server::RolloutServer;
 use self::saving::{Checkpoints, Restored, choose, fingerprint};
+use self::stored_samples::StoredSamples;
 use crate::backoff::{BoundedWork, MemoryBackoff};
 use crate::execution::Execution;
 use crate::failed_update::FailedPart;
 use crate::metrics::IterationMetrics;
-use crate::settings::{PolicyStart, Settings};
+use crate::settings::{PolicyStart, RewardSource, Settings};
 use crate::sft::token_mean_nll;
 use crate::trace::PromptGroup;
 use crate::update::Reach;
@@ -84,6 +89,8 @@ struct Run<'i> {
     players: Players,
     /// The server that samples; `None` when this process samples.
     server: Option<RolloutServer>,
+    /// Samples drawn before; `None` when the policy is asked.
+    stored: Option<StoredSamples>,
     backoff: &'i MemoryBackoff,
     checkpoints: Checkpoints<'i>,
 }
@@ -176,6 +183,12 @@ impl<'i> Run<'i> {
         };
         let encoder = Encoder::new(inputs.model, &settings.prompt, limits);
         let demonstrations = data::demonstrations(inputs.train, &encoder, settings, observer)?;
+        let stored = StoredSamples::open(&sampling.engine, &demonstrations)?;
+        if let Some(stored) = &stored {
+            let covered = stored.coverage(&demonstrations);
+            let all = demonstrations.len();
+            observer.note(&format!("stored samples of {covered} of {all} prompts"));
+        }
         let sft_iterations = match (inputs.kind, &settings.policy.start) {
             (TrainerKind::Sft, _) | (_, PolicyStart::Sft) => {
                 let visits = settings.sft.epochs * demonstrations.len();
@@ -205,6 +218,7 @@ impl<'i> Run<'i> {
             sft_iterations,
             players: Players::start(inputs)?,
             server: RolloutServer::new(&sampling.engine, dir)?,
+            stored,
             backoff,
             checkpoints,
         })
@@ -295,8 +309,11 @@ impl<'i> Run<'i> {
             self.players.discriminator.is_some() && schedule.plan(game).policy_updates == 0;
         report.phase = if warming { "reward_warmup" } else { "policy" };
         let mut groups = self.picked(game, self.settings.run.prompts_per_iteration);
-        if !warming || self.policy_weight(game) != 0.0 {
+        if !warming || self.policy_weight(game) != 0.0 || self.judges() {
             self.sample(&mut groups, game, observer)?;
+        }
+        if self.judges() {
+            self.judge(&mut groups)?;
         }
         report.rollout = Some(self.rollout_report(&groups));
         report.discriminator = self.update_discriminator(&groups, game)?;
@@ -359,6 +376,9 @@ impl<'i> Run<'i> {
         game: usize,
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
+        if let Some(stored) = &self.stored {
+            return stored.add(groups, self.settings.sampling.samples, &self.encoder);
+        }
         let ranks = self.inputs.ranks;
         let own = match &self.server {
             None => ranks::share(ranks, groups.len()),
@@ -423,6 +443,28 @@ impl<'i> Run<'i> {
         })
     }
 
+    /// Whether samples are judged with the demonstration.
+    fn judges(&self) -> bool {
+        self.inputs.kind == TrainerKind::Airl && self.settings.reward.uses_judge()
+    }
+
+    /// Phase 1b: the base model, which reads the demonstrations, judges the samples.
+    fn judge(&self, groups: &mut [PromptGroup]) -> Result<(), TrainError> {
+        let plan = JudgePlan {
+            judge: Judge {
+                model: self.inputs.model,
+                transformer: &self.inputs.model.transformer,
+                adapter: None,
+                prompt: &self.settings.prompt,
+            },
+            hints: self.settings.reward.hints,
+            demonstrations: &self.demonstrations,
+            execution: self.execution(),
+            seed: self.settings.seed,
+        };
+        judge_samples(groups, &plan)
+    }
+
     fn rollout_report(&self, groups: &[PromptGroup]) -> RolloutReport {
         let mut report = RolloutReport::of(groups);
         report.discarded_answers = self.server.as_ref().map(RolloutServer::take_discarded);
@@ -468,14 +510,19 @@ impl<'i> Run<'i> {
         }))
     }
 
-    /// Phase 3: fills the token rewards; zeros without a discriminator.
+    /// Phase 3: fills the token rewards, from the discriminator, the judge or both; zeros for `grpo`.
     fn score(&self, groups: &mut [PromptGroup]) -> Result<Option<RewardsReport>, TrainError> {
-        let Some(discriminator) = &self.players.discriminator else {
-            fill_zero_rewards(groups);
+        match &self.players.discriminator {
+            Some(discriminator) => {
+                let (model, reward) = (&discriminator.model, &self.settings.reward);
+                fill_rewards(model, groups, reward, self.execution())?;
+            }
+            None => fill_zero_rewards(groups),
+        }
+        if self.inputs.kind != TrainerKind::Airl {
             return Ok(None);
-        };
-        let model = &discriminator.model;
-        fill_rewards(model, groups, &self.settings.reward, self.execution())?;
+        }
+        join_rewards(groups, self.settings.reward.source)?;
         Ok(Some(RewardsReport::of(groups)))
     }
 
@@ -484,8 +531,10 @@ impl<'i> Run<'i> {
         let mut settings = self.settings.policy.clone();
         let mut warmup = self.settings.reward.schedule.warmup_iterations;
         if self.players.discriminator.is_none() {
-            settings.advantage.outcome_weight = 1.0;
             warmup = 0;
+        }
+        if self.inputs.kind == TrainerKind::Grpo {
+            settings.advantage.outcome_weight = 1.0;
         }
         let iterations = self.settings.run.iterations.saturating_sub(warmup);
         let updates = iterations * settings.updates_per_iteration;

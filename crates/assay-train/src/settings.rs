@@ -81,6 +81,13 @@ impl Default for Settings {
     }
 }
 
+impl RewardSettings {
+    /// Whether samples are judged by a model that has read the demonstration.
+    pub fn uses_judge(&self) -> bool {
+        self.source != RewardSource::Learned || self.loss.judge.weight > 0.0
+    }
+}
+
 impl Settings {
     /// Where the discriminator's base model is: `reward_model.path`, or the policy's when that is empty.
     pub fn reward_model_path(&self) -> &PathBuf {
@@ -227,6 +234,10 @@ impl Default for SftSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RewardSettings {
+    /// Where the policy's token rewards come from.
+    pub source: RewardSource,
+    /// Misleading versions of each demonstration that the judge reads beside it.
+    pub hints: usize,
     /// Its head.
     pub head: HeadSettings,
     /// Where it starts from.
@@ -250,6 +261,8 @@ pub struct RewardSettings {
 impl Default for RewardSettings {
     fn default() -> Self {
         Self {
+            source: RewardSource::Learned,
+            hints: 2,
             head: HeadSettings::Linear,
             start: RewardStart::Fresh,
             granularity: Granularity::Dense,
@@ -261,6 +274,19 @@ impl Default for RewardSettings {
             label_switch: false,
         }
     }
+}
+
+/// Where the policy's token rewards come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RewardSource {
+    /// The discriminator.
+    #[default]
+    Learned,
+    /// The base model that has read the demonstration, see [`assay_critic::judge`]; no discriminator is trained.
+    Privileged,
+    /// The sum of both, each divided by its standard deviation over the samples of the iteration.
+    Mixed,
 }
 
 /// Where the discriminator starts from.

@@ -42,6 +42,9 @@ pub struct Trace {
     /// r_t, one f32 per completion token; empty before the trace is scored.
     #[serde(default)]
     pub rewards: Vec<f32>,
+    /// The judge's token rewards, one f32 per completion token; empty for a trace that was not judged.
+    #[serde(default)]
+    pub judged: Vec<f32>,
 }
 
 /// How a sampled trace was drawn.
@@ -102,6 +105,7 @@ impl Trace {
             spans: TokenSpans::default(),
             weight: 1.0,
             rewards: Vec::new(),
+            judged: Vec::new(),
         }
     }
 

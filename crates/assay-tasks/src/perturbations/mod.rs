@@ -9,6 +9,7 @@
 mod answer;
 mod edit;
 mod group;
+mod hints;
 mod numbers;
 mod operators;
 mod steps;
@@ -22,6 +23,7 @@ use crate::TasksError;
 use crate::random::Stream;
 
 pub use group::DemonstrationGroup;
+pub use hints::Hints;
 
 /// A named way to corrupt a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -10,9 +10,11 @@
 //! | `relativistic` | mean over pairs of one prompt of softplus(-scale (S_expert - S_negative)) | [`RelativisticSettings`] |
 //! | `contrast` | the same on z at the first corrupted token of demonstration and perturbation | [`ContrastSettings`] |
 //! | `wgan` | mean_neg z - mean_pos z | [`WganSettings`] |
+//! | `judge` | the judge's token signs and trace order, see [`judged`] | [`JudgeSettings`] |
 //!
 //! Left out: which tokens carry a label ([`assay_critic::granularity`]) and how often this runs ([`super::schedule`]).
 
+mod judged;
 mod labels;
 mod pairwise;
 mod pointwise;
@@ -42,6 +44,8 @@ pub struct LabelledTrace<'a> {
     pub spans: TokenSpans,
     /// How much the trace counts within its class and in pairs; 0 leaves it out of the loss, not of the statistics.
     pub weight: f32,
+    /// The judge's token rewards, one a token; empty for a trace that was not judged.
+    pub judged: &'a [f32],
 }
 
 /// Settings of the discriminator's loss.
@@ -56,6 +60,8 @@ pub struct DiscriminatorLossSettings {
     pub contrast: ContrastSettings,
     /// Wasserstein critic.
     pub wgan: WganSettings,
+    /// Agreement with a judge that has read the demonstration.
+    pub judge: JudgeSettings,
     /// What tokens before the corruption of a perturbed demonstration are.
     pub prefix_labels: PrefixLabels,
     /// What tokens after the corrupted span of a perturbed demonstration are.
@@ -177,6 +183,16 @@ impl Default for WganSettings {
     }
 }
 
+/// Agreement with a judge that has read the demonstration, on policy samples.
+///
+/// It is off by default: judging takes 1 + `reward.hints` forward passes over the samples.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct JudgeSettings {
+    /// Factor of the term; 0 is off.
+    pub weight: f64,
+}
+
 /// What the tokens before the corruption of a perturbed demonstration are: they are the expert's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -238,16 +254,20 @@ pub struct LossTerms {
     pub contrast: f64,
     /// Wasserstein difference.
     pub wgan: f64,
+    /// Agreement with the judge.
+    #[serde(default)]
+    pub judge: f64,
 }
 
 impl LossTerms {
     /// Names and values.
-    pub fn named(&self) -> [(&'static str, f64); 4] {
+    pub fn named(&self) -> [(&'static str, f64); 5] {
         [
             ("bce", self.bce),
             ("relativistic", self.relativistic),
             ("contrast", self.contrast),
             ("wgan", self.wgan),
+            ("judge", self.judge),
         ]
     }
 }
@@ -282,7 +302,11 @@ pub fn discriminator_loss(
     if settings.contrast.weight != 0.0 {
         terms.contrast = pairwise::contrast(traces, settings.contrast.weight, &mut grads);
     }
+    if settings.judge.weight != 0.0 {
+        terms.judge = judged::judge(traces, settings, &mut grads);
+    }
     let loss = settings.bce.weight * terms.bce
+        + settings.judge.weight * terms.judge
         + settings.wgan.weight * terms.wgan
         + settings.relativistic.weight * terms.relativistic
         + settings.contrast.weight * terms.contrast;
@@ -309,6 +333,7 @@ impl DiscriminatorLossSettings {
             ("relativistic.weight", self.relativistic.weight),
             ("contrast.weight", self.contrast.weight),
             ("wgan.weight", self.wgan.weight),
+            ("judge.weight", self.judge.weight),
         ];
         for (name, weight) in weights {
             if !(weight.is_finite() && weight >= 0.0) {
@@ -317,7 +342,8 @@ impl DiscriminatorLossSettings {
             }
         }
         if weights.iter().all(|&(_, weight)| weight == 0.0) {
-            let reason = "bce, relativistic, contrast and wgan are all off: nothing is learned";
+            let reason =
+                "bce, relativistic, contrast, wgan and judge are all off: nothing is learned";
             return Err(TrainError::setting(key, reason));
         }
         if !(0.0..0.5).contains(&self.bce.smoothing) {

@@ -145,6 +145,7 @@ impl Discriminator {
                     logits,
                     positions,
                     spans: trace.spans,
+                    judged: &trace.judged,
                     weight: match trace.role {
                         TraceRole::Policy => policy_weight * trace.weight,
                         TraceRole::Expert | TraceRole::Perturbed => trace.weight,

@@ -9,12 +9,13 @@ use super::inputs::{TrainInputs, TrainerKind};
 use super::start::{start_discriminator, start_policy};
 use crate::TrainError;
 use crate::adam::AdamW;
+use crate::settings::RewardSource;
 
 /// The players of a run.
 pub(super) struct Players {
     pub(super) policy: PolicyModel,
     pub(super) policy_optimiser: AdamW,
-    /// Of `airl` only.
+    /// Of `airl` only, and not where the judge alone rewards.
     pub(super) discriminator: Option<Discriminator>,
 }
 
@@ -26,9 +27,12 @@ impl Players {
     pub(super) fn start(inputs: &TrainInputs<'_>) -> Result<Self, TrainError> {
         let policy = start_policy(inputs)?;
         let policy_optimiser = AdamW::new(&policy.parameters())?;
+        let source = inputs.settings.reward.source;
         let discriminator = match inputs.kind {
-            TrainerKind::Airl => Some(start_discriminator(inputs)?),
-            TrainerKind::Sft | TrainerKind::Grpo => None,
+            TrainerKind::Airl if source != RewardSource::Privileged => {
+                Some(start_discriminator(inputs)?)
+            }
+            TrainerKind::Airl | TrainerKind::Sft | TrainerKind::Grpo => None,
         };
         Ok(Self {
             policy,

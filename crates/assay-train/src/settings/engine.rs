@@ -13,6 +13,12 @@ pub enum EngineSettings {
     /// This process.
     #[default]
     Local,
+    /// A file of traces drawn before: the samples of a prompt are the traces of its question, in
+    /// the file's order. Only a discriminator learns from them; the policy stays as it is.
+    File {
+        /// The traces.
+        path: PathBuf,
+    },
     /// A server that speaks OpenAI's completions with log-probabilities: vLLM, SGLang, llama.cpp.
     Openai {
         /// The address before `/completions`.

@@ -2,8 +2,9 @@
 
 use assay_lm::adapter::{LoraSettings, Projection};
 
-use super::{EngineSettings, Handover, Settings, TrainedParameters};
+use super::{EngineSettings, Handover, RewardSource, Settings, TrainedParameters};
 use crate::TrainError;
+use crate::policy::advantage::ExpertInGroup;
 
 impl Settings {
     /// Refuses values without meaning, naming the key and what is allowed.
@@ -92,6 +93,12 @@ impl Settings {
             let reason = "hands over adapters, and the whole policy is trained: use `policy.trained = \"adapter\"`";
             return Err(TrainError::setting("sampling.engine.handover", reason));
         }
+        let trains_policy = self.reward.schedule.warmup_iterations < self.run.iterations;
+        if trains_policy && matches!(sampling.engine, EngineSettings::File { .. }) {
+            let reason = "samples drawn before cannot train a policy: set \
+                          `reward.schedule.warmup_iterations` to `run.iterations`";
+            return Err(TrainError::setting("sampling.engine.kind", reason));
+        }
         sampling.engine.validate("sampling.engine")
     }
 
@@ -106,6 +113,7 @@ impl Settings {
                 reason,
             ));
         }
+        self.validate_judge()?;
         let perturbations = &reward.perturbations;
         if perturbations.per_demonstration > 0 && perturbations.kinds.is_empty() {
             let reason =
@@ -124,6 +132,25 @@ impl Settings {
         reward.transform.validate("reward.transform")?;
         reward.loss.validate("reward.loss")?;
         reward.schedule.validate("reward.schedule")
+    }
+}
+
+impl Settings {
+    fn validate_judge(&self) -> Result<(), TrainError> {
+        if self.reward.hints == 0 && self.reward.uses_judge() {
+            return Err(TrainError::setting(
+                "reward.hints",
+                "must be at least 1, not 0",
+            ));
+        }
+        let has_expert = self.policy.advantage.expert_in_group != ExpertInGroup::Off;
+        if has_expert && self.reward.source != RewardSource::Learned {
+            let key = "policy.advantage.expert_in_group";
+            let reason =
+                "must be \"off\" with this `reward.source`: the judge has read the demonstration";
+            return Err(TrainError::setting(key, reason));
+        }
+        Ok(())
     }
 }
 

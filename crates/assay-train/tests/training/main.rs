@@ -510,6 +510,7 @@ fn extreme_logits_give_finite_losses() {
                     diverges_at: (role == Policy).then_some(0),
                 },
                 weight: 1.0,
+                judged: &[],
             };
             let traces = [
                 trace(Expert, &rows[0][..]),

@@ -147,7 +147,7 @@ pub(super) fn trace_score(trace: &LabelledTrace<'_>, score: PairScore) -> f64 {
 }
 
 /// dS/dz of every labelled position; the shares sum to 1.
-fn score_shares(trace: &LabelledTrace<'_>, score: PairScore) -> Vec<(usize, f64)> {
+pub(super) fn score_shares(trace: &LabelledTrace<'_>, score: PairScore) -> Vec<(usize, f64)> {
     let count = trace.positions.len() as f64;
     match score {
         PairScore::Mean => trace

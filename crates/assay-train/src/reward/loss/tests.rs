@@ -14,6 +14,8 @@ struct OwnedTrace {
     corrupted_until: Option<usize>,
     diverges_at: Option<usize>,
     weight: f32,
+    #[serde(default)]
+    judged: Vec<f32>,
 }
 
 impl OwnedTrace {
@@ -28,6 +30,7 @@ impl OwnedTrace {
             corrupted_until: None,
             diverges_at: (role == TraceRole::Policy).then_some(0),
             weight: 1.0,
+            judged: Vec::new(),
         }
     }
 
@@ -43,6 +46,7 @@ impl OwnedTrace {
                 diverges_at: self.diverges_at,
             },
             weight: self.weight,
+            judged: &self.judged,
         }
     }
 }
@@ -451,4 +455,64 @@ fn only_the_corrupted_span_is_negative_when_the_suffix_is_the_experts() {
         slopes(SuffixLabels::Negative),
         [-0.25, 0.0625, 0.0625, 0.0625, 0.0625]
     );
+}
+
+fn judge_only() -> DiscriminatorLossSettings {
+    DiscriminatorLossSettings {
+        judge: JudgeSettings { weight: 2.0 },
+        ..nothing()
+    }
+}
+
+#[test]
+fn the_judge_gives_signs_and_order() {
+    let judged = |logits: &[f32], judged: &[f32]| OwnedTrace {
+        judged: judged.to_vec(),
+        weight: 0.0,
+        ..OwnedTrace::dense(0, TraceRole::Policy, logits)
+    };
+    let traces = [
+        judged(&[0.0, 1.0], &[0.0, 0.5]),
+        judged(&[2.0, 0.0], &[-0.5, 0.0]),
+        OwnedTrace::dense(0, TraceRole::Policy, &[3.0]),
+    ];
+    let output = run(&traces, &judge_only());
+    // Tokens: 0.5 softplus(-1) + 0.5 softplus(2) over 1; the pair: S 0.5 against 1, J 0.5 against -0.5.
+    let softplus = |x: f64| x.exp().ln_1p();
+    let tokens = (softplus(-1.0) + softplus(2.0)) / 2.0;
+    close(output.terms.judge, tokens + softplus(0.5));
+    close(output.loss, 2.0 * output.terms.judge);
+    assert_eq!(output.grads[2], [0.0], "a trace that was not judged");
+    let alone = run(&traces[..1], &judge_only());
+    assert!(alone.grads[0][0] == 0.0 && alone.grads[0][1] < 0.0);
+}
+
+#[test]
+fn judged_gradients_match_finite_differences() {
+    let judged = |group, logits: &[f32], judged: &[f32]| OwnedTrace {
+        judged: judged.to_vec(),
+        ..OwnedTrace::dense(group, TraceRole::Policy, logits)
+    };
+    let traces = [
+        judged(0, &[0.3, -1.0], &[0.1, 0.5]),
+        judged(0, &[0.7, 0.2, 0.4], &[-0.5, 0.2, 0.0]),
+        judged(1, &[0.1], &[0.9]),
+        judged(1, &[-0.4], &[-0.2]),
+    ];
+    let settings = judge_only();
+    let output = run(&traces, &settings);
+    for (trace, row) in output.grads.iter().enumerate() {
+        for (token, &gradient) in row.iter().enumerate() {
+            let moved = |by: f32| {
+                let mut moved = traces.clone();
+                moved[trace].logits[token] += by;
+                run(&moved, &settings).loss
+            };
+            let slope = (moved(0.01) - moved(-0.01)) / 0.02;
+            assert!(
+                (slope - f64::from(gradient)).abs() < 1e-4,
+                "{trace} {token}"
+            );
+        }
+    }
 }

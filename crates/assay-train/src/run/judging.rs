@@ -1,0 +1,176 @@
+//! Judging the policy's samples by the base model that has read the demonstration.
+
+use assay_critic::judge::{Judge, JudgedTraces, judged_rewards, judged_score};
+use assay_tasks::perturbations::Hints;
+use assay_tasks::random::Stream;
+
+use super::failure::{Computed, UpdateBatch, check_finite};
+use crate::TrainError;
+use crate::execution::{Execution, in_micro_batches};
+use crate::failed_update::FailedPart;
+use crate::settings::RewardSource;
+use crate::trace::{PromptGroup, Trace, TraceRole};
+
+/// Key of the streams that make misleading hints.
+const HINTS: u64 = 0x4a;
+
+/// How samples are judged.
+#[derive(Clone, Copy)]
+pub(super) struct JudgePlan<'p> {
+    pub(super) judge: Judge<'p>,
+    /// Misleading versions of each demonstration.
+    pub(super) hints: usize,
+    /// All demonstrations: another problem's misleads where a demonstration cannot be corrupted.
+    pub(super) demonstrations: &'p [PromptGroup],
+    pub(super) execution: Execution<'p>,
+    pub(super) seed: u64,
+}
+
+/// Fills the judge's token rewards of every sample that has none.
+///
+/// # Errors
+/// The chat template fails, or a hint with its sample exceeds the model's positions.
+pub(super) fn judge_samples(
+    groups: &mut [PromptGroup],
+    plan: &JudgePlan<'_>,
+) -> Result<(), TrainError> {
+    for group in groups.iter_mut() {
+        let open = |trace: &Trace| trace.role == TraceRole::Policy && trace.judged.is_empty();
+        let completions: Vec<Vec<u32>> = group
+            .traces
+            .iter()
+            .filter(|trace| open(trace))
+            .map(|trace| trace.completion.ids.clone())
+            .collect();
+        let hints = plan.hints(group);
+        let (false, Some(hints)) = (completions.is_empty(), hints) else {
+            continue;
+        };
+        let rewards = plan.rewards(&JudgedTraces {
+            question: &group.problem.question,
+            hints,
+            completions,
+        })?;
+        let samples = group.traces.iter_mut().filter(|trace| open(trace));
+        for (trace, rewards) in samples.zip(rewards) {
+            trace.judged = rewards;
+        }
+    }
+    Ok(())
+}
+
+impl JudgePlan<'_> {
+    fn rewards(&self, judged: &JudgedTraces<'_>) -> Result<Vec<Vec<f32>>, TrainError> {
+        let groups = self.judge.groups(judged)?;
+        let logprobs = in_micro_batches(&groups, self.execution, |batch| {
+            Ok(self.judge.logprobs(batch)?)
+        })?;
+        Ok(judged_rewards(&logprobs, judged.completions.len()))
+    }
+
+    /// The hints of a prompt; they depend on the seed and the problem only.
+    fn hints(&self, group: &PromptGroup) -> Option<Hints> {
+        let text = &group.demonstration()?.completion.text;
+        let mut stream = Stream::new(self.seed, &[HINTS, group.index as u64]);
+        let mut hints = Hints::of(text, self.hints, &mut stream);
+        if hints.wrong.is_empty() {
+            let others = self.demonstrations.iter();
+            let others = others.filter(|other| other.index != group.index);
+            let others: Vec<&Trace> = others.filter_map(PromptGroup::demonstration).collect();
+            if others.is_empty() {
+                return None;
+            }
+            let drawn = (0..self.hints).map(|_| others[stream.below(others.len())]);
+            hints.wrong = drawn.map(|other| other.completion.text.clone()).collect();
+        }
+        Some(hints)
+    }
+}
+
+/// Adds the judge's part to the token rewards of samples, see [`RewardSource`].
+///
+/// A trace's rewards are scaled so that their mean is its judged score J.
+///
+/// # Errors
+/// [`TrainError::FailedUpdate`] when a reward is not finite.
+pub(super) fn join_rewards(
+    groups: &mut [PromptGroup],
+    source: RewardSource,
+) -> Result<(), TrainError> {
+    let judged: Vec<Vec<f32>> = groups
+        .iter()
+        .flat_map(|group| &group.traces)
+        .map(|trace| weighted(&trace.judged, trace.len()))
+        .collect();
+    check_finite("the judge's reward", &judged).map_err(|error| {
+        let batch = UpdateBatch {
+            part: FailedPart::TokenRewards,
+            update: 0,
+            groups,
+        };
+        batch.explain(error, &Computed::default())
+    })?;
+    let learned: Vec<&[f32]> = groups
+        .iter()
+        .flat_map(|group| group.traces.iter().map(|trace| trace.rewards.as_slice()))
+        .collect();
+    let factors = match source {
+        RewardSource::Learned => return Ok(()),
+        RewardSource::Privileged => Factors::judged_alone(),
+        RewardSource::Mixed => Factors {
+            learned: 1.0 / deviation(&learned),
+            judged: 1.0 / deviation(&judged),
+        },
+    };
+    let all = groups.iter_mut().flat_map(|group| &mut group.traces);
+    for (trace, judged) in all.zip(judged) {
+        trace.rewards.resize(judged.len(), 0.0);
+        for (reward, judged) in trace.rewards.iter_mut().zip(judged) {
+            *reward = factors.learned * *reward + factors.judged * judged;
+        }
+    }
+    Ok(())
+}
+
+/// What the two rewards are multiplied by.
+struct Factors {
+    learned: f32,
+    judged: f32,
+}
+
+impl Factors {
+    fn judged_alone() -> Self {
+        Self {
+            learned: 0.0,
+            judged: 1.0,
+        }
+    }
+}
+
+/// T |d_t| d_t / sum |d|: rewards whose mean over the trace is its judged score.
+fn weighted(judged: &[f32], tokens: usize) -> Vec<f32> {
+    let weight: f32 = judged.iter().map(|d| d.abs()).sum();
+    if judged.len() != tokens || weight == 0.0 {
+        return vec![0.0; tokens];
+    }
+    let factor = tokens as f32 / weight;
+    let rewards: Vec<f32> = judged.iter().map(|d| factor * d.abs() * d).collect();
+    debug_assert!({
+        let mean = rewards.iter().sum::<f32>() / tokens as f32;
+        (mean - judged_score(judged)).abs() < 1e-3
+    });
+    rewards
+}
+
+/// Standard deviation of the traces' mean rewards; 1 where they are all alike.
+fn deviation(rewards: &[impl AsRef<[f32]>]) -> f32 {
+    let means = rewards.iter().map(|trace| {
+        let trace = trace.as_ref();
+        trace.iter().sum::<f32>() / trace.len().max(1) as f32
+    });
+    let means: Vec<f32> = means.collect();
+    let mean = means.iter().sum::<f32>() / means.len().max(1) as f32;
+    let squares = means.iter().map(|m| (m - mean) * (m - mean)).sum::<f32>();
+    let deviation = (squares / means.len().max(1) as f32).sqrt();
+    if deviation > 0.0 { deviation } else { 1.0 }
+}
