@@ -28,11 +28,13 @@ const MIN_TRAINING_ROWS: usize = 1024;
 const DEVICE_LOGITS: u64 = 1 << 26;
 
 /// Where a run's tensors lie.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Residence {
-    /// The computer's memory, everything f32.
-    #[default]
-    Host,
+    /// The computer's memory. Weights take so many bytes a value, everything else is f32.
+    Host {
+        /// 4 for f32, 2 for bf16.
+        weight: u64,
+    },
     /// A device's. Weights, caches and activations take so many bytes a value; adapters, optimiser and logits are f32, and
     /// sampling merges the adapter into a copy of the projections.
     Device {
@@ -41,19 +43,33 @@ pub enum Residence {
     },
 }
 
+impl Default for Residence {
+    fn default() -> Self {
+        Self::Host { weight: F32 }
+    }
+}
+
 impl Residence {
     /// Where tensors of a placement lie.
     pub fn of(placement: &Placement) -> Self {
         let value = placement.dtype.size_in_bytes() as u64;
         match placement.device.is_cpu() {
-            true => Self::Host,
+            true => Self::Host { weight: value },
             false => Self::Device { value },
         }
     }
 
     fn value(self) -> u64 {
         match self {
-            Self::Host => F32,
+            Self::Host { .. } => F32,
+            Self::Device { value } => value,
+        }
+    }
+
+    /// Bytes of a frozen weight.
+    fn weight(self) -> u64 {
+        match self {
+            Self::Host { weight } => weight,
             Self::Device { value } => value,
         }
     }
@@ -148,7 +164,7 @@ impl MemoryPlan {
         let samples = workload.sequences > 0 && policy > 0;
         let (for_decoding, logits) = match workload.residence {
             // The adapter in the layout of the product.
-            Residence::Host => (F32 * policy * u64::from(samples), 0),
+            Residence::Host { .. } => (F32 * policy * u64::from(samples), 0),
             // Merged projections, and all that one recorded step of decoding computes.
             Residence::Device { .. } => (
                 value * layers * projections * u64::from(samples)
@@ -157,7 +173,8 @@ impl MemoryPlan {
             ),
         };
         Self {
-            weights: value * (layers * projections + tables * config.vocab_size as u64 * hidden),
+            weights: workload.residence.weight()
+                * (layers * projections + tables * config.vocab_size as u64 * hidden),
             adapters: F32 * (policy + reward),
             optimiser: F32 * (2 * (policy + reward) + policy.max(reward)),
             cache: value * 2 * layers * key * cached_rows + sampling_logits + for_decoding,
@@ -249,8 +266,8 @@ pub fn training_rows(config: &ModelConfig, residence: Residence, budget: PassBud
     let row = residence.value() * config.layers as u64 * config.layer_activations();
     let kept = usize::try_from(kept_bytes / row.max(1)).unwrap_or(usize::MAX);
     match (residence, kept_bytes) {
-        (Residence::Device { .. }, _) | (Residence::Host, 0) => tokens,
-        (Residence::Host, _) => kept.max(MIN_TRAINING_ROWS).min(tokens),
+        (Residence::Device { .. }, _) | (Residence::Host { .. }, 0) => tokens,
+        (Residence::Host { .. }, _) => kept.max(MIN_TRAINING_ROWS).min(tokens),
     }
 }
 
@@ -357,7 +374,7 @@ mod tests {
             training_rows: 4096,
             scored_rows: 0,
             kept_bytes: 1 << 30,
-            residence: Residence::Host,
+            residence: Residence::default(),
         };
         let plan = MemoryPlan::new(&smol(), RANKS, &workload);
         // SmolLM2-135M has 134,515,008 parameters, 35,136 of them in norms, which the plan leaves out.
@@ -409,6 +426,29 @@ mod tests {
             2 * cached + 4 * 64 * 49_152 + 2 * projections + 2 * step
         );
         assert_eq!(half.activations, working / 2 + (1 << 30) + 4 * (1 << 26));
+    }
+
+    #[test]
+    fn half_precision_halves_only_weights_on_cpus() {
+        let plan = |weight| {
+            let workload = Workload {
+                sequences: 8,
+                new_tokens: 150,
+                training_rows: 1024,
+                residence: Residence::Host { weight },
+                ..Workload::default()
+            };
+            MemoryPlan::new(&smol(), RANKS, &workload)
+        };
+        let (whole, half) = (plan(4), plan(2));
+        assert_eq!(half.weights, whole.weights / 2);
+        assert_eq!(
+            MemoryPlan {
+                weights: whole.weights,
+                ..half
+            },
+            whole
+        );
     }
 
     #[test]

@@ -65,7 +65,7 @@ use crate::backoff::{BoundedWork, MemoryBackoff};
 use crate::execution::Execution;
 use crate::failed_update::FailedPart;
 use crate::metrics::IterationMetrics;
-use crate::settings::{PolicyStart, RewardSource, Settings};
+use crate::settings::{PolicyStart, Settings};
 use crate::sft::token_mean_nll;
 use crate::trace::PromptGroup;
 use crate::update::Reach;
