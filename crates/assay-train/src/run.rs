@@ -46,7 +46,7 @@ use self::directory::{Best, RunDirectory};
 use self::discriminator::DiscriminatorPlan;
 use self::evaluate::{EvaluationPlan, sample_problems};
 use self::failure::{Computed, UpdateBatch};
-use self::judging::{JudgePlan, join_rewards, judge_samples};
+use self::judging::{JudgePlan, JudgedReward, join_rewards, judge_samples};
 use self::player_update::{LossValue, OptimiserReport, PlayerUpdate};
 use self::players::Players;
 use self::policy_update::{
@@ -65,7 +65,7 @@ use crate::backoff::{BoundedWork, MemoryBackoff};
 use crate::execution::Execution;
 use crate::failed_update::FailedPart;
 use crate::metrics::IterationMetrics;
-use crate::settings::{PolicyStart, Settings};
+use crate::settings::{PolicyStart, RewardSource, Settings};
 use crate::sft::token_mean_nll;
 use crate::trace::PromptGroup;
 use crate::update::Reach;
@@ -448,14 +448,19 @@ impl<'i> Run<'i> {
         self.inputs.kind == TrainerKind::Airl && self.settings.reward.uses_judge()
     }
 
-    /// Phase 1b: the base model, which reads the demonstrations, judges the samples.
+    /// Phase 1b: a model that reads the demonstrations judges the samples: the base, or the policy that teaches itself.
     fn judge(&self, groups: &mut [PromptGroup]) -> Result<(), TrainError> {
+        let teaches = self.settings.reward.source == RewardSource::SelfDistilled;
         let plan = JudgePlan {
             judge: Judge {
                 model: self.inputs.model,
                 transformer: &self.inputs.model.transformer,
-                adapter: None,
+                adapter: self.players.policy.adapter().filter(|_| teaches),
                 prompt: &self.settings.prompt,
+            },
+            reward: match teaches {
+                true => JudgedReward::Teacher,
+                false => JudgedReward::Contrast,
             },
             hints: self.settings.reward.hints,
             demonstrations: &self.demonstrations,

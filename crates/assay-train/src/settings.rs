@@ -82,6 +82,11 @@ impl Default for Settings {
 }
 
 impl RewardSettings {
+    /// Whether a discriminator is trained.
+    pub fn trains_discriminator(&self) -> bool {
+        matches!(self.source, RewardSource::Learned | RewardSource::Mixed)
+    }
+
     /// Whether samples are judged by a model that has read the demonstration.
     pub fn uses_judge(&self) -> bool {
         self.source != RewardSource::Learned || self.loss.judge.weight > 0.0
@@ -285,7 +290,11 @@ pub enum RewardSource {
     Learned,
     /// The base model that has read the demonstration, see [`assay_critic::judge`]; no discriminator is trained.
     Privileged,
-    /// The sum of both, each divided by its standard deviation over the samples of the iteration.
+    /// On-policy self-distillation: log pi(y_t | x, demonstration) - log pi(y_t | x), the policy that has read the
+    /// demonstration against the one that has not. With `policy.advantage` uncentred, unscaled and `dense` at gamma 0,
+    /// the update follows the gradient of the KL divergence between the two. No discriminator is trained.
+    SelfDistilled,
+    /// The sum of discriminator and judge, each divided by its standard deviation over the samples of the iteration.
     Mixed,
 }
 

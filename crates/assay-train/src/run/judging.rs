@@ -18,12 +18,23 @@ const HINTS: u64 = 0x4a;
 #[derive(Clone, Copy)]
 pub(super) struct JudgePlan<'p> {
     pub(super) judge: Judge<'p>,
+    /// What the judge's token rewards are.
+    pub(super) reward: JudgedReward,
     /// Misleading versions of each demonstration.
     pub(super) hints: usize,
     /// All demonstrations: another problem's misleads where a demonstration cannot be corrupted.
     pub(super) demonstrations: &'p [PromptGroup],
     pub(super) execution: Execution<'p>,
     pub(super) seed: u64,
+}
+
+/// What the token rewards of a judge are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum JudgedReward {
+    /// Probability with the demonstration less that with misleading versions of it.
+    Contrast,
+    /// Log-probability with the demonstration less the sample's own.
+    Teacher,
 }
 
 /// Fills the judge's token rewards of every sample that has none.
@@ -46,11 +57,16 @@ pub(super) fn judge_samples(
         let (false, Some(hints)) = (completions.is_empty(), hints) else {
             continue;
         };
-        let rewards = plan.rewards(&JudgedTraces {
+        let judged = JudgedTraces {
             question: &group.problem.question,
             hints,
             completions,
-        })?;
+        };
+        let logprobs = plan.logprobs(&judged)?;
+        let rewards = match plan.reward {
+            JudgedReward::Contrast => judged_rewards(&logprobs, judged.completions.len()),
+            JudgedReward::Teacher => taught(group, &logprobs),
+        };
         let samples = group.traces.iter_mut().filter(|trace| open(trace));
         for (trace, rewards) in samples.zip(rewards) {
             trace.judged = rewards;
@@ -60,31 +76,44 @@ pub(super) fn judge_samples(
 }
 
 impl JudgePlan<'_> {
-    fn rewards(&self, judged: &JudgedTraces<'_>) -> Result<Vec<Vec<f32>>, TrainError> {
+    fn logprobs(&self, judged: &JudgedTraces<'_>) -> Result<Vec<Vec<f32>>, TrainError> {
         let groups = self.judge.groups(judged)?;
-        let logprobs = in_micro_batches(&groups, self.execution, |batch| {
+        in_micro_batches(&groups, self.execution, |batch| {
             Ok(self.judge.logprobs(batch)?)
-        })?;
-        Ok(judged_rewards(&logprobs, judged.completions.len()))
+        })
     }
 
     /// The hints of a prompt; they depend on the seed and the problem only.
     fn hints(&self, group: &PromptGroup) -> Option<Hints> {
         let text = &group.demonstration()?.completion.text;
         let mut stream = Stream::new(self.seed, &[HINTS, group.index as u64]);
-        let mut hints = Hints::of(text, self.hints, &mut stream);
-        if hints.wrong.is_empty() {
+        let count = match self.reward {
+            JudgedReward::Contrast => self.hints,
+            JudgedReward::Teacher => 0,
+        };
+        let mut hints = Hints::of(text, count, &mut stream);
+        if hints.wrong.len() < count.min(1) {
             let others = self.demonstrations.iter();
             let others = others.filter(|other| other.index != group.index);
             let others: Vec<&Trace> = others.filter_map(PromptGroup::demonstration).collect();
             if others.is_empty() {
                 return None;
             }
-            let drawn = (0..self.hints).map(|_| others[stream.below(others.len())]);
+            let drawn = (0..count).map(|_| others[stream.below(others.len())]);
             hints.wrong = drawn.map(|other| other.completion.text.clone()).collect();
         }
         Some(hints)
     }
+}
+
+/// Log-probabilities with the demonstration less those that the samples were drawn with.
+fn taught(group: &PromptGroup, logprobs: &[Vec<f32>]) -> Vec<Vec<f32>> {
+    let samples = group.samples().filter(|sample| sample.judged.is_empty());
+    let pairs = samples.zip(logprobs).map(|(sample, taught)| {
+        let own = sample.sampling.iter().flat_map(|s| &s.policy_logprobs);
+        taught.iter().zip(own).map(|(t, o)| t - o).collect()
+    });
+    pairs.collect()
 }
 
 /// Adds the judge's part to the token rewards of samples, see [`RewardSource`].
@@ -100,7 +129,10 @@ pub(super) fn join_rewards(
     let judged: Vec<Vec<f32>> = groups
         .iter()
         .flat_map(|group| &group.traces)
-        .map(|trace| weighted(&trace.judged, trace.len()))
+        .map(|trace| match source {
+            RewardSource::SelfDistilled => trace.judged.clone(),
+            _ => weighted(&trace.judged, trace.len()),
+        })
         .collect();
     check_finite("the judge's reward", &judged).map_err(|error| {
         let batch = UpdateBatch {
@@ -116,7 +148,7 @@ pub(super) fn join_rewards(
         .collect();
     let factors = match source {
         RewardSource::Learned => return Ok(()),
-        RewardSource::Privileged => Factors::judged_alone(),
+        RewardSource::Privileged | RewardSource::SelfDistilled => Factors::judged_alone(),
         RewardSource::Mixed => Factors {
             learned: 1.0 / deviation(&learned),
             judged: 1.0 / deviation(&judged),

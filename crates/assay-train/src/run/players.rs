@@ -9,7 +9,6 @@ use super::inputs::{TrainInputs, TrainerKind};
 use super::start::{start_discriminator, start_policy};
 use crate::TrainError;
 use crate::adam::AdamW;
-use crate::settings::RewardSource;
 
 /// The players of a run.
 pub(super) struct Players {
@@ -27,9 +26,8 @@ impl Players {
     pub(super) fn start(inputs: &TrainInputs<'_>) -> Result<Self, TrainError> {
         let policy = start_policy(inputs)?;
         let policy_optimiser = AdamW::new(&policy.parameters())?;
-        let source = inputs.settings.reward.source;
         let discriminator = match inputs.kind {
-            TrainerKind::Airl if source != RewardSource::Privileged => {
+            TrainerKind::Airl if inputs.settings.reward.trains_discriminator() => {
                 Some(start_discriminator(inputs)?)
             }
             TrainerKind::Airl | TrainerKind::Sft | TrainerKind::Grpo => None,

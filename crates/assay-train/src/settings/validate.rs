@@ -143,6 +143,12 @@ impl Settings {
                 "must be at least 1, not 0",
             ));
         }
+        if self.reward.source == RewardSource::SelfDistilled
+            && self.policy.trained == TrainedParameters::Whole
+        {
+            let reason = "must be \"adapter\" with `reward.source = \"self_distilled\"`";
+            return Err(TrainError::setting("policy.trained", reason));
+        }
         let has_expert = self.policy.advantage.expert_in_group != ExpertInGroup::Off;
         if has_expert && self.reward.source != RewardSource::Learned {
             let key = "policy.advantage.expert_in_group";

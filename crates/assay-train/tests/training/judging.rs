@@ -63,6 +63,20 @@ fn a_judged_policy_learns_without_discriminator() {
 }
 
 #[test]
+fn the_policy_teaches_itself() {
+    let mut settings = judged_settings();
+    settings.reward.source = RewardSource::SelfDistilled;
+    let dir = tempfile::tempdir().unwrap();
+    run_on(&settings, &reader(), dir.path()).unwrap();
+    let metrics = read(&dir.path().join("metrics.jsonl")).unwrap();
+    let last = &metrics.last().unwrap().values;
+    assert!(last["rollout/reward"] != 0.0 && last["policy/gradient_norm"] > 0.0);
+    settings.policy.trained = assay_train::settings::TrainedParameters::Whole;
+    let error = settings.validate().unwrap_err().to_string();
+    assert!(error.contains("policy.trained"), "{error}");
+}
+
+#[test]
 fn the_judge_joins_or_labels_the_discriminator() {
     let model = reader();
     let losses = |source, weight| {
