@@ -12,6 +12,7 @@ mod group;
 mod numbers;
 mod operators;
 mod steps;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -50,6 +51,10 @@ pub enum Perturbation {
     WrongUnitScale,
     /// A number of the reasoning plus or minus one. Held out of training.
     OffByOne,
+    /// A statement of the reasoning denied, or a denied one affirmed. Held out of training.
+    FlipPolarity,
+    /// The last word of a step replaced by that of an earlier step. Held out of training.
+    SwapConclusion,
 }
 
 /// A corrupted text.
@@ -69,7 +74,7 @@ pub struct Perturbed {
 
 impl Perturbation {
     /// All perturbations, those held out of training last.
-    pub const ALL: [Perturbation; 11] = [
+    pub const ALL: [Perturbation; 13] = [
         Perturbation::FlipOperator,
         Perturbation::CorruptAnswer,
         Perturbation::AnswerFromReasoning,
@@ -81,6 +86,8 @@ impl Perturbation {
         Perturbation::CarryError,
         Perturbation::WrongUnitScale,
         Perturbation::OffByOne,
+        Perturbation::FlipPolarity,
+        Perturbation::SwapConclusion,
     ];
 
     /// The name in settings and reports.
@@ -97,6 +104,8 @@ impl Perturbation {
             Perturbation::CarryError => "carry_error",
             Perturbation::WrongUnitScale => "wrong_unit_scale",
             Perturbation::OffByOne => "off_by_one",
+            Perturbation::FlipPolarity => "flip_polarity",
+            Perturbation::SwapConclusion => "swap_conclusion",
         }
     }
 
@@ -104,7 +113,11 @@ impl Perturbation {
     pub fn is_held_out(self) -> bool {
         matches!(
             self,
-            Perturbation::CarryError | Perturbation::WrongUnitScale | Perturbation::OffByOne
+            Perturbation::CarryError
+                | Perturbation::WrongUnitScale
+                | Perturbation::OffByOne
+                | Perturbation::FlipPolarity
+                | Perturbation::SwapConclusion
         )
     }
 
@@ -122,6 +135,8 @@ impl Perturbation {
             Perturbation::CarryError => numbers::carry_error(text, stream),
             Perturbation::WrongUnitScale => numbers::wrong_unit_scale(text, stream),
             Perturbation::OffByOne => numbers::off_by_one(text, stream),
+            Perturbation::FlipPolarity => words::flip_polarity(text, stream),
+            Perturbation::SwapConclusion => words::swap_conclusion(text, stream),
         }?;
         edited.located(text, self)
     }
