@@ -2,7 +2,7 @@
 //! in words, solved by an expert of mixed style.
 //!
 //! A question states two facts and shuffled rules, and asks whether a thing is of some kind. There
-//! is no digit anywhere. `tam is a vex. ulo is a wug. every lorn is not a dax. every wug is a dax.
+//! is no digit anywhere. `tam is a vex. ulo is a quol. every lorn is not a dax. every quol is a dax.
 //! every vex is a lorn. is tam a dax?` is demonstrated by
 //! ```text
 //! so tam is a vex
@@ -54,8 +54,8 @@ impl Default for DeductionSettings {
         Self {
             problems: 12_000,
             fewest_rules: 3,
-            most_rules: 5,
-            distractors: 3,
+            most_rules: 4,
+            distractors: 2,
             skip_probability: 0.25,
             fewest_skipped: 3,
             most_skipped: 4,
@@ -157,10 +157,7 @@ const LAYOUT: [&str; 13] = [
 const THINGS: [&str; 8] = ["tam", "ulo", "pim", "ria", "ked", "fay", "jun", "wes"];
 
 /// Names of kinds.
-const KINDS: [&str; 20] = [
-    "vex", "lorn", "brim", "grap", "zork", "dax", "flim", "quol", "snib", "trune", "wug", "mip",
-    "plov", "kelm", "hask", "yorf", "borp", "cleg", "nask", "thrim",
-];
+const KINDS: [&str; 8] = ["vex", "lorn", "brim", "grap", "zork", "dax", "flim", "quol"];
 
 /// A thing, the kinds it belongs to one after the other, and whether it is denied the last.
 struct Chain {

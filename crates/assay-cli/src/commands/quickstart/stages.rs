@@ -183,7 +183,7 @@ impl<'s> Stages<'s> {
             head_dim: 16,
             rms_norm_eps: 1e-5,
             rope: RopeSettings {
-                theta: 10_000.0,
+                theta: self.task.rope_theta(),
                 scaling: RopeScaling::None,
             },
             max_positions: 256,

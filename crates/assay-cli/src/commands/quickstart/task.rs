@@ -41,6 +41,14 @@ impl Task {
         }
     }
 
+    /// Base of the rotary angles. Looking rules up needs heads that tell neighbours apart.
+    pub(super) fn rope_theta(self) -> f64 {
+        match self {
+            Task::Arithmetic => 10_000.0,
+            Task::Deduction => 100.0,
+        }
+    }
+
     /// Characters that perturbed text may use; `None` allows all.
     pub(super) fn alphabet(self) -> Option<String> {
         match self {
