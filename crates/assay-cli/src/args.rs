@@ -74,13 +74,16 @@ pub(crate) enum Command {
 
 #[derive(Args)]
 pub(crate) struct QuickstartArgs {
+    /// Which built-in task.
+    #[arg(long, value_enum, default_value = "arithmetic")]
+    pub(crate) task: Task,
     /// Directory of the results.
     #[arg(long, default_value = "runs/quickstart")]
     pub(crate) out: PathBuf,
     /// Seed of everything random.
     #[arg(long, default_value_t = 42)]
     pub(crate) seed: u64,
-    /// Override a setting of configs/quickstart.toml. May be repeated; later ones win.
+    /// Override a setting of configs/quickstart.toml or configs/deduction.toml. May be repeated; later ones win.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
     /// Head of the reward model.
@@ -89,6 +92,14 @@ pub(crate) struct QuickstartArgs {
     /// Print summary.json instead of the table.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Task {
+    /// Clock arithmetic; negatives are demonstrations with an injected error.
+    Arithmetic,
+    /// Deduction in words, without a number; negatives are the policy's own branches.
+    Deduction,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -99,18 +99,11 @@ impl<'s> Searcher<'s> {
         encoder: &'s Encoder<'s>,
         model: &LanguageModel,
     ) -> Self {
-        let has_line_break = |id: &u32| {
-            let bytes = model.tokenizer.token_bytes(*id);
-            bytes.is_some_and(|bytes| bytes.contains(&b'\n'))
-        };
-        let line_breaks = (0..model.tokenizer.vocab_size() as u32)
-            .filter(has_line_break)
-            .collect();
         Self {
             policy,
             critic,
             encoder,
-            line_breaks,
+            line_breaks: model.tokenizer.line_breaks(),
         }
     }
 
@@ -195,6 +188,7 @@ impl<'s> Searcher<'s> {
                     prompt: [tree.prompt.as_slice(), &prefix.drawn.token_ids].concat(),
                     streams: (0..children).map(stream).collect(),
                     max_new_tokens: Some(limit - prefix.drawn.token_ids.len()),
+                    not_first: None,
                 });
                 parents.push((slot, prefix));
             }

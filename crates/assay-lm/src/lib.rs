@@ -47,6 +47,7 @@
 //!     prompt: tokenizer.encode("1+1=")?,
 //!     streams: vec![Stream::new(7, &[0]), Stream::new(7, &[1])],
 //!     max_new_tokens: None,
+//!     not_first: None,
 //! };
 //! let limits = SamplingLimits { max_new_tokens: 8, stop_tokens: vec![4], max_sequences: 2 };
 //! let settings = SamplingSettings::default();

@@ -41,6 +41,9 @@ pub struct SampleRequest {
     /// Largest number of tokens of each of these samples, where it is below the general limit; at
     /// least 1.
     pub max_new_tokens: Option<usize>,
+    /// A token that none of these samples begins with: the first is drawn from the distribution
+    /// without it.
+    pub not_first: Option<u32>,
 }
 
 /// A sampled completion.
@@ -211,11 +214,21 @@ impl FirstLogits {
     /// Prompts whose logits are copied at one time: bounds the copy, not the number of samples.
     const ROWS: usize = 64;
 
-    fn new(logits: Tensor) -> Result<Self, LmError> {
-        Ok(match has_kernels(logits.device()) {
-            true => Self::Device(logits),
-            false => Self::Host(logits.to_vec2()?),
-        })
+    /// The logits of every request, without those of tokens that may not come first; these are
+    /// taken out on the host.
+    fn new(logits: Tensor, requests: &[SampleRequest]) -> Result<Self, LmError> {
+        let excludes = requests.iter().any(|request| request.not_first.is_some());
+        if has_kernels(logits.device()) && !excludes {
+            return Ok(Self::Device(logits));
+        }
+        let mut rows: Vec<Vec<f32>> = logits.to_vec2()?;
+        for (row, request) in rows.iter_mut().zip(requests) {
+            let excluded = request.not_first.map(|token| token as usize);
+            if let Some(logit) = excluded.and_then(|token| row.get_mut(token)) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+        Ok(Self::Host(rows))
     }
 
     /// A first token for each sample, from its prompt's row and with its stream's next number.
@@ -282,7 +295,8 @@ impl<'m> Decoder<'m> {
         limits: &'m SamplingLimits,
     ) -> Result<Self, LmError> {
         let (prompts, prompt_cache, last) = prefill(model, adapter, requests)?;
-        let first_logits = FirstLogits::new(output_logits(&last, model.output_matrix())?)?;
+        let logits = output_logits(&last, model.output_matrix())?;
+        let first_logits = FirstLogits::new(logits, requests)?;
         let waiting: VecDeque<_> = requests
             .iter()
             .enumerate()

@@ -273,6 +273,15 @@ impl Tokenizer {
         ((id as usize) < self.vocab_size()).then(|| self.bytes.of_token(id))
     }
 
+    /// The tokens whose bytes hold a line break, ascending.
+    pub fn line_breaks(&self) -> Vec<u32> {
+        let breaks = |id: &u32| {
+            let bytes = self.token_bytes(*id);
+            bytes.is_some_and(|bytes| bytes.contains(&b'\n'))
+        };
+        (0..self.vocab_size() as u32).filter(breaks).collect()
+    }
+
     /// The id of a token by its name in the vocabulary.
     pub fn token_id(&self, name: &str) -> Option<u32> {
         self.inner.token_to_id(name)

@@ -463,6 +463,7 @@ fn cached_decoding_agrees_with_one_pass() {
             prompt: prompt.clone(),
             streams: vec![Stream::new(3, &[0])],
             max_new_tokens: None,
+            not_first: None,
         };
         let limits = SamplingLimits {
             max_new_tokens: 12,

@@ -287,6 +287,7 @@ impl Worker {
                 prompt: job.work.prompt.clone(),
                 streams: job.work.streams.clone(),
                 max_new_tokens: None,
+                not_first: None,
             })
             .collect();
         let max_new_tokens = jobs[0].work.max_tokens;

@@ -77,16 +77,16 @@ pub enum Split {
 }
 
 impl Split {
-    /// The split a question belongs to: one eighth each for validation and test, by hash.
-    pub fn of(question: &str) -> Self {
-        match text_key(question) % 8 {
+    /// The split a text belongs to: one eighth each for validation and test, by hash.
+    pub fn of(text: &str) -> Self {
+        match text_key(text) % 8 {
             0 => Split::Test,
             1 => Split::Validation,
             _ => Split::Train,
         }
     }
 
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Split::Train => "train",
             Split::Validation => "validation",

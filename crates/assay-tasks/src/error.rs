@@ -188,6 +188,12 @@ pub enum TasksError {
         /// What is wrong with the settings.
         problem: String,
     },
+    /// The generated task in words cannot be made with these settings.
+    #[error("deduction task: {problem}")]
+    Deduction {
+        /// What is wrong with the settings.
+        problem: String,
+    },
 }
 
 /// Why one record of a data file cannot be used.

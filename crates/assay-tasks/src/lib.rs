@@ -30,6 +30,7 @@ pub mod answers;
 pub mod arithmetic;
 pub mod countdown;
 pub mod datasets;
+pub mod deduction;
 mod error;
 mod json;
 mod lines;
@@ -45,5 +46,6 @@ mod text_file;
 pub mod trace;
 pub mod trace_io;
 pub mod trace_stream;
+pub mod wrong_traces;
 
 pub use error::{RecordFault, TasksError};

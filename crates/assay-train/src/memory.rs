@@ -274,7 +274,8 @@ pub fn training_rows(config: &ModelConfig, residence: Residence, budget: PassBud
 /// Most rows of a packed batch in training: a micro-batch's, or the largest group's, which has to stay whole.
 fn max_training_rows(config: &ModelConfig, settings: &Settings, residence: Residence) -> usize {
     let (run, sampling) = (&settings.run, &settings.sampling);
-    let negatives = settings.reward.perturbations.per_demonstration;
+    let reward = &settings.reward;
+    let negatives = reward.perturbations.per_demonstration + reward.branches.per_demonstration;
     let completions = sampling.samples + 1 + negatives;
     let group = sampling.max_prompt_tokens + completions * sampling.max_completion_tokens;
     let rows = training_rows(config, residence, run.pass_budget());

@@ -5,11 +5,12 @@
 //! the same bits. An iteration of the game has these phases:
 //!
 //! 1. sample completions of the iteration's prompts from the policy;
-//! 2. update the discriminator on demonstrations, perturbed demonstrations and samples;
+//! 2. update the discriminator on demonstrations, perturbed demonstrations, branches and samples;
 //! 3. score the samples with the updated discriminator;
 //! 4. update the policy on the samples and their token rewards;
 //! 5. record metrics, and save a checkpoint when one is due.
 
+mod branches;
 mod data;
 mod directory;
 pub mod discriminator;
@@ -42,6 +43,7 @@ use assay_critic::judge::Judge;
 use assay_lm::draw::SamplingSettings as DrawSettings;
 use assay_lm::sampling::SamplingLimits;
 
+use self::branches::{BranchPlan, Branches};
 use self::directory::{Best, RunDirectory};
 use self::discriminator::DiscriminatorPlan;
 use self::evaluate::{EvaluationPlan, sample_problems};
@@ -52,7 +54,7 @@ use self::players::Players;
 use self::policy_update::{
     PolicyPlan, PolicyReport, fill_rewards, fill_zero_rewards, policy_groups, update_policy,
 };
-use self::rank_checks::{compare_inputs, compare_weights, gather_samples};
+use self::rank_checks::{compare_inputs, compare_weights, gather_samples, gather_traces};
 use self::record::{Record, recorded};
 use self::report::{
     DiscriminatorPhase, IterationReport, RewardsReport, RolloutReport, ValidationReport,
@@ -83,6 +85,7 @@ struct Run<'i> {
     encoder: Encoder<'i>,
     /// The demonstrations, one group each.
     demonstrations: Vec<PromptGroup>,
+    branches: Branches<'i>,
     draw: DrawSettings,
     limits: SamplingLimits,
     sft_iterations: usize,
@@ -189,6 +192,7 @@ impl<'i> Run<'i> {
             let all = demonstrations.len();
             observer.note(&format!("stored samples of {covered} of {all} prompts"));
         }
+        let branches = Branches::new(inputs, &demonstrations, &encoder, observer)?;
         let sft_iterations = match (inputs.kind, &settings.policy.start) {
             (TrainerKind::Sft, _) | (_, PolicyStart::Sft) => {
                 let visits = settings.sft.epochs * demonstrations.len();
@@ -205,6 +209,7 @@ impl<'i> Run<'i> {
             settings,
             encoder,
             demonstrations,
+            branches,
             draw: DrawSettings {
                 temperature: sampling.temperature,
                 top_p: sampling.top_p,
@@ -316,6 +321,7 @@ impl<'i> Run<'i> {
             self.judge(&mut groups)?;
         }
         report.rollout = Some(self.rollout_report(&groups));
+        self.add_branches(&mut groups, game)?;
         report.discriminator = self.update_discriminator(&groups, game)?;
         if warming {
             return Ok(());
@@ -468,6 +474,38 @@ impl<'i> Run<'i> {
             seed: self.settings.seed,
         };
         judge_samples(groups, &plan)
+    }
+
+    /// Phase 2a: adds branches of the demonstrations, as the discriminator's updates of this iteration need them.
+    fn add_branches(&self, groups: &mut [PromptGroup], game: usize) -> Result<(), TrainError> {
+        let updates = self
+            .settings
+            .reward
+            .schedule
+            .plan(game)
+            .discriminator_updates;
+        if self.players.discriminator.is_none() || updates == 0 {
+            return Ok(());
+        }
+        let ranks = self.inputs.ranks;
+        let own = &groups[ranks::share(ranks, groups.len())];
+        let most = own.len() * self.settings.reward.branches.per_demonstration;
+        let made = self.with_sequences(most, |limits| {
+            let plan = BranchPlan {
+                policy: &self.players.policy,
+                encoder: &self.encoder,
+                limits,
+                token_budget: self.settings.run.token_budget,
+                iteration: game,
+                seed: self.settings.seed,
+            };
+            self.branches.of(own, &plan)
+        });
+        let made = gather_traces(ranks, made)?;
+        for (group, branches) in groups.iter_mut().zip(made) {
+            group.traces.extend(branches);
+        }
+        Ok(())
     }
 
     fn rollout_report(&self, groups: &[PromptGroup]) -> RolloutReport {

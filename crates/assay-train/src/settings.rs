@@ -4,6 +4,7 @@
 //! negatives, policy negatives by schedule and one advantage a trace. Files overlay each other ([`load`]); values
 //! without meaning are refused by [`Settings::validate`]. Paths are relative to the working directory.
 
+mod branches;
 mod data;
 mod engine;
 pub mod load;
@@ -20,6 +21,7 @@ use assay_tasks::perturbations::{Perturbation, Registry};
 use assay_tasks::prompts::PromptSettings;
 use serde::{Deserialize, Serialize};
 
+pub use branches::{BranchEnd, BranchPlace, BranchSettings, BranchSource};
 pub use data::{DataFile, DataSettings};
 pub use engine::{EngineSettings, Handover, PromptForm};
 
@@ -255,6 +257,8 @@ pub struct RewardSettings {
     pub loss: DiscriminatorLossSettings,
     /// Demonstrations with an injected error.
     pub perturbations: PerturbationSettings,
+    /// Continuations that leave a demonstration at some token.
+    pub branches: BranchSettings,
     /// When it is trained.
     pub schedule: DiscriminatorSchedule,
     /// The head's weight and bias learn at this factor times the learning rate; above 0.
@@ -274,6 +278,7 @@ impl Default for RewardSettings {
             transform: RewardTransform::default(),
             loss: DiscriminatorLossSettings::default(),
             perturbations: PerturbationSettings::default(),
+            branches: BranchSettings::default(),
             schedule: DiscriminatorSchedule::default(),
             head_learning_rate_factor: 1.0,
             label_switch: false,

@@ -20,7 +20,7 @@ pub enum TraceRole {
     Expert,
     /// A sample of the policy: negative.
     Policy,
-    /// A demonstration with an injected error: negative from the error on.
+    /// A demonstration with an injected error, or a branch of it: negative from the error on.
     Perturbed,
 }
 
@@ -162,6 +162,12 @@ impl PromptGroup {
     pub fn samples(&self) -> impl Iterator<Item = &Trace> + Clone {
         let is_sample = |trace: &&Trace| trace.role == TraceRole::Policy;
         self.traces.iter().filter(is_sample)
+    }
+
+    /// The branches of the demonstration: traces that leave it at a known token.
+    pub fn branches(&self) -> impl Iterator<Item = &Trace> + Clone {
+        let is_branch = |trace: &&Trace| trace.role == TraceRole::Perturbed;
+        self.traces.iter().filter(is_branch)
     }
 
     /// Prompt and completions as the unit of a packed batch.

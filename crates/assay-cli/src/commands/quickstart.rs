@@ -1,6 +1,6 @@
 //! `assay quickstart`: the whole method on a built-in task, offline, in a few minutes.
 //!
-//! A small Llama learns clock arithmetic from demonstrations of mixed style: experts who write every step and experts
+//! A small Llama learns clock arithmetic, or deduction in words, from demonstrations of mixed style: experts who write every step and experts
 //! who skip some. Then three continuations start from it with equal numbers of tokens: the adversarial game with a
 //! dense reward and no answers, GRPO with the verifier, and more supervised fine-tuning.
 
@@ -8,6 +8,7 @@ mod measure;
 mod outcome;
 mod speed;
 mod stages;
+mod task;
 
 use std::io::Write;
 use std::time::Instant;
@@ -16,12 +17,13 @@ use anyhow::{Context, Result, ensure};
 use assay_critic::HeadSettings;
 use assay_train::settings::Settings;
 
-use crate::args::{Head, QuickstartArgs};
+use crate::args::{Head, QuickstartArgs, Task};
 use crate::progress::message;
 use stages::Stages;
 
 /// The settings, as in the repository.
 const SETTINGS: &str = include_str!("../../../../configs/quickstart.toml");
+const DEDUCTION: &str = include_str!("../../../../configs/deduction.toml");
 const BASE: &str = include_str!("../../../../configs/base.toml");
 
 /// Runs the command.
@@ -35,7 +37,7 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
     );
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot make the directory {}", args.out.display()))?;
-    let stages = Stages::new(&settings, &args.out)?;
+    let stages = Stages::new(args.task, &settings, &args.out)?;
     message(&format!(
         "task: {} demonstrations, {} test problems, disjoint; e.g. {}",
         stages.train.len(),
@@ -63,11 +65,17 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
 
 /// The built-in settings with the arguments' overrides.
 fn settings(args: &QuickstartArgs) -> Result<Settings> {
-    let own = SETTINGS.lines().filter(|line| !line.starts_with("extends"));
-    let texts = [
+    let own = |text: &str| {
+        let lines = text.lines().filter(|line| !line.starts_with("extends"));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    let mut texts = vec![
         (BASE.to_owned(), "base.toml"),
-        (own.collect::<Vec<_>>().join("\n"), "quickstart.toml"),
+        (own(SETTINGS), "quickstart.toml"),
     ];
+    if matches!(args.task, Task::Deduction) {
+        texts.push((own(DEDUCTION), "deduction.toml"));
+    }
     let mut settings = Settings::from_texts(&texts, &args.set)?;
     settings.seed = args.seed;
     let (beta, reference_weight) = match settings.reward.head {

@@ -31,6 +31,7 @@ fn sampled(
         prompt: model.tokenizer.encode(question).unwrap(),
         streams: (0..n).map(|i| Stream::new(seed, &[SERVE, i])).collect(),
         max_new_tokens: None,
+        not_first: None,
     };
     let limits = SamplingLimits {
         max_new_tokens: max_tokens,

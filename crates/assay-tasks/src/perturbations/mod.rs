@@ -13,6 +13,7 @@ mod hints;
 mod numbers;
 mod operators;
 mod steps;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -52,6 +53,10 @@ pub enum Perturbation {
     WrongUnitScale,
     /// A number of the reasoning plus or minus one. Held out of training.
     OffByOne,
+    /// A statement of the reasoning denied, or a denied one affirmed. Held out of training.
+    FlipPolarity,
+    /// The last word of a step replaced by that of an earlier step. Held out of training.
+    SwapConclusion,
 }
 
 /// A corrupted text.
@@ -71,7 +76,7 @@ pub struct Perturbed {
 
 impl Perturbation {
     /// All perturbations, those held out of training last.
-    pub const ALL: [Perturbation; 11] = [
+    pub const ALL: [Perturbation; 13] = [
         Perturbation::FlipOperator,
         Perturbation::CorruptAnswer,
         Perturbation::AnswerFromReasoning,
@@ -83,6 +88,8 @@ impl Perturbation {
         Perturbation::CarryError,
         Perturbation::WrongUnitScale,
         Perturbation::OffByOne,
+        Perturbation::FlipPolarity,
+        Perturbation::SwapConclusion,
     ];
 
     /// The name in settings and reports.
@@ -99,6 +106,8 @@ impl Perturbation {
             Perturbation::CarryError => "carry_error",
             Perturbation::WrongUnitScale => "wrong_unit_scale",
             Perturbation::OffByOne => "off_by_one",
+            Perturbation::FlipPolarity => "flip_polarity",
+            Perturbation::SwapConclusion => "swap_conclusion",
         }
     }
 
@@ -106,7 +115,11 @@ impl Perturbation {
     pub fn is_held_out(self) -> bool {
         matches!(
             self,
-            Perturbation::CarryError | Perturbation::WrongUnitScale | Perturbation::OffByOne
+            Perturbation::CarryError
+                | Perturbation::WrongUnitScale
+                | Perturbation::OffByOne
+                | Perturbation::FlipPolarity
+                | Perturbation::SwapConclusion
         )
     }
 
@@ -124,6 +137,8 @@ impl Perturbation {
             Perturbation::CarryError => numbers::carry_error(text, stream),
             Perturbation::WrongUnitScale => numbers::wrong_unit_scale(text, stream),
             Perturbation::OffByOne => numbers::off_by_one(text, stream),
+            Perturbation::FlipPolarity => words::flip_polarity(text, stream),
+            Perturbation::SwapConclusion => words::swap_conclusion(text, stream),
         }?;
         edited.located(text, self)
     }

@@ -399,6 +399,38 @@ fn fault_01_corruptions_stay_under_their_own_question() {
     }
 }
 
+const WORDS: &str = "tam is a vex\nso vex must be a lorn\nlorn is not a dax\n#### no";
+
+#[test]
+fn a_statement_is_denied_or_affirmed() {
+    assert_eq!(
+        results(Perturbation::FlipPolarity, WORDS),
+        [
+            WORDS.replace("must", "cannot"),
+            WORDS.replace("not a", "a"),
+            WORDS.replace("tam is", "tam is not"),
+        ]
+    );
+    let perturbed = |text: &str| Perturbation::FlipPolarity.apply(text, &mut Stream::new(1, &[]));
+    let denied = perturbed("it is red\n#### yes").unwrap();
+    assert_eq!(&denied.text[denied.span], "not");
+    let affirmed = perturbed("it is not red\n#### no").unwrap();
+    assert_eq!(affirmed.text, "it is red\n#### no");
+    assert_eq!(&affirmed.text[affirmed.span], "red");
+    assert!(perturbed("no verb here\n#### is").is_none());
+}
+
+#[test]
+fn a_conclusion_returns_to_an_earlier_one() {
+    assert_eq!(
+        results(Perturbation::SwapConclusion, WORDS),
+        [WORDS.replace("dax", "vex")],
+        "a step never concludes a word that it holds"
+    );
+    let none = "tam is a vex\nvex is a lorn\n#### yes";
+    assert!(results(Perturbation::SwapConclusion, none).is_empty());
+}
+
 #[test]
 fn names_are_known_and_a_slip_names_the_nearest() {
     for kind in Perturbation::ALL {
@@ -422,7 +454,7 @@ fn names_are_known_and_a_slip_names_the_nearest() {
             Registry::training().kinds().len(),
             Registry::held_out().kinds().len()
         ),
-        (8, 3)
+        (8, 5)
     );
 }
 

@@ -1,6 +1,6 @@
 //! Updates of the discriminator: the traces of a prompt with their labels, the loss over all of them, AdamW.
 //!
-//! A prompt's group holds the demonstration, its perturbations and the policy's samples of it. Replayed samples form
+//! A prompt's group holds the demonstration, its perturbations, its branches and the policy's samples of it. Replayed samples form
 //! groups of their own under their own prompt: they enter the pointwise terms only.
 
 use assay_critic::RewardModel;
@@ -105,8 +105,8 @@ impl Discriminator {
         negatives.weight(iteration, self.style.running())
     }
 
-    /// One optimiser update; `index` counts the updates of the iteration. `groups` hold the demonstration of each prompt
-    /// and, when samples were drawn, the policy's samples.
+    /// One optimiser update; `index` counts the updates of the iteration. `groups` hold the demonstration of each prompt,
+    /// its branches and, when samples were drawn, the policy's samples.
     ///
     /// # Errors
     /// A loss, gradient or weight that is not finite, a parameter without gradient, or a failing operation.
@@ -180,7 +180,8 @@ impl Discriminator {
         }
     }
 
-    /// The groups of one update: demonstrations, their perturbations, the policy's samples, replayed samples.
+    /// The groups of one update: demonstrations, their perturbations and branches, the policy's samples,
+    /// replayed samples.
     fn labelled(
         &self,
         groups: &[PromptGroup],
@@ -203,6 +204,7 @@ impl Discriminator {
             let path = [PERTURB, keys[0], keys[1], group.index as u64];
             let mut stream = Stream::new(plan.seed, &path);
             own.extend(data.perturbed(group, demonstration, plan, &mut stream)?);
+            own.extend(group.branches().cloned());
             for sample in group.samples() {
                 seen += 1;
                 if left_out(seen) == left_out(seen - 1) {

@@ -18,20 +18,26 @@ pub(super) fn gather_samples(
     ranks: &dyn Collective,
     own: Result<Vec<PromptGroup>, TrainError>,
 ) -> Result<Vec<Vec<Trace>>, TrainError> {
-    let samples = |groups: &[PromptGroup]| -> Vec<Vec<Trace>> {
-        let own = groups
-            .iter()
-            .map(|group| group.samples().cloned().collect());
-        own.collect()
-    };
+    let samples = |group: &PromptGroup| group.samples().cloned().collect();
+    gather_traces(ranks, own.map(|own| own.iter().map(samples).collect()))
+}
+
+/// The traces that all ranks made, in rank order, one list a group.
+///
+/// # Errors
+/// A rank could not make its own.
+pub(super) fn gather_traces(
+    ranks: &dyn Collective,
+    own: Result<Vec<Vec<Trace>>, TrainError>,
+) -> Result<Vec<Vec<Trace>>, TrainError> {
     if ranks.size() == 1 {
-        return own.map(|own| samples(&own));
+        return own;
     }
     let unreadable = |error: serde_json::Error| TrainError::Collective {
         doing: "gathering samples",
         reason: error.to_string(),
     };
-    let own = own.and_then(|own| serde_json::to_vec(&samples(&own)).map_err(unreadable));
+    let own = own.and_then(|own| serde_json::to_vec(&own).map_err(unreadable));
     let mut all = Vec::new();
     for bytes in ranks::exchange(ranks, own)? {
         let traces: Vec<Vec<Trace>> = serde_json::from_slice(&bytes).map_err(unreadable)?;

@@ -61,6 +61,7 @@ pub fn rollout(
                 .map(|sample| plan.stream(group.index, sample))
                 .collect(),
             max_new_tokens: None,
+            not_first: None,
         })
         .collect();
     let drawn = sample(

@@ -128,6 +128,7 @@ impl Settings {
             let reason = format!("{kind:?} is trained on and cannot be held out");
             return Err(TrainError::setting("reward.perturbations.held_out", reason));
         }
+        reward.branches.validate("reward.branches")?;
         reward.granularity.validate("reward.granularity")?;
         reward.transform.validate("reward.transform")?;
         reward.loss.validate("reward.loss")?;

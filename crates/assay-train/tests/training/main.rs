@@ -37,7 +37,7 @@ use assay_train::reward::schedule::PolicyNegatives;
 use assay_train::run::Silent;
 use assay_train::run::rollout::{RolloutPlan, rollout};
 use assay_train::run::{RunMode, TrainInputs, TrainerKind, newest_checkpoint, train};
-use assay_train::settings::{PlayerLora, PolicyStart, Settings};
+use assay_train::settings::{BranchSource, PlayerLora, PolicyStart, Settings};
 use assay_train::trace::{PromptGroup, TokenSpans, Trace, packed, traces};
 use assay_train::update::{LossGradients, Reach, UpdatePasses, update};
 use assay_train::{TrainError, checkpoint};
@@ -227,7 +227,8 @@ fn three_iterations_of_the_game_give_the_recorded_numbers() {
 
 #[test]
 fn fault_18_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit() {
-    let settings = settings();
+    let mut settings = settings();
+    settings.reward.branches.per_demonstration = 1;
     let whole = tempfile::tempdir().unwrap();
     run(&settings, TrainerKind::Airl, whole.path(), RunMode::Fresh).unwrap();
     let expected = result(whole.path());
@@ -280,13 +281,65 @@ fn any_number_of_threads_gives_the_same_bits() {
                 .num_threads(threads)
                 .build()
                 .unwrap();
-            pool.install(|| run(&settings(), TrainerKind::Airl, dir.path(), RunMode::Fresh))
+            let mut settings = settings();
+            settings.reward.branches.per_demonstration = 1;
+            pool.install(|| run(&settings, TrainerKind::Airl, dir.path(), RunMode::Fresh))
                 .unwrap();
             result(dir.path())
         })
         .into();
     assert_eq!(results[0], results[1]);
     assert_eq!(results[0], results[2]);
+}
+
+/// A run of the game whose negatives are the wrong traces of a file with one record a problem.
+fn run_with_wrong_traces(record: impl Fn(&Problem) -> String) -> Result<(), TrainError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("wrong.jsonl");
+    let records: Vec<String> = problems(8).iter().map(record).collect();
+    std::fs::write(&path, records.join("\n")).unwrap();
+    let mut settings = settings();
+    settings.reward.perturbations.per_demonstration = 0;
+    settings.reward.branches.per_demonstration = 2;
+    settings.reward.branches.source = BranchSource::File { path };
+    settings.policy.start = PolicyStart::Base;
+    settings.run.iterations = 2;
+    let out = dir.path().join("run");
+    run(&settings, TrainerKind::Airl, &out, RunMode::Fresh)?;
+    for iteration in read(&out.join("metrics.jsonl")).unwrap() {
+        let accuracy = iteration.values.get("reward/accuracy_perturbed");
+        assert!(accuracy.is_some(), "the traces are negatives");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_file_of_wrong_traces_gives_negatives() {
+    run_with_wrong_traces(|problem| {
+        format!(
+            r##"{{"id": "{}", "text": "so 1+1=2\n#### 2"}}"##,
+            problem.id
+        )
+    })
+    .unwrap();
+}
+
+#[test]
+fn unusable_wrong_traces_are_named_and_counted() {
+    let said = |record: &str| {
+        let error = run_with_wrong_traces(|_| record.to_owned()).unwrap_err();
+        error.to_string()
+    };
+    let unknown = said(r#"{"id": "nobody", "text": "1+1=2"}"#);
+    assert!(
+        unknown.contains("`reward.branches.source.path`") && unknown.contains("8 of no demon"),
+        "{unknown}"
+    );
+    let malformed = said(r#"{"id": 1}"#);
+    assert!(
+        malformed.contains("wrong.jsonl:1: column `text` is missing"),
+        "{malformed}"
+    );
 }
 
 #[test]

@@ -165,6 +165,7 @@ fn complete(model: &LanguageModel, adapter: Option<&str>, body: &Value) -> Value
         prompt: serde_json::from_value(body["prompt"].clone()).unwrap(),
         streams: vec![Stream::new(body["seed"].as_u64().unwrap(), &[])],
         max_new_tokens: None,
+        not_first: None,
     };
     let limits = SamplingLimits {
         max_new_tokens: body["max_tokens"].as_u64().unwrap() as usize,

@@ -32,6 +32,7 @@ fn many_prompts_give_the_samples_of_each_alone() {
             .collect(),
         streams: (0..2).map(|i| Stream::new(11, &[prompt, i])).collect(),
         max_new_tokens: None,
+        not_first: None,
     };
     let limits = SamplingLimits {
         max_new_tokens: 9,
@@ -57,4 +58,49 @@ fn many_prompts_give_the_samples_of_each_alone() {
     for (request, together) in all.into_iter().zip(together) {
         assert_eq!(drawn(&[request])[0], together);
     }
+}
+
+#[test]
+fn a_token_left_out_never_comes_first() {
+    let model = model();
+    let first = |not_first: Option<u32>| -> Vec<Completion> {
+        let request = SampleRequest {
+            prompt: vec![1, 2, 3],
+            streams: (0..300).map(|i| Stream::new(12, &[i])).collect(),
+            max_new_tokens: Some(2),
+            not_first,
+        };
+        let limits = SamplingLimits {
+            max_new_tokens: 2,
+            stop_tokens: Vec::new(),
+            max_sequences: 300,
+        };
+        let settings = SamplingSettings::default();
+        let drawn = sample(
+            &model.transformer,
+            None,
+            &[request],
+            &settings,
+            &limits,
+            |_| (),
+        );
+        drawn.unwrap().remove(0)
+    };
+    let free = first(None);
+    let token = free[0].token_ids[0];
+    let share = free[0].sampling_logprobs[0].exp();
+    let logprobs: BTreeMap<u32, f32> = free
+        .iter()
+        .map(|own| (own.token_ids[0], own.sampling_logprobs[0]))
+        .collect();
+    let mut compared = 0;
+    for own in first(Some(token)) {
+        assert_ne!(own.token_ids[0], token);
+        if let Some(before) = logprobs.get(&own.token_ids[0]) {
+            let expected = before - (1.0 - share).ln();
+            assert!((own.sampling_logprobs[0] - expected).abs() < 1e-4);
+            compared += 1;
+        }
+    }
+    assert!(compared > 200, "{compared}");
 }

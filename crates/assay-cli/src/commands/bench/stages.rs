@@ -305,6 +305,7 @@ impl Workbench {
                 .map(|sample| Stream::new(SEED, &[1, index as u64, sample as u64]))
                 .collect(),
             max_new_tokens: None,
+            not_first: None,
         };
         let requests: Vec<_> = groups.iter().enumerate().map(request).collect();
         let limits = SamplingLimits {

@@ -11,13 +11,14 @@ use assay_lm::{
     Architecture, ChatTemplate, LanguageModel, ModelConfig, Placement, RopeScaling, RopeSettings,
     Storage, Tokenizer,
 };
-use assay_tasks::arithmetic::{ArithmeticSettings, Split, alphabet, generate, vocabulary};
+use assay_tasks::arithmetic::Split;
 use assay_tasks::problem::{Problem, assert_disjoint};
 use assay_train::ranks::SingleProcess;
 use assay_train::run::RunLock;
 use assay_train::run::{RunMode, TrainInputs, Trained, TrainerKind, train};
 use assay_train::settings::{PolicyStart, Settings, TrainedParameters};
 
+use crate::args::Task;
 use crate::progress::Progress;
 
 /// Demonstrations, validation problems, test problems.
@@ -33,6 +34,7 @@ const TEMPLATE: &str = "{% for message in messages %}{{ message['content'] }}\
 pub(super) struct Stages<'s> {
     /// Settings of the game; each stage derives its own.
     pub(super) settings: Settings,
+    task: Task,
     /// Demonstrations.
     pub(super) train: Vec<Problem>,
     /// Problems that scores and temperatures are chosen on.
@@ -56,25 +58,17 @@ pub(super) struct Players {
 
 impl<'s> Stages<'s> {
     /// Generates the problems.
-    pub(super) fn new(settings: &Settings, out: &'s Path) -> Result<Self> {
-        let of = |problems: usize, split| {
-            generate(
-                &ArithmeticSettings {
-                    problems,
-                    ..ArithmeticSettings::default()
-                },
-                split,
-                settings.seed,
-            )
-        };
+    pub(super) fn new(task: Task, settings: &Settings, out: &'s Path) -> Result<Self> {
+        let of = |problems, split| task.problems(problems, split, settings.seed);
         let train = of(DEMONSTRATIONS, Split::Train)?;
         let validation = of(VALIDATION, Split::Validation)?;
         let test = of(TEST, Split::Test)?;
         assert_disjoint(&train, &validation, &test)?;
         let mut settings = settings.clone();
-        settings.reward.perturbations.alphabet = Some(alphabet(&ArithmeticSettings::default()));
+        settings.reward.perturbations.alphabet = task.alphabet();
         Ok(Self {
             settings,
+            task,
             train,
             validation,
             test,
@@ -175,9 +169,7 @@ impl<'s> Stages<'s> {
     }
 
     fn fresh_model(&self) -> Result<LanguageModel> {
-        let entries: Vec<&str> = std::iter::once(END)
-            .chain(vocabulary().iter().copied())
-            .collect();
+        let entries: Vec<&str> = std::iter::once(END).chain(self.task.vocabulary()).collect();
         let tokenizer = Tokenizer::from_vocabulary(&entries)?;
         let template = ChatTemplate::new(TEMPLATE, &tokenizer, Path::new("built-in template"))?;
         let config = ModelConfig {
@@ -191,7 +183,7 @@ impl<'s> Stages<'s> {
             head_dim: 16,
             rms_norm_eps: 1e-5,
             rope: RopeSettings {
-                theta: 10_000.0,
+                theta: self.task.rope_theta(),
                 scaling: RopeScaling::None,
             },
             max_positions: 256,

@@ -1,5 +1,6 @@
 use super::*;
 use crate::policy::advantage::AdvantageKind;
+use crate::settings::{BranchEnd, BranchPlace, BranchSource};
 use assay_critic::HeadSettings;
 use assay_critic::granularity::Granularity;
 
@@ -313,6 +314,37 @@ fn the_base_config_is_the_default_settings() {
     resolved.sort();
     assert_eq!(written, resolved);
     assert!(resolved.len() <= 90, "{} keys", resolved.len());
+}
+
+#[test]
+fn branches_come_from_policy_or_file() {
+    let settings = set(&["reward.branches.source.end=token"]).unwrap();
+    let expected = BranchSource::Policy {
+        place: BranchPlace::Uniform,
+        end: BranchEnd::Token,
+    };
+    assert_eq!(settings.reward.branches.source, expected);
+    let file = r#"reward.branches.source={ kind = "file", path = "wrong.jsonl" }"#;
+    let expected = BranchSource::File {
+        path: PathBuf::from("wrong.jsonl"),
+    };
+    assert_eq!(set(&[file]).unwrap().reward.branches.source, expected);
+    for (option, key) in [
+        ("reward.branches.source=file", "reward.branches.source"),
+        ("reward.branches.source.end=line", "reward.branches.source"),
+        ("reward.branches.per=1", "reward.branches.per_demonstration"),
+    ] {
+        let message = set(&[option]).unwrap_err().to_string();
+        assert!(message.contains(key), "{message}");
+    }
+    let mut settings = Settings::default();
+    let path = PathBuf::new();
+    settings.reward.branches.source = BranchSource::File { path };
+    let message = settings.validate().unwrap_err().to_string();
+    assert!(
+        message.contains("`reward.branches.source.path`"),
+        "{message}"
+    );
 }
 
 #[test]

@@ -1,0 +1,356 @@
+//! Branches of demonstrations: traces that follow an expert's prefix y_<t and go on with another token than y_t.
+//!
+//! A branch is a perturbed trace whose first corrupted token is t. It is the policy's own continuation, drawn anew in
+//! each iteration, or a wrong trace of the user's. Nothing here knows whether a branch is wrong: it is a negative
+//! because an expert wrote something else. Left out: how the tokens are labelled ([`crate::reward::loss`]).
+
+use std::collections::HashMap;
+
+use assay_critic::PolicyModel;
+use assay_critic::encode::Encoder;
+use assay_critic::player::TokenScalars;
+use assay_lm::draw::SamplingSettings as DrawSettings;
+use assay_lm::packed::Group;
+use assay_lm::sampling::{Completion, SampleRequest, SamplingLimits, sample};
+use assay_tasks::prompts::PromptSettings;
+use assay_tasks::random::Stream;
+use assay_tasks::wrong_traces::{WrongTrace, read_wrong_traces};
+
+use super::inputs::TrainInputs;
+use super::observer::Observer;
+use crate::TrainError;
+use crate::execution::{Execution, infer_all};
+use crate::settings::{BranchEnd, BranchPlace, BranchSettings, BranchSource};
+use crate::trace::{PromptGroup, Trace, TraceRole};
+
+/// Key of the streams of branching.
+const BRANCH: u64 = 0xb4;
+/// Key of the file of wrong traces in messages.
+const PATH_KEY: &str = "reward.branches.source.path";
+
+/// Makes the branches of a run.
+pub(super) struct Branches<'s> {
+    settings: &'s BranchSettings,
+    /// Tokens that end a line.
+    line_breaks: Vec<u32>,
+    /// The wrong traces of each demonstration, when they come from a file.
+    from_file: Vec<Vec<Trace>>,
+}
+
+/// What branching needs beside the demonstrations.
+#[derive(Clone, Copy)]
+pub(super) struct BranchPlan<'p> {
+    /// The policy that continues.
+    pub(super) policy: &'p PolicyModel,
+    /// Reads what it wrote.
+    pub(super) encoder: &'p Encoder<'p>,
+    /// Token limits and sequences at a time.
+    pub(super) limits: &'p SamplingLimits,
+    /// Most packed tokens of a pass.
+    pub(super) token_budget: usize,
+    /// Iteration of the game, for random streams.
+    pub(super) iteration: usize,
+    /// Seed of the run.
+    pub(super) seed: u64,
+}
+
+/// Where a branch leaves which demonstration.
+struct Fork<'g> {
+    /// Index of the group among those of the call.
+    group: usize,
+    prompt: &'g [u32],
+    demonstration: &'g Trace,
+    token: usize,
+    stream: Stream,
+}
+
+/// Wrong traces that are no branch, by reason.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct LeftOut {
+    unknown: usize,
+    equal: usize,
+    too_long: usize,
+}
+
+impl<'s> Branches<'s> {
+    /// Reads and aligns the wrong traces where the settings name a file of them, and reports what is left out.
+    ///
+    /// # Errors
+    /// The file cannot be read, or none of its traces belongs to a demonstration.
+    pub(super) fn new(
+        inputs: &TrainInputs<'s>,
+        demonstrations: &[PromptGroup],
+        encoder: &Encoder<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<Self, TrainError> {
+        let settings = &inputs.settings.reward.branches;
+        let mut branches = Self {
+            settings,
+            line_breaks: inputs.model.tokenizer.line_breaks(),
+            from_file: Vec::new(),
+        };
+        if let BranchSource::File { path } = &settings.source
+            && settings.per_demonstration > 0
+        {
+            let traces = read_wrong_traces(path)
+                .map_err(|error| TrainError::setting(PATH_KEY, error.to_string()))?;
+            let prompt = &inputs.settings.prompt;
+            let (aligned, left_out) = align(&traces, demonstrations, encoder, prompt)?;
+            let used: usize = aligned.iter().map(Vec::len).sum();
+            let (file, limit) = (
+                path.display(),
+                inputs.settings.sampling.max_completion_tokens,
+            );
+            let summary = left_out.summary(traces.len(), limit);
+            if used == 0 {
+                let reason = format!("{file} has no trace that can be used: {summary}");
+                return Err(TrainError::setting(PATH_KEY, reason));
+            }
+            observer.note(&format!("{used} branches of {file}; {summary}"));
+            branches.from_file = aligned;
+        }
+        Ok(branches)
+    }
+
+    /// Branches of each group's demonstration.
+    ///
+    /// # Errors
+    /// The policy fails.
+    pub(super) fn of(
+        &self,
+        groups: &[PromptGroup],
+        plan: &BranchPlan<'_>,
+    ) -> Result<Vec<Vec<Trace>>, TrainError> {
+        match &self.settings.source {
+            _ if self.settings.per_demonstration == 0 => Ok(vec![Vec::new(); groups.len()]),
+            BranchSource::File { .. } => {
+                Ok(groups.iter().map(|own| self.read(own, plan)).collect())
+            }
+            BranchSource::Policy { place, end } => {
+                let weights = place.weights(groups, plan)?;
+                self.continued(
+                    &self.forks(groups, &weights, plan),
+                    groups.len(),
+                    *end,
+                    plan,
+                )
+            }
+        }
+    }
+
+    /// Some of the wrong traces that the file has of a demonstration, others in each iteration.
+    fn read(&self, group: &PromptGroup, plan: &BranchPlan<'_>) -> Vec<Trace> {
+        let mut own = self.from_file.get(group.index).cloned().unwrap_or_default();
+        stream(group, plan).shuffle(&mut own);
+        own.truncate(self.settings.per_demonstration);
+        own
+    }
+
+    /// Where the branches of each demonstration begin: different tokens, drawn by weight.
+    fn forks<'g>(
+        &self,
+        groups: &'g [PromptGroup],
+        weights: &[Vec<f64>],
+        plan: &BranchPlan<'_>,
+    ) -> Vec<Fork<'g>> {
+        let mut forks = Vec::new();
+        for (index, (group, weights)) in groups.iter().zip(weights).enumerate() {
+            let Some(demonstration) = group.demonstration() else {
+                continue;
+            };
+            let mut stream = stream(group, plan);
+            let tokens = different(weights, self.settings.per_demonstration, &mut stream);
+            forks.extend(tokens.into_iter().map(|token| Fork {
+                group: index,
+                prompt: &group.prompt,
+                demonstration,
+                token,
+                stream: Stream::new(stream.next_u64(), &[BRANCH]),
+            }));
+        }
+        forks
+    }
+
+    /// The policy's continuations of the forks, one list for each of `groups` groups.
+    fn continued(
+        &self,
+        forks: &[Fork<'_>],
+        groups: usize,
+        end: BranchEnd,
+        plan: &BranchPlan<'_>,
+    ) -> Result<Vec<Vec<Trace>>, TrainError> {
+        let limit = plan.limits.max_new_tokens;
+        let requests: Vec<SampleRequest> =
+            forks.iter().map(|fork| fork.request(end, limit)).collect();
+        let mut limits = plan.limits.clone();
+        if end == BranchEnd::Step {
+            limits.stop_tokens.extend(&self.line_breaks);
+        }
+        let (model, adapter) = (&plan.policy.transformer, plan.policy.adapter());
+        let draw = DrawSettings::default();
+        let drawn = sample(model, adapter, &requests, &draw, &limits, |_| ())?;
+        let mut made = vec![Vec::new(); groups];
+        for (fork, completions) in forks.iter().zip(drawn) {
+            let branches = completions
+                .iter()
+                .filter_map(|drawn| fork.branch(drawn, plan));
+            made[fork.group].extend(branches);
+        }
+        Ok(made)
+    }
+}
+
+impl Fork<'_> {
+    fn request(&self, end: BranchEnd, limit: usize) -> SampleRequest {
+        let expert = &self.demonstration.completion.ids;
+        SampleRequest {
+            prompt: [self.prompt, &expert[..self.token]].concat(),
+            streams: vec![self.stream.clone()],
+            max_new_tokens: Some(match end {
+                BranchEnd::Token => 1,
+                BranchEnd::Step | BranchEnd::Trace => limit.saturating_sub(self.token).max(1),
+            }),
+            not_first: Some(expert[self.token]),
+        }
+    }
+
+    /// The whole trace; `None` when its text is still the demonstration's, in other tokens.
+    fn branch(&self, drawn: &Completion, plan: &BranchPlan<'_>) -> Option<Trace> {
+        let expert = &self.demonstration.completion;
+        let ids = [&expert.ids[..self.token], &drawn.token_ids].concat();
+        let ended = ids
+            .last()
+            .is_some_and(|last| expert.ids.last() == Some(last));
+        let completion = plan.encoder.decode(&ids);
+        let is_expert_text = match ended {
+            true => completion.text == expert.text && ids.len() > self.token + 1,
+            false => expert.text.starts_with(&completion.text),
+        };
+        if is_expert_text {
+            return None;
+        }
+        let mut trace = Trace::new(TraceRole::Perturbed, completion);
+        trace.spans.corrupted_from = Some(self.token);
+        trace.spans.corrupted_until = Some(step_end(&trace, self.token));
+        Some(trace)
+    }
+}
+
+impl BranchPlace {
+    /// How likely each completion token of each demonstration is chosen, up to a factor.
+    fn weights(
+        self,
+        groups: &[PromptGroup],
+        plan: &BranchPlan<'_>,
+    ) -> Result<Vec<Vec<f64>>, TrainError> {
+        let experts = groups.iter().map(|group| match group.demonstration() {
+            Some(demonstration) => demonstration.completion.ids.clone(),
+            None => Vec::new(),
+        });
+        match self {
+            Self::Uniform => Ok(experts.map(|ids| vec![1.0; ids.len()]).collect()),
+            Self::Surprise => {
+                let packed = groups.iter().zip(experts).map(|(group, ids)| Group {
+                    prompt: group.prompt.to_vec(),
+                    completions: vec![ids],
+                });
+                let packed: Vec<Group> = packed.collect();
+                let execution = Execution::single_process(plan.token_budget);
+                let logprobs: TokenScalars = infer_all(plan.policy, &packed, execution)?;
+                let surprise = |&logprob: &f32| 1.0 - f64::from(logprob).exp();
+                let weights = logprobs
+                    .iter()
+                    .map(|own| own.iter().map(surprise).collect());
+                Ok(weights.collect())
+            }
+        }
+    }
+}
+
+impl LeftOut {
+    fn summary(&self, total: usize, limit: usize) -> String {
+        format!(
+            "of {total} traces left out: {} of no demonstration, {} equal to theirs, {} beyond {limit} tokens",
+            self.unknown, self.equal, self.too_long
+        )
+    }
+}
+
+/// The stream that chooses and continues the branches of a demonstration in an iteration.
+fn stream(group: &PromptGroup, plan: &BranchPlan<'_>) -> Stream {
+    let path = [BRANCH, plan.iteration as u64, group.index as u64];
+    Stream::new(plan.seed, &path)
+}
+
+/// `count` different indices, each drawn in proportion to its weight among those that are left.
+fn different(weights: &[f64], count: usize, stream: &mut Stream) -> Vec<usize> {
+    let mut left = weights.to_vec();
+    let mut chosen = Vec::with_capacity(count);
+    while chosen.len() < count {
+        let mut rest = stream.uniform_f64() * left.iter().sum::<f64>();
+        let positive = left.iter().enumerate().filter(|(_, weight)| **weight > 0.0);
+        let Some(index) = positive.fold(None, |found, (index, weight)| match found {
+            Some(_) if rest < 0.0 => found,
+            _ => {
+                rest -= weight;
+                Some(index)
+            }
+        }) else {
+            break;
+        };
+        left[index] = 0.0;
+        chosen.push(index);
+    }
+    chosen
+}
+
+/// The first token after the line that holds token `from`.
+fn step_end(trace: &Trace, from: usize) -> usize {
+    let completion = &trace.completion;
+    let ends_line = |&(start, end): &(usize, usize)| completion.text[start..end].contains('\n');
+    let after = completion.offsets[from..].iter().position(ends_line);
+    after.map_or(trace.len(), |past| from + past + 1)
+}
+
+/// The wrong traces of each demonstration, as branches of it.
+fn align(
+    traces: &[WrongTrace],
+    demonstrations: &[PromptGroup],
+    encoder: &Encoder<'_>,
+    prompt: &PromptSettings,
+) -> Result<(Vec<Vec<Trace>>, LeftOut), TrainError> {
+    let (mut by_id, mut by_question) = (HashMap::new(), HashMap::new());
+    for (index, group) in demonstrations.iter().enumerate() {
+        by_id.insert(group.problem.id.as_str(), index);
+        by_question.insert(group.problem.question.trim(), index);
+    }
+    let mut aligned = vec![Vec::new(); demonstrations.len()];
+    let mut left_out = LeftOut::default();
+    for wrong in traces {
+        let named = wrong.id.as_deref().and_then(|id| by_id.get(id));
+        let asked = wrong.question.as_deref().map(str::trim);
+        let Some(&index) = named.or_else(|| by_question.get(asked?)) else {
+            left_out.unknown += 1;
+            continue;
+        };
+        let Some(expert) = demonstrations[index].demonstration() else {
+            continue;
+        };
+        let text = prompt.render_foreign(&wrong.text).text;
+        let Some(completion) = encoder.completion(&text)? else {
+            left_out.too_long += 1;
+            continue;
+        };
+        let Some(from) = completion.diverges_from(&expert.completion.ids) else {
+            left_out.equal += 1;
+            continue;
+        };
+        let mut trace = Trace::new(TraceRole::Perturbed, completion);
+        trace.spans.corrupted_from = Some(from);
+        aligned[index].push(trace);
+    }
+    Ok((aligned, left_out))
+}
+
+#[cfg(test)]
+mod tests;
