@@ -4,9 +4,6 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Any, TypedDict
 
-import numpy as np
-from numpy.typing import NDArray
-
 __version__: str
 
 class AssayError(Exception):
@@ -21,10 +18,10 @@ class Scored(TypedDict):
     question: str
     text: str
     tokens: list[str]
-    token_ids: NDArray[np.uint32]
-    rewards: NDArray[np.float32]
-    offsets: NDArray[np.int64]
-    byte_offsets: NDArray[np.int64]
+    token_ids: bytes
+    rewards: bytes
+    offsets: bytes
+    byte_offsets: bytes
     scores: dict[str, float]
     probability: float | None
     predicted_answer: str | None

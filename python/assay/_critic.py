@@ -8,6 +8,9 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from . import _assay
 from ._results import PredictedError, Ranked, TextScore, TokenRewards
 
@@ -166,18 +169,19 @@ def _relevance(score: float | None) -> float:
 
 def _token_rewards(item: _assay.Scored, index: int, score: str) -> TokenRewards:
     place, suspicion = item["predicted_error"], item["suspicion"]
+    offsets = _pairs_of(item["offsets"])
     error = None
     if place is not None and suspicion is not None:
-        start, end = (int(at) for at in item["offsets"][place])
+        start, end = (int(at) for at in offsets[place])
         error = PredictedError(place, start, end, item["tokens"][place], suspicion)
     return TokenRewards(
         question=item["question"],
         text=item["text"],
         tokens=item["tokens"],
-        token_ids=item["token_ids"],
-        offsets=item["offsets"],
-        byte_offsets=item["byte_offsets"],
-        rewards=item["rewards"],
+        token_ids=np.frombuffer(item["token_ids"], np.uint32),
+        offsets=offsets,
+        byte_offsets=_pairs_of(item["byte_offsets"]),
+        rewards=np.frombuffer(item["rewards"], np.float32),
         score=_named(item, score),
         scores=item["scores"],
         probability=item["probability"],
@@ -187,19 +191,23 @@ def _token_rewards(item: _assay.Scored, index: int, score: str) -> TokenRewards:
     )
 
 
+def _pairs_of(numbers: bytes) -> NDArray[np.int64]:
+    return np.frombuffer(numbers, np.int64).reshape(-1, 2)
+
+
 def _trace(item: _assay.Scored, index: int) -> dict[str, Any]:
     """A record of traces.jsonl. A float of 32 bits is written so that it reads back to the same bits."""
     scores = dict(item["scores"])
     if item["probability"] is not None:
         scores["p_correct"] = item["probability"]
-    rewards = [None if math.isnan(reward) else reward for reward in item["rewards"].tolist()]
+    rewards = [None if math.isnan(reward) else reward for reward in np.frombuffer(item["rewards"], np.float32).tolist()]
     return {
         "id": item["question"],
         "question": item["question"],
         "generator": "python",
         "text": item["text"],
-        "token_ids": item["token_ids"].tolist(),
-        "token_offsets": item["byte_offsets"].tolist(),
+        "token_ids": np.frombuffer(item["token_ids"], np.uint32).tolist(),
+        "token_offsets": _pairs_of(item["byte_offsets"]).tolist(),
         "token_rewards": rewards,
         "scores": scores,
         "predicted_answer": item["predicted_answer"],

@@ -32,8 +32,8 @@ fn run_command(py: Python<'_>, arguments: Vec<OsString>) -> u8 {
     py.detach(|| assay_cli::run(arguments))
 }
 
-#[pymodule(name = "_assay")]
-fn module(m: &Bound<'_, PyModule>) -> PyResult<()> {
+#[pymodule]
+fn _assay(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add("AssayError", m.py().get_type::<AssayError>())?;
     m.add_class::<critic::NativeCritic>()?;

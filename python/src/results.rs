@@ -2,9 +2,8 @@
 
 use assay_evals::localisation::{Predictor, Suspect};
 use assay_tasks::trace::ScoredTrace;
-use numpy::{PyArray1, PyArrayMethods};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyBytes, PyDict};
 
 /// What is shown of a trace beside the trace itself.
 pub(crate) struct Shown {
@@ -16,6 +15,7 @@ pub(crate) struct Shown {
 
 /// Everything that is known of a scored text.
 ///
+/// Arrays are the bytes of their numbers, from which the Python half makes numpy arrays: u32, f32 and pairs of i64.
 /// `offsets` are characters of `text`, as Python counts them; `byte_offsets` are those of `traces.jsonl`.
 pub(crate) fn scored<'py>(
     py: Python<'py>,
@@ -29,15 +29,16 @@ pub(crate) fn scored<'py>(
     for (name, value) in &trace.scores {
         scores.set_item(name, f64::from(*value))?;
     }
+    let ids = trace.token_ids.iter().flat_map(|id| id.to_ne_bytes());
     let rewards = trace.token_rewards.iter();
-    let rewards = rewards.map(|reward| reward.unwrap_or(f32::NAN));
+    let rewards = rewards.flat_map(|reward| reward.unwrap_or(f32::NAN).to_ne_bytes());
     found.set_item("question", &trace.question)?;
     found.set_item("text", &trace.text)?;
     found.set_item("tokens", tokens)?;
-    found.set_item("token_ids", PyArray1::from_slice(py, &trace.token_ids))?;
-    found.set_item("rewards", PyArray1::from_iter(py, rewards))?;
-    found.set_item("byte_offsets", pairs(py, &trace.token_offsets)?)?;
-    found.set_item("offsets", pairs(py, &characters(trace))?)?;
+    found.set_item("token_ids", bytes(py, ids))?;
+    found.set_item("rewards", bytes(py, rewards))?;
+    found.set_item("byte_offsets", pairs(py, &trace.token_offsets))?;
+    found.set_item("offsets", pairs(py, &characters(trace)))?;
     found.set_item("scores", scores)?;
     found.set_item("probability", view.probability)?;
     found.set_item("predicted_answer", trace.predicted_answer.as_deref())?;
@@ -47,11 +48,14 @@ pub(crate) fn scored<'py>(
     Ok(found)
 }
 
-/// An array of shape `[tokens, 2]`.
-fn pairs<'py>(py: Python<'py>, pairs: &[(usize, usize)]) -> PyResult<Bound<'py, PyAny>> {
+fn bytes<'py>(py: Python<'py>, numbers: impl Iterator<Item = u8>) -> Bound<'py, PyBytes> {
+    PyBytes::new(py, &numbers.collect::<Vec<u8>>())
+}
+
+/// The numbers of an array of shape `[tokens, 2]`.
+fn pairs<'py>(py: Python<'py>, pairs: &[(usize, usize)]) -> Bound<'py, PyBytes> {
     let flat = pairs.iter().flat_map(|&(start, end)| [start, end]);
-    let flat = PyArray1::from_iter(py, flat.map(|place| place as i64));
-    Ok(flat.reshape([pairs.len(), 2])?.into_any())
+    bytes(py, flat.flat_map(|place| (place as i64).to_ne_bytes()))
 }
 
 /// Character ranges of the tokens, from their byte ranges, which ascend.
