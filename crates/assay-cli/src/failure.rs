@@ -1,7 +1,7 @@
 //! From an error to a message and an exit status.
 
+use std::error::Error;
 use std::io::{self, ErrorKind};
-use std::process::ExitCode;
 
 use assay_critic::CriticError;
 use assay_lm::LmError;
@@ -15,24 +15,31 @@ const USER: u8 = 1;
 const OURS: u8 = 2;
 
 /// Prints the error with its causes and gives the exit status. A reader that has seen enough (`| head`) is no error.
-pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+pub(crate) fn report(error: &anyhow::Error) -> u8 {
     if error
         .downcast_ref::<io::Error>()
         .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
     {
-        return ExitCode::SUCCESS;
+        return 0;
     }
-    let mut text = format!("error: {error}");
-    let mut last = error.to_string();
-    for cause in error.chain().skip(1) {
-        let cause = cause.to_string();
-        if !last.contains(&cause) {
-            text.push_str(&format!("\n  because: {cause}"));
+    let _ = crate::progress::message(&format!("error: {}", told(error.as_ref())));
+    status(error)
+}
+
+/// An error and its causes, a line each; a cause that the line before it repeats is left out.
+pub fn told(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut last = text.clone();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let line = cause.to_string();
+        if !last.contains(&line) {
+            text.push_str(&format!("\n  because: {line}"));
         }
-        last = cause;
+        last = line;
+        next = cause.source();
     }
-    let _ = crate::progress::message(&text);
-    ExitCode::from(status(error))
+    text
 }
 
 fn is_non_finite_reward(error: &TrainError) -> bool {

@@ -7,29 +7,29 @@ use anyhow::{Context, Result, bail, ensure};
 use assay_critic::policy_model::{PolicyModel, Trainable};
 use assay_critic::reward_model::{HEAD_FILE, RewardModel};
 use assay_lm::hub::{self, HubSettings};
-use assay_lm::{DeviceName, LanguageModel, Placement, PlacementSettings, Storage, peft};
+use assay_lm::{DeviceName, LanguageModel, LmError, Placement, PlacementSettings, Storage, peft};
 use assay_tasks::datasets::{DatasetSettings, LoadReport, load_problems};
 use assay_tasks::problem::Problem;
 use assay_tasks::trace::ScoredTrace;
 use assay_tasks::trace_io::{StepTrace, holds_step_traces, read_foreign_traces, read_step_traces};
-use assay_train::checkpoint;
 use assay_train::settings::Settings;
+use assay_train::stored_reward;
 
 use crate::allocator::while_loading;
 use crate::progress::{Downloads, message};
 
 /// The local path of a file, directory or hub name; downloads what is not there yet.
-pub(crate) fn locate(name: &Path) -> Result<PathBuf> {
+pub(crate) fn locate(name: &Path) -> Result<PathBuf, LmError> {
     let mut downloads = Downloads::default();
     let path = hub::locate(name, &HubSettings::from_env(), &mut |download| {
         downloads.show(download)
     });
     downloads.finish();
-    Ok(path?)
+    path
 }
 
 /// A model by its directory, file or hub name, which is what adapters made with it will name.
-pub(crate) fn model(name: &Path, placement: &Placement) -> Result<LanguageModel> {
+pub(crate) fn model(name: &Path, placement: &Placement) -> Result<LanguageModel, LmError> {
     stored(name, Storage::Expanded, placement)
 }
 
@@ -47,7 +47,7 @@ pub(crate) fn stored(
     name: &Path,
     storage: Storage,
     placement: &Placement,
-) -> Result<LanguageModel> {
+) -> Result<LanguageModel, LmError> {
     let path = locate(name)?;
     let mut model = while_loading(|| LanguageModel::open(&path, storage, placement))?;
     model.name = name.display().to_string();
@@ -66,26 +66,6 @@ pub(crate) fn settings_of_run(player: &Path) -> Result<Option<Settings>> {
         .with_context(|| format!("cannot read {}", path.display()))?;
     let settings = Settings::from_toml(&text, &path.display().to_string())?;
     Ok(Some(settings))
-}
-
-/// The base model that an adapter in `dir` names. A relative path that leads nowhere from here is tried from the directories above the
-/// adapter: that is where the run began.
-fn base_of(dir: &Path) -> Result<PathBuf> {
-    let named = PathBuf::from(peft::base_model(dir)?);
-    if named.as_os_str().is_empty() || named.exists() || named.is_absolute() {
-        return Ok(named);
-    }
-    let absolute = std::path::absolute(dir)?;
-    let mut above = absolute.ancestors().map(|above| above.join(&named));
-    let Some(found) = above.find(|path| path.exists()) else {
-        return Ok(named);
-    };
-    message(&format!(
-        "the base model of {} is {}",
-        dir.display(),
-        found.display()
-    ))?;
-    Ok(found)
 }
 
 /// A policy: a model with or without an adapter; nothing of it is trained.
@@ -124,56 +104,15 @@ pub(crate) fn reward(
     base: Option<&Path>,
     placement: &Placement,
 ) -> Result<(LanguageModel, RewardModel)> {
-    let dir = &reward_dir(locate(dir)?)?;
-    let path = match base {
-        Some(path) => path.to_owned(),
-        None => base_of(dir)?,
-    };
-    ensure!(
-        !path.as_os_str().is_empty(),
-        "{} names no base model; name it with --model",
-        dir.display()
-    );
-    let model = model(&path, placement).with_context(|| {
-        format!(
-            "the base model of {} is {}; name another with --model",
-            dir.display(),
-            path.display()
-        )
-    })?;
-    let reward = reward_on(&model, dir, base)?;
-    Ok((model, reward))
+    let dir = locate(dir)?;
+    let open = |path: &Path| model(path, placement);
+    let stored = stored_reward::open(&dir, base, open, &mut note)?;
+    Ok((stored.model, stored.reward))
 }
 
-/// The reward that a directory is or holds: a checkpoint has one, a run that of its newest checkpoint. Says which one is taken.
+/// The reward that a directory is or holds; says which one is taken.
 pub(crate) fn reward_dir(dir: PathBuf) -> Result<PathBuf> {
-    if dir.join(peft::CONFIG_FILE).exists() {
-        let beside = dir.with_file_name("reward");
-        let is_policy = dir.ends_with("policy") && !dir.join(HEAD_FILE).exists();
-        ensure!(
-            !(is_policy && beside.exists()),
-            "{} is a policy, not a reward: {} is",
-            dir.display(),
-            beside.display()
-        );
-        return Ok(dir);
-    }
-    let newest = checkpoint::list(&dir)?
-        .pop()
-        .map(|(_, checkpoint)| checkpoint);
-    let held = [Some(dir.clone()), newest].into_iter().flatten();
-    let mut held = held.map(|checkpoint| checkpoint.join("reward"));
-    match held.find(|reward| reward.join(peft::CONFIG_FILE).exists()) {
-        Some(reward) => {
-            message(&format!(
-                "the reward of {} is {}",
-                dir.display(),
-                reward.display()
-            ))?;
-            Ok(reward)
-        }
-        None => Ok(dir),
-    }
+    Ok(stored_reward::directory(dir, &mut note)?)
 }
 
 /// A reward on its base model; other weights than it was trained on are refused unless `base` names them.
@@ -182,20 +121,12 @@ pub(crate) fn reward_on(
     dir: &Path,
     base: Option<&Path>,
 ) -> Result<RewardModel> {
-    let reward = RewardModel::load(dir, Arc::clone(&model.transformer))?;
-    if reward.is_on_other_weights() {
-        let found = format!(
-            "{} was trained on other weights than those that {} holds now",
-            dir.display(),
-            model.name
-        );
-        ensure!(
-            base.is_some(),
-            "{found}; bring them back, or name the model with --model to use it all the same"
-        );
-        message(&format!("warning: {found}"))?;
-    }
-    Ok(reward)
+    Ok(stored_reward::on_model(model, dir, base, &mut note)?)
+}
+
+/// Writes what the user should know to stderr; a closed stderr stops nothing.
+fn note(text: &str) {
+    drop(message(text));
 }
 
 /// The problems of a data set; prints what is left out.

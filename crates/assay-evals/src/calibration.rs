@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::classification::{Isotonic, PlattScaling};
 use crate::error::EvalError;
+use crate::evaluation::EvalSettings;
 use crate::scores::{ScoreSettings, TraceScore};
 use crate::selection::SelectorConstants;
 
@@ -151,6 +152,16 @@ impl Calibration {
         match self.method {
             CalibrationMethod::Platt => self.fitted.platt.probability(score),
             CalibrationMethod::Isotonic => self.fitted.isotonic.probability(score),
+        }
+    }
+
+    /// Settings of an evaluation by this trace score with the fitted constants.
+    pub fn settings(self) -> EvalSettings {
+        EvalSettings {
+            score: self.score(),
+            scores: self.scores,
+            fitted: Some(self.fitted),
+            ..EvalSettings::default()
         }
     }
 

@@ -10,8 +10,10 @@ mod fitting;
 mod localise;
 mod outcome;
 mod predictors;
+mod suspect;
 
 pub use case::{LocalisationCase, error_tokens};
 pub use localise::{Localisation, localise};
 pub use outcome::{HIT_WINDOWS, Outcome, average_precision};
 pub use predictors::{Combination, Predictor, PredictorConstants};
+pub use suspect::Suspect;

@@ -1,7 +1,9 @@
 //! Selection: which of the N sampled traces of a problem to answer with, and when to stop sampling.
 
+mod choosing;
 mod selector;
 mod stopping;
 
+pub use choosing::{Choice, choose_among, likeliest};
 pub use selector::{Candidate, Selector, SelectorConstants, choose, fit_constants};
 pub use stopping::{StopRule, Stopped};

@@ -1,7 +1,7 @@
 //! The colour scale of token rewards, shared by page and terminal, and the token that a heatmap
 //! marks.
 
-use assay_evals::localisation::{LocalisationCase, Predictor, PredictorConstants};
+use assay_evals::localisation::{Predictor, Suspect};
 use assay_evals::statistics::quantile;
 use assay_tasks::trace::ScoredTrace;
 
@@ -65,20 +65,7 @@ impl HeatScale {
 
 /// The token with the largest drop in reward, the first of equal ones; `None` if no reward falls.
 pub(crate) fn predicted_token(trace: &ScoredTrace) -> Option<usize> {
-    let case = LocalisationCase {
-        text: &trace.text,
-        token_offsets: &trace.token_offsets,
-        token_rewards: &trace.token_rewards,
-        ..LocalisationCase::default()
-    };
-    let drops = Predictor::LargestDrop.suspicion(&case, &PredictorConstants::default())?;
-    let falls = drops
-        .iter()
-        .enumerate()
-        .filter_map(|(token, drop)| Some((token, drop.filter(|drop| *drop > 0.0)?)));
-    falls
-        .reduce(|best, next| if next.1 > best.1 { next } else { best })
-        .map(|(token, _)| token)
+    Suspect::of(trace, Predictor::LargestDrop).map(|suspect| suspect.token)
 }
 
 #[cfg(test)]
@@ -94,21 +81,5 @@ mod tests {
         );
         assert_eq!((scale.low(), scale.high()), (-1.0, 3.0));
         assert_eq!(HeatScale::new(0.0, 0.0).high(), 1.0);
-    }
-
-    #[test]
-    fn the_first_of_equal_drops_is_predicted() {
-        let trace = ScoredTrace {
-            token_offsets: (0..5).map(|i| (i, i + 1)).collect(),
-            token_rewards: [2.0, 1.0, 3.0, 2.0, 2.5].map(Some).to_vec(),
-            text: "abcde".into(),
-            ..ScoredTrace::default()
-        };
-        assert_eq!(predicted_token(&trace), Some(1));
-        let rising = ScoredTrace {
-            token_rewards: [1.0, 2.0, 3.0, 4.0, 5.0].map(Some).to_vec(),
-            ..trace
-        };
-        assert_eq!(predicted_token(&rising), None);
     }
 }

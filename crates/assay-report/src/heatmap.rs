@@ -69,7 +69,7 @@ struct ArticleView<'a> {
 
 /// A piece of a trace's text: a scored token, or text without a reward.
 #[derive(Serialize)]
-struct PieceView<'a> {
+pub(crate) struct PieceView<'a> {
     text: &'a str,
     mark: Option<MarkView>,
 }
@@ -285,6 +285,11 @@ impl Tokens {
         pieces.push(plain(trace.text.get(written..).unwrap_or_default()));
         pieces
     }
+}
+
+/// The whole text of a trace in pieces.
+pub(crate) fn pieces<'a>(heatmap: &HeatmapTrace<'a>, scale: &HeatScale) -> Vec<PieceView<'a>> {
+    Tokens::new(heatmap).pieces(heatmap, scale)
 }
 
 impl CourseView {

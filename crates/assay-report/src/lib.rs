@@ -6,7 +6,7 @@
 //! in `src/templates`, which escape all text that comes from traces and run names.
 //!
 //! [`render`] returns the page, [`Exhibits::new`] its figures and tables one by one, and
-//! [`terminal::heatmap`] a trace for the terminal.
+//! [`terminal::heatmap`] a trace for the terminal, and [`notebook::heatmaps`] traces for a notebook.
 //!
 //! ```
 //! use assay_evals::{EvalSettings, evaluate};
@@ -42,6 +42,7 @@ mod figures;
 mod heat;
 mod heatmap;
 mod input;
+pub mod notebook;
 mod numbers;
 mod page;
 mod plot;

@@ -15,9 +15,10 @@ use serde::Serialize;
 use crate::error::ReportError;
 use crate::numbers::format_number;
 
-const SOURCES: [(&str, &str); 5] = [
+const SOURCES: [(&str, &str); 6] = [
     ("article.html", include_str!("templates/article.html")),
     ("matrix.svg", include_str!("templates/matrix.svg")),
+    ("notebook.html", include_str!("templates/notebook.html")),
     ("page.html", include_str!("templates/page.html")),
     ("plot.svg", include_str!("templates/plot.svg")),
     ("table.html", include_str!("templates/table.html")),

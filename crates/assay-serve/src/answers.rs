@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use assay_evals::localisation::{LocalisationCase, Predictor, PredictorConstants};
+use assay_evals::localisation::{Predictor, Suspect};
 use assay_evals::scores::TraceScore;
 use assay_tasks::trace::ScoredTrace;
 use schemars::JsonSchema;
@@ -379,20 +379,9 @@ pub(crate) fn scores(trace: &ScoredTrace) -> BTreeMap<String, f64> {
         .collect()
 }
 
-/// The most suspicious token, the first of equal ones; with the largest drop only a token where the reward falls.
+/// The token that the predictor suspects, with its text.
 fn predicted_error(trace: &ScoredTrace, predictor: Predictor) -> Option<PredictedError> {
-    let case = LocalisationCase {
-        text: &trace.text,
-        token_offsets: &trace.token_offsets,
-        token_rewards: &trace.token_rewards,
-        ..LocalisationCase::default()
-    };
-    let falls = |suspicion: f64| predictor != Predictor::LargestDrop || suspicion > 0.0;
-    let suspicions = predictor.suspicion(&case, &PredictorConstants::default())?;
-    let known = suspicions.iter().enumerate();
-    let known = known.filter_map(|(token, value)| Some((token, value.filter(|v| falls(*v))?)));
-    let (token, suspicion) =
-        known.reduce(|best, next| if next.1 > best.1 { next } else { best })?;
+    let Suspect { token, suspicion } = Suspect::of(trace, predictor)?;
     let &(start, end) = trace.token_offsets.get(token)?;
     Some(PredictedError {
         token,

@@ -131,26 +131,49 @@ pub fn read_foreign_traces(path: &Path) -> Result<Vec<ScoredTrace>, TasksError> 
     let mut traces = Vec::new();
     for record in Records::open(path)? {
         let (number, record) = record.map_err(|fault| fault.error(path))?;
-        let text = match &record {
-            RawRecord::Text(text) => Some(text.clone()),
-            RawRecord::Row(_) => None,
-        };
-        let columns = record.parse();
-        let is_ours = match (&columns, &text) {
-            (Ok(columns), _) => columns.values.contains_key("token_ids"),
-            (Err(_), Some(text)) => text.contains("\"token_ids\""),
-            (Err(_), None) => false,
-        };
-        match text {
-            // Read from the text, so that each number is rounded to 32 bits once.
-            Some(text) if is_ours => traces.push(parse_trace(path, number, &text)?),
-            _ => {
-                let columns = columns.map_err(|fault| Fault::Record(number, fault).error(path))?;
-                traces.extend(foreign_traces(path, number, columns.values)?);
-            }
-        }
+        traces.extend(traces_of(path, number, record)?);
     }
     Ok(traces)
+}
+
+/// Traces from records that are in memory, each the text of a JSON object as [`read_foreign_traces`] reads it from a
+/// file; `name` stands for the file in errors.
+///
+/// # Errors
+/// As [`read_foreign_traces`].
+pub fn parse_traces(name: &Path, records: &[String]) -> Result<Vec<ScoredTrace>, TasksError> {
+    let mut traces = Vec::new();
+    for (index, record) in records.iter().enumerate() {
+        let record = RawRecord::Text(record.clone());
+        traces.extend(traces_of(name, index + 1, record)?);
+    }
+    Ok(traces)
+}
+
+/// The traces of one record: one of ours, or another system's.
+fn traces_of(
+    path: &Path,
+    number: usize,
+    record: RawRecord,
+) -> Result<Vec<ScoredTrace>, TasksError> {
+    let text = match &record {
+        RawRecord::Text(text) => Some(text.clone()),
+        RawRecord::Row(_) => None,
+    };
+    let columns = record.parse();
+    let is_ours = match (&columns, &text) {
+        (Ok(columns), _) => columns.values.contains_key("token_ids"),
+        (Err(_), Some(text)) => text.contains("\"token_ids\""),
+        (Err(_), None) => false,
+    };
+    match text {
+        // Read from the text, so that each number is rounded to 32 bits once.
+        Some(text) if is_ours => Ok(vec![parse_trace(path, number, &text)?]),
+        _ => {
+            let columns = columns.map_err(|fault| Fault::Record(number, fault).error(path))?;
+            foreign_traces(path, number, columns.values)
+        }
+    }
 }
 
 /// The traces of one record.

@@ -224,6 +224,41 @@ pub enum TrainError {
         /// Number of checkpoints, all damaged.
         count: usize,
     },
+    /// A policy was named where a reward is expected.
+    #[error("{} is a policy, not a reward: {} is", .path.display(), .reward.display())]
+    RewardIsPolicy {
+        /// What was named.
+        path: PathBuf,
+        /// The reward beside it.
+        reward: PathBuf,
+    },
+    /// A reward that does not say which model it reads.
+    #[error("{} names no base model; name it with --model", .path.display())]
+    NoBaseModel {
+        /// The reward.
+        path: PathBuf,
+    },
+    /// The base model of a reward could not be opened.
+    #[error("the base model of {} is {}; name another with --model", .path.display(), .model.display())]
+    BaseModel {
+        /// The reward.
+        path: PathBuf,
+        /// The model.
+        model: PathBuf,
+        /// Why it could not be opened.
+        source: assay_lm::LmError,
+    },
+    /// The base model of a reward has other weights than it was trained on.
+    #[error(
+        "{} was trained on other weights than those that {model} holds now; bring them back, or name the model with \
+         --model to use it all the same", .path.display()
+    )]
+    OtherWeights {
+        /// The reward.
+        path: PathBuf,
+        /// The model's name.
+        model: String,
+    },
     /// The ranks of a run cannot talk to each other.
     #[error("ranks: {doing}: {reason}")]
     Collective {

@@ -31,6 +31,7 @@ pub mod reward;
 pub mod run;
 pub mod settings;
 pub mod sft;
+pub mod stored_reward;
 pub mod tensorboard;
 pub mod trace;
 pub mod update;

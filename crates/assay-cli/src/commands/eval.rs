@@ -37,13 +37,7 @@ pub(crate) fn settings(score: &str, calibration: Option<&Path>) -> Result<EvalSe
             ..EvalSettings::default()
         });
     };
-    let stored = stored_calibration(dir)?;
-    Ok(EvalSettings {
-        score: stored.score(),
-        scores: stored.scores,
-        fitted: Some(stored.fitted),
-        ..EvalSettings::default()
-    })
+    Ok(stored_calibration(dir)?.settings())
 }
 
 /// The calibration of a reward directory, which must have one.

@@ -237,7 +237,7 @@ fn ensure_named(path: &Path, key: &str) -> Result<()> {
 
 fn base(model: &ModelSettings, key: &str, placement: &Placement) -> Result<LanguageModel> {
     ensure_named(&model.path, key)?;
-    open::stored(&model.path, model.storage, placement)
+    Ok(open::stored(&model.path, model.storage, placement)?)
 }
 
 /// What a training problem must have where the settings do not say: `airl` reads no answer.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use assay_evals::selection::Candidate;
+use assay_evals::selection::{Candidate, likeliest};
 use assay_tasks::answers::AnswerClasses;
 use assay_tasks::trace::ScoredTrace;
 
@@ -59,33 +59,4 @@ fn candidates(plan: &Plan, samples: &[Sample]) -> Vec<Candidate> {
         });
     }
     all
-}
-
-/// The likeliest candidate; among equally likely ones that of the highest score, then the first.
-fn likeliest(distribution: &[f64], candidates: &[Candidate]) -> Option<usize> {
-    let score = |place: usize| candidates[place].score.unwrap_or(f64::NEG_INFINITY);
-    let places = (0..distribution.len()).filter(|&place| distribution[place] > 0.0);
-    places.reduce(|best, next| {
-        let (p, q) = (distribution[best], distribution[next]);
-        let better = q > p + 1e-12 || ((q - p).abs() <= 1e-12 && score(next) > score(best));
-        if better { next } else { best }
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_elected_class_answers_with_its_best_trace() {
-        let candidate = |score| Candidate {
-            score,
-            ..Candidate::default()
-        };
-        let candidates = [Some(0.5), Some(9.0), Some(2.0), None].map(candidate);
-        assert_eq!(likeliest(&[0.5, 0.0, 0.5, 0.0], &candidates), Some(2));
-        assert_eq!(likeliest(&[0.4, 0.6, 0.0, 0.0], &candidates), Some(1));
-        assert_eq!(likeliest(&[0.25; 4], &candidates), Some(1));
-        assert_eq!(likeliest(&[0.0; 4], &candidates), None);
-    }
 }
