@@ -19,7 +19,7 @@ use assay_tasks::answers::{extract_lenient, is_correct};
 use assay_tasks::perturbations::{DemonstrationGroup, Perturbed, Registry};
 use assay_tasks::problem::Problem;
 use assay_tasks::prompts::PromptSettings;
-use assay_tasks::random::{Stream, text_key};
+use assay_tasks::random::{StreamKey, text_key};
 use assay_tasks::trace::ScoredTrace;
 use assay_tasks::trace_io::StepTrace;
 
@@ -30,8 +30,6 @@ use crate::player::Player;
 use crate::policy_model::logprobs_and_entropies;
 use crate::reward_model::RewardModel;
 
-/// Key of the streams of injected errors.
-const INJECT: u64 = 0x1e;
 /// Demonstrations whose errors are scored together.
 const WINDOW: usize = 16;
 
@@ -463,7 +461,8 @@ impl<'m> Critic<'m> {
         registry: &Registry,
         seed: u64,
     ) -> Result<Option<(Perturbed, EncodedCompletion)>, CriticError> {
-        let mut stream = Stream::new(seed, &[INJECT, text_key(&demonstration.problem.id)]);
+        let problem = text_key(&demonstration.problem.id);
+        let mut stream = StreamKey::InjectedError.stream(seed, &[problem]);
         let text = demonstration.completion.text.as_str();
         let group =
             DemonstrationGroup::corrupt(&demonstration.problem, text, registry, 1, &mut stream);

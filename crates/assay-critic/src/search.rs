@@ -14,16 +14,13 @@ use assay_lm::LanguageModel;
 use assay_lm::draw::SamplingSettings as DrawSettings;
 use assay_lm::sampling::{Completion, SampleRequest, SamplingLimits, sample};
 use assay_tasks::problem::Problem;
-use assay_tasks::random::Stream;
+use assay_tasks::random::StreamKey;
 use assay_tasks::trace::{FinishReason, ScoredTrace};
 
 use crate::Critic;
 use crate::CriticError;
 use crate::encode::Encoder;
 use crate::policy_model::PolicyModel;
-
-/// Key of the random streams of search.
-const SEARCH: u64 = 0x5e;
 
 /// How prefixes compete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,10 +183,10 @@ impl<'s> Searcher<'s> {
             for (place, prefix) in tree.open.iter().enumerate() {
                 let children = if round == 0 { tree.keep } else { 1 } * plan.width;
                 let problem = (plan.first_problem + tree.problem) as u64;
-                let path = [SEARCH, problem, tree.index as u64, round, place as u64];
+                let path = [problem, tree.index as u64, round, place as u64];
                 let stream = |child: usize| {
                     let path: Vec<u64> = path.iter().copied().chain([child as u64]).collect();
-                    Stream::new(plan.seed, &path)
+                    StreamKey::Search.stream(plan.seed, &path)
                 };
                 requests.push(SampleRequest {
                     prompt: [tree.prompt.as_slice(), &prefix.drawn.token_ids].concat(),

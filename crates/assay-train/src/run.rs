@@ -38,6 +38,7 @@ use std::path::{Path, PathBuf};
 use assay_critic::encode::{Encoder, TokenLimits};
 use assay_lm::draw::SamplingSettings as DrawSettings;
 use assay_lm::sampling::SamplingLimits;
+use assay_tasks::random::StreamKey;
 
 use self::directory::{Best, RunDirectory};
 use self::discriminator::DiscriminatorPlan;
@@ -53,7 +54,7 @@ use self::record::{Record, recorded};
 use self::report::{
     DiscriminatorPhase, IterationReport, RewardsReport, RolloutReport, ValidationReport,
 };
-use self::rollout::{ROLLOUT, RolloutPlan, rollout};
+use self::rollout::{RolloutPlan, rollout};
 use self::rollout_server::RolloutServer;
 use self::saving::{Checkpoints, Restored, choose, fingerprint};
 use crate::backoff::{BoundedWork, MemoryBackoff};
@@ -388,7 +389,8 @@ impl<'i> Run<'i> {
             sampling: &self.draw,
             limits: &self.limits,
             samples: self.settings.sampling.samples,
-            stream_path: &[ROLLOUT, game as u64],
+            key: StreamKey::Rollout,
+            stream_path: &[game as u64],
             seed: self.settings.seed,
         };
         let mut on_token = |count| observer.tokens(count);

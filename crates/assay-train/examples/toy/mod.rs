@@ -17,6 +17,7 @@ use assay_lm::{
 use assay_tasks::arithmetic::vocabulary;
 use assay_tasks::problem::Problem;
 use assay_tasks::prompts::{PromptSettings, PromptStyle};
+use assay_tasks::random::StreamKey;
 use assay_train::TrainError;
 use assay_train::adam::AdamW;
 use assay_train::execution::Execution;
@@ -193,7 +194,8 @@ fn draw(
             max_sequences: 256,
         },
         samples,
-        stream_path: &[0x5a, key],
+        key: StreamKey::Rollout,
+        stream_path: &[key],
         seed: SEED,
     };
     rollout(policy, encoder, groups, &plan, |_| ())

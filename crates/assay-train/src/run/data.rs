@@ -3,15 +3,12 @@
 use assay_critic::encode::{Demonstration, EncodeReport, Encoder};
 use assay_tasks::perturbations::DemonstrationGroup;
 use assay_tasks::problem::Problem;
-use assay_tasks::random::Stream;
+use assay_tasks::random::StreamKey;
 
 use super::observer::Observer;
 use crate::TrainError;
 use crate::settings::Settings;
 use crate::trace::PromptGroup;
-
-/// Key of the streams that choose and make wrong demonstrations.
-const WRONG: u64 = 0x3d;
 
 /// Encodes the demonstrations of `problems`, one group each, and replaces a share of them by wrong ones if the settings ask
 /// for it. What is left out is reported.
@@ -59,7 +56,7 @@ fn corrupt_share(
     }
     let registry = settings.reward.perturbations.registry();
     for (index, demonstration) in demonstrations.iter_mut().enumerate() {
-        let mut stream = Stream::new(settings.seed, &[WRONG, index as u64]);
+        let mut stream = StreamKey::WrongDemonstrations.stream(settings.seed, &[index as u64]);
         if stream.uniform_f64() >= share {
             continue;
         }

@@ -27,6 +27,7 @@ use assay_ops::has_kernels;
 use assay_tasks::arithmetic::{ArithmeticSettings, Split, alphabet, generate};
 use assay_tasks::problem::Problem;
 use assay_tasks::prompts::{PromptSettings, PromptStyle};
+use assay_tasks::random::StreamKey;
 use assay_testkit::tiny_model;
 use assay_train::execution::Execution;
 use assay_train::metrics::{IterationMetrics, read};
@@ -389,6 +390,7 @@ fn sampled(policy: &PolicyModel, model: &LanguageModel, max_sequences: usize) ->
         sampling: &DrawSettings::default(),
         limits: &limits,
         samples: 5,
+        key: StreamKey::Rollout,
         stream_path: &[9],
         seed: 2,
     };

@@ -15,7 +15,7 @@ use assay_lm::packed::Group;
 use assay_lm::sampling::{SampleRequest, SamplingLimits, sample};
 use assay_lm::transformer::Transformer;
 use assay_lm::{ModelConfig, Placement};
-use assay_tasks::random::Stream;
+use assay_tasks::random::StreamKey;
 use assay_train::adam::AdamW;
 use assay_train::execution::{Execution, infer_all};
 use assay_train::memory::Residence;
@@ -197,7 +197,7 @@ impl Workbench {
             alpha: 2.0 * args.rank as f64,
             targets: Projection::ALL.to_vec(),
         };
-        let mut stream = Stream::new(SEED, &[0]);
+        let mut stream = StreamKey::BenchTexts.stream(SEED, &[]);
         let ids = IDS.min(config.vocab_size);
         let mut text = |tokens: usize| (0..tokens).map(|_| stream.below(ids) as u32).collect();
         let groups = (0..args.prompts)
@@ -302,7 +302,7 @@ impl Workbench {
         let request = |(index, group): (usize, &Group)| SampleRequest {
             prompt: group.prompt.clone(),
             streams: (0..samples)
-                .map(|sample| Stream::new(SEED, &[1, index as u64, sample as u64]))
+                .map(|sample| StreamKey::BenchSamples.stream(SEED, &[index as u64, sample as u64]))
                 .collect(),
             max_new_tokens: None,
         };

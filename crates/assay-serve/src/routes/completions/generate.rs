@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use assay_lm::draw::SamplingSettings;
 use assay_lm::sampling::Completion;
-use assay_tasks::random::Stream;
+use assay_tasks::random::StreamKey;
 use assay_tasks::trace::ScoredTrace;
 use serde_json::{Map, Value};
 
@@ -20,8 +20,6 @@ use crate::requests::{
     ANSWER_FIELDS, ASSAY_FIELDS, ChatRequest, CompletionRequest, Sampling, Texts,
 };
 
-/// Key of the streams of served samples.
-const SERVE: u64 = 0x5e;
 /// Tokens of an answer whose request names no limit.
 const DEFAULT_MAX_TOKENS: usize = 512;
 /// Most stop texts of a request.
@@ -353,11 +351,12 @@ pub(crate) async fn samples(app: &Arc<App>, plan: &Plan) -> Result<Samples, Refu
 
 async fn sample_locally(app: &Arc<App>, plan: &Plan, local: &Local) -> Result<Samples, Refusal> {
     let path = |sample| match local.seed {
-        Some(_) => vec![SERVE, sample],
-        None => vec![SERVE, plan.number, sample],
+        Some(_) => vec![sample],
+        None => vec![plan.number, sample],
     };
     let key = local.seed.unwrap_or(app.seed);
-    let streams = (0..plan.options.samples as u64).map(|sample| Stream::new(key, &path(sample)));
+    let stream = |sample| StreamKey::Served.stream(key, &path(sample));
+    let streams = (0..plan.options.samples as u64).map(stream);
     let work = SampleWork {
         prompt: local.prompt.clone(),
         streams: streams.collect(),
