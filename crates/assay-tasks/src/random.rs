@@ -121,6 +121,26 @@ pub enum StreamKey {
 }
 
 impl StreamKey {
+    /// Every purpose.
+    pub const ALL: [Self; 16] = [
+        Self::DataOrder,
+        Self::WrongDemonstrations,
+        Self::Rollout,
+        Self::Evaluation,
+        Self::Perturbation,
+        Self::Replay,
+        Self::InjectedError,
+        Self::Served,
+        Self::Search,
+        Self::Arithmetic,
+        Self::Bootstrap,
+        Self::BenchTexts,
+        Self::BenchSamples,
+        Self::PolicyAdapter,
+        Self::RewardAdapter,
+        Self::Weights,
+    ];
+
     /// The stream of a seed and a path within this purpose.
     pub fn stream(self, seed: u64, path: &[u64]) -> Stream {
         match self.word() {
@@ -129,12 +149,14 @@ impl StreamKey {
         }
     }
 
-    /// A seed of this purpose, made from the seed of a run.
+    /// A seed of this purpose, made from the seed of a run: the first number of the purpose's stream
+    /// without a path. So neighbouring seeds of runs do not meet in another purpose.
     pub fn seed(self, seed: u64) -> u64 {
-        seed ^ self.word().unwrap_or_default()
+        self.stream(seed, &[]).next_u64()
     }
 
-    /// The first word of the paths of this purpose.
+    /// The first word of the paths of this purpose. [`StreamKey::Weights`] has none: the only one
+    /// whose paths may be one word long, which tells them from all others.
     fn word(self) -> Option<u64> {
         Some(match self {
             Self::DataOrder => 0x0d,
@@ -144,12 +166,15 @@ impl StreamKey {
             Self::Perturbation => 0x9e,
             Self::Replay => 0x4e,
             Self::InjectedError => 0x1e,
-            Self::Served | Self::Search => 0x5e,
+            Self::Served => 0x5e,
+            Self::Search => 0x5c,
             Self::Arithmetic => 0x6172_6974_686d_6574, // "arithmet"
-            Self::BenchTexts => 0,
-            Self::BenchSamples | Self::PolicyAdapter => 1,
-            Self::RewardAdapter => 2,
-            Self::Bootstrap | Self::Weights => return None,
+            Self::Bootstrap => 0xb5,
+            Self::BenchTexts => 0xb0,
+            Self::BenchSamples => 0xb1,
+            Self::PolicyAdapter => 0xa0,
+            Self::RewardAdapter => 0xa1,
+            Self::Weights => return None,
         })
     }
 }
@@ -202,6 +227,21 @@ mod tests {
         assert_eq!(first(samples), first(Stream::new(42, &[0x5a, 3, 1, 0])));
         let weights = StreamKey::Weights.stream(42, &[7]);
         assert_eq!(first(weights), first(Stream::new(42, &[7])));
+    }
+
+    #[test]
+    fn purposes_share_no_stream() {
+        // A run's seed and its neighbours: with an exclusive or, seed 42's reward adapter was seed
+        // 41's policy adapter.
+        let mut seen = std::collections::BTreeSet::new();
+        for seed in 0..64 {
+            for key in StreamKey::ALL {
+                assert!(seen.insert(key.stream(seed, &[5]).next_u64()), "{key:?}");
+                if key != StreamKey::Weights {
+                    assert!(seen.insert(key.seed(seed)), "{key:?}");
+                }
+            }
+        }
     }
 
     #[test]
