@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_that_reaches_past_a_span_is_a_part_of_it() {
+    fn a_token_past_a_span_belongs_to_it() {
         // "=24>>x": the third token is "4>>".
         let completion = EncodedCompletion {
             text: "=24>>x".to_owned(),

@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn the_best_children_are_distinct_and_ties_go_to_the_first() {
+    fn the_best_children_are_distinct() {
         let children = [&[1, 2][..], &[3], &[1, 2], &[4], &[5]].map(prefix);
         let scores = [2.0, 5.0, 9.0, 2.0, f64::NEG_INFINITY];
         assert_eq!(best_distinct(&children, &scores, 3), [2, 1, 3]);

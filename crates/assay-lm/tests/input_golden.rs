@@ -376,7 +376,7 @@ fn every_block_format_gives_the_reference_values() {
 /// Three parts, two tensors each at most, in the formats that are expanded when they are read; any
 /// part names the file.
 #[test]
-fn split_files_and_expanded_formats_give_the_reference_values() {
+fn split_and_quantised_files_match_the_reference() {
     for part in 1..=3 {
         let path = golden(&format!("split-{part:05}-of-00003.gguf"));
         check_tensors(&path, &golden_json("four_bit.json"));

@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_the_first_word_of_its_streams() {
+    fn a_key_is_its_streams_first_word() {
         let first = |mut stream: Stream| stream.next_u64();
         let samples = StreamKey::Rollout.stream(42, &[3, 1, 0]);
         assert_eq!(first(samples), first(Stream::new(42, &[0x5a, 3, 1, 0])));

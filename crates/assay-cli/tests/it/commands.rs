@@ -498,7 +498,7 @@ fn mistakes_are_named_with_their_file_and_line() {
 
 /// A reward names its base model; where that is gone the message names both, and `--model` helps.
 #[test]
-fn a_missing_base_model_is_named_and_can_be_replaced() {
+fn a_missing_base_model_can_be_replaced() {
     let world = World::new();
     world.write("in.jsonl", &world.foreign()[..1]);
     fs::rename(world.path("model"), world.path("moved")).unwrap();

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::commands::World;
 
 #[test]
-fn a_checkpoint_and_a_run_stand_for_their_reward() {
+fn checkpoints_and_runs_stand_for_their_reward() {
     let world = World::new();
     world.write("in.jsonl", &world.foreign()[..4]);
     let score = |reward: &str, out: &str| -> Vec<u8> {
@@ -37,7 +37,7 @@ fn a_checkpoint_and_a_run_stand_for_their_reward() {
 }
 
 #[test]
-fn a_policy_is_no_reward_and_a_reward_no_policy() {
+fn policies_and_rewards_are_told_apart() {
     let world = World::new();
     let policy = world.path("checkpoint/policy");
     fs::create_dir_all(&policy).unwrap();
@@ -67,7 +67,7 @@ fn a_policy_is_no_reward_and_a_reward_no_policy() {
 }
 
 #[test]
-fn traces_that_no_reward_has_read_are_told_from_broken_ones() {
+fn unscored_traces_are_not_called_broken() {
     let world = World::new();
     world.write("foreign.jsonl", &world.foreign()[..8]);
     for command in ["eval", "show", "select"] {
@@ -90,7 +90,7 @@ fn traces_that_no_reward_has_read_are_told_from_broken_ones() {
 }
 
 #[test]
-fn a_trace_without_a_question_costs_the_others_nothing() {
+fn a_trace_without_question_is_left_out() {
     let world = World::new();
     let mut records = world.foreign()[..3].to_vec();
     records[1]["question"] = Value::from("");
@@ -106,7 +106,7 @@ fn a_trace_without_a_question_costs_the_others_nothing() {
 }
 
 #[test]
-fn numbers_and_places_beyond_reason_are_refused_at_once() {
+fn unreasonable_options_are_refused_at_once() {
     let world = World::new();
     let said = world.assay(
         "sample --model model --problems problems.jsonl --out o.jsonl --samples 99999999999",

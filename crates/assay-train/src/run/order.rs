@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_epoch_visits_every_item_once_in_another_order() {
+    fn each_epoch_is_another_permutation() {
         let epoch =
             |e: usize| -> Vec<usize> { (0..4).flat_map(|i| batch(1, 12, 3, 4 * e + i)).collect() };
         let (mut first, mut second) = (epoch(0), epoch(1));

@@ -183,7 +183,7 @@ fn bits(tensor: &candle_core::Tensor) -> Vec<u32> {
 /// Values of three iterations of the game after the warm start, as a CPU computes them; other devices may round otherwise.
 /// `ASSAY_RECORD=1` writes the file anew.
 #[test]
-fn three_iterations_of_the_game_give_the_recorded_numbers() {
+fn three_iterations_have_the_recorded_numbers() {
     let mut settings = settings();
     settings.run.iterations = 3;
     let dir = tempfile::tempdir().unwrap();
@@ -226,7 +226,7 @@ fn three_iterations_of_the_game_give_the_recorded_numbers() {
 }
 
 #[test]
-fn fault_18_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit() {
+fn fault_18_a_resumed_run_is_bitwise_equal() {
     let settings = settings();
     let whole = tempfile::tempdir().unwrap();
     run(&settings, TrainerKind::Airl, whole.path(), RunMode::Fresh).unwrap();
@@ -399,7 +399,7 @@ fn sampled(policy: &PolicyModel, model: &LanguageModel, max_sequences: usize) ->
 }
 
 #[test]
-fn cached_decoding_and_the_packed_pass_agree_whatever_the_batch() {
+fn cached_decoding_equals_the_packed_pass() {
     let model = model();
     let policy = PolicyModel {
         transformer: model.transformer.clone(),
