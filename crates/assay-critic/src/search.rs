@@ -11,7 +11,7 @@ use std::collections::HashSet;
 
 use assay_evals::scores::{ScoreSettings, TraceScore};
 use assay_lm::LanguageModel;
-use assay_lm::draw::SamplingSettings as DrawSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::sampling::{Completion, SampleRequest, SamplingLimits, sample};
 use assay_tasks::problem::Problem;
 use assay_tasks::random::StreamKey;

@@ -9,8 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use assay_lm::{
-    ChatTemplate, ControlTokens, GenerationPrompt, Group, LanguageModel, ModelConfig, ModelSource,
-    PackedBatch, Placement, SampleRequest, SamplingLimits, SamplingSettings, Storage, Tokenizer,
+    ChatTemplate, ControlTokens, DrawSettings, GenerationPrompt, Group, LanguageModel, ModelConfig,
+    ModelSource, PackedBatch, Placement, SampleRequest, SamplingLimits, Storage, Tokenizer,
     Transformer, Weights, sample,
 };
 use assay_ops::{Matrix, linear};
@@ -469,7 +469,7 @@ fn cached_decoding_agrees_with_one_pass() {
             stop_tokens: Vec::new(),
             max_sequences: 1,
         };
-        let settings = SamplingSettings::default();
+        let settings = DrawSettings::default();
         let mut drawn = sample(&model, None, &[request], &settings, &limits, |_| ()).unwrap();
         let completion = drawn.remove(0).remove(0);
         assert_eq!(completion.token_ids.len(), 12);

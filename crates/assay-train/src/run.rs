@@ -36,7 +36,7 @@ mod state;
 use std::path::{Path, PathBuf};
 
 use assay_critic::encode::{Encoder, TokenLimits};
-use assay_lm::draw::SamplingSettings as DrawSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::sampling::SamplingLimits;
 use assay_tasks::random::StreamKey;
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use assay_critic::encode::TokenLimits;
 use assay_lm::LanguageModel;
-use assay_lm::draw::SamplingSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::sampling::SamplingLimits;
 use assay_tasks::datasets::{DatasetSettings, Required};
 use assay_tasks::problem::Problem;
@@ -63,8 +63,8 @@ impl DrawArgs {
     }
 
     /// The distribution that tokens are drawn from.
-    pub(crate) fn distribution(&self) -> Result<SamplingSettings> {
-        let draw = SamplingSettings {
+    pub(crate) fn distribution(&self) -> Result<DrawSettings> {
+        let draw = DrawSettings {
             temperature: self.temperature,
             top_p: self.top_p,
             top_k: self.top_k,

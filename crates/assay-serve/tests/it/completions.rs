@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 
 use assay_critic::Critic;
-use assay_lm::draw::SamplingSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::sampling::{Completion, SampleRequest, SamplingLimits, sample};
 use assay_tasks::random::StreamKey;
 use assay_tasks::trace::ScoredTrace;
@@ -36,7 +36,7 @@ fn sampled(
         stop_tokens: vec![model.end_of_turn()],
         max_sequences: 64,
     };
-    let settings = SamplingSettings::default();
+    let settings = DrawSettings::default();
     let drawn = sample(
         &model.transformer,
         None,

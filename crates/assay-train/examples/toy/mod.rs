@@ -8,7 +8,7 @@ use assay_critic::encode::Encoder;
 use assay_critic::player::Player;
 use assay_critic::{PolicyModel, Trainable};
 use assay_lm::adapter::Adapter;
-use assay_lm::draw::SamplingSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::sampling::SamplingLimits;
 use assay_lm::transformer::Transformer;
 use assay_lm::{
@@ -183,7 +183,7 @@ fn draw(
     key: u64,
 ) -> Result<(), TrainError> {
     let plan = RolloutPlan {
-        sampling: &SamplingSettings {
+        sampling: &DrawSettings {
             temperature: 1.0,
             top_p: 1.0,
             top_k: 0,

@@ -2,7 +2,7 @@
 
 use assay_critic::PolicyModel;
 use assay_critic::encode::Encoder;
-use assay_lm::draw::SamplingSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::sampling::SamplingLimits;
 use assay_tasks::problem::Problem;
 use assay_tasks::random::StreamKey;
@@ -15,7 +15,7 @@ use crate::trace::{PromptGroup, SampleRecord, Trace};
 /// How a policy is sampled for a measurement.
 pub struct EvaluationPlan<'p> {
     /// Temperature, top-p, top-k.
-    pub draw: &'p SamplingSettings,
+    pub draw: &'p DrawSettings,
     /// Token limits and sequences at a time.
     pub limits: &'p SamplingLimits,
     /// Samples per problem.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use assay_critic::PolicyModel;
 use assay_critic::encode::Encoder;
-use assay_lm::draw::SamplingSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::sampling::{Completion, SampleRequest, SamplingLimits, sample};
 use assay_tasks::answers;
 use assay_tasks::random::{Stream, StreamKey};
@@ -19,7 +19,7 @@ use crate::trace::{PromptGroup, SampleRecord, Trace, TraceRole, Verdict};
 #[derive(Clone, Copy)]
 pub struct RolloutPlan<'p> {
     /// Temperature, top-p, top-k.
-    pub sampling: &'p SamplingSettings,
+    pub sampling: &'p DrawSettings,
     /// Token limits and sequences at a time.
     pub limits: &'p SamplingLimits,
     /// Samples per prompt.

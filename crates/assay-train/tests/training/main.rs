@@ -18,7 +18,7 @@ use assay_critic::player::Player;
 use assay_critic::policy_model::{PolicyModel, Trainable, logprobs_and_entropies};
 use assay_critic::reward_model::RewardModel;
 use assay_lm::adapter::{Adapter, LoraSettings};
-use assay_lm::draw::SamplingSettings as DrawSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::packed::{Group, PackedBatch};
 use assay_lm::sampling::SamplingLimits;
 use assay_lm::transformer::Transformer;

@@ -8,7 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use assay_lm::draw::SamplingSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::sampling::{SampleRequest, SamplingLimits, sample};
 use assay_lm::{LanguageModel, peft};
 use assay_tasks::random::Stream;
@@ -171,7 +171,7 @@ fn complete(model: &LanguageModel, adapter: Option<&str>, body: &Value) -> Value
         stop_tokens: serde_json::from_value(body["stop_token_ids"].clone()).unwrap(),
         max_sequences: 1,
     };
-    let draw = SamplingSettings::default();
+    let draw = DrawSettings::default();
     let mut drawn = sample(
         &model.transformer,
         adapter.as_ref(),

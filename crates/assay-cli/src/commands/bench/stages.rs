@@ -10,7 +10,7 @@ use assay_critic::player::Player;
 use assay_critic::policy_model::{PolicyModel, Trainable};
 use assay_critic::reward_model::RewardModel;
 use assay_lm::adapter::{Adapter, LoraSettings, Projection};
-use assay_lm::draw::SamplingSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::packed::Group;
 use assay_lm::sampling::{SampleRequest, SamplingLimits, sample};
 use assay_lm::transformer::Transformer;
@@ -312,7 +312,7 @@ impl Workbench {
             stop_tokens: Vec::new(),
             max_sequences: groups.len() * samples,
         };
-        let draw = SamplingSettings::default();
+        let draw = DrawSettings::default();
         let policy = &self.policy()?.player;
         let (model, adapter) = (&policy.transformer, policy.adapter());
         sample(model, adapter, &requests, &draw, &limits, |_| ())?;

@@ -14,7 +14,7 @@ use assay_evals::scores::TraceScore;
 use assay_evals::statistics::Estimate;
 use assay_evals::{EvalSettings, Evaluation, Evaluator, Summary, evaluate};
 use assay_lm::LanguageModel;
-use assay_lm::draw::SamplingSettings as DrawSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::sampling::SamplingLimits;
 use assay_tasks::perturbations::{Perturbation, Registry};
 use assay_tasks::problem::Problem;

@@ -9,7 +9,7 @@ use assay_critic::{Beside, Critic};
 use assay_evals::localisation::{Predictor, localise};
 use assay_evals::statistics::BootstrapSettings;
 use assay_evals::{EvalSettings, Evaluation, Summary, evaluate};
-use assay_lm::draw::SamplingSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::sampling::SamplingLimits;
 use assay_tasks::datasets::{DatasetSettings, Required, load_problems};
 use assay_tasks::perturbations::Registry;
@@ -145,7 +145,7 @@ fn sample(
         stop_tokens: vec![model.end_of_turn()],
         max_sequences: settings.sampling.max_sequences,
     };
-    let draw = SamplingSettings::default();
+    let draw = DrawSettings::default();
     let plan = EvaluationPlan {
         draw: &draw,
         limits: &stop,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use assay_lm::draw::SamplingSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::sampling::Completion;
 use assay_tasks::random::StreamKey;
 use assay_tasks::trace::ScoredTrace;
@@ -66,7 +66,7 @@ enum Source {
 #[derive(Clone)]
 struct Local {
     prompt: Vec<u32>,
-    draw: SamplingSettings,
+    draw: DrawSettings,
     max_tokens: usize,
     seed: Option<u64>,
     stops: Vec<String>,
@@ -261,10 +261,10 @@ async fn local(
         return Err(Refusal::field("max_tokens", message));
     }
     app.ensure_tokens(prompt.len() + options.samples * max_tokens)?;
-    let default = SamplingSettings::default();
+    let default = DrawSettings::default();
     Ok(Local {
         prompt,
-        draw: SamplingSettings {
+        draw: DrawSettings {
             temperature: sampling.temperature.unwrap_or(default.temperature),
             top_p: sampling.top_p.unwrap_or(default.top_p),
             top_k: sampling.top_k.and_then(|k| k.try_into().ok()).unwrap_or(0),
