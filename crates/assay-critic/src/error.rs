@@ -4,18 +4,9 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-/// An error of this crate.
+/// An error of a file, in this crate and in those above it.
 #[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum CriticError {
-    /// A setting has a value without meaning.
-    #[error("setting `{key}`: {reason}")]
-    InvalidSetting {
-        /// Dotted path of the key.
-        key: String,
-        /// What is wrong and what is allowed.
-        reason: String,
-    },
+pub enum FileError {
     /// A file could not be read or written.
     #[error("{doing} {}", .path.display())]
     Io {
@@ -34,6 +25,42 @@ pub enum CriticError {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+impl FileError {
+    /// A failed file operation.
+    pub fn io(doing: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::Io {
+            doing,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// A file whose content is not valid.
+    pub fn malformed(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
+        Self::Malformed {
+            path: path.into(),
+            reason: reason.into(),
+        }
+    }
+}
+
+/// An error of this crate.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CriticError {
+    /// A setting has a value without meaning.
+    #[error("setting `{key}`: {reason}")]
+    InvalidSetting {
+        /// Dotted path of the key.
+        key: String,
+        /// What is wrong and what is allowed.
+        reason: String,
+    },
+    /// A file could not be read or written, or its content is not valid.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A reward is not finite.
     #[error("trace {trace}: the reward of token {token} is not finite")]
     NonFiniteReward {
@@ -71,11 +98,12 @@ pub enum CriticError {
 impl CriticError {
     /// A failed file operation.
     pub fn io(doing: &'static str, path: &Path, source: std::io::Error) -> Self {
-        Self::Io {
-            doing,
-            path: path.to_owned(),
-            source,
-        }
+        FileError::io(doing, path, source).into()
+    }
+
+    /// A file whose content is not valid.
+    pub fn malformed(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
+        FileError::malformed(path, reason).into()
     }
 
     /// A setting without meaning.

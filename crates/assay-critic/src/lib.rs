@@ -35,7 +35,7 @@ pub mod transform;
 pub use critic::{
     Beside, Critic, EncodedTrace, ErrorCase, PolicyOutputs, ScoreReport, ScoredSteps, TokenOutputs,
 };
-pub use error::CriticError;
+pub use error::{CriticError, FileError};
 pub use head::HeadSettings;
 pub use policy_model::{PolicyModel, Trainable};
 pub use reward_model::{RewardModel, ScoringSettings};

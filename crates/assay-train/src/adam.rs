@@ -127,10 +127,7 @@ impl AdamW {
     /// # Errors
     /// Names the file and the tensor that is missing or has another size.
     pub fn restore(&mut self, path: &Path) -> Result<(), TrainError> {
-        let malformed = |reason: String| TrainError::Malformed {
-            path: path.to_owned(),
-            reason,
-        };
+        let malformed = |reason: String| TrainError::malformed(path, reason);
         let tensors = candle_core::safetensors::load(path, &Device::Cpu)
             .map_err(|source| malformed(source.to_string()))?;
         let get = |name: String, n: usize| -> Result<Tensor, TrainError> {

@@ -155,10 +155,7 @@ pub fn train(
 pub fn newest_checkpoint(dir: &Path) -> Result<PathBuf, TrainError> {
     match checkpoint::list(dir)?.pop() {
         Some((_, path)) => Ok(path),
-        None => Err(TrainError::Malformed {
-            path: dir.to_owned(),
-            reason: "it holds no checkpoint".to_owned(),
-        }),
+        None => Err(TrainError::malformed(dir, "it holds no checkpoint")),
     }
 }
 
