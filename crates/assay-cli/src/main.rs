@@ -1,6 +1,7 @@
 //! The `assay` binary: arguments to settings to command to exit status.
 //!
-//! Data goes to stdout, messages to stderr. Exit 0 is done, 1 the user's mistake, 2 ours.
+//! Data goes to stdout, messages to stderr. Exit status 0 is success, 1 a mistake of
+//! the user, 2 an internal error.
 
 mod allocator;
 mod args;
@@ -61,7 +62,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// A reader's panic that becomes an error is told once, as that error.
+/// A panic that a reader turns into an error is printed once, as that error.
 fn leave_caught_panics_untold() {
     let tell = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

@@ -65,7 +65,7 @@ impl Stage {
         Self::Iteration,
     ];
 
-    /// As it stands in the report.
+    /// The name in the report.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Sample => "sample",
@@ -76,8 +76,9 @@ impl Stage {
         }
     }
 
-    /// Operations: 2 a weight and row forward; training adds as much for the gradient of the input and, in layers that are computed
-    /// again, for the second forward; an adapter's matrices also receive gradients. Attention is left out.
+    /// Operations: 2 a weight and row forward; training adds as much for the gradient of the input
+    /// and, in layers that are computed again, for the second forward; an adapter's matrices
+    /// also receive gradients. Attention is left out.
     pub(crate) fn cost(self, args: &BenchArgs, residence: Residence) -> Cost {
         let config = config(args);
         let layers = layer_weights(&config) as f64;
@@ -171,7 +172,8 @@ struct Trainee<P> {
     optimiser: Option<AdamW>,
 }
 
-/// Two players and the completions they work on. What no stage has asked for is not there: the process's peak is the stages' own.
+/// Two players and the completions they work on. What no stage has asked for is not there: the
+/// process's peak is the stages' own.
 pub(crate) struct Workbench {
     transformer: Arc<Transformer>,
     lora: LoraSettings,
@@ -269,7 +271,7 @@ impl Workbench {
         done.map(|_| ())
     }
 
-    /// Runs a stage and gives its seconds.
+    /// Runs a stage and returns its seconds.
     pub(crate) fn run(&mut self, stage: Stage) -> Result<f64> {
         let started = Instant::now();
         let groups = std::mem::take(&mut self.groups);
