@@ -71,7 +71,8 @@ pub enum CriticError {
     },
     /// No demonstration is left to learn from.
     #[error(
-        "none of {problems} problems has a usable demonstration ({too_long} are longer than {limit} tokens)"
+        "none of {problems} problems has a usable demonstration ({too_long} are longer than {limit} tokens, \
+         {prompts_too_long} have a prompt longer than {prompt_limit})"
     )]
     NoDemonstrations {
         /// Problems examined.
@@ -80,6 +81,32 @@ pub enum CriticError {
         too_long: usize,
         /// The completion limit in tokens.
         limit: usize,
+        /// Demonstrations whose prompt is longer than its limit.
+        prompts_too_long: usize,
+        /// The prompt limit in tokens.
+        prompt_limit: usize,
+    },
+    /// A prompt does not fit beside the completions that are to follow it.
+    #[error(
+        "the prompt of \"{question}\" has {tokens} tokens, and {limit} fit beside a completion: a prompt is never cut; \
+         allow longer prompts or shorter completions, or leave the problem out"
+    )]
+    PromptTooLong {
+        /// The first characters of the question.
+        question: String,
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Tokens that are allowed.
+        limit: usize,
+    },
+    /// A policy reads a trace as other tokens than the reward.
+    #[error(
+        "trace {trace}: the policy splits its text into other tokens than the reward's model, so there is no \
+         log-probability for each reward; score the traces with the policy alone, without --reward"
+    )]
+    OtherTokens {
+        /// Id of the trace.
+        trace: String,
     },
     /// Problems, prompts or traces could not be read.
     #[error(transparent)]

@@ -1,11 +1,14 @@
-//! Search with the critic while sampling: step-level beam search and diverse verifier tree search (DVTS).
+//! Search with the critic while sampling: step-level beam search and diverse verifier tree search
+//! (DVTS).
 //!
-//! A round extends every open prefix by one reasoning step (sampling stops after a token that holds a line break), the
-//! critic scores the extended prefixes, and each tree keeps its best. Beam search is one tree that keeps N/M prefixes,
-//! DVTS is N/M trees that keep one prefix each; M is the number of children of a prefix. Every completion that ended
-//! is a candidate, kept or not: its tokens were paid for. Choosing among the candidates is left to `assay_evals`.
+//! A round extends every open prefix by one reasoning step (sampling stops after a token that holds
+//! a line break), the critic scores the extended prefixes, and each tree keeps its best. Beam
+//! search is one tree that keeps N/M prefixes, DVTS is N/M trees that keep one prefix each; M is
+//! the number of children of a prefix. Every completion that ended is a candidate, also one that
+//! its tree does not keep. `assay_evals` chooses among the candidates.
 //!
-//! Sources: Beeching et al., "Scaling test-time compute with open models" (2024); Snell et al., arXiv 2408.03314.
+//! Sources: Beeching et al., "Scaling test-time compute with open models" (2024); Snell et al.,
+//! arXiv 2408.03314.
 
 use std::collections::HashSet;
 
@@ -22,20 +25,20 @@ use crate::CriticError;
 use crate::encode::Encoder;
 use crate::policy_model::PolicyModel;
 
-/// How prefixes compete.
+/// Which prefixes are compared with each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SearchStrategy {
-    /// All prefixes of a problem compete.
+    /// All prefixes of a problem.
     Beam,
-    /// Prefixes compete within their tree only.
+    /// The prefixes of one tree.
     Dvts,
 }
 
-/// How a problem is searched.
+/// Settings of a search.
 pub struct SearchPlan<'p> {
-    /// How prefixes compete.
+    /// Which prefixes are compared with each other.
     pub strategy: SearchStrategy,
-    /// N: children drawn a round; a multiple of `width`.
+    /// N: children drawn per round; a multiple of `width`.
     pub samples: usize,
     /// M: children of a prefix.
     pub width: usize,
@@ -53,18 +56,18 @@ pub struct SearchPlan<'p> {
     pub generator: &'p str,
 }
 
-/// What a search found.
+/// The result of a search.
 #[derive(Debug, Default)]
 pub struct SearchOutcome {
     /// Candidates of each problem, problem after problem, scored.
     pub traces: Vec<ScoredTrace>,
-    /// Tokens drawn from the policy, those of abandoned prefixes included.
+    /// Tokens drawn from the policy, including those of dropped prefixes.
     pub generated_tokens: usize,
-    /// Tokens of prefixes given to the critic.
+    /// Tokens of prefixes that the critic scored.
     pub scored_tokens: usize,
 }
 
-/// The players of a search.
+/// The models of a search.
 pub struct Searcher<'s> {
     policy: &'s PolicyModel,
     critic: &'s Critic<'s>,
@@ -72,7 +75,7 @@ pub struct Searcher<'s> {
     line_breaks: Vec<u32>,
 }
 
-/// A completion so far, with the score the critic gave it.
+/// A completion so far, and whether it has ended.
 #[derive(Clone, Default)]
 struct Prefix {
     drawn: Completion,
@@ -111,10 +114,11 @@ impl<'s> Searcher<'s> {
         }
     }
 
-    /// Searches `problems` and gives every ended completion as a scored trace.
+    /// Searches `problems` and returns every ended completion as a scored trace.
     ///
     /// # Errors
-    /// [`CriticError::InvalidSetting`] when `samples` is not a positive multiple of `width`; sampling or scoring fails.
+    /// [`CriticError::InvalidSetting`] when `samples` is not a positive multiple of `width`;
+    /// sampling or scoring fails.
     pub fn search(
         &self,
         problems: &[Problem],
@@ -168,7 +172,7 @@ impl<'s> Searcher<'s> {
         Ok(planted)
     }
 
-    /// One step more for every open prefix: the children of each tree.
+    /// Extends every open prefix by one step; returns the children of each tree.
     fn grow(
         &self,
         trees: &[Tree],
@@ -261,7 +265,8 @@ impl<'s> Searcher<'s> {
 }
 
 impl Tree {
-    /// Keeps the best children open; a kept one that ended leaves the tree and takes its place with it.
+    /// Keeps the best children open. A kept child that ended leaves the tree, which then keeps one
+    /// fewer.
     fn select(&mut self, children: &[Prefix], traces: &[ScoredTrace], score: TraceScore) {
         let of = |trace| score.of(trace, &ScoreSettings::default());
         let scores: Vec<f64> = traces
@@ -277,7 +282,7 @@ impl Tree {
 }
 
 impl Prefix {
-    /// This prefix with one sampled step more.
+    /// This prefix, extended by a sampled step.
     fn extended(&self, step: Completion, plan: &SearchPlan<'_>) -> Self {
         let mut drawn = self.drawn.clone();
         let stopped = step
@@ -293,7 +298,8 @@ impl Prefix {
     }
 }
 
-/// Indices of the `keep` best children, best first; of children with the same tokens the first stands for all.
+/// Indices of the `keep` best children, best first; of children with the same tokens only the first
+/// is kept.
 fn best_distinct(children: &[Prefix], scores: &[f64], keep: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..children.len()).collect();
     order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));

@@ -174,6 +174,8 @@ impl<'i> Run<'i> {
         };
         let encoder = Encoder::new(inputs.model, &settings.prompt, limits);
         let demonstrations = data::demonstrations(inputs.train, &encoder, settings, observer)?;
+        let measured = settings.run.eval_problems.min(inputs.validation.len());
+        encoder.ensure_prompts_fit(&inputs.validation[..measured])?;
         let sft_iterations = match (inputs.kind, &settings.policy.start) {
             (TrainerKind::Sft, _) | (_, PolicyStart::Sft) => {
                 let visits = settings.sft.epochs * demonstrations.len();

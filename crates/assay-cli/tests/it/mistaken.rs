@@ -37,6 +37,34 @@ fn checkpoints_and_runs_stand_for_their_reward() {
 }
 
 #[test]
+fn a_directory_of_runs_names_the_runs() {
+    let world = World::new();
+    world.write("in.jsonl", &world.foreign()[..2]);
+    for run in ["quick/airl", "quick/sft", "swept/dense/seed-1"] {
+        fs::create_dir_all(world.path(run)).unwrap();
+        fs::write(world.path(run).join("settings.toml"), "seed = 1\n").unwrap();
+    }
+    for command in [
+        "score --reward {} --traces in.jsonl --out out.jsonl",
+        "report --run {} --out report.html",
+        "export --run {} --format peft --out exported",
+        "export --run {} --format tensorboard --out exported",
+        "replay --run {}",
+    ] {
+        let said = world.refused(&command.replace("{}", "quick"));
+        assert!(
+            said.contains("name one of them: quick/airl, quick/sft"),
+            "{said}"
+        );
+        let said = world.refused(&command.replace("{}", "swept"));
+        assert!(
+            said.contains("name one of them: swept/dense/seed-1"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn policies_and_rewards_are_told_apart() {
     let world = World::new();
     let policy = world.path("checkpoint/policy");
@@ -98,7 +126,7 @@ fn a_trace_without_question_is_left_out() {
     let counts = world.json("score --reward reward --traces in.jsonl --out out.jsonl --json");
     assert_eq!(
         counts,
-        json!({ "scored": 2, "unscored": 1, "encoded_again": 0 })
+        json!({ "scored": 2, "unscored": 1, "too_long": 0, "encoded_again": 0 })
     );
     let traces = read_traces(&world.path("out.jsonl")).unwrap();
     let scored: Vec<bool> = traces.iter().map(|t| !t.scores.is_empty()).collect();

@@ -7,7 +7,7 @@ use assay_tasks::random::StreamKey;
 
 use super::observer::Observer;
 use crate::TrainError;
-use crate::settings::Settings;
+use crate::settings::{SamplingSettings, Settings};
 use crate::trace::PromptGroup;
 
 /// Encodes the demonstrations of `problems`, one group each, and replaces a share of them by wrong ones if the settings ask
@@ -22,8 +22,7 @@ pub(super) fn demonstrations(
     observer: &mut dyn Observer,
 ) -> Result<Vec<PromptGroup>, TrainError> {
     let (mut encoded, report) = encoder.demonstrations(problems)?;
-    let limit = settings.sampling.max_completion_tokens;
-    observer.note(&summary(encoded.len(), &report, limit));
+    observer.note(&summary(encoded.len(), &report, &settings.sampling));
     let wrong = corrupt_share(&mut encoded, encoder, settings)?;
     if wrong > 0 {
         observer.note(&format!(
@@ -36,10 +35,11 @@ pub(super) fn demonstrations(
         .collect())
 }
 
-fn summary(count: usize, report: &EncodeReport, limit: usize) -> String {
+fn summary(count: usize, report: &EncodeReport, sampling: &SamplingSettings) -> String {
+    let (completion, prompt) = (sampling.max_completion_tokens, sampling.max_prompt_tokens);
     format!(
-        "{count} demonstrations; left out: {} without one, {} beyond {limit} tokens; {} prompts lost their beginning",
-        report.without_demonstration, report.too_long, report.prompts_cut
+        "{count} demonstrations; left out: {} without one, {} beyond {completion} tokens, {} with a prompt beyond {prompt}",
+        report.without_demonstration, report.too_long, report.prompts_too_long
     )
 }
 

@@ -304,59 +304,59 @@ fn a_used_directory_and_other_settings_are_refused() {
 }
 
 #[test]
-fn fault_06_a_long_completion_is_left_out_whole_and_a_long_prompt_keeps_its_end() {
-    let (model, problems) = (model(), problems(4));
+fn fault_06_long_texts_are_left_out_whole() {
+    let (model, problems) = (model(), problems(12));
     let prompt = PromptSettings {
         style: PromptStyle::Plain,
         ..PromptSettings::default()
     };
-    let generous = TokenLimits {
-        prompt: 100,
-        completion: 100,
+    let encoded = |prompt_limit, completion| {
+        let limits = TokenLimits {
+            prompt: prompt_limit,
+            completion,
+        };
+        Encoder::new(&model, &prompt, limits).demonstrations(&problems)
     };
-    let (all, _) = Encoder::new(&model, &prompt, generous)
-        .demonstrations(&problems)
-        .unwrap();
+    let (all, _) = encoded(100, 100).unwrap();
     let longest = all.iter().map(|d| d.completion.ids.len()).max().unwrap();
-    let tight = TokenLimits {
-        prompt: 5,
-        completion: longest - 1,
-    };
-    let (kept, report) = Encoder::new(&model, &prompt, tight)
-        .demonstrations(&problems)
-        .unwrap();
-    assert_eq!(kept.len() + report.too_long, 4);
-    assert!(report.too_long >= 1);
-    assert_eq!(report.prompts_cut, kept.len());
-    for demonstration in &kept {
-        let whole = all
-            .iter()
-            .find(|d| d.problem.id == demonstration.problem.id)
-            .unwrap();
-        assert_eq!(
-            demonstration.completion, whole.completion,
-            "a completion was cut"
-        );
-        assert_eq!(demonstration.prompt, whole.prompt[whole.prompt.len() - 5..]);
-        let answer = demonstration.problem.answer.as_deref().unwrap();
-        assert!(
-            demonstration
-                .completion
-                .text
-                .ends_with(&format!("#### {answer}"))
-        );
+    let longest_prompt = all.iter().map(|d| d.prompt.len()).max().unwrap();
+    let (by_completion, report) = encoded(100, longest - 1).unwrap();
+    assert!(report.too_long >= 1 && report.prompts_too_long == 0);
+    assert_eq!(by_completion.len() + report.too_long, 12);
+    let (by_prompt, report) = encoded(longest_prompt - 1, 100).unwrap();
+    assert!(report.prompts_too_long >= 1 && report.too_long == 0);
+    assert_eq!(by_prompt.len() + report.prompts_too_long, 12);
+    for kept in by_completion.iter().chain(&by_prompt) {
+        let mut whole = all.iter();
+        let whole = whole.find(|d| d.problem.id == kept.problem.id).unwrap();
+        assert_eq!(kept.completion, whole.completion, "a completion was cut");
+        assert_eq!(kept.prompt, whole.prompt, "a prompt was cut");
+        let answer = kept.problem.answer.as_deref().unwrap();
+        assert!(kept.completion.text.ends_with(&format!("#### {answer}")));
     }
-    let none = TokenLimits {
-        prompt: 100,
-        completion: 3,
+    let error = encoded(100, 3).unwrap_err().to_string();
+    assert!(error.contains("12 are longer than 3 tokens"), "{error}");
+    let error = encoded(3, 100).unwrap_err().to_string();
+    assert!(error.contains("12 have a prompt longer than 3"), "{error}");
+}
+
+#[test]
+fn a_long_validation_prompt_ends_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let (settings, model, train_problems) = (settings(), model(), problems(8));
+    let mut long = train_problems[0].clone();
+    long.question = long.question.repeat(20);
+    let inputs = TrainInputs {
+        kind: TrainerKind::Sft,
+        settings: &settings,
+        model: &model,
+        reward_backbone: model.transformer.clone(),
+        train: &train_problems,
+        validation: &[long],
+        ranks: &SingleProcess,
     };
-    let error = Encoder::new(&model, &prompt, none)
-        .demonstrations(&problems)
-        .unwrap_err();
-    assert!(
-        error.to_string().contains("longer than 3 tokens"),
-        "{error}"
-    );
+    let error = train(&inputs, dir.path(), RunMode::Fresh, &mut Silent).unwrap_err();
+    assert!(error.to_string().contains("40 fit beside"), "{error}");
 }
 
 fn sampled(policy: &PolicyModel, model: &LanguageModel, max_sequences: usize) -> Vec<PromptGroup> {
