@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // tests stop where something is not as expected
 
 mod cut;
+mod faults;
 mod memory;
 mod rollout_server;
 mod sampling;
