@@ -106,6 +106,11 @@ impl<'m> PolicyScorer<'m> {
             completion: &trace.token_ids,
         });
         let groups = PromptGroups::new(completions, self.positions);
+        // Those of another policy must not stay with a trace that this one cannot read.
+        for trace in traces.iter_mut() {
+            trace.policy_logprobs = None;
+            trace.entropies = None;
+        }
         let mut scored = 0;
         for (groups, places) in groups.micro_batches(self.token_budget) {
             let outputs = policy_outputs(&self.policy, &PackedBatch::new(&groups)?)?;
