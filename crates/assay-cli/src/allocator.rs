@@ -1,8 +1,9 @@
 //! The allocator of the process, and when it keeps the pages that it once had.
 //!
-//! Training and decoding allocate and free large tensors all the time. Pages that go back to the system are cleared and faulted in again:
-//! a third of the time of an update that keeps its activations. What a model is read from and laid out in leaves holes that later tensors
-//! fill in part only: these pages are given back.
+//! Training and decoding allocate and free large tensors all the time. Pages that go back to the
+//! system are cleared and faulted in again: a third of the time of an update that keeps its
+//! activations. What a model is read from and laid out in leaves holes that later tensors
+//! fill in part only: these pages are returned to the system.
 
 use std::ffi::{c_int, c_long};
 
@@ -11,19 +12,21 @@ use libmimalloc_sys::{mi_collect, mi_option_get, mi_option_set_default};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// `mi_option_purge_delay`: milliseconds until freed pages go back to the system. The bindings do not name it.
+/// `mi_option_purge_delay`: milliseconds until freed pages go back to the system. The bindings do
+/// not name it.
 const PURGE_DELAY: c_int = 15;
-/// What that option is called for never.
+/// The value for never.
 const NEVER: c_long = -1;
-/// And for as soon as a page is free.
+/// The value for as soon as a page is free.
 const AT_ONCE: c_long = 0;
 
-/// Keeps freed pages for the next tensor; the user's `MIMALLOC_PURGE_DELAY` stands. Gives the delay in use.
+/// Keeps freed pages for the next tensor; the user's `MIMALLOC_PURGE_DELAY` takes precedence.
+/// Returns the delay in use.
 pub(crate) fn keep_pages() -> c_long {
     purge_after(NEVER)
 }
 
-/// Runs `load` and gives its freed pages back.
+/// Runs `load` and returns its freed pages to the system.
 pub(crate) fn while_loading<T>(load: impl FnOnce() -> T) -> T {
     purge_after(AT_ONCE);
     let loaded = load();
@@ -38,7 +41,8 @@ pub(crate) fn while_loading<T>(load: impl FnOnce() -> T) -> T {
 
 #[allow(unsafe_code)]
 fn purge_after(milliseconds: c_long) -> c_long {
-    // SAFETY: both functions take any option below `_mi_option_last` and any value, from any thread.
+    // SAFETY: both functions take any option below `_mi_option_last` and any value, from any
+    // thread.
     unsafe {
         mi_option_set_default(PURGE_DELAY, milliseconds);
         mi_option_get(PURGE_DELAY)
@@ -51,7 +55,8 @@ mod tests {
 
     const VARIABLE: &str = "MIMALLOC_PURGE_DELAY";
 
-    /// Run again as a child with the variable set, which the allocator reads once: so the number is the option's.
+    /// Run again as a child with the variable set, which the allocator reads once: so the number is
+    /// the option's.
     #[test]
     fn pages_are_kept_unless_the_user_says_otherwise() {
         if std::env::var_os(VARIABLE).is_some() {

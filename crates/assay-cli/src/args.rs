@@ -19,7 +19,8 @@ pub(crate) use self::layout::LayoutArgs;
 pub(crate) use self::looking::*;
 use crate::commands::bench::{Shape, Stage};
 
-/// Learn a dense reasoning reward from expert demonstrations, train a policy with it, use it as a critic.
+/// Learn a dense reasoning reward from expert demonstrations, train a policy with it, use it as a
+/// critic.
 #[derive(Parser)]
 #[command(name = "assay", version, arg_required_else_help = true)]
 pub(crate) struct Cli {
@@ -34,21 +35,22 @@ pub(crate) enum Command {
     Quickstart(QuickstartArgs),
     /// Train a policy, and with `airl` a reward.
     Train(TrainArgs),
-    /// Look at an update that met a number that is not finite, trace by trace.
+    /// Examine, trace by trace, an update that failed on a number that is not finite.
     Replay(ReplayArgs),
     /// Sample completions of problems.
     Sample(SampleArgs),
-    /// Search for completions with the critic while sampling: step-level beam search or diverse tree search.
+    /// Search for completions with the critic while sampling: step-level beam search or diverse
+    /// tree search.
     Search(SearchArgs),
-    /// Give traces token rewards and, on request, policy log-probabilities.
+    /// Write token rewards of traces, log-probabilities of a policy, or both.
     Score(ScoreArgs),
     /// Give traces token rewards from a model that reads each problem's demonstration; nothing is trained.
     Judge(JudgeArgs),
     /// Choose among the traces of each problem and report the accuracy of the choice.
     Select(SelectArgs),
-    /// Everything that traces tell: pass@k, selection, reward against correctness.
+    /// Evaluate traces: pass@k, selection, reward against correctness.
     Eval(EvalArgs),
-    /// Inject errors into demonstrations and see whether the reward finds them.
+    /// Inject errors into demonstrations and measure how often the reward finds them.
     Localise(LocaliseArgs),
     /// Fit P(correct) on validation traces and store it with the reward.
     Calibrate(CalibrateArgs),
@@ -56,19 +58,20 @@ pub(crate) enum Command {
     Show(ShowArgs),
     /// Write an HTML report of runs or of traces.
     Report(ReportArgs),
-    /// Time the stages of an iteration at a named shape, beside what the machine can do.
+    /// Time the stages of an iteration at a named model shape, and compare with the machine's peak.
     Bench(BenchArgs),
-    /// Train over settings and seeds and put the results in one table.
+    /// Train with several settings and seeds and write the results into one table.
     Sweep(SweepArgs),
-    /// Answer requests for scores, token rewards and answers chosen among samples, with a viewer.
+    /// Serve scores, token rewards and best-of-n answers over HTTP, with a viewer.
     Serve(ServeArgs),
-    /// Write what a run learned for other programs: PEFT adapters, a merged model, TensorBoard events.
+    /// Export a run for other programs: PEFT adapters, a merged model, TensorBoard events.
     Export(ExportArgs),
-    /// Bring a model or data set of the Hugging Face hub into the local cache and print its path.
+    /// Download a model or data set from the Hugging Face hub into the local cache and print its
+    /// path.
     Fetch(FetchArgs),
     /// Print a shell's completion script.
     Completions(CompletionsArgs),
-    /// Print the manual page, or write one a command.
+    /// Print the manual page, or write one page per command.
     Man(ManArgs),
 }
 
@@ -80,7 +83,7 @@ pub(crate) struct QuickstartArgs {
     /// Directory of the results.
     #[arg(long, default_value = "runs/quickstart")]
     pub(crate) out: PathBuf,
-    /// Seed of everything random.
+    /// Seed of all random numbers.
     #[arg(long, default_value_t = 42)]
     pub(crate) seed: u64,
     /// Override a setting of configs/quickstart.toml or configs/deduction.toml. May be repeated; later ones win.
@@ -149,10 +152,10 @@ pub(crate) struct ReplayArgs {
     /// Run directory.
     #[arg(long)]
     pub(crate) run: PathBuf,
-    /// Iteration of the failed update; the newest otherwise.
+    /// Iteration of the failed update. Default: the newest.
     #[arg(long)]
     pub(crate) iteration: Option<usize>,
-    /// Print the failed batch and what was found as JSON.
+    /// Print the failed batch and the findings as JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -172,7 +175,7 @@ pub(crate) enum Style {
 pub(crate) enum TemplateName {
     /// The model's own.
     Own,
-    /// Contents of messages with a blank line after each, for base models without a template.
+    /// The content of each message and a blank line, for base models without a template.
     Plain,
 }
 
@@ -195,19 +198,21 @@ impl From<Style> for PromptStyle {
     }
 }
 
-/// Where a command computes.
+/// Device and number type of a command.
 #[derive(Args)]
 pub(crate) struct ComputeArgs {
-    /// Device: auto, cpu, cuda or cuda:N; auto is the first GPU that answers where assay was built for one.
+    /// Device: auto, cpu, cuda or cuda:N. auto is the first GPU if assay was built with CUDA, else
+    /// the CPU.
     #[arg(long, default_value_t)]
     pub(crate) device: DeviceName,
-    /// Type of matrices and activations: auto, f32 or bf16; auto is bf16 on a GPU and f32 on a CPU.
+    /// Type of matrices and activations: auto, f32 or bf16. auto is bf16 on a GPU; on a CPU it is
+    /// bf16 if the CPU multiplies bf16 faster than f32, else f32.
     #[arg(long, default_value = "auto")]
     pub(crate) dtype: Precision,
 }
 
 impl ComputeArgs {
-    /// The device, asked whether it is there.
+    /// The device, after a check that it is available.
     pub(crate) fn placement(&self) -> anyhow::Result<Placement> {
         crate::open::placement(PlacementSettings {
             device: self.device,
@@ -216,31 +221,32 @@ impl ComputeArgs {
     }
 }
 
-/// Which model, and how it samples.
+/// Options of `assay sample`.
 #[derive(Args)]
 pub(crate) struct SampleArgs {
-    /// Where to compute.
+    /// Device and number type.
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
-    /// Model: a Hugging Face directory, a .gguf file, or a hub name like org/name@revision or org/name/file.gguf.
+    /// Model: a Hugging Face directory, a .gguf file, or a hub name like org/name@revision or
+    /// org/name/file.gguf.
     #[arg(long)]
     pub(crate) model: PathBuf,
     /// Policy adapter (PEFT directory).
     #[arg(long)]
     pub(crate) adapter: Option<PathBuf>,
-    /// What is drawn.
+    /// Problems and sampling.
     #[command(flatten)]
     pub(crate) draw: DrawArgs,
-    /// Samples a problem.
+    /// Samples per problem.
     #[arg(long, default_value_t = 16, value_parser = sample_count)]
     pub(crate) samples: usize,
-    /// How prompts and answers are written; as the adapter's run wrote them, else think-answer.
+    /// Prompt style. Default: that of the adapter's run, else think-answer.
     #[arg(long, value_enum)]
     pub(crate) style: Option<Style>,
-    /// Chat template that renders prompts; as in the adapter's run, else the model's own.
+    /// Chat template of the prompts. Default: that of the adapter's run, else the model's own.
     #[arg(long, value_enum)]
     pub(crate) template: Option<TemplateName>,
-    /// Name written into the traces; the model's and adapter's path otherwise.
+    /// Generator name in the traces. Default: the path of the adapter, else of the model.
     #[arg(long)]
     pub(crate) generator: Option<String>,
     /// Print accuracy and counts as JSON.
@@ -252,12 +258,12 @@ pub(crate) struct SampleArgs {
 pub(crate) enum Strategy {
     /// One tree: all prefixes of a problem compete.
     Beam,
-    /// Diverse verifier tree search: one prefix a tree, samples / width trees.
+    /// Diverse verifier tree search: samples / width trees, each of which keeps one prefix.
     Dvts,
 }
 
 impl Strategy {
-    /// As it stands in the traces.
+    /// The name in the traces.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Beam => "beam",
@@ -277,7 +283,7 @@ impl From<Strategy> for SearchStrategy {
 
 #[derive(Args)]
 pub(crate) struct SearchArgs {
-    /// Where to compute.
+    /// Device and number type.
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
     /// How prefixes compete.
@@ -286,25 +292,26 @@ pub(crate) struct SearchArgs {
     /// Reward: a checkpoint's reward directory or an exported adapter.
     #[arg(long)]
     pub(crate) reward: PathBuf,
-    /// Model of both players; the one named in the reward otherwise.
+    /// Base model of policy and reward. Default: the one that the reward names.
     #[arg(long)]
     pub(crate) model: Option<PathBuf>,
     /// Policy adapter (PEFT directory).
     #[arg(long)]
     pub(crate) adapter: Option<PathBuf>,
-    /// What is drawn.
+    /// Problems and sampling.
     #[command(flatten)]
     pub(crate) draw: DrawArgs,
-    /// Steps drawn a problem and round; a multiple of the width.
+    /// Steps drawn per problem and round; a multiple of the width.
     #[arg(long, default_value_t = 16, value_parser = sample_count)]
     pub(crate) samples: usize,
     /// Continuations of a prefix.
     #[arg(long, default_value_t = 4)]
     pub(crate) width: usize,
-    /// Score of a prefix, from its token rewards: the lowest, so that one bad step is enough to drop it.
+    /// Score of a prefix, from its token rewards. The default is the lowest reward: one bad step
+    /// lowers it.
     #[arg(long, default_value = "min")]
     pub(crate) score: String,
-    /// Rows of a packed batch of the critic.
+    /// Maximum number of token rows in a packed batch of the critic.
     #[arg(long, default_value_t = 4096)]
     pub(crate) token_budget: usize,
     /// Print counts as JSON.
@@ -314,31 +321,42 @@ pub(crate) struct SearchArgs {
 
 #[derive(Args)]
 pub(crate) struct ScoreArgs {
-    /// Where to compute.
+    /// Device and number type.
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
-    /// Reward: a checkpoint's reward directory or an exported adapter.
+    /// Reward: a checkpoint's reward directory or an exported adapter. Without it only
+    /// log-probabilities are written.
     #[arg(long)]
-    pub(crate) reward: PathBuf,
-    /// Base model of the reward; the one named in it otherwise.
+    pub(crate) reward: Option<PathBuf>,
+    /// Base model of the reward; default: the one that the reward names. Without --reward: the
+    /// policy.
     #[arg(long)]
     pub(crate) model: Option<PathBuf>,
-    /// Traces: assay's, the two foreign shapes, or ProcessBench's; JSON lines, a JSON array or parquet.
+    /// Traces: assay's, the two foreign shapes, or ProcessBench's; JSON lines, a JSON array or
+    /// parquet.
     #[arg(long)]
     pub(crate) traces: PathBuf,
-    /// Fill in log-probabilities of this policy too.
+    /// Policy whose log-probabilities are written. It reads prompts of its own chat template.
     #[arg(long)]
     pub(crate) policy: Option<PathBuf>,
-    /// Adapter of that policy.
-    #[arg(long, requires = "policy")]
-    pub(crate) adapter: Option<PathBuf>,
-    /// Add the probability that each trace is correct, by the reward's calibration.json.
+    /// Adapter of the policy.
     #[arg(long)]
+    pub(crate) adapter: Option<PathBuf>,
+    /// Without --reward: prompt style of foreign traces. Default: that of the adapter's run, else
+    /// think-answer.
+    #[arg(long, value_enum, conflicts_with = "reward")]
+    pub(crate) style: Option<Style>,
+    /// Without --reward: chat template of the prompts. Default: that of the adapter's run, else
+    /// the model's own.
+    #[arg(long, value_enum, conflicts_with = "reward")]
+    pub(crate) template: Option<TemplateName>,
+    /// Add the probability that each trace is correct, by the reward's calibration.json.
+    #[arg(long, requires = "reward")]
     pub(crate) calibrated: bool,
-    /// Rows of a packed batch.
+    /// Maximum number of token rows in a packed batch.
     #[arg(long, default_value_t = 4096)]
     pub(crate) token_budget: usize,
-    /// Where the scored traces go.
+    /// Output file for the scored traces.
     #[arg(long)]
     pub(crate) out: PathBuf,
     /// Print counts as JSON.
@@ -391,13 +409,13 @@ pub(crate) struct SweepArgs {
     /// Settings file (TOML) that all runs share.
     #[arg(short, long)]
     pub(crate) config: PathBuf,
-    /// Grid file (TOML): trainer, seeds, arms.
+    /// Grid file (TOML): trainer, seeds, and the arms, which are the settings to compare.
     #[arg(long)]
     pub(crate) grid: PathBuf,
-    /// Override a shared setting. May be repeated; the arms win over it.
+    /// Override a shared setting. May be repeated; settings of the arms take precedence.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Directory of the runs and of the table; a sweep that was stopped goes on.
+    /// Directory of the runs and of the table. A stopped sweep continues there.
     #[arg(long)]
     pub(crate) out: PathBuf,
     /// Check the settings of every run and print their names.
@@ -410,40 +428,40 @@ pub(crate) struct SweepArgs {
 
 #[derive(Args)]
 pub(crate) struct BenchArgs {
-    /// Where to compute.
+    /// Device and number type.
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
-    /// Shape of the model; its weights are random.
+    /// Shape of the model. The weights are random.
     #[arg(long, value_enum, default_value = "135m")]
     pub(crate) shape: Shape,
-    /// Stages to time; all otherwise. May be repeated.
+    /// Stage to time; default: all. May be repeated.
     #[arg(long = "stage", value_enum)]
     pub(crate) stages: Vec<Stage>,
-    /// Prompts.
+    /// Number of prompts.
     #[arg(long, default_value_t = 8)]
     pub(crate) prompts: usize,
-    /// Completions a prompt.
+    /// Completions per prompt.
     #[arg(long, default_value_t = 8, value_parser = sample_count)]
     pub(crate) samples: usize,
-    /// Tokens of a prompt.
+    /// Tokens per prompt.
     #[arg(long, default_value_t = 150)]
     pub(crate) prompt_tokens: usize,
-    /// Tokens of a completion.
+    /// Tokens per completion.
     #[arg(long, default_value_t = 150)]
     pub(crate) new_tokens: usize,
-    /// Words of the vocabulary, in place of the shape's.
+    /// Size of the vocabulary; default: the shape's.
     #[arg(long)]
     pub(crate) vocabulary: Option<usize>,
     /// Rank of both adapters.
     #[arg(long, default_value_t = 64)]
     pub(crate) rank: usize,
-    /// Rows of a packed batch.
+    /// Maximum number of token rows in a packed batch.
     #[arg(long, default_value_t = 16384)]
     pub(crate) token_budget: usize,
-    /// MiB of activations that a pass in training keeps.
+    /// MiB of activations that a training pass keeps for the backward pass.
     #[arg(long, default_value_t = 2048)]
     pub(crate) activation_mib: u64,
-    /// Timed repetitions of a stage.
+    /// Timed repetitions per stage.
     #[arg(long, default_value_t = 5)]
     pub(crate) repeats: usize,
     /// Print the memory plan and stop.
@@ -455,7 +473,7 @@ pub(crate) struct BenchArgs {
 }
 
 impl BenchArgs {
-    /// What one pass of an update may hold.
+    /// Limits of one pass of an update.
     pub(crate) fn pass_budget(&self) -> PassBudget {
         PassBudget {
             tokens: self.token_budget,
@@ -466,60 +484,62 @@ impl BenchArgs {
 
 #[derive(Args)]
 pub(crate) struct ServeArgs {
-    /// Where to compute.
+    /// Device and number type.
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
-    /// Reward: a checkpoint's reward directory or an exported adapter. May be repeated; NAME=DIR names it.
+    /// Reward: a checkpoint's reward directory or an exported adapter. May be repeated; NAME=DIR
+    /// sets the name by which requests select it.
     #[arg(long = "reward", value_name = "[NAME=]DIR", required = true)]
     pub(crate) rewards: Vec<String>,
-    /// Base model of the rewards; the one named in each otherwise.
+    /// Base model of the rewards. Default: the one that each reward names.
     #[arg(long)]
     pub(crate) model: Option<PathBuf>,
-    /// Policy that answers are sampled from.
+    /// Policy from which answers are sampled.
     #[arg(long, conflicts_with = "upstream")]
     pub(crate) policy: Option<PathBuf>,
     /// Adapter of the policy (PEFT directory).
     #[arg(long, requires = "policy")]
     pub(crate) adapter: Option<PathBuf>,
-    /// OpenAI-compatible server that answers are sampled from: the address before /chat/completions.
+    /// OpenAI-compatible server from which answers are sampled: its address up to
+    /// /chat/completions.
     #[arg(long, value_name = "URL")]
     pub(crate) upstream: Option<String>,
     /// File with the bearer token of the upstream server.
     #[arg(long, value_name = "FILE", requires = "upstream")]
     pub(crate) upstream_key_file: Option<PathBuf>,
-    /// Where to listen: a name or an address, and a port.
+    /// Address and port to listen on.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8000", value_parser = host_and_port)]
     pub(crate) addr: String,
     /// File with the bearer token that requests must carry: one line of 16 characters or more.
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
-    /// Trace score that stands for a text where a request names none; that of the reward's calibration, else the mean,
-    /// otherwise.
+    /// Trace score of a text if the request names none. Default: that of the reward's calibration,
+    /// else the mean.
     #[arg(long)]
     pub(crate) score: Option<String>,
-    /// Rows of a packed batch.
+    /// Maximum number of token rows in a packed batch.
     #[arg(long, default_value_t = 4096)]
     pub(crate) token_budget: usize,
-    /// Most requests that share a pass; 1 runs each alone.
+    /// Maximum number of requests in one pass; 1 runs each alone.
     #[arg(long, default_value_t = 64)]
     pub(crate) max_batch: usize,
-    /// Seconds until a request without an answer is given up.
+    /// Seconds after which a request fails with a timeout.
     #[arg(long, default_value_t = 300)]
     pub(crate) timeout: u64,
-    /// Seed of samples whose request names none.
+    /// Seed of samples if the request names none.
     #[arg(long, default_value_t = 42)]
     pub(crate) seed: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ExportFormat {
-    /// Adapters: OUT/policy and, of an airl run, OUT/reward.
+    /// Adapters: OUT/policy and, for an airl run, OUT/reward.
     Peft,
     /// The policy as one Hugging Face model directory.
     Merged,
-    /// The reward, where its head is linear, as one Hugging Face token classifier.
+    /// A reward with a linear head as one Hugging Face token classifier.
     MergedReward,
-    /// metrics.jsonl as an event file.
+    /// metrics.jsonl as a TensorBoard event file.
     Tensorboard,
 }
 
@@ -545,19 +565,20 @@ pub(crate) struct ExportArgs {
     /// A run directory.
     #[arg(long)]
     pub(crate) run: PathBuf,
-    /// What to write.
+    /// Format to write.
     #[arg(long, value_enum)]
     pub(crate) format: ExportFormat,
-    /// A directory that does not exist yet.
+    /// Output directory; it must not exist yet.
     #[arg(long)]
     pub(crate) out: PathBuf,
-    /// Iterations of the checkpoint; the newest otherwise.
+    /// Iteration of the checkpoint. Default: the newest.
     #[arg(long)]
     pub(crate) checkpoint: Option<usize>,
-    /// Where the base model is now; the place that the checkpoint names otherwise.
+    /// Path of the base model. Default: the one that the checkpoint names.
     #[arg(long)]
     pub(crate) model: Option<PathBuf>,
-    /// Name of the base model to write, e.g. its hub name; the one that the checkpoint names otherwise.
+    /// Base model name to write, for example its hub name. Default: the one that the checkpoint
+    /// names.
     #[arg(long)]
     pub(crate) base_name: Option<String>,
     /// Number type of merged weights.
@@ -583,12 +604,12 @@ pub(crate) struct CompletionsArgs {
 
 #[derive(Args)]
 pub(crate) struct ManArgs {
-    /// Directory for one page a command.
+    /// Output directory for one page per command.
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
 }
 
-/// Refuses what names no place to listen on, before models are read.
+/// Checks the address before models are read.
 fn host_and_port(text: &str) -> Result<String, String> {
     let found = text.to_socket_addrs().map(|mut found| found.next());
     match found {
@@ -598,7 +619,7 @@ fn host_and_port(text: &str) -> Result<String, String> {
     }
 }
 
-/// Samples of a prompt: more are held in memory together than any machine has room for.
+/// Checks the number of samples per prompt: all of them are in memory at a time.
 fn sample_count(text: &str) -> Result<usize, String> {
     const MOST: usize = 1 << 16;
     match text.parse() {

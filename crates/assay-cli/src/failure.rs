@@ -14,7 +14,8 @@ const USER: u8 = 1;
 /// Ours: a number that is not finite, a gradient that is missing, an operation that fails.
 const OURS: u8 = 2;
 
-/// Prints the error with its causes and gives the exit status. A reader that has seen enough (`| head`) is no error.
+/// Prints the error with its causes and returns the exit status. A closed pipe (`| head`) is no
+/// error.
 pub(crate) fn report(error: &anyhow::Error) -> u8 {
     if error
         .downcast_ref::<io::Error>()

@@ -10,13 +10,18 @@ use assay_lm::hub::{self, HubSettings};
 use assay_lm::{DeviceName, LanguageModel, LmError, Placement, PlacementSettings, Storage, peft};
 use assay_tasks::datasets::{DatasetSettings, LoadReport, load_problems};
 use assay_tasks::problem::Problem;
+use assay_tasks::prompts::PromptSettings;
 use assay_tasks::trace::ScoredTrace;
 use assay_tasks::trace_io::{StepTrace, holds_step_traces, read_foreign_traces, read_step_traces};
 use assay_train::settings::Settings;
 use assay_train::stored_reward;
 
 use crate::allocator::while_loading;
+use crate::args::{Style, TemplateName};
 use crate::progress::{Downloads, message};
+
+/// The file that every run directory has.
+const SETTINGS_FILE: &str = "settings.toml";
 
 /// The local path of a file, directory or hub name; downloads what is not there yet.
 pub(crate) fn locate(name: &Path) -> Result<PathBuf, LmError> {
@@ -33,7 +38,7 @@ pub(crate) fn model(name: &Path, placement: &Placement) -> Result<LanguageModel,
     stored(name, Storage::Expanded, placement)
 }
 
-/// The device that settings or options name; says which where that was left open.
+/// The device that settings or options name; prints which one `auto` chose.
 pub(crate) fn placement(settings: PlacementSettings) -> Result<Placement> {
     let placement = settings.resolve()?;
     if settings.device == DeviceName::Auto && cfg!(feature = "cuda") {
@@ -54,11 +59,11 @@ pub(crate) fn stored(
     Ok(model)
 }
 
-/// The settings of the run that a player's directory still lies in (`RUN/checkpoints/iter-N/reward`).
+/// The settings of the run that contains a player's directory (`RUN/checkpoints/iter-N/reward`).
 pub(crate) fn settings_of_run(player: &Path) -> Result<Option<Settings>> {
     let absolute = std::path::absolute(player)?;
     let run = absolute.ancestors().nth(3);
-    let settings = run.map(|run| run.join("settings.toml"));
+    let settings = run.map(|run| run.join(SETTINGS_FILE));
     let Some(path) = settings.filter(|path| path.is_file()) else {
         return Ok(None);
     };
@@ -66,6 +71,25 @@ pub(crate) fn settings_of_run(player: &Path) -> Result<Option<Settings>> {
         .with_context(|| format!("cannot read {}", path.display()))?;
     let settings = Settings::from_toml(&text, &path.display().to_string())?;
     Ok(Some(settings))
+}
+
+/// How prompts of a policy are written: the style and template asked for, else what the adapter's
+/// run used.
+pub(crate) fn prompt_settings(
+    adapter: Option<&Path>,
+    style: Option<Style>,
+    template: Option<TemplateName>,
+) -> Result<PromptSettings> {
+    let adapter = adapter.filter(|_| style.is_none());
+    let run = adapter.map(settings_of_run).transpose()?.flatten();
+    let mut prompt = run.map_or_else(PromptSettings::default, |run| run.prompt);
+    if let Some(style) = style {
+        prompt.style = style.into();
+    }
+    if let Some(template) = template {
+        prompt.template = template.into();
+    }
+    Ok(prompt)
 }
 
 /// A policy: a model with or without an adapter; nothing of it is trained.
@@ -104,18 +128,64 @@ pub(crate) fn reward(
     base: Option<&Path>,
     placement: &Placement,
 ) -> Result<(LanguageModel, RewardModel)> {
-    let dir = locate(dir)?;
+    let dir = reward_dir(locate(dir)?)?;
     let open = |path: &Path| model(path, placement);
     let stored = stored_reward::open(&dir, base, open, &mut note)?;
     Ok((stored.model, stored.reward))
 }
 
-/// The reward that a directory is or holds; says which one is taken.
-pub(crate) fn reward_dir(dir: PathBuf) -> Result<PathBuf> {
-    Ok(stored_reward::directory(dir, &mut note)?)
+/// Says that a directory is no run, and which runs lie in it: a quickstart's or a sweep's directory
+/// holds several.
+pub(crate) fn no_run(dir: &Path) -> String {
+    let inside = runs_inside(dir);
+    if inside.is_empty() {
+        return format!("{} is no run directory", dir.display());
+    }
+    let names: Vec<String> = inside.iter().map(|run| run.display().to_string()).collect();
+    format!(
+        "{} is no run directory but holds runs; name one of them: {}",
+        dir.display(),
+        names.join(", ")
+    )
 }
 
-/// A reward on its base model; other weights than it was trained on are refused unless `base` names them.
+/// Refuses a directory that is no run itself but holds runs.
+pub(crate) fn refuse_several_runs(dir: &Path) -> Result<()> {
+    let several = !dir.join(SETTINGS_FILE).is_file() && !runs_inside(dir).is_empty();
+    ensure!(!several, "{}", no_run(dir));
+    Ok(())
+}
+
+/// The run directories in a directory and in those directly below it, by name.
+fn runs_inside(dir: &Path) -> Vec<PathBuf> {
+    let below = |dir: &Path| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        paths.sort();
+        paths
+    };
+    let is_run = |path: &PathBuf| path.join(SETTINGS_FILE).is_file();
+    let children = below(dir);
+    let grandchildren = children.iter().filter(|child| !is_run(child));
+    let grandchildren: Vec<PathBuf> = grandchildren.flat_map(|child| below(child)).collect();
+    children
+        .into_iter()
+        .chain(grandchildren)
+        .filter(is_run)
+        .collect()
+}
+
+/// The reward that a directory is or holds; prints which one is used.
+pub(crate) fn reward_dir(dir: PathBuf) -> Result<PathBuf> {
+    let dir = stored_reward::directory(dir, &mut note)?;
+    if !dir.join(peft::CONFIG_FILE).exists() {
+        refuse_several_runs(&dir)?;
+    }
+    Ok(dir)
+}
+
+/// A reward on its base model; other weights than it was trained on are refused unless `base` names
+/// them.
 pub(crate) fn reward_on(
     model: &LanguageModel,
     dir: &Path,
@@ -177,7 +247,7 @@ pub(crate) fn holds_steps(path: &Path) -> Result<bool> {
     Ok(holds_step_traces(path)?)
 }
 
-/// Refuses a pipe where the first reading would take from the second.
+/// Refuses a pipe, which cannot be read twice.
 pub(crate) fn ensure_readable_twice(path: &Path) -> Result<()> {
     let pipe = std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir());
     ensure!(
@@ -188,7 +258,7 @@ pub(crate) fn ensure_readable_twice(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Refuses an output, before hours of work, that is a directory, a device, or one of the inputs.
+/// Refuses, before work begins, an output that is a directory, a device, or one of the inputs.
 pub(crate) fn ensure_output(out: &Path, inputs: &[&Path]) -> Result<()> {
     let Ok(found) = std::fs::metadata(out) else {
         return Ok(());

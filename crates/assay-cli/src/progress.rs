@@ -1,4 +1,4 @@
-//! Progress on stderr: a bar on a terminal, a line now and then elsewhere.
+//! Progress on stderr: a bar on a terminal, otherwise a line at intervals.
 
 use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ pub(crate) fn message(text: &str) -> std::io::Result<()> {
     writeln!(stderr(), "{text}")
 }
 
-/// Files coming from a hub: a bar each on a terminal, a line each elsewhere.
+/// Downloads from a hub: a bar per file on a terminal, otherwise a line per file.
 #[derive(Default)]
 pub(crate) struct Downloads {
     file: String,
@@ -56,7 +56,7 @@ impl Downloads {
     }
 }
 
-/// A piece of long work.
+/// Progress of long work.
 pub(crate) struct Progress {
     bar: ProgressBar,
     label: String,
@@ -147,7 +147,7 @@ impl Observer for Progress {
     }
 }
 
-/// The values people watch, where an iteration has them.
+/// The metrics shown while training, if an iteration has them.
 fn headline(metrics: &IterationMetrics) -> String {
     const SHOWN: [(&str, &str); 7] = [
         ("sft/loss", "loss"),

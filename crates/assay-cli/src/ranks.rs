@@ -1,4 +1,4 @@
-//! The processes that train one run together: how they find each other, and how they end when one fails.
+//! The processes that train one run together: how they start, and how they stop when one fails.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use assay_train::ranks::Collective;
 
 use crate::failure;
 
-/// How long a rank that failed waits for the first one to tell the error of all and to end them.
+/// How long a failed rank waits for the first rank to print the error of all and to stop them.
 const FIRST_SPEAKS: Duration = Duration::from_secs(5);
 
 /// All processes that `mpirun` started.
@@ -35,9 +35,9 @@ pub(crate) fn join() -> Result<Box<dyn Collective>> {
     Ok(Box::new(assay_train::ranks::SingleProcess))
 }
 
-/// Tells the error and ends all ranks, where there are others: they may wait for this one.
+/// Prints the error and, if there are others, stops all ranks: they may wait for this one.
 ///
-/// An error that all ranks met is told once, by the first.
+/// An error that all ranks met is printed once, by the first.
 pub(crate) fn give_up(ranks: &dyn Collective, error: &anyhow::Error) {
     if ranks.size() == 1 {
         return;

@@ -1,4 +1,5 @@
-//! Ctrl-C and SIGTERM: the first asks long work to stop where it may go on later or keep what it has, the second ends the process at once.
+//! Ctrl-C and SIGTERM: the first one stops long work at a point from which it can continue, the
+//! second ends the process at once.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use signal_hook::flag;
 
 use crate::progress::Progress;
 
-/// Exit status of what a signal has cut short: 128 and the number of SIGINT.
+/// Exit status after a signal: 128 and the number of SIGINT.
 pub(crate) const INTERRUPTED: u8 = 130;
 
 /// Whether a signal has asked to stop.
@@ -35,17 +36,17 @@ impl StopFlag {
     }
 }
 
-/// Work that a signal cut short; what it has done is kept.
+/// Work that a signal stopped; its results so far are kept.
 #[derive(Debug, thiserror::Error)]
 #[error("stopped after {done} of {all} {what}; {} holds them", .path.display())]
 pub(crate) struct Interrupted {
-    /// How much is there.
+    /// How much is done.
     pub(crate) done: usize,
-    /// How much was asked for.
+    /// How much was requested.
     pub(crate) all: usize,
-    /// Of what.
+    /// What is counted.
     pub(crate) what: &'static str,
-    /// Where it is.
+    /// The file or directory of the results.
     pub(crate) path: PathBuf,
 }
 

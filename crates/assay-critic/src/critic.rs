@@ -1,13 +1,15 @@
 //! The reward model as a critic: token rewards of traces, injected errors, step rewards.
 //!
-//! Decided here: which ids a trace is scored on and which traces share a packed prompt. A trace that carries token ids
-//! of this model is scored on those, never encoded again; text alone, or text with another tokenizer's ids, is rendered
-//! in the reward's prompt style and encoded. A trace that cannot be scored keeps its place and is counted.
+//! This module decides which token ids a trace is scored on and which traces share a packed prompt.
+//! A trace that carries token ids of this model is scored on those ids. Text alone, or text with
+//! another tokenizer's ids, is rendered in the reward's prompt style and encoded. A trace that
+//! cannot be scored keeps its place and is counted.
 //!
-//! Scoring has three parts: [`Critic::encode`] needs the tokenizer, [`Critic::outputs`] runs the models on token ids,
-//! [`Critic::finish`] turns logits into rewards and scores. A server runs the middle part on a thread of its own.
+//! Scoring has three parts: [`Critic::encode`] needs the tokenizer, [`Critic::outputs`] runs the
+//! models on token ids, [`Critic::finish`] turns logits into rewards and scores. The server runs
+//! [`Critic::outputs`] on a separate thread.
 
-use std::ops::{ControlFlow, Range};
+use std::ops::{AddAssign, ControlFlow, Range};
 
 use assay_evals::localisation::LocalisationCase;
 use assay_evals::scores::{ScoreSettings, score_all};
@@ -19,7 +21,7 @@ use assay_tasks::answers::{extract_lenient, is_correct};
 use assay_tasks::perturbations::{DemonstrationGroup, Perturbed, Registry};
 use assay_tasks::problem::Problem;
 use assay_tasks::prompts::PromptSettings;
-use assay_tasks::random::{Stream, text_key};
+use assay_tasks::random::{StreamKey, text_key};
 use assay_tasks::trace::ScoredTrace;
 use assay_tasks::trace_io::StepTrace;
 
@@ -30,21 +32,19 @@ use crate::player::Player;
 use crate::policy_model::logprobs_and_entropies;
 use crate::reward_model::RewardModel;
 
-/// Key of the streams of injected errors.
-const INJECT: u64 = 0x1e;
 /// Demonstrations whose errors are scored together.
 const WINDOW: usize = 16;
 
-/// A policy whose log-probabilities stand beside the rewards. It reads the reward's token ids.
+/// A policy whose log-probabilities are written with the rewards. It reads the reward's token ids.
 #[derive(Clone, Copy)]
-pub struct Beside<'p> {
-    /// Its base.
+pub struct ScoringPolicy<'p> {
+    /// Its base model.
     pub transformer: &'p Transformer,
     /// Its adapter.
     pub adapter: Option<&'p Adapter>,
 }
 
-/// A reward model with what scoring needs.
+/// A reward model with its base model, its encoder and the size of a batch.
 pub struct Critic<'m> {
     reward: &'m RewardModel,
     model: &'m LanguageModel,
@@ -52,39 +52,51 @@ pub struct Critic<'m> {
     token_budget: usize,
 }
 
-/// What scoring did.
+/// Counts of a scoring call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ScoreReport {
     /// Traces with rewards.
     pub scored: usize,
     /// Traces without a token, or beyond the model's positions: kept in place without rewards.
     pub unscored: usize,
-    /// Traces that carried another tokenizer's ids: encoded again, their old log-probabilities dropped.
+    /// Those of them that have, with their question, more tokens than the model has positions.
+    pub too_long: usize,
+    /// Traces that carried another tokenizer's ids: they are encoded again and lose their
+    /// log-probabilities.
     pub encoded_again: usize,
 }
 
-/// A trace in the reward's tokens, its answer read and compared, that waits for the models.
+impl AddAssign for ScoreReport {
+    fn add_assign(&mut self, other: Self) {
+        self.scored += other.scored;
+        self.unscored += other.unscored;
+        self.too_long += other.too_long;
+        self.encoded_again += other.encoded_again;
+    }
+}
+
+/// A trace in the reward's tokens with its answer read and compared, before the models run.
 #[derive(Clone, Debug)]
 pub struct EncodedTrace {
     trace: ScoredTrace,
-    /// Tokens with a reward of their own, ascending.
+    /// Labelled tokens, ascending.
     labelled: Vec<usize>,
     encoded_again: bool,
 }
 
-/// What the models compute for one completion.
+/// Outputs of the models for one completion.
 ///
 /// # Shapes
-/// Every list has one value a completion token.
+/// Every list has one value per completion token.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TokenOutputs {
     /// Logits of the reward.
     pub logits: Vec<f32>,
-    /// Log-probabilities and entropies of the policy, where one was given.
+    /// Log-probabilities and entropies of the policy, if one was given.
     pub policy: Option<PolicyOutputs>,
 }
 
-/// What a policy computes for one completion, one value a token.
+/// Outputs of a policy for one completion, one value per token.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PolicyOutputs {
     /// log pi(token | before).
@@ -99,7 +111,7 @@ impl EncodedTrace {
         &self.trace
     }
 
-    /// What the models read of it.
+    /// The token ids that the models read.
     pub fn ids(&self) -> PromptedCompletion<'_> {
         PromptedCompletion {
             prompt: &self.trace.prompt_token_ids,
@@ -143,11 +155,12 @@ impl ErrorCase {
 }
 
 impl<'m> Critic<'m> {
-    /// A critic over the model its reward was trained on. Prompts keep the end of at most half the model's positions.
+    /// A critic over the model its reward was trained on. A trace may fill all positions of the
+    /// model together with its prompt.
     pub fn new(reward: &'m RewardModel, model: &'m LanguageModel, token_budget: usize) -> Self {
         let positions = model.transformer.config().max_positions;
         let limits = TokenLimits {
-            prompt: (positions / 2).max(1),
+            prompt: positions,
             completion: positions,
         };
         Self {
@@ -158,40 +171,45 @@ impl<'m> Critic<'m> {
         }
     }
 
-    /// Fills tokens, rewards, trace scores, answers and correctness; with a policy its log-probabilities too.
+    /// Fills tokens, rewards, trace scores, answers and correctness; with a policy its
+    /// log-probabilities too.
     ///
-    /// Traces of one question share their prompt, wherever they stand. The order is kept, and a trace's numbers do not
-    /// depend on its neighbours.
+    /// Traces with the same question share their prompt. The order is kept, and the results of a
+    /// trace do not depend on the other traces.
     ///
     /// # Errors
-    /// A model or tokenizer fails; [`CriticError::NonFiniteReward`] names the trace whose reward is not a number.
+    /// A model or tokenizer fails; [`CriticError::NonFiniteReward`] names the trace whose reward is
+    /// not a number.
     pub fn score(
         &self,
         traces: &mut [ScoredTrace],
-        beside: Option<Beside<'_>>,
+        policy: Option<ScoringPolicy<'_>>,
     ) -> Result<ScoreReport, CriticError> {
-        self.score_watched(traces, beside, |_| ())
+        self.score_watched(traces, policy, |_| ())
     }
 
-    /// [`Critic::score`] that tells `on_scored` how many traces have rewards so far.
+    /// As [`Critic::score`]; `on_scored` receives the number of traces scored so far.
     ///
     /// # Errors
     /// As [`Critic::score`].
     pub fn score_watched(
         &self,
         traces: &mut [ScoredTrace],
-        beside: Option<Beside<'_>>,
+        policy: Option<ScoringPolicy<'_>>,
         on_scored: impl FnMut(usize),
     ) -> Result<ScoreReport, CriticError> {
         let mut encoded = Vec::with_capacity(traces.len());
         for trace in traces.iter() {
             encoded.push(self.encode(trace.clone())?);
         }
+        let positions = self.positions(policy);
+        let too_long = |encoded: &&EncodedTrace| is_too_long(encoded.trace(), positions);
         let mut report = ScoreReport {
             encoded_again: encoded.iter().filter(|trace| trace.encoded_again).count(),
+            too_long: encoded.iter().filter(too_long).count(),
             ..ScoreReport::default()
         };
-        let scored = self.score_encoded(encoded, beside, on_scored)?;
+        let scored = self.score_encoded(encoded, policy, on_scored)?;
         for (trace, scored) in traces.iter_mut().zip(scored) {
             report.scored += usize::from(scored.token_rewards.iter().any(Option::is_some));
             *trace = scored;
@@ -200,10 +218,11 @@ impl<'m> Critic<'m> {
         Ok(report)
     }
 
-    /// Injects one error into each demonstration and scores both; demonstrations that offer none are left out.
+    /// Injects one error into each demonstration and scores both; demonstrations in which no error
+    /// can be injected are left out.
     ///
-    /// The error depends on the seed, the problem and its text, not on the other problems. `on_case` gets the number of
-    /// demonstrations done.
+    /// The error depends on the seed, the problem and its text, not on the other problems.
+    /// `on_case` receives the number of demonstrations done.
     ///
     /// # Errors
     /// No problem has a usable demonstration, or a model fails.
@@ -212,7 +231,7 @@ impl<'m> Critic<'m> {
         problems: &[Problem],
         registry: &Registry,
         seed: u64,
-        beside: Beside<'_>,
+        policy: ScoringPolicy<'_>,
         mut on_case: impl FnMut(usize),
     ) -> Result<Vec<ErrorCase>, CriticError> {
         let (demonstrations, _) = self.encoder.demonstrations(problems)?;
@@ -229,7 +248,7 @@ impl<'m> Critic<'m> {
                     traces.push(self.ready(trace_of(demonstration, right, "demonstration")));
                 }
             }
-            let scored = self.score_encoded(traces, Some(beside), |_| ())?;
+            let scored = self.score_encoded(traces, Some(policy), |_| ())?;
             let mut scored = scored.into_iter();
             for perturbed in errors {
                 if let (Some(trace), Some(original)) = (scored.next(), scored.next()) {
@@ -247,16 +266,18 @@ impl<'m> Critic<'m> {
         Ok(cases)
     }
 
-    /// Scores traces given as steps; the byte range of each step in the scored text comes beside each trace.
+    /// Scores traces given as steps; returns each trace with the byte range of each step in the
+    /// scored text.
     ///
-    /// The steps are joined by lines and rendered in the reward's prompt style, as [`Critic::score`] does with texts.
+    /// The steps are joined by lines and rendered in the reward's prompt style, as
+    /// [`Critic::score`] does with texts.
     ///
     /// # Errors
     /// A model or tokenizer fails.
     pub fn score_steps(
         &self,
         traces: &[StepTrace],
-        beside: Option<Beside<'_>>,
+        policy: Option<ScoringPolicy<'_>>,
         on_scored: impl FnMut(usize),
     ) -> Result<Vec<ScoredSteps>, CriticError> {
         let (mut records, mut ranges) = (Vec::new(), Vec::new());
@@ -266,7 +287,7 @@ impl<'m> Critic<'m> {
                 id: trace.id.clone(),
                 question: trace.question.clone(),
                 generator: trace.generator.clone(),
-                prompt_token_ids: self.encoder.prompt(&trace.question)?,
+                prompt_token_ids: self.encoder.whole_prompt(&trace.question)?,
                 text,
                 ..ScoredTrace::default()
             };
@@ -277,7 +298,7 @@ impl<'m> Critic<'m> {
             records.push(self.ready(record));
             ranges.push(steps);
         }
-        let scored = self.score_encoded(records, beside, on_scored)?;
+        let scored = self.score_encoded(records, policy, on_scored)?;
         Ok(scored.into_iter().zip(ranges).collect())
     }
 
@@ -285,11 +306,11 @@ impl<'m> Critic<'m> {
     fn score_encoded(
         &self,
         encoded: Vec<EncodedTrace>,
-        beside: Option<Beside<'_>>,
+        policy: Option<ScoringPolicy<'_>>,
         mut on_scored: impl FnMut(usize),
     ) -> Result<Vec<ScoredTrace>, CriticError> {
         let ids: Vec<PromptedCompletion<'_>> = encoded.iter().map(EncodedTrace::ids).collect();
-        let outputs = self.outputs(&ids, beside, |scored| {
+        let outputs = self.outputs(&ids, policy, |scored| {
             on_scored(scored);
             ControlFlow::Continue(())
         })?;
@@ -299,26 +320,28 @@ impl<'m> Critic<'m> {
             .collect()
     }
 
-    /// What the models compute for completions, in their order; `None` for one that they cannot read.
+    /// Outputs of the models for completions, in their order; `None` for a completion that does not
+    /// fit.
     ///
-    /// Completions of one prompt share it, and a completion's numbers do not depend on its neighbours. `on_scored` gets
-    /// the number of completions read so far after every pass; it may end the work, which leaves the rest `None`.
+    /// Completions with the same prompt share it, and the outputs of a completion do not depend on
+    /// the others. After each pass `on_scored` receives the number of completions done; if it
+    /// returns `Break`, the rest stays `None`.
     ///
     /// # Errors
     /// A model fails.
     pub fn outputs(
         &self,
         completions: &[PromptedCompletion<'_>],
-        beside: Option<Beside<'_>>,
+        policy: Option<ScoringPolicy<'_>>,
         mut on_scored: impl FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Vec<Option<TokenOutputs>>, CriticError> {
-        let groups = PromptGroups::new(completions.iter().copied(), self.positions(beside));
+        let groups = PromptGroups::new(completions.iter().copied(), self.positions(policy));
         let mut all = vec![None; completions.len()];
         let mut scored = 0;
         for (groups, places) in groups.micro_batches(self.token_budget) {
             let batch = PackedBatch::new(&groups)?;
             let logits = self.reward.infer(&batch)?;
-            let policy = match beside {
+            let policy = match policy {
                 Some(policy) => policy_outputs(&policy, &batch)?
                     .into_iter()
                     .map(Some)
@@ -337,7 +360,8 @@ impl<'m> Critic<'m> {
         Ok(all)
     }
 
-    /// A trace with rewards and trace scores from what the models computed for it; without outputs as it was encoded.
+    /// Fills rewards and trace scores from the models' outputs. Without outputs the trace is
+    /// returned as it was encoded.
     ///
     /// # Errors
     /// [`CriticError::NonFiniteReward`] names the trace whose reward is not a number.
@@ -373,22 +397,23 @@ impl<'m> Critic<'m> {
         Ok(trace)
     }
 
-    /// The positions that every model of a scoring pass has.
-    fn positions(&self, beside: Option<Beside<'_>>) -> usize {
+    /// The number of positions that all models of a scoring pass have.
+    fn positions(&self, policy: Option<ScoringPolicy<'_>>) -> usize {
         let own = self.model.transformer.config().max_positions;
-        beside.map_or(own, |policy| {
+        policy.map_or(own, |policy| {
             own.min(policy.transformer.config().max_positions)
         })
     }
 
-    /// A trace in this model's tokens with its answer read and, where a gold answer is known, compared.
+    /// Encodes a trace in this model's tokens, reads its answer and, if a gold answer is known,
+    /// compares them.
     ///
     /// A trace that is empty, or whose text exceeds the model's positions, stays without tokens.
     ///
     /// # Errors
     /// The chat template or the tokenizer fails.
     pub fn encode(&self, mut trace: ScoredTrace) -> Result<EncodedTrace, CriticError> {
-        let encoded_again = self.complete(&mut trace)?;
+        let encoded_again = self.encoder.complete(&mut trace)?;
         grade(&mut trace);
         Ok(EncodedTrace {
             encoded_again,
@@ -396,7 +421,8 @@ impl<'m> Critic<'m> {
         })
     }
 
-    /// A trace with this model's ids, ready for the models: rewards and scores of others are dropped.
+    /// Prepares a trace with this model's ids for the models. Earlier rewards and scores are
+    /// removed.
     fn ready(&self, mut trace: ScoredTrace) -> EncodedTrace {
         let count = trace.token_ids.len();
         trace.token_rewards = vec![None; count];
@@ -418,52 +444,14 @@ impl<'m> Critic<'m> {
         }
     }
 
-    /// Gives a trace this model's ids where it has none or another tokenizer's; returns whether it had others.
-    fn complete(&self, trace: &mut ScoredTrace) -> Result<bool, CriticError> {
-        let carried = !trace.token_ids.is_empty();
-        let vocabulary = self.model.transformer.config().vocab_size;
-        let known = |ids: &[u32]| ids.iter().all(|&id| (id as usize) < vocabulary);
-        if carried && known(&trace.token_ids) && self.spells(trace)? {
-            if trace.prompt_token_ids.is_empty() || !known(&trace.prompt_token_ids) {
-                trace.prompt_token_ids = self.encoder.prompt(&trace.question)?;
-            }
-            return Ok(false);
-        }
-        trace.token_ids.clear();
-        trace.token_offsets.clear();
-        trace.policy_logprobs = None;
-        trace.sampling_logprobs = None;
-        trace.entropies = None;
-        trace.prompt_token_ids = self.encoder.prompt(&trace.question)?;
-        if trace.text.trim().is_empty() {
-            return Ok(carried);
-        }
-        let rendered = self.reward.scoring.prompt.render_foreign(&trace.text);
-        trace.predicted_answer = trace.predicted_answer.take().or(rendered.answer);
-        if let Some(completion) = self.encoder.completion(&rendered.text)? {
-            trace.text = completion.text;
-            trace.token_ids = completion.ids;
-            trace.token_offsets = completion.offsets;
-        }
-        Ok(carried)
-    }
-
-    /// Whether a trace's ids are its text in this tokenizer: they read back to it, or it encodes to them.
-    fn spells(&self, trace: &ScoredTrace) -> Result<bool, CriticError> {
-        if self.model.decode(&trace.token_ids).0 == trace.text {
-            return Ok(true);
-        }
-        let encoded = self.encoder.completion(&trace.text)?;
-        Ok(encoded.is_some_and(|completion| completion.ids == trace.token_ids))
-    }
-
     fn corrupt(
         &self,
         demonstration: &Demonstration,
         registry: &Registry,
         seed: u64,
     ) -> Result<Option<(Perturbed, EncodedCompletion)>, CriticError> {
-        let mut stream = Stream::new(seed, &[INJECT, text_key(&demonstration.problem.id)]);
+        let problem = text_key(&demonstration.problem.id);
+        let mut stream = StreamKey::InjectedError.stream(seed, &[problem]);
         let text = demonstration.completion.text.as_str();
         let group =
             DemonstrationGroup::corrupt(&demonstration.problem, text, registry, 1, &mut stream);
@@ -475,8 +463,8 @@ impl<'m> Critic<'m> {
     }
 }
 
-fn policy_outputs(
-    policy: &Beside<'_>,
+pub(crate) fn policy_outputs(
+    policy: &ScoringPolicy<'_>,
     batch: &PackedBatch,
 ) -> Result<Vec<PolicyOutputs>, CriticError> {
     let (logprobs, entropies) = logprobs_and_entropies(policy.transformer, policy.adapter, batch)?;
@@ -488,8 +476,17 @@ fn policy_outputs(
     Ok(outputs.collect())
 }
 
-/// Reads the answer, and compares it with the gold answer, where neither was done before.
-fn grade(trace: &mut ScoredTrace) {
+/// Whether a trace has, with its question, more tokens than a model has positions. A text that is
+/// too long without its question has no ids.
+pub(crate) fn is_too_long(trace: &ScoredTrace, positions: usize) -> bool {
+    match trace.token_ids.len() {
+        0 => !trace.text.trim().is_empty(),
+        tokens => trace.prompt_token_ids.len() + tokens > positions,
+    }
+}
+
+/// Reads the answer and compares it with the gold answer, unless the trace has the results already.
+pub(crate) fn grade(trace: &mut ScoredTrace) {
     if trace.predicted_answer.is_none() {
         trace.predicted_answer = extract_lenient(&trace.text).map(|found| found.text.to_owned());
     }
@@ -518,9 +515,10 @@ fn trace_of(
 
 /// Steps as one rendered completion, and where each step lies in it.
 ///
-/// A step reaches to where the next one begins: a token that ends a step and its line at once (`.\n`) belongs to the step that it ends.
-/// Rendering may rewrite a step that states the final answer; such a step reaches from the end of the one before to the
-/// end of the text if it is the last, and is empty otherwise.
+/// A step ends where the next one begins: a token that ends a step and its line (`.\n`) belongs to
+/// the step that it ends. Rendering may rewrite a step that states the final answer; such a step
+/// reaches from the end of the one before to the end of the text if it is the last, and is empty
+/// otherwise.
 fn rendered_steps(prompt: &PromptSettings, steps: &[String]) -> (String, Vec<Range<usize>>) {
     let trimmed: Vec<&str> = steps.iter().map(|step| step.trim()).collect();
     let text = prompt.render_foreign(&trimmed.join("\n")).text;

@@ -1,8 +1,9 @@
 //! From problems and texts to token ids: the one place where prompts and completions are encoded.
 //!
-//! A prompt is the model's own chat template with the question; a completion is the text's tokens and one end-of-turn
-//! token. The two are joined as ids, never by encoding again. A prompt beyond its limit keeps its end; a completion
-//! beyond its limit is refused, never cut: cutting would lose the answer.
+//! A prompt is the model's own chat template with the question; a completion is the text's tokens
+//! and one end-of-turn token. The two are joined as ids, never by encoding again. Neither is ever
+//! cut: a cut prompt has lost its system turn and the beginning of the question, a cut completion
+//! its answer. A text beyond its limit is an error, or it is left out and counted.
 
 use std::ops::Range;
 
@@ -10,6 +11,7 @@ use assay_lm::LanguageModel;
 use assay_tasks::problem::Problem;
 use assay_tasks::prompts::PromptSettings;
 use assay_tasks::segments::{StepUnit, steps};
+use assay_tasks::trace::ScoredTrace;
 use serde::{Deserialize, Serialize};
 
 use crate::CriticError;
@@ -17,7 +19,7 @@ use crate::CriticError;
 /// Token limits of prompts and completions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenLimits {
-    /// Most prompt tokens; a longer prompt keeps its end.
+    /// Most prompt tokens; a longer prompt is refused.
     pub prompt: usize,
     /// Most completion tokens, end-of-turn token included.
     pub completion: usize,
@@ -26,7 +28,8 @@ pub struct TokenLimits {
 /// A completion as text and as tokens.
 ///
 /// # Shapes
-/// `offsets` has one byte range of `text` a token; the end-of-turn token has an empty one at the end.
+/// `offsets` has one byte range of `text` a token; the end-of-turn token has an empty one at the
+/// end.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EncodedCompletion {
     /// The text.
@@ -49,7 +52,8 @@ impl EncodedCompletion {
             .unwrap_or(self.ids.len().saturating_sub(1))
     }
 
-    /// The first token that begins at byte `end` or later and comes after token `from`; the number of tokens when none does.
+    /// The first token that begins at byte `end` or later and comes after token `from`; the number
+    /// of tokens when none does.
     ///
     /// A token that reaches past `end` (`4>>` of a span `4`) still holds a part of the span.
     pub fn first_after(&self, end: usize, from: Option<usize>) -> usize {
@@ -88,8 +92,8 @@ pub struct EncodeReport {
     pub without_demonstration: usize,
     /// Demonstrations longer than the completion limit.
     pub too_long: usize,
-    /// Prompts that lost their beginning.
-    pub prompts_cut: usize,
+    /// Demonstrations whose prompt is longer than the prompt limit.
+    pub prompts_too_long: usize,
 }
 
 impl EncodedCompletion {
@@ -118,18 +122,40 @@ impl<'m> Encoder<'m> {
         }
     }
 
-    /// The rendered prompt of a question, at most the limit's tokens long, keeping the end.
+    /// The rendered prompt of a question.
+    ///
+    /// # Errors
+    /// [`CriticError::PromptTooLong`] beyond the limit; the chat template fails or is missing.
+    pub fn prompt(&self, question: &str) -> Result<Vec<u32>, CriticError> {
+        let ids = self.whole_prompt(question)?;
+        if ids.len() > self.limits.prompt {
+            return Err(CriticError::PromptTooLong {
+                question: start_of(question),
+                tokens: ids.len(),
+                limit: self.limits.prompt,
+            });
+        }
+        Ok(ids)
+    }
+
+    /// The rendered prompt of a question, of any length: whether it fits together with a completion
+    /// is decided where both are known.
     ///
     /// # Errors
     /// The chat template fails or is missing.
-    pub fn prompt(&self, question: &str) -> Result<Vec<u32>, CriticError> {
-        let mut ids = self
-            .model
-            .prompt_ids_by(self.prompt.template, &self.prompt.messages(question))?;
-        if ids.len() > self.limits.prompt {
-            ids.drain(..ids.len() - self.limits.prompt);
-        }
-        Ok(ids)
+    pub fn whole_prompt(&self, question: &str) -> Result<Vec<u32>, CriticError> {
+        let messages = self.prompt.messages(question);
+        Ok(self.model.prompt_ids_by(self.prompt.template, &messages)?)
+    }
+
+    /// Checks the prompts of all problems before work begins that would meet a long one late.
+    ///
+    /// # Errors
+    /// As [`Encoder::prompt`], for the first problem whose prompt does not fit.
+    pub fn ensure_prompts_fit(&self, problems: &[Problem]) -> Result<(), CriticError> {
+        problems
+            .iter()
+            .try_for_each(|problem| self.prompt(&problem.question).map(drop))
     }
 
     /// A completion's text as tokens with the end-of-turn token; `None` beyond the limit.
@@ -147,6 +173,64 @@ impl<'m> Encoder<'m> {
                 offsets,
             }),
         )
+    }
+
+    /// Gives a trace this model's ids where it has none or another tokenizer's; returns whether it
+    /// had others.
+    ///
+    /// Ids that spell the trace's text in this tokenizer are kept, never encoded again. Other text
+    /// is rendered in the prompt style and encoded. A trace that is empty, or whose text
+    /// exceeds the limit, stays without tokens.
+    ///
+    /// # Errors
+    /// The chat template or the tokenizer fails.
+    pub fn complete(&self, trace: &mut ScoredTrace) -> Result<bool, CriticError> {
+        let carried = !trace.token_ids.is_empty();
+        if carried && self.spells(trace)? {
+            if trace.prompt_token_ids.is_empty() || !self.knows(&trace.prompt_token_ids) {
+                trace.prompt_token_ids = self.whole_prompt(&trace.question)?;
+            }
+            return Ok(false);
+        }
+        trace.token_ids.clear();
+        trace.token_offsets.clear();
+        trace.policy_logprobs = None;
+        trace.sampling_logprobs = None;
+        trace.entropies = None;
+        trace.prompt_token_ids = self.whole_prompt(&trace.question)?;
+        if trace.text.trim().is_empty() {
+            return Ok(carried);
+        }
+        let rendered = self.prompt.render_foreign(&trace.text);
+        trace.predicted_answer = trace.predicted_answer.take().or(rendered.answer);
+        if let Some(completion) = self.completion(&rendered.text)? {
+            trace.text = completion.text;
+            trace.token_ids = completion.ids;
+            trace.token_offsets = completion.offsets;
+        }
+        Ok(carried)
+    }
+
+    /// Whether a trace's ids are its text in this tokenizer: they read back to it, or it encodes to
+    /// them.
+    ///
+    /// # Errors
+    /// The tokenizer fails.
+    pub fn spells(&self, trace: &ScoredTrace) -> Result<bool, CriticError> {
+        if !self.knows(&trace.token_ids) {
+            return Ok(false);
+        }
+        if self.model.decode(&trace.token_ids).0 == trace.text {
+            return Ok(true);
+        }
+        let encoded = self.completion(&trace.text)?;
+        Ok(encoded.is_some_and(|completion| completion.ids == trace.token_ids))
+    }
+
+    /// Whether all ids are in the vocabulary.
+    fn knows(&self, ids: &[u32]) -> bool {
+        let vocabulary = self.model.transformer.config().vocab_size;
+        ids.iter().all(|&id| (id as usize) < vocabulary)
     }
 
     /// Sampled tokens as text with offsets.
@@ -178,12 +262,11 @@ impl<'m> Encoder<'m> {
                 report.too_long += 1;
                 continue;
             };
-            let whole = self.model.prompt_ids_by(
-                self.prompt.template,
-                &self.prompt.messages(&problem.question),
-            )?;
-            report.prompts_cut += usize::from(whole.len() > self.limits.prompt);
-            let prompt = self.prompt(&problem.question)?;
+            let prompt = self.whole_prompt(&problem.question)?;
+            if prompt.len() > self.limits.prompt {
+                report.prompts_too_long += 1;
+                continue;
+            }
             demonstrations.push(Demonstration {
                 problem: problem.clone(),
                 prompt,
@@ -195,10 +278,22 @@ impl<'m> Encoder<'m> {
                 problems: problems.len(),
                 too_long: report.too_long,
                 limit: self.limits.completion,
+                prompts_too_long: report.prompts_too_long,
+                prompt_limit: self.limits.prompt,
             });
         }
         Ok((demonstrations, report))
     }
+}
+
+/// The first characters of a question, by which a reader finds it.
+fn start_of(question: &str) -> String {
+    const SHOWN: usize = 60;
+    let mut start: String = question.chars().take(SHOWN).collect();
+    if start.len() < question.len() {
+        start.push_str("...");
+    }
+    start
 }
 
 #[cfg(test)]
@@ -206,7 +301,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_that_reaches_past_a_span_is_a_part_of_it() {
+    fn a_token_past_a_span_belongs_to_it() {
         // "=24>>x": the third token is "4>>".
         let completion = EncodedCompletion {
             text: "=24>>x".to_owned(),

@@ -4,18 +4,9 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-/// An error of this crate.
+/// An error of a file, in this crate and in those above it.
 #[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum CriticError {
-    /// A setting has a value without meaning.
-    #[error("setting `{key}`: {reason}")]
-    InvalidSetting {
-        /// Dotted path of the key.
-        key: String,
-        /// What is wrong and what is allowed.
-        reason: String,
-    },
+pub enum FileError {
     /// A file could not be read or written.
     #[error("{doing} {}", .path.display())]
     Io {
@@ -34,6 +25,42 @@ pub enum CriticError {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+impl FileError {
+    /// A failed file operation.
+    pub fn io(doing: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::Io {
+            doing,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// A file whose content is not valid.
+    pub fn malformed(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
+        Self::Malformed {
+            path: path.into(),
+            reason: reason.into(),
+        }
+    }
+}
+
+/// An error of this crate.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CriticError {
+    /// A setting has a value without meaning.
+    #[error("setting `{key}`: {reason}")]
+    InvalidSetting {
+        /// Dotted path of the key.
+        key: String,
+        /// What is wrong and what is allowed.
+        reason: String,
+    },
+    /// A file could not be read or written, or its content is not valid.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A reward is not finite.
     #[error("trace {trace}: the reward of token {token} is not finite")]
     NonFiniteReward {
@@ -44,7 +71,8 @@ pub enum CriticError {
     },
     /// No demonstration is left to learn from.
     #[error(
-        "none of {problems} problems has a usable demonstration ({too_long} are longer than {limit} tokens)"
+        "none of {problems} problems has a usable demonstration ({too_long} are longer than {limit} tokens, \
+         {prompts_too_long} have a prompt longer than {prompt_limit})"
     )]
     NoDemonstrations {
         /// Problems examined.
@@ -53,6 +81,32 @@ pub enum CriticError {
         too_long: usize,
         /// The completion limit in tokens.
         limit: usize,
+        /// Demonstrations whose prompt is longer than its limit.
+        prompts_too_long: usize,
+        /// The prompt limit in tokens.
+        prompt_limit: usize,
+    },
+    /// A prompt does not fit beside the completions that are to follow it.
+    #[error(
+        "the prompt of \"{question}\" has {tokens} tokens, and {limit} fit beside a completion: a prompt is never cut; \
+         allow longer prompts or shorter completions, or leave the problem out"
+    )]
+    PromptTooLong {
+        /// The first characters of the question.
+        question: String,
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Tokens that are allowed.
+        limit: usize,
+    },
+    /// A policy reads a trace as other tokens than the reward.
+    #[error(
+        "trace {trace}: the policy splits its text into other tokens than the reward's model, so there is no \
+         log-probability for each reward; score the traces with the policy alone, without --reward"
+    )]
+    OtherTokens {
+        /// Id of the trace.
+        trace: String,
     },
     /// Problems, prompts or traces could not be read.
     #[error(transparent)]
@@ -71,11 +125,12 @@ pub enum CriticError {
 impl CriticError {
     /// A failed file operation.
     pub fn io(doing: &'static str, path: &Path, source: std::io::Error) -> Self {
-        Self::Io {
-            doing,
-            path: path.to_owned(),
-            source,
-        }
+        FileError::io(doing, path, source).into()
+    }
+
+    /// A file whose content is not valid.
+    pub fn malformed(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
+        FileError::malformed(path, reason).into()
     }
 
     /// A setting without meaning.

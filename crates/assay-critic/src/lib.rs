@@ -29,14 +29,17 @@ mod head;
 pub mod judge;
 pub mod player;
 pub mod policy_model;
+mod policy_scoring;
 pub mod reward_model;
 pub mod search;
 pub mod transform;
 
 pub use critic::{
-    Beside, Critic, EncodedTrace, ErrorCase, PolicyOutputs, ScoreReport, ScoredSteps, TokenOutputs,
+    Critic, EncodedTrace, ErrorCase, PolicyOutputs, ScoreReport, ScoredSteps, ScoringPolicy,
+    TokenOutputs,
 };
-pub use error::CriticError;
+pub use error::{CriticError, FileError};
 pub use head::HeadSettings;
 pub use policy_model::{PolicyModel, Trainable};
+pub use policy_scoring::PolicyScorer;
 pub use reward_model::{RewardModel, ScoringSettings};

@@ -81,10 +81,7 @@ impl HeadFile {
         File::open(path)
             .and_then(|file| file.take(MAX_HEAD_FILE + 1).read_to_string(&mut text))
             .map_err(|source| CriticError::io("reading", path, source))?;
-        let malformed = |reason: String| CriticError::Malformed {
-            path: path.to_owned(),
-            reason,
-        };
+        let malformed = |reason: String| CriticError::malformed(path, reason);
         if text.len() as u64 > MAX_HEAD_FILE {
             return Err(malformed(format!("longer than {MAX_HEAD_FILE} bytes")));
         }
@@ -174,17 +171,16 @@ impl RewardModel {
                     "{name} has {} values, the backbone needs {count}",
                     tensor.elem_count()
                 );
-                return Err(CriticError::Malformed {
-                    path: dir.join(peft::WEIGHTS_FILE),
-                    reason,
-                });
+                return Err(CriticError::malformed(dir.join(peft::WEIGHTS_FILE), reason));
             }
             Ok(Some(tensor.flatten_all()?.to_device(&device)?))
         };
         if let Some(weight) = &mut model.weight {
-            let read = tensor(SCORE_WEIGHT, hidden)?.ok_or_else(|| CriticError::Malformed {
-                path: dir.join(peft::WEIGHTS_FILE),
-                reason: format!("{SCORE_WEIGHT} is missing"),
+            let read = tensor(SCORE_WEIGHT, hidden)?.ok_or_else(|| {
+                CriticError::malformed(
+                    dir.join(peft::WEIGHTS_FILE),
+                    format!("{SCORE_WEIGHT} is missing"),
+                )
             })?;
             weight.set(&read)?;
         }
@@ -252,10 +248,8 @@ impl RewardModel {
             formula: self.formula().to_owned(),
         };
         let path = dir.join(HEAD_FILE);
-        let unwritable = |source: toml::ser::Error| CriticError::Malformed {
-            path: path.clone(),
-            reason: source.to_string(),
-        };
+        let unwritable =
+            |source: toml::ser::Error| CriticError::malformed(path.clone(), source.to_string());
         let text = toml::to_string_pretty(&file).map_err(unwritable)?;
         std::fs::write(&path, text).map_err(|source| CriticError::io("writing", &path, source))
     }
@@ -317,10 +311,8 @@ pub fn linear_logits(
 }
 
 fn read_head(path: &Path) -> Result<HashMap<String, Tensor>, CriticError> {
-    candle_core::safetensors::load(path, &Device::Cpu).map_err(|source| CriticError::Malformed {
-        path: path.to_owned(),
-        reason: source.to_string(),
-    })
+    candle_core::safetensors::load(path, &Device::Cpu)
+        .map_err(|source| CriticError::malformed(path, source.to_string()))
 }
 
 impl Player for RewardModel {
@@ -346,10 +338,8 @@ impl Player for RewardModel {
             None => None,
         };
         let Some(LogRatio { beta, .. }) = self.head.log_ratio() else {
-            return linear.ok_or_else(|| CriticError::Malformed {
-                path: HEAD_FILE.into(),
-                reason: "a linear head has no weight".to_owned(),
-            });
+            return linear
+                .ok_or_else(|| CriticError::malformed(HEAD_FILE, "a linear head has no weight"));
         };
         let ratio = (completion_logprobs(&self.backbone, hidden, batch)?.logprobs * beta)?;
         Ok(match linear {

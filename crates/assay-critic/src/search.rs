@@ -1,20 +1,23 @@
-//! Search with the critic while sampling: step-level beam search and diverse verifier tree search (DVTS).
+//! Search with the critic while sampling: step-level beam search and diverse verifier tree search
+//! (DVTS).
 //!
-//! A round extends every open prefix by one reasoning step (sampling stops after a token that holds a line break), the
-//! critic scores the extended prefixes, and each tree keeps its best. Beam search is one tree that keeps N/M prefixes,
-//! DVTS is N/M trees that keep one prefix each; M is the number of children of a prefix. Every completion that ended
-//! is a candidate, kept or not: its tokens were paid for. Choosing among the candidates is left to `assay_evals`.
+//! A round extends every open prefix by one reasoning step (sampling stops after a token that holds
+//! a line break), the critic scores the extended prefixes, and each tree keeps its best. Beam
+//! search is one tree that keeps N/M prefixes, DVTS is N/M trees that keep one prefix each; M is
+//! the number of children of a prefix. Every completion that ended is a candidate, also one that
+//! its tree does not keep. `assay_evals` chooses among the candidates.
 //!
-//! Sources: Beeching et al., "Scaling test-time compute with open models" (2024); Snell et al., arXiv 2408.03314.
+//! Sources: Beeching et al., "Scaling test-time compute with open models" (2024); Snell et al.,
+//! arXiv 2408.03314.
 
 use std::collections::HashSet;
 
 use assay_evals::scores::{ScoreSettings, TraceScore};
 use assay_lm::LanguageModel;
-use assay_lm::draw::SamplingSettings as DrawSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::sampling::{Completion, SampleRequest, SamplingLimits, sample};
 use assay_tasks::problem::Problem;
-use assay_tasks::random::Stream;
+use assay_tasks::random::StreamKey;
 use assay_tasks::trace::{FinishReason, ScoredTrace};
 
 use crate::Critic;
@@ -22,23 +25,20 @@ use crate::CriticError;
 use crate::encode::Encoder;
 use crate::policy_model::PolicyModel;
 
-/// Key of the random streams of search.
-const SEARCH: u64 = 0x5e;
-
-/// How prefixes compete.
+/// Which prefixes are compared with each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SearchStrategy {
-    /// All prefixes of a problem compete.
+    /// All prefixes of a problem.
     Beam,
-    /// Prefixes compete within their tree only.
+    /// The prefixes of one tree.
     Dvts,
 }
 
-/// How a problem is searched.
+/// Settings of a search.
 pub struct SearchPlan<'p> {
-    /// How prefixes compete.
+    /// Which prefixes are compared with each other.
     pub strategy: SearchStrategy,
-    /// N: children drawn a round; a multiple of `width`.
+    /// N: children drawn per round; a multiple of `width`.
     pub samples: usize,
     /// M: children of a prefix.
     pub width: usize,
@@ -56,18 +56,18 @@ pub struct SearchPlan<'p> {
     pub generator: &'p str,
 }
 
-/// What a search found.
+/// The result of a search.
 #[derive(Debug, Default)]
 pub struct SearchOutcome {
     /// Candidates of each problem, problem after problem, scored.
     pub traces: Vec<ScoredTrace>,
-    /// Tokens drawn from the policy, those of abandoned prefixes included.
+    /// Tokens drawn from the policy, including those of dropped prefixes.
     pub generated_tokens: usize,
-    /// Tokens of prefixes given to the critic.
+    /// Tokens of prefixes that the critic scored.
     pub scored_tokens: usize,
 }
 
-/// The players of a search.
+/// The models of a search.
 pub struct Searcher<'s> {
     policy: &'s PolicyModel,
     critic: &'s Critic<'s>,
@@ -75,7 +75,7 @@ pub struct Searcher<'s> {
     line_breaks: Vec<u32>,
 }
 
-/// A completion so far, with the score the critic gave it.
+/// A completion so far, and whether it has ended.
 #[derive(Clone, Default)]
 struct Prefix {
     drawn: Completion,
@@ -107,10 +107,11 @@ impl<'s> Searcher<'s> {
         }
     }
 
-    /// Searches `problems` and gives every ended completion as a scored trace.
+    /// Searches `problems` and returns every ended completion as a scored trace.
     ///
     /// # Errors
-    /// [`CriticError::InvalidSetting`] when `samples` is not a positive multiple of `width`; sampling or scoring fails.
+    /// [`CriticError::InvalidSetting`] when `samples` is not a positive multiple of `width`;
+    /// sampling or scoring fails.
     pub fn search(
         &self,
         problems: &[Problem],
@@ -164,7 +165,7 @@ impl<'s> Searcher<'s> {
         Ok(planted)
     }
 
-    /// One step more for every open prefix: the children of each tree.
+    /// Extends every open prefix by one step; returns the children of each tree.
     fn grow(
         &self,
         trees: &[Tree],
@@ -179,10 +180,10 @@ impl<'s> Searcher<'s> {
             for (place, prefix) in tree.open.iter().enumerate() {
                 let children = if round == 0 { tree.keep } else { 1 } * plan.width;
                 let problem = (plan.first_problem + tree.problem) as u64;
-                let path = [SEARCH, problem, tree.index as u64, round, place as u64];
+                let path = [problem, tree.index as u64, round, place as u64];
                 let stream = |child: usize| {
                     let path: Vec<u64> = path.iter().copied().chain([child as u64]).collect();
-                    Stream::new(plan.seed, &path)
+                    StreamKey::Search.stream(plan.seed, &path)
                 };
                 requests.push(SampleRequest {
                     prompt: [tree.prompt.as_slice(), &prefix.drawn.token_ids].concat(),
@@ -258,7 +259,8 @@ impl<'s> Searcher<'s> {
 }
 
 impl Tree {
-    /// Keeps the best children open; a kept one that ended leaves the tree and takes its place with it.
+    /// Keeps the best children open. A kept child that ended leaves the tree, which then keeps one
+    /// fewer.
     fn select(&mut self, children: &[Prefix], traces: &[ScoredTrace], score: TraceScore) {
         let of = |trace| score.of(trace, &ScoreSettings::default());
         let scores: Vec<f64> = traces
@@ -274,7 +276,7 @@ impl Tree {
 }
 
 impl Prefix {
-    /// This prefix with one sampled step more.
+    /// This prefix, extended by a sampled step.
     fn extended(&self, step: Completion, plan: &SearchPlan<'_>) -> Self {
         let mut drawn = self.drawn.clone();
         let stopped = step
@@ -290,7 +292,8 @@ impl Prefix {
     }
 }
 
-/// Indices of the `keep` best children, best first; of children with the same tokens the first stands for all.
+/// Indices of the `keep` best children, best first; of children with the same tokens only the first
+/// is kept.
 fn best_distinct(children: &[Prefix], scores: &[f64], keep: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..children.len()).collect();
     order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
@@ -316,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn the_best_children_are_distinct_and_ties_go_to_the_first() {
+    fn the_best_children_are_distinct() {
         let children = [&[1, 2][..], &[3], &[1, 2], &[4], &[5]].map(prefix);
         let scores = [2.0, 5.0, 9.0, 2.0, f64::NEG_INFINITY];
         assert_eq!(best_distinct(&children, &scores, 3), [2, 1, 3]);

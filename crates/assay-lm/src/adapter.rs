@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use assay_ops::{LaidOut, Lora, has_kernels};
-use assay_tasks::random::Stream;
+use assay_tasks::random::StreamKey;
 use candle_core::{DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
@@ -217,7 +217,7 @@ impl Adapter {
             } else {
                 0.0
             };
-            let mut stream = Stream::new(seed, &[index]);
+            let mut stream = StreamKey::Weights.stream(seed, &[index]);
             let values: Vec<f32> = (0..rows * columns)
                 .map(|_| (2.0 * stream.uniform_f32() - 1.0) * bound)
                 .collect();

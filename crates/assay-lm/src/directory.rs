@@ -224,7 +224,7 @@ mod tests {
 
     /// Three tensors of 16 bytes each and a limit of 40: two files, the index tells which.
     #[test]
-    fn shards_hold_at_most_their_bytes_and_read_back() {
+    fn shards_keep_their_size_and_read_back() {
         let dir = tempfile::tempdir().unwrap();
         let named: Vec<(String, Tensor)> = ["a", "b", "c"]
             .iter()

@@ -4,7 +4,7 @@
 //! to the smallest set of likeliest tokens whose mass reaches top_p, renormalised. The policy's
 //! log-probability is that of softmax(logits), whatever the sampler did: the two are kept apart.
 
-use assay_ops::{DeviceDraw, DrawSettings, draw_on_device, has_kernels};
+use assay_ops::{DeviceDraw, DeviceDrawSettings, draw_on_device, has_kernels};
 use assay_tasks::random::Stream;
 use candle_core::{Storage, Tensor};
 use rayon::prelude::*;
@@ -15,7 +15,7 @@ use crate::LmError;
 /// How tokens are drawn.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct SamplingSettings {
+pub struct DrawSettings {
     /// Divides the logits; 0 takes the likeliest token.
     pub temperature: f64,
     /// Mass of the likeliest tokens kept, in (0, 1]; 1 keeps all.
@@ -24,7 +24,7 @@ pub struct SamplingSettings {
     pub top_k: usize,
 }
 
-impl Default for SamplingSettings {
+impl Default for DrawSettings {
     fn default() -> Self {
         Self {
             temperature: 1.0,
@@ -34,7 +34,7 @@ impl Default for SamplingSettings {
     }
 }
 
-impl SamplingSettings {
+impl DrawSettings {
     /// Returns an error for values outside their range.
     ///
     /// # Errors
@@ -72,7 +72,7 @@ pub struct Drawn {
 pub fn draw_rows<'s>(
     logits: &[f32],
     vocab: usize,
-    settings: &SamplingSettings,
+    settings: &DrawSettings,
     streams: impl Iterator<Item = &'s mut Stream>,
 ) -> Result<Vec<Drawn>, LmError> {
     let uniforms: Vec<f64> = streams.map(Stream::uniform_f64).collect();
@@ -90,7 +90,7 @@ pub fn draw_rows<'s>(
 /// As [`draw_rows`].
 pub fn draw_tensor<'s>(
     logits: &Tensor,
-    settings: &SamplingSettings,
+    settings: &DrawSettings,
     streams: impl Iterator<Item = &'s mut Stream>,
 ) -> Result<Vec<Drawn>, LmError> {
     if !has_kernels(logits.device()) {
@@ -128,8 +128,8 @@ pub(crate) fn read_drawn(drawn: &DeviceDraw, rows: usize) -> Result<Vec<Drawn>, 
     .collect()
 }
 
-impl From<&SamplingSettings> for DrawSettings {
-    fn from(settings: &SamplingSettings) -> Self {
+impl From<&DrawSettings> for DeviceDrawSettings {
+    fn from(settings: &DrawSettings) -> Self {
         Self {
             temperature: settings.temperature,
             top_p: settings.top_p,
@@ -143,7 +143,7 @@ impl From<&SamplingSettings> for DrawSettings {
 ///
 /// # Errors
 /// [`LmError::NonFiniteLogits`] when the row has no finite maximum.
-pub fn draw(logits: &[f32], settings: &SamplingSettings, uniform: f64) -> Result<Drawn, LmError> {
+pub fn draw(logits: &[f32], settings: &DrawSettings, uniform: f64) -> Result<Drawn, LmError> {
     let maximum = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     if !maximum.is_finite() || logits.iter().any(|l| l.is_nan()) {
         return Err(LmError::NonFiniteLogits);
@@ -206,7 +206,7 @@ fn invert(weights: &[f32], mass: f64) -> usize {
 }
 
 /// Sets the weights of tokens outside top-k and top-p to zero. Ties are broken by token id.
-fn restrict(weights: &mut [f32], settings: &SamplingSettings) {
+fn restrict(weights: &mut [f32], settings: &DrawSettings) {
     let limited_k = settings.top_k > 0 && settings.top_k < weights.len();
     if !limited_k && settings.top_p >= 1.0 {
         return;
@@ -249,7 +249,7 @@ mod tests {
 
     const LOGITS: [f32; 4] = [0.0, 1.0, 2.0, 1.0];
 
-    fn frequencies(settings: &SamplingSettings) -> Vec<f64> {
+    fn frequencies(settings: &DrawSettings) -> Vec<f64> {
         let mut counts = vec![0.0; 4];
         for i in 0..4000 {
             let drawn = draw(&LOGITS, settings, f64::from(i) / 4000.0).unwrap();
@@ -258,8 +258,8 @@ mod tests {
         counts
     }
 
-    fn settings(temperature: f64, top_p: f64, top_k: usize) -> SamplingSettings {
-        SamplingSettings {
+    fn settings(temperature: f64, top_p: f64, top_k: usize) -> DrawSettings {
+        DrawSettings {
             temperature,
             top_p,
             top_k,

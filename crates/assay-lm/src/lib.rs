@@ -18,7 +18,7 @@
 //! ```
 //! use assay_lm::{
 //!     Architecture, LayerPattern, ModelConfig, RopeScaling, RopeSettings, SampleRequest,
-//!     SamplingLimits, SamplingSettings, Tokenizer, Transformer, sample,
+//!     SamplingLimits, DrawSettings, Tokenizer, Transformer, sample,
 //! };
 //! use assay_tasks::random::Stream;
 //!
@@ -50,7 +50,7 @@
 //!     not_first: None,
 //! };
 //! let limits = SamplingLimits { max_new_tokens: 8, stop_tokens: vec![4], max_sequences: 2 };
-//! let settings = SamplingSettings::default();
+//! let settings = DrawSettings::default();
 //! let drawn = sample(&model, None, &[request], &settings, &limits, |_| ())?;
 //! assert_eq!(drawn[0].len(), 2);
 //! assert!(drawn[0].iter().all(|completion| completion.token_ids.len() <= 8));
@@ -80,7 +80,7 @@ mod weights;
 
 pub use adapter::{Adapter, AdapterCard, LayerAdapter, LoraPair, LoraSettings, Projection};
 pub use config::{LayerPattern, MatrixShape, ModelConfig, RopeScaling, RopeSettings};
-pub use draw::{Drawn, SamplingSettings, draw, draw_rows, draw_tensor};
+pub use draw::{DrawSettings, Drawn, draw, draw_rows, draw_tensor};
 pub use error::LmError;
 pub use family::Architecture;
 pub use gradients::{Gradients, Tape};

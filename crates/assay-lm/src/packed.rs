@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_completion_is_predicted_by_the_prompts_last_row_and_then_by_itself() {
+    fn the_prompts_last_row_predicts_the_completion() {
         let batch = PackedBatch::new(&[group(3, &[2, 0, 1]), group(1, &[3])]).unwrap();
         assert_eq!(&*batch.positions, &[0, 1, 2, 3, 4, 3, 0, 1, 2, 3]);
         let (rows, targets) = batch.predictions();
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_cut_only_where_it_must_be() {
+    fn groups_are_cut_only_where_needed() {
         let groups = [group(5, &[4, 4]), group(5, &[4, 4]), group(2, &[9, 9, 9])];
         let cut = |budget| {
             let parts = micro_batches(&groups, budget);

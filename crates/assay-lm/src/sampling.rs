@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::LmError;
 use crate::adapter::Adapter;
-use crate::draw::{Drawn, SamplingSettings, draw, draw_tensor};
+use crate::draw::{DrawSettings, Drawn, draw, draw_tensor};
 use crate::packed::{Group, PackedBatch};
 use crate::transformer::{Attend, PromptCache, Transformer};
 use recorded::RecordedStep;
@@ -83,7 +83,7 @@ pub fn sample(
     model: &Transformer,
     adapter: Option<&Adapter>,
     requests: &[SampleRequest],
-    draw_settings: &SamplingSettings,
+    draw_settings: &DrawSettings,
     limits: &SamplingLimits,
     mut on_token: impl FnMut(usize),
 ) -> Result<Vec<Vec<Completion>>, LmError> {
@@ -105,7 +105,7 @@ pub fn sample_while(
     model: &Transformer,
     adapter: Option<&Adapter>,
     requests: &[SampleRequest],
-    draw_settings: &SamplingSettings,
+    draw_settings: &DrawSettings,
     limits: &SamplingLimits,
     mut wanted: impl FnMut(usize) -> bool,
 ) -> Result<Option<Vec<Vec<Completion>>>, LmError> {
@@ -235,7 +235,7 @@ impl FirstLogits {
     fn draw(
         &self,
         rows: &[usize],
-        settings: &SamplingSettings,
+        settings: &DrawSettings,
         streams: &mut [Stream],
     ) -> Result<Vec<Drawn>, LmError> {
         let pairs = rows.chunks(Self::ROWS).zip(streams.chunks_mut(Self::ROWS));
@@ -347,7 +347,7 @@ impl<'m> Decoder<'m> {
     fn refill(
         &mut self,
         requests: &[SampleRequest],
-        settings: &SamplingSettings,
+        settings: &DrawSettings,
         on_token: &mut impl FnMut(usize),
     ) -> Result<bool, LmError> {
         while !self.free_slots.is_empty() && !self.waiting.is_empty() {
@@ -389,7 +389,7 @@ impl<'m> Decoder<'m> {
     }
 
     /// One decoding step: a token for every active sequence.
-    fn step(&mut self, settings: &SamplingSettings) -> Result<Vec<Drawn>, LmError> {
+    fn step(&mut self, settings: &DrawSettings) -> Result<Vec<Drawn>, LmError> {
         if self.records {
             return self.recorded_step(settings);
         }

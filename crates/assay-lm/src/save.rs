@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     #[cfg(unix)]
-    fn weights_may_be_read_by_whom_any_new_file_may() {
+    fn weights_have_the_permissions_of_new_files() {
         use std::os::unix::fs::PermissionsExt;
         let directory = tempfile::tempdir().unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();

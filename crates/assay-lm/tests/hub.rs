@@ -219,7 +219,7 @@ fn model() -> Hub {
 }
 
 #[test]
-fn only_what_a_model_needs_comes_and_lies_as_python_lays_it() {
+fn only_needed_files_enter_the_cache() {
     let hub = model();
     let mut seen = Vec::new();
     let name = RepoName::parse("org/name").unwrap();
@@ -267,7 +267,7 @@ fn only_what_a_model_needs_comes_and_lies_as_python_lays_it() {
 
 /// The first try ends after 400 bytes, the second after 400 more, the third brings the rest.
 #[test]
-fn a_download_that_breaks_off_goes_on_where_it_ended() {
+fn a_broken_download_continues() {
     let hub = model();
     hub.world.lock().unwrap().breaks = 2;
     let path = hub.fetch("org/name@v1.0").unwrap();
@@ -283,7 +283,7 @@ fn a_download_that_breaks_off_goes_on_where_it_ended() {
 }
 
 #[test]
-fn a_download_that_stalls_is_cut_and_given_up_when_nothing_comes() {
+fn a_stalled_download_is_given_up() {
     let hub = model();
     // Each answer brings some and stalls: slow, but it gets there.
     hub.world.lock().unwrap().stalls_after = Some(large().len() / 5 + 1);
@@ -299,7 +299,7 @@ fn a_download_that_stalls_is_cut_and_given_up_when_nothing_comes() {
 }
 
 #[test]
-fn a_server_that_ignores_ranges_does_not_corrupt_a_file() {
+fn ignored_ranges_corrupt_no_file() {
     let hub = model();
     let blobs = hub.settings.cache.join("models--org--name/blobs");
     fs::create_dir_all(&blobs).unwrap();
@@ -314,7 +314,7 @@ fn a_server_that_ignores_ranges_does_not_corrupt_a_file() {
 }
 
 #[test]
-fn bytes_that_are_not_the_announced_ones_are_refused_and_not_kept() {
+fn unexpected_bytes_are_not_kept() {
     let hub = model();
     let other = digest(b"another file");
     hub.world
@@ -350,7 +350,7 @@ fn shards_come_as_their_index_names_them() {
 }
 
 #[test]
-fn all_parts_of_a_split_gguf_file_are_fetched() {
+fn split_gguf_files_are_fetched_whole() {
     let hub = Hub::new(&[
         ("big-00001-of-00002.gguf", b"one"),
         ("big-00002-of-00002.gguf", b"two"),
@@ -364,7 +364,7 @@ fn all_parts_of_a_split_gguf_file_are_fetched() {
 }
 
 #[test]
-fn one_gguf_file_by_name_or_because_it_is_the_only_one() {
+fn one_gguf_file_is_chosen() {
     let hub = Hub::new(&[("q4.gguf", b"GGUF4"), ("README.md", b"# card")]);
     let path = hub.fetch("org/name").unwrap();
     assert!(path.ends_with("q4.gguf") && fs::read(path).unwrap() == b"GGUF4");
@@ -481,7 +481,7 @@ fn a_cache_that_python_filled_is_read() {
 }
 
 #[test]
-fn a_repository_that_is_not_there_says_what_to_check() {
+fn a_missing_repository_says_what_to_check() {
     let hub = model();
     let error = hub.refused("org/absent");
     assert!(

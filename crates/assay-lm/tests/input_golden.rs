@@ -9,8 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use assay_lm::{
-    ChatTemplate, ControlTokens, GenerationPrompt, Group, LanguageModel, ModelConfig, ModelSource,
-    PackedBatch, Placement, SampleRequest, SamplingLimits, SamplingSettings, Storage, Tokenizer,
+    ChatTemplate, ControlTokens, DrawSettings, GenerationPrompt, Group, LanguageModel, ModelConfig,
+    ModelSource, PackedBatch, Placement, SampleRequest, SamplingLimits, Storage, Tokenizer,
     Transformer, Weights, sample,
 };
 use assay_ops::{Matrix, linear};
@@ -376,7 +376,7 @@ fn every_block_format_gives_the_reference_values() {
 /// Three parts, two tensors each at most, in the formats that are expanded when they are read; any
 /// part names the file.
 #[test]
-fn split_files_and_expanded_formats_give_the_reference_values() {
+fn split_and_quantised_files_match_the_reference() {
     for part in 1..=3 {
         let path = golden(&format!("split-{part:05}-of-00003.gguf"));
         check_tensors(&path, &golden_json("four_bit.json"));
@@ -470,7 +470,7 @@ fn cached_decoding_agrees_with_one_pass() {
             stop_tokens: Vec::new(),
             max_sequences: 1,
         };
-        let settings = SamplingSettings::default();
+        let settings = DrawSettings::default();
         let mut drawn = sample(&model, None, &[request], &settings, &limits, |_| ()).unwrap();
         let completion = drawn.remove(0).remove(0);
         assert_eq!(completion.token_ids.len(), 12);

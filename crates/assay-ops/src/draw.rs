@@ -9,7 +9,7 @@ use crate::{Matrix, OpsError, linear};
 /// The restrictions of [`draw_on_device`], applied in this order: temperature, top k, then the smallest set of most likely
 /// tokens whose mass reaches top p.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct DrawSettings {
+pub struct DeviceDrawSettings {
     /// Divides the logits; 0 selects the most likely token.
     pub temperature: f64,
     /// Mass of the most likely tokens kept; 1 keeps all.
@@ -83,7 +83,7 @@ impl DeviceDraw {
 pub fn draw_on_device(
     logits: &Tensor,
     uniforms: &[f64],
-    settings: DrawSettings,
+    settings: DeviceDrawSettings,
 ) -> Result<DeviceDraw, OpsError> {
     const NAME: &str = "draw";
     let (_, words) = matrix_dims(NAME, "logits", logits)?;

@@ -80,7 +80,7 @@ pub use ceilings::Ceilings;
 pub use cpu::routines::product::multiplies_bf16_natively;
 pub use cuda::recording::{Recording, StepInput, record};
 pub use cuda::{free_bytes, has_kernels, open_gpu};
-pub use draw::{DeviceDraw, DrawSettings, DrawnTokens, draw_on_device, output_logits};
+pub use draw::{DeviceDraw, DeviceDrawSettings, DrawnTokens, draw_on_device, output_logits};
 pub use embedding::embedding;
 pub use error::{OpsError, is_out_of_memory};
 pub use grouped_attention::grouped_attention;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use assay_critic::CriticError;
 use assay_critic::{EncodedTrace, TokenOutputs};
-use assay_lm::draw::SamplingSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::sampling::{Completion, SampleRequest, SamplingLimits, sample_while};
 use assay_tasks::random::Stream;
 use tokio::sync::oneshot;
@@ -62,7 +62,7 @@ pub(crate) struct SampleWork {
     pub(crate) prompt: Vec<u32>,
     /// A random stream for each sample.
     pub(crate) streams: Vec<Stream>,
-    pub(crate) draw: SamplingSettings,
+    pub(crate) draw: DrawSettings,
     pub(crate) max_tokens: usize,
 }
 

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::TasksError;
 use crate::problem::Problem;
-use crate::random::{Stream, text_key};
+use crate::random::{Stream, StreamKey, text_key};
 
 /// The size and difficulty of the generated task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -117,7 +117,7 @@ pub fn generate(
         if problems.len() == settings.problems {
             break;
         }
-        let mut stream = Stream::new(seed, &[STREAM, draw as u64]);
+        let mut stream = StreamKey::Arithmetic.stream(seed, &[draw as u64]);
         let chain = Chain::draw(settings, &mut stream);
         let question = chain.question();
         if Split::of(&question) != split || !seen.insert(question.clone()) {
@@ -167,9 +167,6 @@ pub fn alphabet(settings: &ArithmeticSettings) -> String {
         .chain(words.flat_map(|entry| entry.chars()))
         .collect()
 }
-
-/// Separates this task's streams from all other randomness of a run.
-const STREAM: u64 = 0x6172_6974_686d_6574; // "arithmet"
 
 /// Draws allowed for one new problem of a split before the settings are refused as too narrow.
 const DRAWS_A_PROBLEM: usize = 200;

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::TasksError;
 use crate::arithmetic::Split;
 use crate::problem::Problem;
-use crate::random::Stream;
+use crate::random::{Stream, StreamKey};
 
 /// The size and difficulty of the generated task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -86,7 +86,7 @@ pub fn generate(
         if problems.len() == settings.problems {
             break;
         }
-        let mut stream = Stream::new(seed, &[STREAM, draw as u64]);
+        let mut stream = StreamKey::Deduction.stream(seed, &[draw as u64]);
         let world = World::draw(settings, &mut stream);
         let question = world.question(&mut stream);
         if Split::of(&world.ontology()) != split || !seen.insert(question.clone()) {
@@ -118,9 +118,6 @@ pub fn vocabulary() -> Vec<&'static str> {
     let names = THINGS.into_iter().chain(KINDS);
     LAYOUT.into_iter().chain(connectives).chain(names).collect()
 }
-
-/// Separates this task's streams from all other randomness of a run.
-const STREAM: u64 = 0x6465_6475_6374_696f; // "deductio"
 
 /// Draws allowed for one new problem of a split before the settings are refused as too narrow.
 const DRAWS_A_PROBLEM: usize = 200;

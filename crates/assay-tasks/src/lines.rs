@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_line_is_named_and_the_next_follows() {
+    fn a_bad_line_is_named_and_skipped() {
         let lines = read(b"ok\n\xff\xfe\n1234567890\nend\n", 9);
         let told: Vec<String> = lines
             .into_iter()

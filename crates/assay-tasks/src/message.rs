@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_written_as_chat_files_have_it() {
+    fn messages_are_written_as_in_chat_files() {
         let json = serde_json::to_string(&Message::assistant("4")).unwrap();
         assert_eq!(json, r#"{"role":"assistant","content":"4"}"#);
         assert_eq!(Role::System.name(), "system");

@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn worked_examples_are_earlier_turns_in_the_same_layout() {
+    fn worked_examples_are_earlier_turns() {
         let example = WorkedExample {
             question: "1+1?".into(),
             reasoning: "1+1 = 2".into(),

@@ -1,5 +1,5 @@
 //! Counter-based randomness: every random decision has its own stream, named by a seed and a path
-//! of numbers.
+//! of numbers. The path begins with the word of a [`StreamKey`].
 //!
 //! A stream is ChaCha8 with the 32-byte key mixed from `(seed, path)`. Nothing is shared between
 //! streams, so results do not depend on the order in which streams are used, on threads, or on
@@ -79,6 +79,119 @@ impl Stream {
     }
 }
 
+/// What a stream of random numbers is for.
+///
+/// Every random decision of the program takes its stream from here, so that two purposes do not share
+/// one by accident.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamKey {
+    /// The order in which a run visits its data. Path: epoch.
+    DataOrder,
+    /// Which demonstrations a robustness study replaces by wrong ones, and how. Path: demonstration.
+    WrongDemonstrations,
+    /// Samples of a training iteration. Path: iteration, problem, sample.
+    Rollout,
+    /// Samples that measure a policy. Path: problem, sample.
+    Evaluation,
+    /// Perturbations of demonstrations. Path: iteration, discriminator update, problem.
+    Perturbation,
+    /// Which past samples the discriminator sees again. Path: iteration, discriminator update.
+    Replay,
+    /// The error injected into a demonstration that localisation scores. Path: [`text_key`] of the
+    /// problem.
+    InjectedError,
+    /// Samples of a request to the server. Path: request if it names no seed, sample.
+    Served,
+    /// Samples of a search. Path: problem, tree, round, prefix, child.
+    Search,
+    /// Problems of the arithmetic task. Path: draw.
+    Arithmetic,
+    /// Problems of the deduction task. Path: draw.
+    Deduction,
+    /// Where branches of a demonstration begin, and how they go on. Path: iteration, problem; or nothing, with a
+    /// number of that stream as the seed.
+    Branch,
+    /// Misleading versions of a demonstration that a judge reads. Path: problem, or its [`text_key`].
+    Hints,
+    /// Resamples of a bootstrap. Path: resample; where it has two draws, which of them.
+    Bootstrap,
+    /// Texts of a benchmark. Path: nothing.
+    BenchTexts,
+    /// Samples of a benchmark. Path: prompt, sample.
+    BenchSamples,
+    /// The policy's adapter before its first update: a seed, see [`StreamKey::seed`].
+    PolicyAdapter,
+    /// The reward's adapter before its first update: a seed.
+    RewardAdapter,
+    /// Random weights. Path: number of the tensor. The seed is one made for these weights.
+    Weights,
+}
+
+impl StreamKey {
+    /// Every purpose.
+    pub const ALL: [Self; 19] = [
+        Self::DataOrder,
+        Self::WrongDemonstrations,
+        Self::Rollout,
+        Self::Evaluation,
+        Self::Perturbation,
+        Self::Replay,
+        Self::InjectedError,
+        Self::Served,
+        Self::Search,
+        Self::Arithmetic,
+        Self::Deduction,
+        Self::Branch,
+        Self::Hints,
+        Self::Bootstrap,
+        Self::BenchTexts,
+        Self::BenchSamples,
+        Self::PolicyAdapter,
+        Self::RewardAdapter,
+        Self::Weights,
+    ];
+
+    /// The stream of a seed and a path within this purpose.
+    pub fn stream(self, seed: u64, path: &[u64]) -> Stream {
+        match self.word() {
+            Some(word) => Stream::new(seed, &[&[word], path].concat()),
+            None => Stream::new(seed, path),
+        }
+    }
+
+    /// A seed of this purpose, made from the seed of a run: the first number of the purpose's stream
+    /// without a path. So neighbouring seeds of runs do not meet in another purpose.
+    pub fn seed(self, seed: u64) -> u64 {
+        self.stream(seed, &[]).next_u64()
+    }
+
+    /// The first word of the paths of this purpose. [`StreamKey::Weights`] has none: the only one
+    /// whose paths may be one word long, which tells them from all others.
+    fn word(self) -> Option<u64> {
+        Some(match self {
+            Self::DataOrder => 0x0d,
+            Self::WrongDemonstrations => 0x3d,
+            Self::Rollout => 0x5a,
+            Self::Evaluation => 0xe7,
+            Self::Perturbation => 0x9e,
+            Self::Replay => 0x4e,
+            Self::InjectedError => 0x1e,
+            Self::Served => 0x5e,
+            Self::Search => 0x5c,
+            Self::Arithmetic => 0x6172_6974_686d_6574, // "arithmet"
+            Self::Deduction => 0x6465_6475_6374_696f,  // "deductio"
+            Self::Branch => 0xb4,
+            Self::Hints => 0x4a,
+            Self::Bootstrap => 0xb5,
+            Self::BenchTexts => 0xb0,
+            Self::BenchSamples => 0xb1,
+            Self::PolicyAdapter => 0xa0,
+            Self::RewardAdapter => 0xa1,
+            Self::Weights => return None,
+        })
+    }
+}
+
 /// A fixed 64-bit number of a text, which makes an identifier part of a stream's key: FNV-1a, then
 /// the splitmix64 finaliser.
 pub fn text_key(text: &str) -> u64 {
@@ -118,6 +231,30 @@ mod tests {
         let expected = [12_760_878_020_040_882_212, 8_882_233_246_677_115_663];
         assert_eq!([stream.next_u64(), stream.next_u64()], expected);
         assert_eq!(text_key("gsm8k-0"), 16_761_523_903_590_184_388);
+    }
+
+    #[test]
+    fn a_key_is_its_streams_first_word() {
+        let first = |mut stream: Stream| stream.next_u64();
+        let samples = StreamKey::Rollout.stream(42, &[3, 1, 0]);
+        assert_eq!(first(samples), first(Stream::new(42, &[0x5a, 3, 1, 0])));
+        let weights = StreamKey::Weights.stream(42, &[7]);
+        assert_eq!(first(weights), first(Stream::new(42, &[7])));
+    }
+
+    #[test]
+    fn purposes_share_no_stream() {
+        // A run's seed and its neighbours: with an exclusive or, seed 42's reward adapter was seed
+        // 41's policy adapter.
+        let mut seen = std::collections::BTreeSet::new();
+        for seed in 0..64 {
+            for key in StreamKey::ALL {
+                assert!(seen.insert(key.stream(seed, &[5]).next_u64()), "{key:?}");
+                if key != StreamKey::Weights {
+                    assert!(seen.insert(key.seed(seed)), "{key:?}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn sentences_are_not_cut_at_decimals_titles_or_bullets() {
+    fn sentences_end_at_no_decimal_or_title() {
         let text = "Mr. Lee pays $1.25 for 3.5 lb. of rice. He left at 5 p.m. with 2! \"Is it?\" Yes.\n2. J. R. has no. 7 on.";
         assert_eq!(
             texts(text, StepUnit::Sentence),

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_of_every_step_name_the_first_wrong_one() {
+    fn step_labels_name_the_first_wrong_one() {
         let record = |labels: &str| {
             format!(r#"{{"prompt": "Q", "completions": ["a", "b"], "labels": {labels}}}"#)
         };

@@ -41,7 +41,7 @@ fn line(text: &str, format: DatasetFormat) -> Result<Problem, String> {
 
 /// The published files are two parquet shards and JSON lines; all three say the same.
 #[test]
-fn gsm8k_reads_the_same_from_parquet_shards_and_compressed_lines() {
+fn gsm8k_reads_the_same_from_every_container() {
     let shards = load(data("train-*-of-*.parquet"), DatasetFormat::Gsm8k).unwrap();
     let lines = load(data("gsm8k.jsonl.zst"), DatasetFormat::Gsm8k).unwrap();
     assert_eq!((shards.len(), lines.len()), (3, 3));
@@ -64,7 +64,7 @@ fn gsm8k_reads_the_same_from_parquet_shards_and_compressed_lines() {
 }
 
 #[test]
-fn chats_in_parquet_are_lists_of_turns_over_row_groups() {
+fn parquet_chats_cross_row_groups() {
     let problems = load(data("chats.parquet"), DatasetFormat::Messages).unwrap();
     assert_eq!(problems[1].question, "3+2?");
     assert_eq!(problems[1].demonstration.as_deref(), Some("3+2 = 5"));
@@ -72,7 +72,7 @@ fn chats_in_parquet_are_lists_of_turns_over_row_groups() {
 }
 
 #[test]
-fn mmlu_pro_asks_with_lettered_options_and_takes_a_letter() {
+fn mmlu_pro_has_lettered_options() {
     let problems = load(data("mmlu_pro.parquet"), DatasetFormat::MmluPro).unwrap();
     assert_eq!(
         problems[0].question,
@@ -95,7 +95,7 @@ fn mmlu_pro_asks_with_lettered_options_and_takes_a_letter() {
 }
 
 #[test]
-fn medreason_takes_the_letter_of_the_option_that_is_the_answer() {
+fn medreason_takes_the_right_options_letter() {
     let record = r#"{"dataset_name": "made", "id_in_dataset": 1, "question": "Which vitamin is ascorbic acid?",
         "answer": "Vitamin C. Explanation: ascorbic acid is vitamin C.", "reasoning": "Finding paths.\nIt is C.",
         "options": "Answer Choices:\nA. Vitamin A\nB. Vitamin C\nC. Vitamin D"}"#;
@@ -119,7 +119,7 @@ fn medreason_takes_the_letter_of_the_option_that_is_the_answer() {
 }
 
 #[test]
-fn aime_answers_are_integers_whatever_the_columns_are_called() {
+fn aime_answers_are_integers() {
     let one = r#"{"ID": "2024-I-1", "Problem": "Find n.", "Solution": "Trivially,\nn = 33.", "Answer": 33}"#;
     let other = r#"{"id": 1, "problem": "Find n.", "answer": "033", "url": "x"}"#;
     for record in [one, other] {
@@ -165,7 +165,7 @@ fn countdown_answers_are_evaluated() {
 
 /// 875 bytes that hold 2^26 numbers in one row.
 #[test]
-fn a_row_of_many_values_is_refused_before_it_is_read() {
+fn too_wide_rows_are_refused_unread() {
     let error = load(data("list_bomb.parquet"), DatasetFormat::MmluPro).unwrap_err();
     let TasksError::Parquet { source, .. } = error else {
         panic!("{error}");
@@ -211,7 +211,7 @@ fn parquet_is_read_in_every_codec() {
 }
 
 #[test]
-fn verl_asks_in_a_chat_and_answers_in_a_struct() {
+fn verl_has_chats_and_answer_structs() {
     let problems = load(data("verl.parquet"), DatasetFormat::Columns).unwrap();
     let found: Vec<(&str, Option<&str>)> = problems
         .iter()
@@ -244,7 +244,7 @@ fn verl_asks_in_a_chat_and_answers_in_a_struct() {
 }
 
 #[test]
-fn chats_with_parts_and_thinking_are_read_from_parquet() {
+fn parquet_chats_have_parts_and_thinking() {
     let problems = load(data("parts.parquet"), DatasetFormat::Messages).unwrap();
     assert_eq!(problems[0].question, "2+2?");
     assert_eq!(problems[0].demonstration.as_deref(), Some("2+2 = 4"));
@@ -282,7 +282,7 @@ fn parquet_types_keep_their_digits_and_letters() {
 
 /// A page that states 100 bytes and expands to 4 MiB.
 #[test]
-fn a_page_that_lies_about_its_size_is_refused() {
+fn a_page_of_wrong_size_is_refused() {
     let error = load(data("lying_page.parquet"), DatasetFormat::Gsm8k).unwrap_err();
     let TasksError::Parquet { source, .. } = error else {
         panic!("{error}");

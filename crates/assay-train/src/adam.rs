@@ -127,10 +127,7 @@ impl AdamW {
     /// # Errors
     /// Names the file and the tensor that is missing or has another size.
     pub fn restore(&mut self, path: &Path) -> Result<(), TrainError> {
-        let malformed = |reason: String| TrainError::Malformed {
-            path: path.to_owned(),
-            reason,
-        };
+        let malformed = |reason: String| TrainError::malformed(path, reason);
         let tensors = candle_core::safetensors::load(path, &Device::Cpu)
             .map_err(|source| malformed(source.to_string()))?;
         let get = |name: String, n: usize| -> Result<Tensor, TrainError> {
@@ -193,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gradient_that_is_not_finite_is_named_and_nothing_changes() {
+    fn a_non_finite_gradient_changes_nothing() {
         let (a, b) = (parameter("a", &[1.0, 2.0]), parameter("b", &[3.0]));
         let parameters = [a.clone(), b.clone()];
         let mut adamw = AdamW::new(&parameters).unwrap();
@@ -222,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_of_zero_and_a_rate_of_zero_move_nothing() {
+    fn zero_gradients_and_zero_rates_move_nothing() {
         let a = parameter("a", &[1.5, -2.0]);
         let one = std::slice::from_ref(&a);
         let mut adamw = AdamW::new(one).unwrap();

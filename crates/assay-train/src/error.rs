@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use assay_critic::CriticError;
+use assay_critic::{CriticError, FileError};
 use thiserror::Error;
 
 use crate::failed_update::FailedUpdate;
@@ -85,24 +85,9 @@ pub enum TrainError {
         /// What is wrong.
         reason: String,
     },
-    /// A file could not be read or written.
-    #[error("{doing} {}", .path.display())]
-    Io {
-        /// The operation that failed.
-        doing: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why it failed.
-        source: std::io::Error,
-    },
-    /// A file was read but its content is not what it should be.
-    #[error("{}: {reason}", .path.display())]
-    Malformed {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
+    /// A file could not be read or written, or its content is not what it should be.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A trainable parameter received no gradient.
     #[error("no gradient reached the trainable parameter {parameter}")]
     MissingGradient {
@@ -307,6 +292,7 @@ impl From<CriticError> for TrainError {
     /// Errors of the layers below both crates keep their own variant.
     fn from(error: CriticError) -> Self {
         match error {
+            CriticError::File(error) => Self::File(error),
             CriticError::Tasks(error) => Self::Tasks(error),
             CriticError::Model(error) => Self::Model(error),
             CriticError::Operation(error) => Self::Operation(error),
@@ -319,11 +305,12 @@ impl From<CriticError> for TrainError {
 impl TrainError {
     /// A failed file operation.
     pub fn io(doing: &'static str, path: &Path, source: std::io::Error) -> Self {
-        Self::Io {
-            doing,
-            path: path.to_owned(),
-            source,
-        }
+        FileError::io(doing, path, source).into()
+    }
+
+    /// A file whose content is not what it should be.
+    pub(crate) fn malformed(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
+        FileError::malformed(path, reason).into()
     }
 
     /// Whether memory was refused, on the CPU or on a device.

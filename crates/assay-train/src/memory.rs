@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused_with_the_way_out() {
+    fn excess_memory_names_the_setting_to_change() {
         let workload = Workload {
             training_rows: 16_384,
             ..Workload::default()

@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_not_finite_is_refused_by_name() {
+    fn a_non_finite_value_is_named() {
         let mut metrics = IterationMetrics::default();
         let error = metrics.set("policy/loss", f64::NAN).unwrap_err();
         assert!(error.to_string().contains("policy/loss"), "{error}");

@@ -40,8 +40,9 @@ use std::path::{Path, PathBuf};
 
 use assay_critic::encode::{Encoder, TokenLimits};
 use assay_critic::judge::Judge;
-use assay_lm::draw::SamplingSettings as DrawSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::sampling::SamplingLimits;
+use assay_tasks::random::StreamKey;
 
 use self::branches::{BranchPlan, Branches};
 use self::directory::{Best, RunDirectory};
@@ -59,7 +60,7 @@ use self::record::{Record, recorded};
 use self::report::{
     DiscriminatorPhase, IterationReport, RewardsReport, RolloutReport, ValidationReport,
 };
-use self::rollout::{ROLLOUT, RolloutPlan, rollout};
+use self::rollout::{RolloutPlan, rollout};
 use self::rollout_server::RolloutServer;
 use self::saving::{Checkpoints, Restored, choose, fingerprint};
 use self::stored_samples::StoredSamples;
@@ -164,10 +165,7 @@ pub fn train(
 pub fn newest_checkpoint(dir: &Path) -> Result<PathBuf, TrainError> {
     match checkpoint::list(dir)?.pop() {
         Some((_, path)) => Ok(path),
-        None => Err(TrainError::Malformed {
-            path: dir.to_owned(),
-            reason: "it holds no checkpoint".to_owned(),
-        }),
+        None => Err(TrainError::malformed(dir, "it holds no checkpoint")),
     }
 }
 
@@ -193,6 +191,8 @@ impl<'i> Run<'i> {
             observer.note(&format!("stored samples of {covered} of {all} prompts"));
         }
         let branches = Branches::new(inputs, &demonstrations, &encoder, observer)?;
+        let measured = settings.run.eval_problems.min(inputs.validation.len());
+        encoder.ensure_prompts_fit(&inputs.validation[..measured])?;
         let sft_iterations = match (inputs.kind, &settings.policy.start) {
             (TrainerKind::Sft, _) | (_, PolicyStart::Sft) => {
                 let visits = settings.sft.epochs * demonstrations.len();
@@ -414,7 +414,8 @@ impl<'i> Run<'i> {
             sampling: &self.draw,
             limits: &self.limits,
             samples: self.settings.sampling.samples,
-            stream_path: &[ROLLOUT, game as u64],
+            key: StreamKey::Rollout,
+            stream_path: &[game as u64],
             seed: self.settings.seed,
         };
         let mut on_token = |count| observer.tokens(count);

@@ -194,7 +194,7 @@ pub struct SamplingSettings {
     pub temperature: f64,
     /// Mass of the likeliest tokens kept; 1 keeps all.
     pub top_p: f64,
-    /// Most prompt tokens; a longer prompt keeps its end.
+    /// Most prompt tokens; a demonstration with a longer prompt is left out and counted.
     pub max_prompt_tokens: usize,
     /// Most completion tokens, end-of-turn token included.
     pub max_completion_tokens: usize,

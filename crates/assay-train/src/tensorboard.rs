@@ -80,7 +80,7 @@ mod tests {
 
     /// The record that TensorFlow writes first in an event file at time 0, checksums included.
     #[test]
-    fn the_first_record_is_byte_for_byte_the_published_one() {
+    fn the_first_record_is_the_published_one() {
         let file = event_file(&[], 0.0);
         let mut expected = vec![24, 0, 0, 0, 0, 0, 0, 0, 0xa3, 0x7f, 0x4b, 0x22, 9];
         expected.extend([0; 8]);

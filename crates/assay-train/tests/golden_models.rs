@@ -420,7 +420,7 @@ fn the_implicit_head_equals_its_formula_in_torch() {
 }
 
 #[test]
-fn training_the_whole_model_gives_every_weight_torchs_gradient() {
+fn every_weight_has_torchs_gradient() {
     for name in MODELS {
         let case = case(name);
         let tensors: HashMap<String, Tensor> =
@@ -628,7 +628,7 @@ fn packed_and_one_at_a_time_agree() {
 }
 
 #[test]
-fn fault_21_merged_and_unmerged_adapters_agree_at_scale_1_5() {
+fn fault_21_merged_and_unmerged_adapters_agree() {
     for name in MODELS {
         let case = case(name);
         let policy = case.policy();

@@ -1,11 +1,12 @@
-//! What `sample` and `search` have in common: the problems, how completions are drawn, where they go.
+//! What `sample` and `search` have in common: the problems, how completions are drawn, where they
+//! go.
 
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use assay_critic::encode::TokenLimits;
 use assay_lm::LanguageModel;
-use assay_lm::draw::SamplingSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::sampling::SamplingLimits;
 use assay_tasks::datasets::{DatasetSettings, Required};
 use assay_tasks::problem::Problem;
@@ -17,31 +18,32 @@ use crate::open;
 
 #[derive(Args)]
 pub(crate) struct DrawArgs {
-    /// Problems: JSON lines or a JSON array (also in gzip or zstd), or parquet; `*` in the name stands for any text.
+    /// Problems: JSON lines or a JSON array (also gzip or zstd), or parquet. `*` in the name
+    /// matches any text.
     #[arg(long)]
     pub(crate) problems: PathBuf,
-    /// How the problems are laid out.
+    /// Layout of the problems.
     #[command(flatten)]
     pub(crate) layout: LayoutArgs,
     /// Use the first N problems only.
     #[arg(long)]
     pub(crate) limit: Option<usize>,
-    /// Where the traces go.
+    /// Output file for the traces.
     #[arg(long)]
     pub(crate) out: PathBuf,
     /// Sampling temperature.
     #[arg(long, default_value_t = 1.0)]
     pub(crate) temperature: f64,
-    /// Mass of the likeliest tokens that is kept.
+    /// Top-p: probability mass of the likeliest tokens that are kept; 1 keeps all.
     #[arg(long, default_value_t = 1.0)]
     pub(crate) top_p: f64,
-    /// Number of likeliest tokens kept; 0 keeps all.
+    /// Top-k: number of likeliest tokens that are kept; 0 keeps all.
     #[arg(long, default_value_t = 0)]
     pub(crate) top_k: usize,
-    /// Most tokens a completion may have.
+    /// Maximum number of tokens in a completion.
     #[arg(long, default_value_t = 300)]
     pub(crate) max_tokens: usize,
-    /// Sequences decoded at a time.
+    /// Maximum number of sequences that are decoded at a time.
     #[arg(long, default_value_t = 64)]
     pub(crate) batch: usize,
     /// Seed of the samples.
@@ -50,7 +52,7 @@ pub(crate) struct DrawArgs {
 }
 
 impl DrawArgs {
-    /// The problems, and the file of traces begun; numbers without meaning are refused before.
+    /// Checks the options, reads the problems and creates the output file.
     pub(crate) fn open(&self) -> Result<(Vec<Problem>, TraceWriter)> {
         ensure!(self.max_tokens > 0, "--max-tokens must be at least 1");
         ensure!(self.batch > 0, "--batch must be at least 1");
@@ -62,9 +64,9 @@ impl DrawArgs {
         Ok((problems, TraceWriter::create(&self.out)?))
     }
 
-    /// The distribution that tokens are drawn from.
-    pub(crate) fn distribution(&self) -> Result<SamplingSettings> {
-        let draw = SamplingSettings {
+    /// The sampling distribution.
+    pub(crate) fn distribution(&self) -> Result<DrawSettings> {
+        let draw = DrawSettings {
             temperature: self.temperature,
             top_p: self.top_p,
             top_k: self.top_k,
@@ -73,7 +75,7 @@ impl DrawArgs {
         Ok(draw)
     }
 
-    /// How long prompts and completions of a model may be, and how many there are at a time.
+    /// Token limits of prompts and completions, and limits of sampling.
     pub(crate) fn limits(&self, model: &LanguageModel) -> Result<(TokenLimits, SamplingLimits)> {
         let positions = model.transformer.config().max_positions;
         ensure!(

@@ -7,16 +7,17 @@ use clap::Args;
 
 #[derive(Args)]
 pub(crate) struct LayoutArgs {
-    /// Layout of the problems, as `data.*.format`; `columns` where a column is named, else `gsm8k`.
+    /// Layout of the problems, as in `data.*.format`. Default: `columns` if a column is named,
+    /// else `gsm8k`.
     #[arg(long, value_parser = dataset_format)]
     pub(crate) format: Option<DatasetFormat>,
-    /// Column of the question. A dotted name leads into nested columns: `extra_info.question`.
+    /// Column of the question. A dotted name selects a nested column: `extra_info.question`.
     #[arg(long, value_name = "COLUMN")]
     pub(crate) question: Option<String>,
     /// Column of the expert's reasoning.
     #[arg(long, value_name = "COLUMN")]
     pub(crate) demonstration: Option<String>,
-    /// Column of the gold answer: `reward_model.ground_truth`.
+    /// Column of the gold answer, for example `reward_model.ground_truth`.
     #[arg(long, value_name = "COLUMN")]
     pub(crate) answer: Option<String>,
 }

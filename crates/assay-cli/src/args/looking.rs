@@ -7,12 +7,12 @@ use clap::{Args, ValueEnum};
 
 use super::{ComputeArgs, LayoutArgs};
 
-/// What a choice is made among.
+/// The traces among which a selector chooses.
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Among {
     /// The traces that one generator wrote for a problem.
     Generator,
-    /// All traces of a problem, whoever wrote them.
+    /// All traces of a problem, of all generators.
     Problem,
 }
 
@@ -25,22 +25,23 @@ impl From<Among> for GroupBy {
     }
 }
 
-/// How well one chooses.
+/// Options of `assay select`.
 #[derive(Args)]
 pub(crate) struct SelectArgs {
     /// Scored traces.
     #[arg(long)]
     pub(crate) traces: PathBuf,
-    /// One selector; all of them otherwise.
+    /// Selector. Default: all.
     #[arg(long)]
     pub(crate) selector: Option<String>,
     /// Trace score of the reward selectors.
     #[arg(long, default_value = "mean")]
     pub(crate) score: String,
-    /// Among which traces is chosen: those of one generator, or all of a problem.
+    /// Choose among the traces of one generator, or among all traces of a problem.
     #[arg(long, value_enum, default_value_t = Among::Generator)]
     pub(crate) among: Among,
-    /// Reward directory whose calibration.json gives the trace score and the selectors' constants instead.
+    /// Reward directory with a calibration.json, which sets the trace score and the selectors'
+    /// constants.
     #[arg(long, conflicts_with = "score")]
     pub(crate) calibration: Option<PathBuf>,
     /// Print JSON instead of a table.
@@ -56,10 +57,11 @@ pub(crate) struct EvalArgs {
     /// Trace score of the reward.
     #[arg(long, default_value = "mean")]
     pub(crate) score: String,
-    /// Reward directory whose calibration.json, fitted on validation traces, is used instead of cross-fitting.
+    /// Reward directory with a calibration.json, fitted on validation traces, to use instead of
+    /// cross-fitting.
     #[arg(long, conflicts_with = "score")]
     pub(crate) calibration: Option<PathBuf>,
-    /// Also write the summary here.
+    /// Also write the summary to this file.
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
     /// Print JSON instead of a table.
@@ -69,32 +71,32 @@ pub(crate) struct EvalArgs {
 
 #[derive(Args)]
 pub(crate) struct LocaliseArgs {
-    /// Where to compute.
+    /// Device and number type.
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
     /// Reward: a checkpoint's reward directory or an exported adapter.
     #[arg(long)]
     pub(crate) reward: PathBuf,
-    /// Base model of the reward; the one named in it otherwise.
+    /// Base model of the reward. Default: the one that the reward names.
     #[arg(long)]
     pub(crate) model: Option<PathBuf>,
-    /// Demonstrations, or step traces as ProcessBench has them: JSON lines or a JSON array (also in gzip or zstd), or
-    /// parquet.
+    /// Demonstrations, or step traces in ProcessBench's format: JSON lines or a JSON array (also
+    /// gzip or zstd), or parquet.
     #[arg(long)]
     pub(crate) demonstrations: PathBuf,
-    /// How the demonstrations are laid out.
+    /// Layout of the demonstrations.
     #[command(flatten)]
     pub(crate) layout: LayoutArgs,
     /// Use the first N demonstrations only.
     #[arg(long)]
     pub(crate) limit: Option<usize>,
-    /// Perturbation kinds; number errors otherwise. May be repeated.
+    /// Perturbation kind. Default: number errors. May be repeated.
     #[arg(long = "kind")]
     pub(crate) kinds: Vec<String>,
     /// Seed of the injected errors.
     #[arg(long, default_value_t = 42)]
     pub(crate) seed: u64,
-    /// Rows of a packed batch.
+    /// Maximum number of token rows in a packed batch.
     #[arg(long, default_value_t = 4096)]
     pub(crate) token_budget: usize,
     /// Print JSON instead of a table.
@@ -107,10 +109,10 @@ pub(crate) struct CalibrateArgs {
     /// Scored traces of validation problems.
     #[arg(long)]
     pub(crate) traces: PathBuf,
-    /// Reward directory: calibration.json is written into it.
+    /// Reward directory, into which calibration.json is written.
     #[arg(long)]
     pub(crate) reward: PathBuf,
-    /// Name of the validation data; the traces' file name otherwise.
+    /// Name of the validation data. Default: the file name of the traces.
     #[arg(long)]
     pub(crate) data: Option<String>,
     /// Print calibration.json instead of a summary.
@@ -137,10 +139,10 @@ pub(crate) struct ShowArgs {
     /// Traces of this problem only.
     #[arg(long)]
     pub(crate) id: Option<String>,
-    /// Pass over that many of them.
+    /// Skip this many traces.
     #[arg(long, default_value_t = 0)]
     pub(crate) skip: usize,
-    /// Show at most that many.
+    /// Show at most this many traces.
     #[arg(long, default_value_t = 3)]
     pub(crate) limit: usize,
     /// When to use colours.
@@ -150,13 +152,14 @@ pub(crate) struct ShowArgs {
 
 #[derive(Args)]
 pub(crate) struct ReportArgs {
-    /// A run directory. May be repeated: the runs stand side by side.
+    /// A run directory. May be repeated to compare runs.
     #[arg(long, required_unless_present = "traces")]
     pub(crate) run: Vec<PathBuf>,
-    /// Scored traces: of the run where there is one run and one file, else each file a run of its own.
+    /// Scored traces. With one run and one file they are those of the run; else each file is a
+    /// run.
     #[arg(long)]
     pub(crate) traces: Vec<PathBuf>,
-    /// The HTML file.
+    /// Output file (HTML).
     #[arg(long)]
     pub(crate) out: PathBuf,
     /// Also write every figure as SVG and every table as CSV and LaTeX into this directory.

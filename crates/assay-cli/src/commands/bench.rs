@@ -1,7 +1,9 @@
-//! `assay bench`: how fast each stage of an iteration is at a named shape, and what share of the machine it uses.
+//! `assay bench`: how fast each stage of an iteration is at a named shape, and what share of the
+//! machine it uses.
 //!
-//! Weights are random: speed does not depend on them. Prompts are counted twice: packed rows, where a prompt appears once
-//! a group, and tokens as a padded trainer counts them, where it appears with every sample.
+//! Weights are random: speed does not depend on them. Prompts are counted twice: packed rows, where
+//! a prompt appears once a group, and tokens as a padded trainer counts them, where it appears with
+//! every sample.
 
 mod shapes;
 mod stages;
@@ -29,9 +31,11 @@ struct Measured {
     median_seconds: f64,
     /// Packed rows a second: each prompt once a group.
     rows_per_second: f64,
-    /// Tokens a second with the prompt counted for every sample; generated tokens only for `sample`.
+    /// Tokens a second with the prompt counted for every sample; generated tokens only for
+    /// `sample`.
     tokens_per_second: f64,
-    /// Operations of the matrix products that the stage needs, over the measured matrix product's rate.
+    /// Operations of the matrix products that the stage needs, over the measured matrix product's
+    /// rate.
     share_of_product: f64,
     /// Bytes of weights that the stage must read, over the measured copy's rate.
     share_of_memory: f64,

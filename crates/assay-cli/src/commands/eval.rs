@@ -1,4 +1,4 @@
-//! `assay eval`: everything that scored traces tell.
+//! `assay eval`: pass@k, selection and reward quality of scored traces.
 
 use std::path::Path;
 
@@ -28,7 +28,8 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     print_summary(&evaluation.summary, args.json)
 }
 
-/// The settings of an evaluation by a named trace score, or by what was fitted on validation traces.
+/// The settings of an evaluation by a named trace score, or by what was fitted on validation
+/// traces.
 pub(crate) fn settings(score: &str, calibration: Option<&Path>) -> Result<EvalSettings> {
     let score = TraceScore::parse(score)?;
     let Some(dir) = calibration else {

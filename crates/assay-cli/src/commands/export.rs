@@ -1,7 +1,8 @@
-//! `assay export`: what a run learned, in the formats that others read.
+//! `assay export`: a run's adapters, model and metrics in the formats of other programs.
 //!
-//! `peft`: `OUT/policy` and, after `airl`, `OUT/reward`, adapters that peft loads. `merged`: `OUT` is a whole Hugging Face
-//! directory of the policy, `merged-reward` one of the reward. `tensorboard`: an event file of `metrics.jsonl` in `OUT`. Every model gets a card.
+//! `peft`: `OUT/policy` and, after `airl`, `OUT/reward`, adapters that peft loads. `merged`: `OUT`
+//! is a whole Hugging Face directory of the policy, `merged-reward` one of the reward.
+//! `tensorboard`: an event file of `metrics.jsonl` in `OUT`. Every model gets a card.
 
 mod adapters;
 mod card;
@@ -21,6 +22,7 @@ use assay_train::{checkpoint, tensorboard};
 use serde_json::{Value, json};
 
 use crate::args::{ExportArgs, ExportFormat};
+use crate::open;
 
 /// Runs the command.
 pub(crate) fn run(args: &ExportArgs) -> Result<()> {
@@ -56,8 +58,7 @@ struct Run {
 impl Run {
     fn open(args: &ExportArgs) -> Result<Self> {
         let path = args.run.join("settings.toml");
-        let text = fs::read_to_string(&path)
-            .with_context(|| format!("{} is no run directory", args.run.display()))?;
+        let text = fs::read_to_string(&path).with_context(|| open::no_run(&args.run))?;
         let settings = Settings::from_toml(&text, &path.display().to_string())?;
         let mut checkpoints = checkpoint::list(&args.run)?;
         if let Some(wanted) = args.checkpoint {
@@ -142,6 +143,7 @@ fn events(args: &ExportArgs) -> Result<Value> {
         args.checkpoint.is_none(),
         "--checkpoint picks weights; the event file is of the whole run"
     );
+    open::refuse_several_runs(&args.run)?;
     let path = args.run.join("metrics.jsonl");
     let rows = metrics::read(&path)?;
     ensure!(!rows.is_empty(), "{} holds no iteration", path.display());

@@ -1,4 +1,5 @@
-//! `assay fetch`: a model or data set of the Hugging Face hub, into the cache that Python shares.
+//! `assay fetch`: downloads a model or data set from the Hugging Face hub into the cache that
+//! Python shares.
 
 use std::io::Write;
 

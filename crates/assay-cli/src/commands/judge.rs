@@ -11,7 +11,7 @@ use assay_tasks::datasets::Required;
 use assay_tasks::perturbations::Hints;
 use assay_tasks::problem::Problem;
 use assay_tasks::prompts::PromptSettings;
-use assay_tasks::random::{Stream, text_key};
+use assay_tasks::random::{StreamKey, text_key};
 use assay_tasks::trace::ScoredTrace;
 use assay_tasks::trace_io::{TraceWriter, read_foreign_traces};
 use serde_json::json;
@@ -20,9 +20,6 @@ use crate::args::JudgeArgs;
 use crate::open;
 use crate::progress::Progress;
 use crate::signals::{Interrupted, StopFlag};
-
-/// Key of the streams that make misleading hints.
-const HINTS: u64 = 0x4a;
 
 /// What was judged.
 #[derive(Default)]
@@ -156,7 +153,7 @@ impl Judging<'_> {
         }
         let mut readable = Vec::with_capacity(traces.len());
         for (index, trace) in traces.iter_mut().enumerate() {
-            self.encode(trace)?;
+            self.encoder.complete(trace)?;
             let tokens = trace.token_ids.len();
             match tokens > 0 && prompt + tokens <= self.positions {
                 true => readable.push(index),
@@ -187,25 +184,9 @@ impl Judging<'_> {
     /// The demonstration of a problem and its misleading versions; `None` where it has none.
     fn hints(&self, problem: &Problem) -> Option<Hints> {
         let demonstration = self.judge.prompt.demonstration(problem)?;
-        let mut stream = Stream::new(self.args.seed, &[HINTS, text_key(&problem.id)]);
+        let mut stream = StreamKey::Hints.stream(self.args.seed, &[text_key(&problem.id)]);
         let hints = Hints::of(&demonstration, self.args.hints, &mut stream);
         (!hints.wrong.is_empty()).then_some(hints)
-    }
-
-    /// Gives a trace without token ids those of its text.
-    fn encode(&self, trace: &mut ScoredTrace) -> Result<()> {
-        if !trace.token_ids.is_empty() || trace.text.trim().is_empty() {
-            return Ok(());
-        }
-        let rendered = self.judge.prompt.render_foreign(&trace.text);
-        trace.predicted_answer = trace.predicted_answer.take().or(rendered.answer);
-        if let Some(completion) = self.encoder.completion(&rendered.text)? {
-            trace.prompt_token_ids = self.encoder.prompt(&trace.question)?;
-            trace.text = completion.text;
-            trace.token_ids = completion.ids;
-            trace.token_offsets = completion.offsets;
-        }
-        Ok(())
     }
 }
 

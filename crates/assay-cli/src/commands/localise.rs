@@ -1,9 +1,10 @@
-//! `assay localise`: does the reward find errors injected into demonstrations, or the first wrong step of real traces?
+//! `assay localise`: does the reward find errors injected into demonstrations, or the first wrong
+//! step of real traces?
 
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use assay_critic::{Beside, Critic, ScoredSteps};
+use assay_critic::{Critic, ScoredSteps, ScoringPolicy};
 use assay_evals::Summary;
 use assay_evals::localisation::{Predictor, localise};
 use assay_evals::processbench::{StepCase, StepScore, chance_summary, cross_fitted_summary};
@@ -64,13 +65,13 @@ fn injected(args: &LocaliseArgs) -> Result<Summary> {
         &args.compute.placement()?,
     )?;
     let critic = Critic::new(&reward, &model, args.token_budget);
-    let beside = Beside {
+    let policy = ScoringPolicy {
         transformer: &model.transformer,
         adapter: None,
     };
     let mut progress = Progress::new("localise", problems.len());
     let total = problems.len();
-    let cases = critic.inject(&problems, &registry, args.seed, beside, |done| {
+    let cases = critic.inject(&problems, &registry, args.seed, policy, |done| {
         progress.set(done, total, "")
     })?;
     progress.finish();
@@ -92,7 +93,8 @@ fn injected(args: &LocaliseArgs) -> Result<Summary> {
     ))
 }
 
-/// The kinds of errors a reward was trained on, where it still lies in its run (`RUN/checkpoints/iter-N/reward`).
+/// The kinds of errors a reward was trained on, where it still lies in its run
+/// (`RUN/checkpoints/iter-N/reward`).
 fn trained_kinds(reward: &Path) -> Result<Option<Vec<Perturbation>>> {
     let settings = open::settings_of_run(reward)?;
     Ok(settings.map(|settings| settings.reward.perturbations.kinds))
@@ -108,11 +110,11 @@ fn steps(args: &LocaliseArgs) -> Result<Summary> {
     let critic = Critic::new(&reward, &model, args.token_budget);
     let limit = args.limit.unwrap_or(traces.len()).min(traces.len());
     let mut progress = Progress::new("localise", limit);
-    let beside = Beside {
+    let policy = ScoringPolicy {
         transformer: &model.transformer,
         adapter: None,
     };
-    let scored = critic.score_steps(&traces[..limit], Some(beside), |done| {
+    let scored = critic.score_steps(&traces[..limit], Some(policy), |done| {
         progress.set(done, limit, "")
     })?;
     progress.finish();

@@ -1,4 +1,5 @@
-//! `assay completions` and `assay man`: what shells and `man` need, made from the arguments themselves.
+//! `assay completions` and `assay man`: completion scripts and manual pages, generated from the
+//! argument definitions.
 
 use std::fs;
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! `assay replay`: a failed update again, trace by trace.
+//! `assay replay`: recomputes a failed update, trace by trace.
 
 use std::io::Write;
 
@@ -15,14 +15,9 @@ use crate::open;
 
 /// Runs the command.
 pub(crate) fn run(args: &ReplayArgs) -> Result<()> {
-    let failure = FailedUpdate::read(&args.run, args.iteration)?;
     let path = args.run.join("settings.toml");
-    let text = std::fs::read_to_string(&path).with_context(|| {
-        format!(
-            "{} is no run directory: reading settings.toml",
-            args.run.display()
-        )
-    })?;
+    let text = std::fs::read_to_string(&path).with_context(|| open::no_run(&args.run))?;
+    let failure = FailedUpdate::read(&args.run, args.iteration)?;
     let settings = Settings::from_toml(&text, &path.display().to_string())?;
     let models = Models::open(&settings, &open::placement(settings.compute)?)?;
     let inputs = models.inputs(TrainerKind::Airl, &settings, &[]);

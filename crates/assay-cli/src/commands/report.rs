@@ -149,6 +149,7 @@ fn training_curves(run: &Path) -> Result<Vec<MetricRow>> {
     if !own.exists() && run.join("summary.json").exists() {
         return Ok(Vec::new());
     }
+    open::refuse_several_runs(run)?;
     read(&own)
 }
 

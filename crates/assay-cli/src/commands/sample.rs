@@ -7,7 +7,6 @@ use assay_critic::encode::Encoder;
 use assay_critic::policy_model::PolicyModel;
 use assay_lm::sampling::SamplingLimits;
 use assay_tasks::problem::Problem;
-use assay_tasks::prompts::PromptSettings;
 use assay_tasks::trace::ScoredTrace;
 use assay_tasks::trace_io::TraceWriter;
 use assay_train::run::evaluate::{EvaluationPlan, sample_problems};
@@ -18,7 +17,7 @@ use crate::open;
 use crate::progress::Progress;
 use crate::signals::{Interrupted, StopFlag};
 
-/// Problems sampled together: their traces are in memory at a time, and a signal waits for them.
+/// Problems per chunk: their traces are in memory together, and a signal stops after a chunk.
 const CHUNK: usize = 16;
 
 /// What was sampled so far.
@@ -39,9 +38,10 @@ pub(crate) fn run(args: &SampleArgs) -> Result<()> {
     let (problems, mut writer) = args.draw.open()?;
     let model = open::model(&args.model, &args.compute.placement()?)?;
     let policy = open::policy(&model, args.adapter.as_deref())?;
-    let prompt = prompt(args)?;
+    let prompt = open::prompt_settings(args.adapter.as_deref(), args.style, args.template)?;
     let (limits, stop) = args.draw.limits(&model)?;
     let encoder = Encoder::new(&model, &prompt, limits);
+    encoder.ensure_prompts_fit(&problems)?;
     let tally = sample(args, &policy, &encoder, &problems, &stop, &mut writer)?;
     writer.finish()?;
     if tally.problems < problems.len() {
@@ -53,20 +53,6 @@ pub(crate) fn run(args: &SampleArgs) -> Result<()> {
         });
     }
     print(&tally, problems.len(), args)
-}
-
-/// How prompts are written: the style and template asked for, else what the adapter's run used.
-fn prompt(args: &SampleArgs) -> Result<PromptSettings> {
-    let adapter = args.adapter.as_deref().filter(|_| args.style.is_none());
-    let run = adapter.map(open::settings_of_run).transpose()?.flatten();
-    let mut prompt = run.map_or_else(PromptSettings::default, |run| run.prompt);
-    if let Some(style) = args.style {
-        prompt.style = style.into();
-    }
-    if let Some(template) = args.template {
-        prompt.template = template.into();
-    }
-    Ok(prompt)
 }
 
 fn sample(

@@ -41,6 +41,7 @@ pub(crate) fn run(args: &SearchArgs) -> Result<()> {
     let policy = open::policy(&model, args.adapter.as_deref())?;
     let (limits, stop) = args.draw.limits(&model)?;
     let encoder = Encoder::new(&model, &reward.scoring.prompt, limits);
+    encoder.ensure_prompts_fit(&problems)?;
     let critic = Critic::new(&reward, &model, args.token_budget);
     let searcher = Searcher::new(&policy, &critic, &encoder, &model);
     let counts = search(args, &searcher, score, &problems, &stop, &mut writer)?;

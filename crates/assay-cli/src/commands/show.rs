@@ -11,7 +11,8 @@ use assay_tasks::trace_io::TraceReader;
 
 use crate::args::{Color, ShowArgs};
 
-/// Traces at the head of the file whose rewards also set the scale, so that one trace is shown on the scale of many.
+/// Traces at the head of the file whose rewards also set the scale, so that one trace is shown on
+/// the scale of many.
 const SCALE_TRACES: usize = 200;
 
 /// Runs the command.

@@ -1,7 +1,8 @@
 //! `assay sweep`: the train path over arms and seeds, measured alike, in one table.
 //!
-//! Every run is an ordinary run directory, `OUT/ARM/seed-N`, with `traces.jsonl` and `summary.json` of fresh samples
-//! beside its checkpoints. A run that has its summary is not run again, one that was stopped goes on.
+//! Every run is an ordinary run directory, `OUT/ARM/seed-N`, with `traces.jsonl` and `summary.json`
+//! of fresh samples and its checkpoints. A run that has its summary is skipped, a stopped one
+//! continues.
 
 mod grid;
 mod measure;

@@ -109,6 +109,7 @@ fn hints(args: &TrainArgs, settings: &Settings, out: &Path, ranks: &dyn Collecti
         )?;
     }
     if args.resume && !out.join("settings.toml").exists() {
+        open::refuse_several_runs(out)?;
         say(
             ranks,
             &format!("note: there is no run in {} yet: it starts", out.display()),
@@ -158,7 +159,8 @@ impl Models {
         })
     }
 
-    /// The inputs of a trainer in this process alone, with problems to learn from and none to measure on.
+    /// The inputs of a trainer in this process alone, with problems to learn from and none to
+    /// measure on.
     pub(crate) fn inputs<'i>(
         &'i self,
         kind: TrainerKind,

@@ -80,6 +80,9 @@ const MAX_LINES_BEFORE_TESTS: usize = 600;
 const MAX_FUNCTION_LINES: usize = 80;
 const MAX_P99_FUNCTION_LINES: usize = 60;
 const MAX_ARGUMENTS: usize = 7;
+const MAX_WORDS_OF_A_TEST: usize = 8;
+/// Faults of published trainers that docs/faults.md lists.
+const FAULTS: usize = 21;
 
 fn root() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -364,6 +367,77 @@ fn arguments_are_few_and_named() {
         !clippy.contains("too-many-arguments-threshold"),
         "clippy's own limit of {MAX_ARGUMENTS} holds"
     );
+}
+
+/// Names of the tests in a text, those inside `proptest!` too, which no parser of Rust sees.
+fn tests_in(text: &str) -> Vec<&str> {
+    let mut names = Vec::new();
+    let mut is_test = false;
+    for line in text.lines().map(str::trim_start) {
+        is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+        let name = line.strip_prefix("async ").unwrap_or(line);
+        if let Some(name) = name.strip_prefix("fn ").filter(|_| is_test) {
+            names.extend(name.split('(').next());
+            is_test = false;
+        }
+    }
+    names
+}
+
+#[test]
+fn names_of_tests_are_short() {
+    let mut long = Vec::new();
+    for path in sources(&root().join("crates")) {
+        let text = fs::read_to_string(&path).unwrap();
+        let names = tests_in(&text).into_iter();
+        let too_long = names.filter(|name| name.split('_').count() > MAX_WORDS_OF_A_TEST);
+        long.extend(too_long.map(|name| format!("{}: {name}", path.display())));
+    }
+    assert!(
+        long.is_empty(),
+        "of more than 8 words:\n{}",
+        long.join("\n")
+    );
+    let text = "#[test]\n#[ignore]\nfn a_b() {\nfn c() {\n    #[test]\n    fn d(x in 0..3) {\n";
+    assert_eq!(tests_in(text), ["a_b", "d"]);
+}
+
+/// Every test that docs/faults.md names exists, and every fault names one.
+#[test]
+fn every_fault_has_its_tests() {
+    let text = fs::read_to_string(root().join("docs/faults.md")).unwrap();
+    let mut faults = Vec::new();
+    for row in text.lines().filter(|line| line.starts_with("| ")) {
+        let Ok(number) = row[2..].split(' ').next().unwrap().parse::<usize>() else {
+            continue;
+        };
+        faults.push(number);
+        let named: Vec<&str> = row.split('`').filter(|part| part.contains("::")).collect();
+        assert!(!named.is_empty(), "fault {number} names no test");
+        for test in named {
+            let (file, name) = test.split_once("::").unwrap();
+            let text = fs::read_to_string(root().join(file)).unwrap_or_default();
+            assert!(tests_in(&text).contains(&name), "there is no test {test}");
+        }
+    }
+    assert_eq!(faults, (1..=FAULTS).collect::<Vec<_>>());
+}
+
+/// Every random decision takes its stream from the list of purposes.
+#[test]
+fn random_streams_come_from_their_keys() {
+    for path in all_sources() {
+        let is_list = path.ends_with("assay-tasks/src/random.rs");
+        if is_list || is_test_file(&path) {
+            continue;
+        }
+        let text = before_tests(&path);
+        let code = text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"));
+        let own = code.filter(|line| line.contains(" Stream::new(")).count();
+        assert_eq!(own, 0, "{}: take the stream from StreamKey", path.display());
+    }
 }
 
 #[test]

@@ -149,7 +149,7 @@ fn sample_score_select_eval_report() {
     );
     assert_eq!(
         counts,
-        json!({ "scored": 24, "unscored": 0, "encoded_again": 0 })
+        json!({ "scored": 24, "unscored": 0, "too_long": 0, "encoded_again": 0 })
     );
     let scored = read_traces(&world.path("scored.jsonl")).unwrap();
     for (before, after) in sampled.iter().zip(&scored) {
@@ -354,7 +354,7 @@ fn traces_that_cannot_be_scored_keep_their_place() {
     let counts = world.json("score --reward reward --traces in.jsonl --out out.jsonl --json");
     assert_eq!(
         counts,
-        json!({ "scored": 2, "unscored": 2, "encoded_again": 0 })
+        json!({ "scored": 2, "unscored": 2, "too_long": 1, "encoded_again": 0 })
     );
     let traces = read_traces(&world.path("out.jsonl")).unwrap();
     let scored: Vec<bool> = traces.iter().map(|t| !t.scores.is_empty()).collect();
@@ -375,7 +375,7 @@ fn another_tokenizers_ids_are_not_scored() {
     assert_eq!(counts["encoded_again"], 2);
     let scored = read_traces(&world.path("out.jsonl")).unwrap();
     assert!(scored[2].sampling_logprobs.is_none() && scored[3].sampling_logprobs.is_some());
-    // Another tokenizer's policy cannot stand beside the rewards.
+    // Another tokenizer's policy has no log-probability for each reward.
     let other = tiny(&["9 9", "+ 1"]);
     fs::create_dir(world.path("other")).unwrap();
     other.save(&world.path("other")).unwrap();
@@ -498,7 +498,7 @@ fn mistakes_are_named_with_their_file_and_line() {
 
 /// A reward names its base model; where that is gone the message names both, and `--model` helps.
 #[test]
-fn a_missing_base_model_is_named_and_can_be_replaced() {
+fn a_missing_base_model_can_be_replaced() {
     let world = World::new();
     world.write("in.jsonl", &world.foreign()[..1]);
     fs::rename(world.path("model"), world.path("moved")).unwrap();

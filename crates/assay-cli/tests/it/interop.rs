@@ -109,7 +109,7 @@ fn far(left: &[f32], right: &[f32]) -> f32 {
 }
 
 #[test]
-fn a_run_goes_out_as_adapters_as_one_model_and_as_events() {
+fn a_run_is_exported_in_every_format() {
     let world = world();
     let dir = world.path();
     done(dir, "train airl --config settings.toml --out run");
@@ -274,7 +274,7 @@ fn an_adapter_that_changes_nothing_is_not_exported() {
 }
 
 #[test]
-fn a_reward_is_exported_without_the_policy_that_never_moved() {
+fn an_untrained_policy_is_not_exported() {
     let world = world();
     let dir = world.path();
     done(

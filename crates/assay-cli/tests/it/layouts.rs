@@ -43,7 +43,7 @@ fn columns_are_named_on_the_command_line() {
 }
 
 #[test]
-fn bad_records_are_named_and_the_rest_is_sampled() {
+fn bad_records_are_named_and_left_out() {
     let world = World::new();
     let lines = "{\"question\": \"2+2?\", \"answer\": \"4\", \"score\": NaN}\nbroken\n{\"question\": null}\n";
     fs::write(world.path("bad.jsonl"), lines).unwrap();

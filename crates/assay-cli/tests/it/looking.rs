@@ -15,7 +15,7 @@ fn scored(world: &World) {
 }
 
 #[test]
-fn a_calibration_is_stored_with_the_reward_and_used() {
+fn a_stored_calibration_is_used() {
     let world = World::new();
     scored(&world);
     let command = "score --reward reward --traces flat.jsonl --calibrated --out p.out --json";
@@ -153,7 +153,7 @@ eval_samples = 2
 "#;
 
 #[test]
-fn a_sweep_trains_measures_and_goes_on_where_it_stopped() {
+fn a_stopped_sweep_continues() {
     let world = World::new();
     let problems = fs::read_to_string(world.path("problems.jsonl")).unwrap();
     let lines: Vec<&str> = problems.lines().collect();

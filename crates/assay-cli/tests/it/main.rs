@@ -10,3 +10,4 @@ mod looking;
 mod mistaken;
 mod odd_inputs;
 mod reliability;
+mod scoring;

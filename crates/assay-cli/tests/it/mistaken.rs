@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::commands::World;
 
 #[test]
-fn a_checkpoint_and_a_run_stand_for_their_reward() {
+fn checkpoints_and_runs_stand_for_their_reward() {
     let world = World::new();
     world.write("in.jsonl", &world.foreign()[..4]);
     let score = |reward: &str, out: &str| -> Vec<u8> {
@@ -37,7 +37,35 @@ fn a_checkpoint_and_a_run_stand_for_their_reward() {
 }
 
 #[test]
-fn a_policy_is_no_reward_and_a_reward_no_policy() {
+fn a_directory_of_runs_names_the_runs() {
+    let world = World::new();
+    world.write("in.jsonl", &world.foreign()[..2]);
+    for run in ["quick/airl", "quick/sft", "swept/dense/seed-1"] {
+        fs::create_dir_all(world.path(run)).unwrap();
+        fs::write(world.path(run).join("settings.toml"), "seed = 1\n").unwrap();
+    }
+    for command in [
+        "score --reward {} --traces in.jsonl --out out.jsonl",
+        "report --run {} --out report.html",
+        "export --run {} --format peft --out exported",
+        "export --run {} --format tensorboard --out exported",
+        "replay --run {}",
+    ] {
+        let said = world.refused(&command.replace("{}", "quick"));
+        assert!(
+            said.contains("name one of them: quick/airl, quick/sft"),
+            "{said}"
+        );
+        let said = world.refused(&command.replace("{}", "swept"));
+        assert!(
+            said.contains("name one of them: swept/dense/seed-1"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn policies_and_rewards_are_told_apart() {
     let world = World::new();
     let policy = world.path("checkpoint/policy");
     fs::create_dir_all(&policy).unwrap();
@@ -67,7 +95,7 @@ fn a_policy_is_no_reward_and_a_reward_no_policy() {
 }
 
 #[test]
-fn traces_that_no_reward_has_read_are_told_from_broken_ones() {
+fn unscored_traces_are_not_called_broken() {
     let world = World::new();
     world.write("foreign.jsonl", &world.foreign()[..8]);
     for command in ["eval", "show", "select"] {
@@ -90,7 +118,7 @@ fn traces_that_no_reward_has_read_are_told_from_broken_ones() {
 }
 
 #[test]
-fn a_trace_without_a_question_costs_the_others_nothing() {
+fn a_trace_without_question_is_left_out() {
     let world = World::new();
     let mut records = world.foreign()[..3].to_vec();
     records[1]["question"] = Value::from("");
@@ -98,7 +126,7 @@ fn a_trace_without_a_question_costs_the_others_nothing() {
     let counts = world.json("score --reward reward --traces in.jsonl --out out.jsonl --json");
     assert_eq!(
         counts,
-        json!({ "scored": 2, "unscored": 1, "encoded_again": 0 })
+        json!({ "scored": 2, "unscored": 1, "too_long": 0, "encoded_again": 0 })
     );
     let traces = read_traces(&world.path("out.jsonl")).unwrap();
     let scored: Vec<bool> = traces.iter().map(|t| !t.scores.is_empty()).collect();
@@ -106,7 +134,7 @@ fn a_trace_without_a_question_costs_the_others_nothing() {
 }
 
 #[test]
-fn numbers_and_places_beyond_reason_are_refused_at_once() {
+fn unreasonable_options_are_refused_at_once() {
     let world = World::new();
     let said = world.assay(
         "sample --model model --problems problems.jsonl --out o.jsonl --samples 99999999999",

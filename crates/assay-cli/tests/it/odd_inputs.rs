@@ -237,7 +237,7 @@ fn settings_that_branch_are_not_read_without_end() {
 /// `assay ... | head` is no error.
 #[cfg(unix)]
 #[test]
-fn a_reader_that_has_seen_enough_is_no_error() {
+fn a_closed_pipe_is_no_error() {
     let dir = world();
     let binary = env!("CARGO_BIN_EXE_assay");
     let script = format!(

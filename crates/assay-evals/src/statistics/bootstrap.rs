@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use assay_tasks::random::Stream;
+use assay_tasks::random::StreamKey;
 use serde::{Deserialize, Serialize};
 
 use super::descriptive::quantile;
@@ -136,7 +136,7 @@ impl Resampler {
     /// 1e-500.
     fn draw(&self, resample: usize, counts: &mut [u8]) {
         counts.fill(0);
-        let mut stream = Stream::new(self.settings.seed, &[resample as u64]);
+        let mut stream = StreamKey::Bootstrap.stream(self.settings.seed, &[resample as u64]);
         for _ in 0..counts.len() {
             let count = &mut counts[stream.below(counts.len())];
             *count = count.saturating_add(1);
@@ -170,8 +170,9 @@ pub fn crossed_mean(rows: &[Vec<f64>], settings: &BootstrapSettings) -> Option<E
     let n = seeds * problems;
     let value = rows.iter().flatten().sum::<f64>() / n as f64;
     let draw = |resample: usize| {
-        let mut of_seeds = Stream::new(settings.seed, &[resample as u64, 0]);
-        let mut of_problems = Stream::new(settings.seed, &[resample as u64, 1]);
+        let stream = |draw| StreamKey::Bootstrap.stream(settings.seed, &[resample as u64, draw]);
+        let mut of_seeds = stream(0);
+        let mut of_problems = stream(1);
         let mut drawn = vec![0.0; problems];
         (0..problems).for_each(|_| drawn[of_problems.below(problems)] += 1.0);
         let total: f64 = (0..seeds)

@@ -41,7 +41,7 @@ fn names_go_both_ways() {
 }
 
 #[test]
-fn targets_mean_the_fused_projection_where_there_is_one() {
+fn targets_mean_the_fused_projection() {
     let all = &Projection::ALL;
     let phi3 = Architecture::Phi3.family().present(all);
     let expected = [

@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_plain_lora_is_refused_by_name() {
+    fn adapters_beyond_lora_are_refused_by_name() {
         let refused = [
             (json!({"peft_type": "LOHA"}), "peft_type LOHA"),
             (json!({"bias": "lora_only"}), "bias \"lora_only\""),
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hub_revision_is_a_field_of_its_own() {
+    fn a_hub_revision_has_its_own_field() {
         let read = file(json!({"base_model_name_or_path": "org/name", "revision": "v1"}));
         assert_eq!(read.base_model(), "org/name@v1");
         let config = ModelConfig {

@@ -10,7 +10,7 @@ use assay_tasks::random::Stream;
 
 use super::{Decoder, StepRows};
 use crate::LmError;
-use crate::draw::{Drawn, SamplingSettings, read_drawn};
+use crate::draw::{DrawSettings, Drawn, read_drawn};
 
 /// A step for a fixed number of rows.
 pub(super) struct RecordedStep {
@@ -28,10 +28,7 @@ impl RecordedStep {
 
 impl Decoder<'_> {
     /// [`Decoder::step`] by a recording.
-    pub(super) fn recorded_step(
-        &mut self,
-        settings: &SamplingSettings,
-    ) -> Result<Vec<Drawn>, LmError> {
+    pub(super) fn recorded_step(&mut self, settings: &DrawSettings) -> Result<Vec<Drawn>, LmError> {
         let active = self.active.len();
         let streams = self.active.iter_mut().map(|sequence| &mut sequence.stream);
         let mut uniforms: Vec<f64> = streams.map(Stream::uniform_f64).collect();

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use assay_ops::{Matrix, RopeTable, has_kernels};
-use assay_tasks::random::Stream;
+use assay_tasks::random::StreamKey;
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::{Dense, Layer, Rotation, Transformer};
@@ -83,7 +83,7 @@ impl Transformer {
             let count = request.shape.iter().product();
             let values: Vec<f32> = match request.start {
                 Start::Normal(deviation) => {
-                    let mut stream = Stream::new(seed, &[index]);
+                    let mut stream = StreamKey::Weights.stream(seed, &[index]);
                     let normal = |_| stream.normal_f32() * deviation;
                     (0..count).map(normal).collect()
                 }

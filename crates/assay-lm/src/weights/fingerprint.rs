@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_short_file_is_digested_whole_and_files_do_not_run_together() {
+    fn short_files_are_digested_whole() {
         let known = Sha256::digest([&3_u64.to_le_bytes()[..], b"abc"].concat());
         let known: String = known.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(fingerprint([&b"abc"[..]].into_iter()), known);
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_reach_from_the_first_byte_to_the_last() {
+    fn digested_blocks_cover_both_ends() {
         let whole = blocks(WHOLE);
         assert_eq!((whole.len(), &whole[0]), (1, &(0..WHOLE)));
         let length = WHOLE + 12_345;

@@ -228,7 +228,7 @@ const CASES: &[(&str, &str)] = &[
 /// Doubling a list shares its halves, so that asking for its length takes time that the work budget
 /// does not see.
 #[test]
-fn what_the_budget_does_not_see_is_stopped_by_the_clock() {
+fn the_clock_stops_slow_templates() {
     let double = "{% set ns = namespace(s=['x']) %}{% for i in range(64) %}{% set ns.s = ns.s + ns.s %}{% endfor %}\
                   {{ ns.s|length }}";
     let text = outcome(double);

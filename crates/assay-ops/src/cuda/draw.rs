@@ -4,7 +4,7 @@ use candle_core::{DType, Result as CandleResult, Tensor};
 
 use super::launch::{Fresh, Launch};
 use super::recording;
-use crate::DrawSettings;
+use crate::DeviceDrawSettings;
 
 const DRAW_THREADS: usize = 512;
 
@@ -13,7 +13,7 @@ const DRAW_THREADS: usize = 512;
 pub(crate) fn draw_tokens(
     logits: &Tensor,
     uniforms: &[f64],
-    settings: DrawSettings,
+    settings: DeviceDrawSettings,
 ) -> CandleResult<[Tensor; 3]> {
     let (rows, words) = logits.dims2()?;
     let device = logits.device();

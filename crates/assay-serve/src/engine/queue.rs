@@ -196,7 +196,7 @@ impl Batch {
 
 #[cfg(test)]
 mod tests {
-    use assay_lm::draw::SamplingSettings;
+    use assay_lm::draw::DrawSettings;
     use tokio::sync::oneshot;
 
     use super::super::{SampleWork, ScoreWork};
@@ -294,9 +294,9 @@ mod tests {
         let mut receivers = Vec::new();
         for temperature in [1.0, 1.0, 0.5] {
             let (reply, receiver) = oneshot::channel();
-            let draw = SamplingSettings {
+            let draw = DrawSettings {
                 temperature,
-                ..SamplingSettings::default()
+                ..DrawSettings::default()
             };
             receivers.push(receiver);
             let work = SampleWork {

@@ -5,9 +5,9 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 
 use assay_critic::Critic;
-use assay_lm::draw::SamplingSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::sampling::{Completion, SampleRequest, SamplingLimits, sample};
-use assay_tasks::random::Stream;
+use assay_tasks::random::StreamKey;
 use assay_tasks::trace::ScoredTrace;
 use assay_testkit::wave_reward;
 use serde_json::{Value, json};
@@ -15,9 +15,6 @@ use serde_json::{Value, json};
 use crate::contract::check_event;
 use crate::http::{answered, post, refused};
 use crate::world::{Running, models, offline, policy, questions, tiny, upstream};
-
-/// Key of the streams of served samples: the same seed gives the same samples in every version.
-const SERVE: u64 = 0x5e;
 
 /// What the sampler draws for a question at a seed, and the critic's scores of it.
 fn sampled(
@@ -29,7 +26,9 @@ fn sampled(
     let model = tiny();
     let request = SampleRequest {
         prompt: model.tokenizer.encode(question).unwrap(),
-        streams: (0..n).map(|i| Stream::new(seed, &[SERVE, i])).collect(),
+        streams: (0..n)
+            .map(|i| StreamKey::Served.stream(seed, &[i]))
+            .collect(),
         max_new_tokens: None,
         not_first: None,
     };
@@ -38,7 +37,7 @@ fn sampled(
         stop_tokens: vec![model.end_of_turn()],
         max_sequences: 64,
     };
-    let settings = SamplingSettings::default();
+    let settings = DrawSettings::default();
     let drawn = sample(
         &model.transformer,
         None,

@@ -10,7 +10,7 @@ fn lenient(text: &str) -> Option<(&str, AnswerSource)> {
 }
 
 #[test]
-fn the_last_answer_wins_in_the_order_of_forms() {
+fn the_last_answer_of_the_strictest_form_wins() {
     let text = "<answer>1</answer> \\boxed{2} #### 3\n<answer> 4 </answer> 5";
     assert_eq!(lenient(text), Some(("4", AnswerSource::Tags)));
     assert_eq!(
@@ -33,7 +33,7 @@ fn the_last_answer_wins_in_the_order_of_forms() {
 }
 
 #[test]
-fn the_last_number_keeps_sign_fraction_and_per_cent() {
+fn the_last_number_keeps_its_form() {
     for (text, number) in [
         ("it is -3", "-3"),
         ("it is −$2.50.", "−$2.50"),

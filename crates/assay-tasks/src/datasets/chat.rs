@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn tool_turns_and_calls_without_text_are_passed_over() {
+    fn tool_turns_without_text_are_skipped() {
         let chat = json!([
             {"role": "developer", "content": "d"},
             {"role": "user", "content": "Q"},
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_is_the_last_one_before_the_reply() {
+    fn the_question_directly_precedes_the_reply() {
         let chat = json!([
             {"role": "user", "content": "old"}, {"role": "assistant", "content": "x"},
             {"role": "user", "content": "new"}, {"role": "assistant", "content": "y"},

@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_be_read_in_two_ways_is_refused() {
+    fn ambiguous_footers_are_refused() {
         let cases: [(&[u8], &str); 12] = [
             (&[], "ends in the middle"),
             (&[0x19, 0x1c], "begin with a version"),

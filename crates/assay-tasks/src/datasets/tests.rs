@@ -103,7 +103,7 @@ fn columns_may_have_any_name_and_numbers() {
 }
 
 #[test]
-fn the_last_assistant_turn_of_a_chat_is_the_demonstration() {
+fn the_last_assistant_turn_is_the_demonstration() {
     let line = r#"{"messages": [{"role": "user", "content": "old"}, {"role": "assistant", "content": "x"},
         {"role": "user", "content": "new"}, {"role": "assistant", "content": "<think>\ny\n</think>\n<answer>4</answer>"}]}"#
         .replace('\n', "");
@@ -129,7 +129,7 @@ fn told(bytes: &[u8], change: impl FnOnce(&mut DatasetSettings)) -> (usize, Vec<
 }
 
 #[test]
-fn bad_records_are_counted_and_the_rest_is_read() {
+fn bad_records_are_counted_and_left_out() {
     let good = |id: usize| format!(r#"{{"question": "Q", "answer": "a\n#### 1", "id": {id}}}"#);
     let bad: [(&[u8], &str); 9] = [
         (
@@ -249,7 +249,7 @@ fn arrays_and_records_over_lines_are_read() {
 }
 
 #[test]
-fn an_array_that_was_cut_short_keeps_its_whole_records() {
+fn a_truncated_array_keeps_its_whole_records() {
     let text = br#"[{"question": "Q", "answer": "a\n#### 1"}, {"question": "R", "ans"#;
     let (kept, lines) = told(text, |_| {});
     assert_eq!((kept, lines.len()), (1, 1));
@@ -257,7 +257,7 @@ fn an_array_that_was_cut_short_keeps_its_whole_records() {
 }
 
 #[test]
-fn the_gold_answer_may_stand_in_a_box_alone() {
+fn a_box_alone_holds_the_gold_answer() {
     let line =
         br#"{"problem": "What is 40+2?", "solution": "We get $40+2=\\boxed{42}$. So it is done."}"#;
     let (problems, report) =
@@ -418,7 +418,7 @@ fn chats_may_be_records_by_themselves() {
 }
 
 #[test]
-fn reasoning_of_a_chat_is_part_of_the_demonstration() {
+fn chat_reasoning_belongs_to_the_demonstration() {
     let line = br##"{"messages": [{"role": "user", "content": "Q"},
         {"role": "assistant", "reasoning_content": "3+4 = 7", "content": "So it is seven.\n#### 7"}]}"##;
     let line = String::from_utf8_lossy(line).replace('\n', "");

@@ -128,7 +128,7 @@ fn hyphens_dates_bullets_and_units_are_not_operators() {
 }
 
 #[test]
-fn the_answer_becomes_its_neighbour_in_the_same_format() {
+fn a_corrupted_answer_keeps_its_format() {
     let cases = [
         ("#### 72", vec!["#### 71", "#### 73"]),
         ("#### $1,000.50", vec!["#### $1,000.49", "#### $1,000.51"]),
@@ -175,7 +175,7 @@ fn the_answer_is_taken_from_the_reasoning() {
 }
 
 #[test]
-fn numbers_keep_their_format_and_the_answer_its_value() {
+fn corrupted_numbers_keep_their_format() {
     for kind in [
         Perturbation::CorruptNumbers,
         Perturbation::CorruptManyNumbers,
@@ -214,7 +214,7 @@ fn numbers_keep_their_format_and_the_answer_its_value() {
 }
 
 #[test]
-fn swapped_numbers_are_never_two_terms_of_one_sum() {
+fn swapped_numbers_are_not_terms_of_one_sum() {
     assert_eq!(
         results(Perturbation::SwapNumbers, "2 + 3 = 5"),
         ["2 + 5 = 3", "5 + 3 = 2"]
@@ -330,7 +330,7 @@ fn fault_02_unchanged_text_is_never_a_negative() {
 }
 
 #[test]
-fn the_number_of_corruptions_is_fixed_and_they_differ() {
+fn corruptions_are_distinct_and_of_fixed_number() {
     let registry = Registry::training();
     for text in [HASHES, TAGS] {
         let outcome = registry.perturb_all(text, 12, &mut Stream::new(5, &[]));
@@ -432,7 +432,7 @@ fn a_conclusion_returns_to_an_earlier_one() {
 }
 
 #[test]
-fn names_are_known_and_a_slip_names_the_nearest() {
+fn a_misspelt_name_suggests_the_nearest() {
     for kind in Perturbation::ALL {
         assert_eq!(
             Registry::named(&[kind.name().to_owned()]).unwrap().kinds(),

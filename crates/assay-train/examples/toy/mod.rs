@@ -8,7 +8,7 @@ use assay_critic::encode::Encoder;
 use assay_critic::player::Player;
 use assay_critic::{PolicyModel, Trainable};
 use assay_lm::adapter::Adapter;
-use assay_lm::draw::SamplingSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::sampling::SamplingLimits;
 use assay_lm::transformer::Transformer;
 use assay_lm::{
@@ -17,6 +17,7 @@ use assay_lm::{
 use assay_tasks::arithmetic::vocabulary;
 use assay_tasks::problem::Problem;
 use assay_tasks::prompts::{PromptSettings, PromptStyle};
+use assay_tasks::random::StreamKey;
 use assay_train::TrainError;
 use assay_train::adam::AdamW;
 use assay_train::execution::Execution;
@@ -182,7 +183,7 @@ fn draw(
     key: u64,
 ) -> Result<(), TrainError> {
     let plan = RolloutPlan {
-        sampling: &SamplingSettings {
+        sampling: &DrawSettings {
             temperature: 1.0,
             top_p: 1.0,
             top_k: 0,
@@ -193,7 +194,8 @@ fn draw(
             max_sequences: 256,
         },
         samples,
-        stream_path: &[0x5a, key],
+        key: StreamKey::Rollout,
+        stream_path: &[key],
         seed: SEED,
     };
     rollout(policy, encoder, groups, &plan, |_| ())

@@ -40,12 +40,8 @@ pub(super) fn write(dir: &Path) -> Result<(), TrainError> {
     let mut files = BTreeMap::new();
     collect(dir, "", &mut files)?;
     let path = dir.join(MANIFEST);
-    let text = serde_json::to_string_pretty(&Manifest { files }).map_err(|source| {
-        TrainError::Malformed {
-            path: path.clone(),
-            reason: source.to_string(),
-        }
-    })?;
+    let text = serde_json::to_string_pretty(&Manifest { files })
+        .map_err(|source| TrainError::malformed(path.clone(), source.to_string()))?;
     fs::write(&path, text + "\n").map_err(|source| TrainError::io("writing", &path, source))
 }
 

@@ -22,7 +22,7 @@ fn run_of(iterations: &[usize]) -> tempfile::TempDir {
 }
 
 #[test]
-fn a_failed_checkpoint_leaves_the_previous_one_and_nothing_of_its_own() {
+fn a_failed_checkpoint_leaves_the_previous_one() {
     let run = run_of(&[3, 10]);
     let failed = write(run.path(), 11, |dir| {
         fs::write(dir.join("a"), "half").unwrap();
@@ -56,7 +56,7 @@ fn the_best_checkpoint_is_never_pruned() {
 }
 
 #[test]
-fn what_a_kill_leaves_has_no_name_and_is_removed() {
+fn leftovers_of_a_kill_are_removed() {
     let run = run_of(&[1]);
     for left in [".iter-2.partial", ".iter-1.removed"] {
         let path = run.path().join(DIRECTORY).join(left);

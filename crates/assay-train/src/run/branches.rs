@@ -9,11 +9,11 @@ use std::collections::HashMap;
 use assay_critic::PolicyModel;
 use assay_critic::encode::Encoder;
 use assay_critic::player::TokenScalars;
-use assay_lm::draw::SamplingSettings as DrawSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::packed::Group;
 use assay_lm::sampling::{Completion, SampleRequest, SamplingLimits, sample};
 use assay_tasks::prompts::PromptSettings;
-use assay_tasks::random::Stream;
+use assay_tasks::random::{Stream, StreamKey};
 use assay_tasks::wrong_traces::{WrongTrace, read_wrong_traces};
 
 use super::inputs::TrainInputs;
@@ -23,8 +23,6 @@ use crate::execution::{Execution, infer_all};
 use crate::settings::{BranchEnd, BranchPlace, BranchSettings, BranchSource};
 use crate::trace::{PromptGroup, Trace, TraceRole};
 
-/// Key of the streams of branching.
-const BRANCH: u64 = 0xb4;
 /// Key of the file of wrong traces in messages.
 const PATH_KEY: &str = "reward.branches.source.path";
 
@@ -165,7 +163,7 @@ impl<'s> Branches<'s> {
                 prompt: &group.prompt,
                 demonstration,
                 token,
-                stream: Stream::new(stream.next_u64(), &[BRANCH]),
+                stream: StreamKey::Branch.stream(stream.next_u64(), &[]),
             }));
         }
         forks
@@ -278,8 +276,8 @@ impl LeftOut {
 
 /// The stream that chooses and continues the branches of a demonstration in an iteration.
 fn stream(group: &PromptGroup, plan: &BranchPlan<'_>) -> Stream {
-    let path = [BRANCH, plan.iteration as u64, group.index as u64];
-    Stream::new(plan.seed, &path)
+    let path = [plan.iteration as u64, group.index as u64];
+    StreamKey::Branch.stream(plan.seed, &path)
 }
 
 /// `count` different indices, each drawn in proportion to its weight among those that are left.

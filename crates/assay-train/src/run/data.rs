@@ -3,15 +3,12 @@
 use assay_critic::encode::{Demonstration, EncodeReport, Encoder};
 use assay_tasks::perturbations::DemonstrationGroup;
 use assay_tasks::problem::Problem;
-use assay_tasks::random::Stream;
+use assay_tasks::random::StreamKey;
 
 use super::observer::Observer;
 use crate::TrainError;
-use crate::settings::Settings;
+use crate::settings::{SamplingSettings, Settings};
 use crate::trace::PromptGroup;
-
-/// Key of the streams that choose and make wrong demonstrations.
-const WRONG: u64 = 0x3d;
 
 /// Encodes the demonstrations of `problems`, one group each, and replaces a share of them by wrong ones if the settings ask
 /// for it. What is left out is reported.
@@ -25,8 +22,7 @@ pub(super) fn demonstrations(
     observer: &mut dyn Observer,
 ) -> Result<Vec<PromptGroup>, TrainError> {
     let (mut encoded, report) = encoder.demonstrations(problems)?;
-    let limit = settings.sampling.max_completion_tokens;
-    observer.note(&summary(encoded.len(), &report, limit));
+    observer.note(&summary(encoded.len(), &report, &settings.sampling));
     let wrong = corrupt_share(&mut encoded, encoder, settings)?;
     if wrong > 0 {
         observer.note(&format!(
@@ -39,10 +35,11 @@ pub(super) fn demonstrations(
         .collect())
 }
 
-fn summary(count: usize, report: &EncodeReport, limit: usize) -> String {
+fn summary(count: usize, report: &EncodeReport, sampling: &SamplingSettings) -> String {
+    let (completion, prompt) = (sampling.max_completion_tokens, sampling.max_prompt_tokens);
     format!(
-        "{count} demonstrations; left out: {} without one, {} beyond {limit} tokens; {} prompts lost their beginning",
-        report.without_demonstration, report.too_long, report.prompts_cut
+        "{count} demonstrations; left out: {} without one, {} beyond {completion} tokens, {} with a prompt beyond {prompt}",
+        report.without_demonstration, report.too_long, report.prompts_too_long
     )
 }
 
@@ -59,7 +56,7 @@ fn corrupt_share(
     }
     let registry = settings.reward.perturbations.registry();
     for (index, demonstration) in demonstrations.iter_mut().enumerate() {
-        let mut stream = Stream::new(settings.seed, &[WRONG, index as u64]);
+        let mut stream = StreamKey::WrongDemonstrations.stream(settings.seed, &[index as u64]);
         if stream.uniform_f64() >= share {
             continue;
         }

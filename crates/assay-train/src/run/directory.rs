@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn every_difference_that_matters_is_shown_old_to_new() {
+    fn differences_are_shown_old_to_new() {
         let refused = refusal(|s| {
             s.seed = 7;
             s.run.keep_last = 0;
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_longer_run_needs_learning_rates_that_do_not_know_its_length() {
+    fn a_longer_run_needs_length_free_rates() {
         let refused = refusal(|s| s.run.iterations += 1).unwrap();
         assert!(refused.contains("run.iterations: 500 -> 501 (the learning rates"));
         let mut before = Settings::default();

@@ -7,7 +7,7 @@ use assay_critic::RewardModel;
 use assay_critic::encode::Encoder;
 use assay_critic::player::Player;
 use assay_tasks::perturbations::DemonstrationGroup;
-use assay_tasks::random::Stream;
+use assay_tasks::random::{Stream, StreamKey};
 use candle_core::{Tensor, Var};
 
 use super::failure::UpdateBatch;
@@ -22,10 +22,6 @@ use crate::reward::schedule::{ReplayBuffer, StyleAdvantage};
 use crate::settings::RewardSettings;
 use crate::trace::{PastSample, PromptGroup, Trace, TraceRole, traces};
 use crate::update::Reach;
-
-/// Keys of the random streams of perturbing and of replaying.
-const PERTURB: u64 = 0x9e;
-const REPLAY: u64 = 0x4e;
 
 /// The discriminator with everything that is saved of it.
 pub struct Discriminator {
@@ -201,8 +197,8 @@ impl Discriminator {
                 continue;
             };
             let mut own = vec![demonstration.clone()];
-            let path = [PERTURB, keys[0], keys[1], group.index as u64];
-            let mut stream = Stream::new(plan.seed, &path);
+            let path = [keys[0], keys[1], group.index as u64];
+            let mut stream = StreamKey::Perturbation.stream(plan.seed, &path);
             own.extend(data.perturbed(group, demonstration, plan, &mut stream)?);
             own.extend(group.branches().cloned());
             for sample in group.samples() {
@@ -213,7 +209,7 @@ impl Discriminator {
             }
             data.groups.push(group.with_traces(own));
         }
-        let mut stream = Stream::new(plan.seed, &[REPLAY, keys[0], keys[1]]);
+        let mut stream = StreamKey::Replay.stream(plan.seed, &keys);
         let past = self.replay.draw(replayed, &mut stream).into_iter();
         data.groups.extend(past.map(PastSample::group));
         Ok(data)

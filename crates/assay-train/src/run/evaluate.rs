@@ -2,22 +2,20 @@
 
 use assay_critic::PolicyModel;
 use assay_critic::encode::Encoder;
-use assay_lm::draw::SamplingSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::sampling::SamplingLimits;
 use assay_tasks::problem::Problem;
+use assay_tasks::random::StreamKey;
 use assay_tasks::trace::{FinishReason, ScoredTrace};
 
 use super::rollout::{RolloutPlan, rollout};
 use crate::TrainError;
 use crate::trace::{PromptGroup, SampleRecord, Trace};
 
-/// Key of the streams of measurements: their samples never coincide with those of training.
-pub const EVALUATE: u64 = 0xe7;
-
 /// How a policy is sampled for a measurement.
 pub struct EvaluationPlan<'p> {
     /// Temperature, top-p, top-k.
-    pub draw: &'p SamplingSettings,
+    pub draw: &'p DrawSettings,
     /// Token limits and sequences at a time.
     pub limits: &'p SamplingLimits,
     /// Samples per problem.
@@ -51,7 +49,8 @@ pub fn sample_problems(
         sampling: plan.draw,
         limits: plan.limits,
         samples: plan.samples,
-        stream_path: &[EVALUATE],
+        key: StreamKey::Evaluation,
+        stream_path: &[],
         seed: plan.seed,
     };
     rollout(policy, encoder, &mut groups, &rollout_plan, on_token)?;

@@ -111,10 +111,8 @@ impl FailedUpdate {
         let dir = run.join(DIRECTORY);
         fs::create_dir_all(&dir).map_err(|source| TrainError::io("creating", &dir, source))?;
         let path = dir.join(format!("iter-{iteration}.json"));
-        let text = serde_json::to_string(self).map_err(|source| TrainError::Malformed {
-            path: path.clone(),
-            reason: source.to_string(),
-        })?;
+        let text = serde_json::to_string(self)
+            .map_err(|source| TrainError::malformed(path.clone(), source.to_string()))?;
         checkpoint::write_file(&path, (text + "\n").as_bytes())?;
         self.file = Some(path);
         Ok(())
@@ -131,10 +129,7 @@ impl FailedUpdate {
             None => newest(&dir)?,
         };
         let path = dir.join(format!("iter-{number}.json"));
-        let malformed = |reason: String| TrainError::Malformed {
-            path: path.clone(),
-            reason,
-        };
+        let malformed = |reason: String| TrainError::malformed(path.clone(), reason);
         let bytes = fs::read(&path).map_err(|source| TrainError::io("reading", &path, source))?;
         let mut failure: Self =
             serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
@@ -149,11 +144,11 @@ impl FailedUpdate {
 }
 
 fn newest(dir: &Path) -> Result<usize, TrainError> {
-    let none = || TrainError::Malformed {
-        path: dir.to_owned(),
-        reason:
-            "it holds no failed update: no iteration of this run met a number that is not finite"
-                .to_owned(),
+    let none = || {
+        TrainError::malformed(
+            dir,
+            "it holds no failed update: no iteration of this run met a number that is not finite",
+        )
     };
     let entries = fs::read_dir(dir).map_err(|_| none())?;
     let numbers = entries.flatten().filter_map(|entry| {

@@ -2,7 +2,7 @@
 
 use assay_critic::judge::{Judge, JudgedTraces, judged_rewards, judged_score};
 use assay_tasks::perturbations::Hints;
-use assay_tasks::random::Stream;
+use assay_tasks::random::StreamKey;
 
 use super::failure::{Computed, UpdateBatch, check_finite};
 use crate::TrainError;
@@ -10,9 +10,6 @@ use crate::execution::{Execution, in_micro_batches};
 use crate::failed_update::FailedPart;
 use crate::settings::RewardSource;
 use crate::trace::{PromptGroup, Trace, TraceRole};
-
-/// Key of the streams that make misleading hints.
-const HINTS: u64 = 0x4a;
 
 /// How samples are judged.
 #[derive(Clone, Copy)]
@@ -86,7 +83,7 @@ impl JudgePlan<'_> {
     /// The hints of a prompt; they depend on the seed and the problem only.
     fn hints(&self, group: &PromptGroup) -> Option<Hints> {
         let text = &group.demonstration()?.completion.text;
-        let mut stream = Stream::new(self.seed, &[HINTS, group.index as u64]);
+        let mut stream = StreamKey::Hints.stream(self.seed, &[group.index as u64]);
         let count = match self.reward {
             JudgedReward::Contrast => self.hints,
             JudgedReward::Teacher => 0,

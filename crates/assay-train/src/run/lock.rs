@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_holder_is_refused_with_the_first_ones_name() {
+    fn a_second_holder_learns_the_firsts_name() {
         let dir = tempfile::tempdir().unwrap();
         let first = RunLock::acquire(dir.path()).unwrap();
         assert!(first.is_held());

@@ -3,10 +3,7 @@
 //! Items are visited in epochs; each epoch is a fresh permutation. Iteration i takes positions
 //! `i * size .. (i + 1) * size` of the concatenated epochs.
 
-use assay_tasks::random::Stream;
-
-/// Key of the data-order streams.
-const ORDER: u64 = 0x0d;
+use assay_tasks::random::StreamKey;
 
 /// Indices of the items of one iteration, `size` of them (fewer never; items repeat when there are fewer than `size`).
 pub fn batch(seed: u64, items: usize, size: usize, iteration: usize) -> Vec<usize> {
@@ -16,7 +13,8 @@ pub fn batch(seed: u64, items: usize, size: usize, iteration: usize) -> Vec<usiz
         let (epoch, place) = (position / items.max(1), position % items.max(1));
         if cached.as_ref().is_none_or(|(e, _)| *e != epoch) {
             let mut order: Vec<usize> = (0..items).collect();
-            Stream::new(seed, &[ORDER, epoch as u64]).shuffle(&mut order);
+            let mut stream = StreamKey::DataOrder.stream(seed, &[epoch as u64]);
+            stream.shuffle(&mut order);
             cached = Some((epoch, order));
         }
         picked.extend(cached.as_ref().and_then(|(_, order)| order.get(place)));
@@ -29,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_epoch_visits_every_item_once_in_another_order() {
+    fn each_epoch_is_another_permutation() {
         let epoch =
             |e: usize| -> Vec<usize> { (0..4).flat_map(|i| batch(1, 12, 3, 4 * e + i)).collect() };
         let (mut first, mut second) = (epoch(0), epoch(1));

@@ -93,10 +93,10 @@ fn check_tokens(failure: &FailedUpdate, player: &dyn Player) -> Result<(), Train
     let traces = failure.traces.iter().map(|trace| &trace.token_ids);
     let mut ids = traces.chain(&failure.prompts).flatten();
     match ids.find(|&&id| id as usize >= vocabulary) {
-        Some(id) => Err(TrainError::Malformed {
-            path: failure.file.clone().unwrap_or_default(),
-            reason: format!("token {id} is beyond the model's {vocabulary}"),
-        }),
+        Some(id) => Err(TrainError::malformed(
+            failure.file.clone().unwrap_or_default(),
+            format!("token {id} is beyond the model's {vocabulary}"),
+        )),
         None => Ok(()),
     }
 }

@@ -7,27 +7,26 @@ use std::sync::Arc;
 
 use assay_critic::PolicyModel;
 use assay_critic::encode::Encoder;
-use assay_lm::draw::SamplingSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::sampling::{Completion, SampleRequest, SamplingLimits, sample};
 use assay_tasks::answers;
-use assay_tasks::random::Stream;
+use assay_tasks::random::{Stream, StreamKey};
 
 use crate::TrainError;
 use crate::trace::{PromptGroup, SampleRecord, Trace, TraceRole, Verdict};
-
-/// Key of the rollout streams of training.
-pub const ROLLOUT: u64 = 0x5a;
 
 /// How completions are drawn.
 #[derive(Clone, Copy)]
 pub struct RolloutPlan<'p> {
     /// Temperature, top-p, top-k.
-    pub sampling: &'p SamplingSettings,
+    pub sampling: &'p DrawSettings,
     /// Token limits and sequences at a time.
     pub limits: &'p SamplingLimits,
     /// Samples per prompt.
     pub samples: usize,
-    /// Key path of the streams; problem index and sample index are appended.
+    /// What the samples are for.
+    pub key: StreamKey,
+    /// Path of the streams; problem index and sample index are appended.
     pub stream_path: &'p [u64],
     /// Seed of the run.
     pub seed: u64,
@@ -38,7 +37,7 @@ impl RolloutPlan<'_> {
     pub(super) fn stream(&self, problem: usize, sample: usize) -> Stream {
         let own = [problem as u64, sample as u64];
         let path: Vec<u64> = self.stream_path.iter().copied().chain(own).collect();
-        Stream::new(self.seed, &path)
+        self.key.stream(self.seed, &path)
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use assay_critic::PolicyModel;
 use assay_critic::encode::Encoder;
-use assay_lm::draw::SamplingSettings as DrawSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::packed::Group;
 use assay_lm::sampling::Completion;
 use assay_lm::{ControlTokens, LanguageModel};

@@ -203,10 +203,7 @@ pub(super) fn restore_policy(policy: &mut PolicyModel, dir: &Path) -> Result<(),
         }
         Trainable::Whole(parameters) => {
             let path = dir.join("model.safetensors");
-            let malformed = |reason: String| TrainError::Malformed {
-                path: path.clone(),
-                reason,
-            };
+            let malformed = |reason: String| TrainError::malformed(path.clone(), reason);
             let tensors = candle_core::safetensors::load(&path, &Device::Cpu)
                 .map_err(|source| malformed(source.to_string()))?;
             for (name, var) in parameters {

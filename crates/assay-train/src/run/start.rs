@@ -8,16 +8,13 @@ use assay_critic::{PolicyModel, RewardModel, ScoringSettings, Trainable};
 use assay_lm::adapter::{Adapter, AdapterCard};
 use assay_lm::transformer::Transformer;
 use assay_lm::{LanguageModel, peft};
+use assay_tasks::random::StreamKey;
 use candle_core::{DType, Tensor};
 
 use super::discriminator::Discriminator;
 use super::inputs::TrainInputs;
 use crate::TrainError;
 use crate::settings::{PolicyStart, RewardStart, TrainedParameters};
-
-/// Seeds of fresh adapters, combined with the seed of the run.
-const POLICY_ADAPTER: u64 = 1;
-const REWARD_ADAPTER: u64 = 2;
 
 /// Writes a policy: a PEFT adapter, or a whole Hugging Face directory.
 pub(super) fn save_policy(
@@ -69,7 +66,7 @@ pub(super) fn start_policy(inputs: &TrainInputs<'_>) -> Result<PolicyModel, Trai
         PolicyStart::Base | PolicyStart::Sft => Adapter::new(
             base.config(),
             &settings.lora.policy(),
-            settings.seed ^ POLICY_ADAPTER,
+            StreamKey::PolicyAdapter.seed(settings.seed),
         )?,
     };
     Ok(PolicyModel {
@@ -85,7 +82,7 @@ pub(super) fn start_discriminator(inputs: &TrainInputs<'_>) -> Result<Discrimina
     let mut model = match &settings.reward.start {
         RewardStart::Adapter { path } => RewardModel::load(path, backbone)?,
         RewardStart::Fresh => {
-            let seed = settings.seed ^ REWARD_ADAPTER;
+            let seed = StreamKey::RewardAdapter.seed(settings.seed);
             let adapter = Adapter::new(backbone.config(), &settings.lora.reward(), seed)?;
             RewardModel::new(backbone, adapter, settings.reward.head)?
         }

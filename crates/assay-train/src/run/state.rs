@@ -54,18 +54,14 @@ impl RunState {
         let path = dir.join(STATE);
         let text =
             fs::read_to_string(&path).map_err(|source| TrainError::io("reading", &path, source))?;
-        serde_json::from_str(&text).map_err(|source| TrainError::Malformed {
-            path,
-            reason: source.to_string(),
-        })
+        serde_json::from_str(&text)
+            .map_err(|source| TrainError::malformed(path, source.to_string()))
     }
 
     pub(super) fn write(&self, dir: &Path) -> Result<(), TrainError> {
         let path = dir.join(STATE);
-        let text = serde_json::to_string(self).map_err(|source| TrainError::Malformed {
-            path: path.clone(),
-            reason: source.to_string(),
-        })?;
+        let text = serde_json::to_string(self)
+            .map_err(|source| TrainError::malformed(path.clone(), source.to_string()))?;
         fs::write(&path, text).map_err(|source| TrainError::io("writing", &path, source))
     }
 }

@@ -85,10 +85,7 @@ impl StoredSamples {
 }
 
 fn nothing_fits(path: &Path) -> TrainError {
-    TrainError::Malformed {
-        path: path.to_owned(),
-        reason: "it holds no trace of any training question".to_owned(),
-    }
+    TrainError::malformed(path, "it holds no trace of any training question")
 }
 
 /// A stored trace as a sample; `None` for an empty one and for one beyond the completion limit.
@@ -97,16 +94,15 @@ fn sample(
     group: &PromptGroup,
     encoder: &Encoder<'_>,
 ) -> Result<Option<Trace>, TrainError> {
-    let completion = match stored.token_ids.is_empty() {
-        true => encoder.completion(&stored.text)?,
-        false => Some(EncodedCompletion {
-            text: stored.text.clone(),
-            ids: stored.token_ids.clone(),
-            offsets: stored.token_offsets.clone(),
-        }),
-    };
-    let Some(completion) = completion.filter(|completion| !completion.ids.is_empty()) else {
+    let mut stored = stored.clone();
+    encoder.complete(&mut stored)?;
+    if stored.token_ids.is_empty() {
         return Ok(None);
+    }
+    let completion = EncodedCompletion {
+        text: std::mem::take(&mut stored.text),
+        ids: std::mem::take(&mut stored.token_ids),
+        offsets: std::mem::take(&mut stored.token_offsets),
     };
     let checked = answers::check(&completion.text, group.problem.answer.as_deref());
     let mut trace = Trace::new(TraceRole::Policy, completion);
@@ -118,7 +114,7 @@ fn sample(
         predicted_answer: checked.predicted,
         correct: checked.correct,
     };
-    trace.sampling = record(stored, trace.len()).map(Arc::new);
+    trace.sampling = record(&stored, trace.len()).map(Arc::new);
     if stored.scores.contains_key(JUDGED) && stored.token_rewards.len() == trace.len() {
         let rewards = stored.token_rewards.iter();
         trace.judged = rewards.map(|reward| reward.unwrap_or(0.0)).collect();

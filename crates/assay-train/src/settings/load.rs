@@ -31,7 +31,7 @@ impl Settings {
     /// A value of an option is read as TOML; what is not TOML is a string.
     ///
     /// # Errors
-    /// [`TrainError::UnknownSetting`], [`TrainError::SettingType`], [`TrainError::SettingsSyntax`], [`TrainError::Io`] or
+    /// [`TrainError::UnknownSetting`], [`TrainError::SettingType`], [`TrainError::SettingsSyntax`], [`TrainError::File`] or
     /// [`TrainError::InvalidSetting`], each naming the key and the file or option.
     pub fn load(files: &[PathBuf], overrides: &[String]) -> Result<Self, TrainError> {
         let mut tree = Tree::default()?;
@@ -282,10 +282,7 @@ fn read(file: &Path) -> Result<String, TrainError> {
         .map_err(|source| TrainError::io(doing, file, source))?;
     if text.len() as u64 > MAX_FILE {
         let reason = format!("no settings file is longer than {MAX_FILE} bytes");
-        return Err(TrainError::Malformed {
-            path: file.to_owned(),
-            reason,
-        });
+        return Err(TrainError::malformed(file, reason));
     }
     Ok(text)
 }

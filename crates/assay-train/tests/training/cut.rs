@@ -48,7 +48,7 @@ fn sample(ids: &[u32], rewards: &[f32]) -> Trace {
 
 /// The second update of an iteration compares with the log-probabilities of the first; what a micro-batch has not reached is not 0.
 #[test]
-fn updates_that_are_cut_take_nothing_for_what_they_do_not_know() {
+fn cut_updates_assume_nothing_about_others() {
     let policy = steep();
     let group = |first: u32, rewards: [f32; 3]| {
         let prompt = PromptGroup::new(0, Problem::default(), vec![first, 4]);

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // tests stop where something is not as expected
 
 mod cut;
+mod faults;
 mod judging;
 mod memory;
 mod rollout_server;
@@ -19,7 +20,7 @@ use assay_critic::player::Player;
 use assay_critic::policy_model::{PolicyModel, Trainable, logprobs_and_entropies};
 use assay_critic::reward_model::RewardModel;
 use assay_lm::adapter::{Adapter, LoraSettings};
-use assay_lm::draw::SamplingSettings as DrawSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::packed::{Group, PackedBatch};
 use assay_lm::sampling::SamplingLimits;
 use assay_lm::transformer::Transformer;
@@ -28,6 +29,7 @@ use assay_ops::has_kernels;
 use assay_tasks::arithmetic::{ArithmeticSettings, Split, alphabet, generate};
 use assay_tasks::problem::Problem;
 use assay_tasks::prompts::{PromptSettings, PromptStyle};
+use assay_tasks::random::StreamKey;
 use assay_testkit::tiny_model;
 use assay_train::execution::Execution;
 use assay_train::metrics::{IterationMetrics, read};
@@ -183,7 +185,7 @@ fn bits(tensor: &candle_core::Tensor) -> Vec<u32> {
 /// Values of three iterations of the game after the warm start, as a CPU computes them; other devices may round otherwise.
 /// `ASSAY_RECORD=1` writes the file anew.
 #[test]
-fn three_iterations_of_the_game_give_the_recorded_numbers() {
+fn three_iterations_have_the_recorded_numbers() {
     let mut settings = settings();
     settings.run.iterations = 3;
     let dir = tempfile::tempdir().unwrap();
@@ -226,7 +228,7 @@ fn three_iterations_of_the_game_give_the_recorded_numbers() {
 }
 
 #[test]
-fn fault_18_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit() {
+fn fault_18_a_resumed_run_is_bitwise_equal() {
     let mut settings = settings();
     settings.reward.branches.per_demonstration = 1;
     let whole = tempfile::tempdir().unwrap();
@@ -357,59 +359,61 @@ fn a_used_directory_and_other_settings_are_refused() {
 }
 
 #[test]
-fn fault_06_a_long_completion_is_left_out_whole_and_a_long_prompt_keeps_its_end() {
-    let (model, problems) = (model(), problems(4));
+fn fault_06_long_texts_are_left_out_whole() {
+    let (model, problems) = (model(), problems(12));
     let prompt = PromptSettings {
         style: PromptStyle::Plain,
         ..PromptSettings::default()
     };
-    let generous = TokenLimits {
-        prompt: 100,
-        completion: 100,
+    let encoded = |prompt_limit, completion| {
+        let limits = TokenLimits {
+            prompt: prompt_limit,
+            completion,
+        };
+        Encoder::new(&model, &prompt, limits).demonstrations(&problems)
     };
-    let (all, _) = Encoder::new(&model, &prompt, generous)
-        .demonstrations(&problems)
-        .unwrap();
+    let (all, _) = encoded(100, 100).unwrap();
     let longest = all.iter().map(|d| d.completion.ids.len()).max().unwrap();
-    let tight = TokenLimits {
-        prompt: 5,
-        completion: longest - 1,
-    };
-    let (kept, report) = Encoder::new(&model, &prompt, tight)
-        .demonstrations(&problems)
-        .unwrap();
-    assert_eq!(kept.len() + report.too_long, 4);
-    assert!(report.too_long >= 1);
-    assert_eq!(report.prompts_cut, kept.len());
-    for demonstration in &kept {
-        let whole = all
-            .iter()
-            .find(|d| d.problem.id == demonstration.problem.id)
-            .unwrap();
-        assert_eq!(
-            demonstration.completion, whole.completion,
-            "a completion was cut"
-        );
-        assert_eq!(demonstration.prompt, whole.prompt[whole.prompt.len() - 5..]);
-        let answer = demonstration.problem.answer.as_deref().unwrap();
-        assert!(
-            demonstration
-                .completion
-                .text
-                .ends_with(&format!("#### {answer}"))
-        );
+    let longest_prompt = all.iter().map(|d| d.prompt.len()).max().unwrap();
+    let (by_completion, report) = encoded(100, longest - 1).unwrap();
+    assert!(report.too_long >= 1 && report.prompts_too_long == 0);
+    assert_eq!(by_completion.len() + report.too_long, 12);
+    let (by_prompt, report) = encoded(longest_prompt - 1, 100).unwrap();
+    assert!(report.prompts_too_long >= 1 && report.too_long == 0);
+    assert_eq!(by_prompt.len() + report.prompts_too_long, 12);
+    for kept in by_completion.iter().chain(&by_prompt) {
+        let mut whole = all.iter();
+        let whole = whole.find(|d| d.problem.id == kept.problem.id).unwrap();
+        assert_eq!(kept.completion, whole.completion, "a completion was cut");
+        assert_eq!(kept.prompt, whole.prompt, "a prompt was cut");
+        let answer = kept.problem.answer.as_deref().unwrap();
+        assert!(kept.completion.text.ends_with(&format!("#### {answer}")));
     }
-    let none = TokenLimits {
-        prompt: 100,
-        completion: 3,
+    let error = encoded(100, 3).unwrap_err().to_string();
+    assert!(error.contains("12 are longer than 3 tokens"), "{error}");
+    let error = encoded(3, 100).unwrap_err().to_string();
+    assert!(error.contains("12 have a prompt longer than 3"), "{error}");
+}
+
+#[test]
+fn a_long_validation_prompt_ends_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let (settings, model, train_problems) = (settings(), model(), problems(8));
+    let mut long = train_problems[0].clone();
+    long.question = long.question.repeat(20);
+    let inputs = TrainInputs {
+        kind: TrainerKind::Sft,
+        settings: &settings,
+        model: &model,
+        reward_backbone: model.transformer.clone(),
+        train: &train_problems,
+        validation: &[long],
+        ranks: &SingleProcess,
     };
-    let error = Encoder::new(&model, &prompt, none)
-        .demonstrations(&problems)
+    let error = train(&inputs, dir.path(), RunMode::Fresh, &mut Silent)
+        .map(|_| ())
         .unwrap_err();
-    assert!(
-        error.to_string().contains("longer than 3 tokens"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("40 fit beside"), "{error}");
 }
 
 fn sampled(policy: &PolicyModel, model: &LanguageModel, max_sequences: usize) -> Vec<PromptGroup> {
@@ -443,6 +447,7 @@ fn sampled(policy: &PolicyModel, model: &LanguageModel, max_sequences: usize) ->
         sampling: &DrawSettings::default(),
         limits: &limits,
         samples: 5,
+        key: StreamKey::Rollout,
         stream_path: &[9],
         seed: 2,
     };
@@ -451,7 +456,7 @@ fn sampled(policy: &PolicyModel, model: &LanguageModel, max_sequences: usize) ->
 }
 
 #[test]
-fn cached_decoding_and_the_packed_pass_agree_whatever_the_batch() {
+fn cached_decoding_equals_the_packed_pass() {
     let model = model();
     let policy = PolicyModel {
         transformer: model.transformer.clone(),

@@ -129,7 +129,7 @@ fn gradients(player: &dyn Player, execution: Execution<'_>) -> (Vec<TokenScalars
 }
 
 #[test]
-fn memory_refused_in_a_pass_halves_the_budget_and_the_result_stays() {
+fn refused_memory_halves_the_budget() {
     let policy = policy();
     let whole = gradients(&policy, Execution::single_process(1000));
     let halves = gradients(&policy, Execution::single_process(40));
@@ -167,7 +167,7 @@ fn memory_refused_in_a_pass_halves_the_budget_and_the_result_stays() {
 }
 
 #[test]
-fn scores_are_the_same_bits_and_a_second_refusal_is_an_error_with_the_way_out() {
+fn a_second_refusal_of_memory_is_an_error() {
     let policy = policy();
     let backoff = MemoryBackoff::default();
     let execution = Execution {
@@ -196,7 +196,7 @@ fn scores_are_the_same_bits_and_a_second_refusal_is_an_error_with_the_way_out() 
 }
 
 #[test]
-fn a_resumed_run_goes_on_with_what_was_halved() {
+fn a_resumed_run_keeps_the_halved_budget() {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = settings();
     settings.run.iterations = 2;

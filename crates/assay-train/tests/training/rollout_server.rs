@@ -8,7 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use assay_lm::draw::SamplingSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::sampling::{SampleRequest, SamplingLimits, sample};
 use assay_lm::{LanguageModel, peft};
 use assay_tasks::random::Stream;
@@ -172,7 +172,7 @@ fn complete(model: &LanguageModel, adapter: Option<&str>, body: &Value) -> Value
         stop_tokens: serde_json::from_value(body["stop_token_ids"].clone()).unwrap(),
         max_sequences: 1,
     };
-    let draw = SamplingSettings::default();
+    let draw = DrawSettings::default();
     let mut drawn = sample(
         &model.transformer,
         adapter.as_ref(),
@@ -202,7 +202,7 @@ fn handed_over(dir: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_server_samples_from_the_adapter_of_each_iteration() {
+fn the_server_samples_from_each_iterations_adapter() {
     let server = Server::start(|_, honest| Reply::Json(honest));
     let dir = tempfile::tempdir().unwrap();
     train(&server.settings(), dir.path(), RunMode::Fresh).unwrap();
@@ -223,7 +223,7 @@ fn a_server_samples_from_the_adapter_of_each_iteration() {
 }
 
 #[test]
-fn without_handover_the_base_samples_and_the_gap_is_seen() {
+fn without_handover_the_base_samples() {
     let server = Server::start(|_, honest| Reply::Json(honest));
     let mut settings = server.settings();
     settings.optimiser.policy.learning_rate = 5e-2;
@@ -309,7 +309,7 @@ fn a_server_that_stalls_costs_nothing_but_time() {
 }
 
 #[test]
-fn passing_failures_are_tried_again_and_useless_answers_asked_for_again() {
+fn passing_failures_are_tried_again() {
     let server = Server::start(|n, honest| match n {
         0 => Reply::Status(503, "loading"),
         3 => Reply::Status(429, "busy"),
@@ -350,7 +350,7 @@ fn with(mut honest: Value, change: impl FnOnce(&mut Value)) -> Reply {
 }
 
 #[test]
-fn answers_that_cannot_be_used_are_refused_by_name() {
+fn unusable_answers_are_refused_by_name() {
     let cases: [(Manner, &str); 14] = [
         (|_, _| Reply::Raw(b"<html>".to_vec()), "not JSON"),
         (|_, _| Reply::Raw(vec![0xff, 0xfe]), "not JSON"),
@@ -453,7 +453,7 @@ fn text_only(text: &str, joined: usize) -> Value {
 }
 
 #[test]
-fn text_alone_is_encoded_again_and_must_have_the_same_tokens() {
+fn text_alone_must_have_the_same_tokens() {
     let server = Server::start(|n, _| Reply::Json(text_only(&demonstration(), n % 2)));
     let mut settings = server.settings();
     settings.run.iterations = 1;

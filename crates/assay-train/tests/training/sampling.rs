@@ -2,7 +2,7 @@
 
 use assay_critic::player::Player;
 use assay_critic::policy_model::Trainable;
-use assay_lm::draw::SamplingSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::sampling::{Completion, SampleRequest, SamplingLimits, sample};
 use assay_tasks::random::Stream;
 
@@ -39,7 +39,7 @@ fn many_prompts_give_the_samples_of_each_alone() {
         stop_tokens: Vec::new(),
         max_sequences: 24,
     };
-    let draw = SamplingSettings::default();
+    let draw = DrawSettings::default();
     let drawn = |requests: &[SampleRequest]| -> Vec<Vec<Completion>> {
         let adapter = policy.adapter();
         sample(
@@ -75,7 +75,7 @@ fn a_token_left_out_never_comes_first() {
             stop_tokens: Vec::new(),
             max_sequences: 300,
         };
-        let settings = SamplingSettings::default();
+        let settings = DrawSettings::default();
         let drawn = sample(
             &model.transformer,
             None,

@@ -10,12 +10,12 @@ use assay_critic::player::Player;
 use assay_critic::policy_model::{PolicyModel, Trainable};
 use assay_critic::reward_model::RewardModel;
 use assay_lm::adapter::{Adapter, LoraSettings, Projection};
-use assay_lm::draw::SamplingSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::packed::Group;
 use assay_lm::sampling::{SampleRequest, SamplingLimits, sample};
 use assay_lm::transformer::Transformer;
 use assay_lm::{ModelConfig, Placement};
-use assay_tasks::random::Stream;
+use assay_tasks::random::StreamKey;
 use assay_train::adam::AdamW;
 use assay_train::execution::{Execution, infer_all};
 use assay_train::memory::Residence;
@@ -65,7 +65,7 @@ impl Stage {
         Self::Iteration,
     ];
 
-    /// As it stands in the report.
+    /// The name in the report.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Sample => "sample",
@@ -76,8 +76,9 @@ impl Stage {
         }
     }
 
-    /// Operations: 2 a weight and row forward; training adds as much for the gradient of the input and, in layers that are computed
-    /// again, for the second forward; an adapter's matrices also receive gradients. Attention is left out.
+    /// Operations: 2 a weight and row forward; training adds as much for the gradient of the input
+    /// and, in layers that are computed again, for the second forward; an adapter's matrices
+    /// also receive gradients. Attention is left out.
     pub(crate) fn cost(self, args: &BenchArgs, residence: Residence) -> Cost {
         let config = config(args);
         let layers = layer_weights(&config) as f64;
@@ -171,7 +172,8 @@ struct Trainee<P> {
     optimiser: Option<AdamW>,
 }
 
-/// Two players and the completions they work on. What no stage has asked for is not there: the process's peak is the stages' own.
+/// Two players and the completions they work on. What no stage has asked for is not there: the
+/// process's peak is the stages' own.
 pub(crate) struct Workbench {
     transformer: Arc<Transformer>,
     lora: LoraSettings,
@@ -197,7 +199,7 @@ impl Workbench {
             alpha: 2.0 * args.rank as f64,
             targets: Projection::ALL.to_vec(),
         };
-        let mut stream = Stream::new(SEED, &[0]);
+        let mut stream = StreamKey::BenchTexts.stream(SEED, &[]);
         let ids = IDS.min(config.vocab_size);
         let mut text = |tokens: usize| (0..tokens).map(|_| stream.below(ids) as u32).collect();
         let groups = (0..args.prompts)
@@ -269,7 +271,7 @@ impl Workbench {
         done.map(|_| ())
     }
 
-    /// Runs a stage and gives its seconds.
+    /// Runs a stage and returns its seconds.
     pub(crate) fn run(&mut self, stage: Stage) -> Result<f64> {
         let started = Instant::now();
         let groups = std::mem::take(&mut self.groups);
@@ -302,7 +304,7 @@ impl Workbench {
         let request = |(index, group): (usize, &Group)| SampleRequest {
             prompt: group.prompt.clone(),
             streams: (0..samples)
-                .map(|sample| Stream::new(SEED, &[1, index as u64, sample as u64]))
+                .map(|sample| StreamKey::BenchSamples.stream(SEED, &[index as u64, sample as u64]))
                 .collect(),
             max_new_tokens: None,
             not_first: None,
@@ -313,7 +315,7 @@ impl Workbench {
             stop_tokens: Vec::new(),
             max_sequences: groups.len() * samples,
         };
-        let draw = SamplingSettings::default();
+        let draw = DrawSettings::default();
         let policy = &self.policy()?.player;
         let (model, adapter) = (&policy.transformer, policy.adapter());
         sample(model, adapter, &requests, &draw, &limits, |_| ())?;

@@ -57,7 +57,7 @@ fn read(run: &Run, from: &Path) -> Result<LoadedAdapter> {
     Ok(peft::load(from, &config)?)
 }
 
-/// Reads an adapter and writes it again; gives the base model's name.
+/// Reads an adapter and writes it again; returns the base model's name.
 fn copy(run: &Run, from: &Path, to: &Path) -> Result<String> {
     let loaded = read(run, from)?;
     ensure_trained(&loaded.adapter, from)?;

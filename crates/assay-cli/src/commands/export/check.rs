@@ -1,4 +1,4 @@
-//! Whether a written model still says what base and adapter say: both read a probe, and their outputs are compared.
+//! Compares the outputs of a written model on a probe text with those of base and adapter.
 
 use std::path::Path;
 
@@ -9,11 +9,12 @@ use assay_lm::{LanguageModel, Placement, Storage};
 use assay_tasks::message::Message;
 use serde_json::{Value, json};
 
-/// What the probe asks and answers; any text serves.
+/// Question and answer of the probe; any text would do.
 const QUESTION: &str = "A box holds 12 eggs. How many eggs are in 7 boxes?";
 const ANSWER: &str = "Each box holds 12 eggs, so 7 boxes hold 7 * 12 = 84 eggs.\n#### 84";
 
-/// Mean absolute difference of log-probabilities (nats) or token rewards (logits) that writing may make.
+/// Mean absolute difference of log-probabilities (nats) or token rewards (logits) that writing may
+/// make.
 fn tolerance(weights: WeightType) -> f64 {
     match weights {
         WeightType::F32 => 1e-4,
@@ -41,8 +42,8 @@ pub(super) struct ProbeChange {
     pub(super) moved: f64,
 }
 
-/// Refuses a directory whose outputs differ from the adapter's by more than rounding, or by more than half of what the adapter
-/// itself changes.
+/// Refuses a directory whose outputs differ from the adapter's by more than rounding, or by more
+/// than half of what the adapter itself changes.
 pub(super) fn ensure_kept(change: ProbeChange, weights: WeightType, unit: &str) -> Result<Value> {
     let ProbeChange { lost, moved } = change;
     let limit = tolerance(weights);

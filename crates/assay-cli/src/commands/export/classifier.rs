@@ -1,4 +1,4 @@
-//! A reward with a linear head as one token classifier, checked against base, adapter and head before anyone relies on it.
+//! A reward with a linear head as one token classifier, checked against base, adapter and head.
 
 use std::fs;
 use std::path::Path;
@@ -60,7 +60,8 @@ pub(super) fn write(run: &Run, out: &Path, weights: WeightType) -> Result<Value>
     Ok(json!({ "format": "merged-reward", "dtype": weights.name(), "probe": probe }))
 }
 
-/// Reads the written directory back and compares its token rewards with those of base, adapter and head on the probe.
+/// Reads the written directory back and compares its token rewards with those of base, adapter and
+/// head on the probe.
 fn compare(
     base: &LanguageModel,
     reward: &RewardModel,

@@ -1,4 +1,4 @@
-//! The policy as one model, checked against base and adapter before anyone relies on it.
+//! The policy as one model, checked against base and adapter.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -7,14 +7,14 @@ use std::time::Instant;
 use anyhow::Result;
 use assay_critic::encode::{Encoder, TokenLimits};
 use assay_critic::policy_model::{PolicyModel, Trainable};
-use assay_critic::{Beside, Critic, ErrorCase};
+use assay_critic::{Critic, ErrorCase, ScoringPolicy};
 use assay_evals::calibration::{Calibration, PROBABILITY};
 use assay_evals::localisation::{Localisation, localise};
 use assay_evals::scores::TraceScore;
 use assay_evals::statistics::Estimate;
 use assay_evals::{EvalSettings, Evaluation, Evaluator, Summary, evaluate};
 use assay_lm::LanguageModel;
-use assay_lm::draw::SamplingSettings as DrawSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::sampling::SamplingLimits;
 use assay_tasks::perturbations::{Perturbation, Registry};
 use assay_tasks::problem::Problem;
@@ -89,15 +89,15 @@ pub(super) fn measure(
     }
     let mut validation = sampler.sample(&sft, &stages.validation, "sft")?;
     let critic = Critic::new(&players.reward, base, settings.run.token_budget);
-    let beside = Beside {
+    let policy = ScoringPolicy {
         transformer: &base.transformer,
         adapter: None,
     };
-    critic.score(&mut traces, Some(beside))?;
-    critic.score(&mut validation, Some(beside))?;
+    critic.score(&mut traces, Some(policy))?;
+    critic.score(&mut validation, Some(policy))?;
     let calibration = calibrate(&validation)?;
     let eval = settings_of(calibration.as_ref(), &mut traces);
-    let errors = injected(&critic, stages, beside)?;
+    let errors = injected(&critic, stages, policy)?;
     let localisation = localise(errors.iter().map(ErrorCase::view));
     let critic = evaluate(traces.clone(), &eval)?;
     let policies = evaluate(all, &EvalSettings::default())?;
@@ -134,7 +134,7 @@ fn settings_of(calibration: Option<&Calibration>, traces: &mut [ScoredTrace]) ->
 fn injected(
     critic: &Critic<'_>,
     stages: &Stages<'_>,
-    beside: Beside<'_>,
+    policy: ScoringPolicy<'_>,
 ) -> Result<Vec<ErrorCase>> {
     let perturbations = &stages.settings.reward.perturbations;
     let kinds: BTreeSet<Perturbation> = perturbations
@@ -146,7 +146,7 @@ fn injected(
     let kinds: Vec<Perturbation> = kinds.into_iter().collect();
     let registry = perturbations.within_alphabet(Registry::of(&kinds));
     let seed = stages.settings.seed;
-    Ok(critic.inject(&stages.test, &registry, seed, beside, |_| ())?)
+    Ok(critic.inject(&stages.test, &registry, seed, policy, |_| ())?)
 }
 
 fn calibrate(validation: &[ScoredTrace]) -> Result<Option<Calibration>> {

@@ -1,15 +1,16 @@
-//! What a sweep measures of a run: fresh samples of the policy, judged and, where there is a reward, scored.
+//! What a sweep measures of a run: fresh samples of the policy, judged and, where there is a
+//! reward, scored.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use assay_critic::encode::{Encoder, TokenLimits};
-use assay_critic::{Beside, Critic};
+use assay_critic::{Critic, ScoringPolicy};
 use assay_evals::localisation::{Predictor, localise};
 use assay_evals::statistics::BootstrapSettings;
 use assay_evals::{EvalSettings, Evaluation, Summary, evaluate};
-use assay_lm::draw::SamplingSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::sampling::SamplingLimits;
 use assay_tasks::datasets::{DatasetSettings, Required, load_problems};
 use assay_tasks::perturbations::Registry;
@@ -33,7 +34,8 @@ pub(super) struct Measured {
 }
 
 impl Measured {
-    /// The values of an entry by problem; one value under an empty name where it has none a problem.
+    /// The values of an entry by problem; one value under an empty name where it has none a
+    /// problem.
     pub(super) fn values(&self, entry: &str) -> Option<BTreeMap<String, f64>> {
         let name = match entry.strip_suffix("at_N") {
             Some(selector) => format!("{selector}at_{}", self.largest_n()?),
@@ -54,8 +56,9 @@ impl Measured {
     }
 }
 
-/// Samples `run.eval_samples` completions of up to `run.eval_problems` test problems (validation problems where no test
-/// file is named) from the last checkpoint, scores them with its reward, and writes `traces.jsonl` and `summary.json`.
+/// Samples `run.eval_samples` completions of up to `run.eval_problems` test problems (validation
+/// problems where no test file is named) from the last checkpoint, scores them with its reward, and
+/// writes `traces.jsonl` and `summary.json`.
 pub(super) fn measure(dir: &Path, settings: &Settings) -> Result<Measured> {
     let problems = problems(settings)?;
     let checkpoint = newest(dir)?;
@@ -145,7 +148,7 @@ fn sample(
         stop_tokens: vec![model.end_of_turn()],
         max_sequences: settings.sampling.max_sequences,
     };
-    let draw = SamplingSettings::default();
+    let draw = DrawSettings::default();
     let plan = EvaluationPlan {
         draw: &draw,
         limits: &stop,
@@ -157,8 +160,8 @@ fn sample(
     Ok(sample_problems(&policy, &encoder, problems, &plan, |_| ())?)
 }
 
-/// Fills token rewards, and finds injected errors in the demonstrations that the problems carry; nothing of both where
-/// the run has no reward.
+/// Fills token rewards, and finds injected errors in the demonstrations that the problems carry;
+/// nothing of both where the run has no reward.
 fn score(
     checkpoint: &Path,
     settings: &Settings,
@@ -176,11 +179,11 @@ fn score(
     )
     .with_context(|| format!("opening the reward of {}", checkpoint.display()))?;
     let critic = Critic::new(&reward, &model, settings.run.token_budget);
-    let beside = Beside {
+    let policy = ScoringPolicy {
         transformer: &model.transformer,
         adapter: None,
     };
-    critic.score(traces, Some(beside))?;
+    critic.score(traces, Some(policy))?;
     let told: Vec<Problem> = problems
         .iter()
         .filter(|problem| problem.demonstration.is_some())
@@ -192,7 +195,7 @@ fn score(
     let kinds = &settings.reward.perturbations;
     let all = [kinds.kinds.as_slice(), kinds.held_out.as_slice()].concat();
     let registry = kinds.within_alphabet(Registry::of(&all));
-    let cases = critic.inject(&told, &registry, settings.seed, beside, |_| ())?;
+    let cases = critic.inject(&told, &registry, settings.seed, policy, |_| ())?;
     let trained: Vec<&str> = kinds.kinds.iter().map(|kind| kind.name()).collect();
     let found = localise(cases.iter().map(|case| case.view()));
     Ok(found.summary(

@@ -55,7 +55,7 @@ fn a_damaged_checkpoint_is_passed_over() {
 }
 
 #[test]
-fn other_settings_trainers_and_data_are_refused_with_what_differs() {
+fn resuming_with_other_inputs_names_the_difference() {
     let lab = Lab::new();
     lab.finish("run", &["--set", "run.iterations=2"]);
     let said = lab.refused("run", &["--set", "run.iterations=2"]);
@@ -175,7 +175,7 @@ fn weights_that_changed_under_their_path_are_noticed() {
 
 /// A run that may not write files beyond a size, and then may: it says which file, and goes on to the same end.
 #[test]
-fn a_full_disk_ends_a_run_clearly_and_costs_nothing() {
+fn a_full_disk_loses_no_checkpoint() {
     let lab = Lab::new();
     lab.finish("whole", &[]);
     for kibibytes in [0, 1, 4, 8, 16, 20] {

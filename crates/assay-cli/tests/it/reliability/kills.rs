@@ -176,7 +176,7 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
-fn a_directory_belongs_to_one_process_until_it_dies() {
+fn a_run_directory_has_one_process() {
     let lab = Lab::new();
     let mut first = lab.start("run", &["--set", "sampling.samples=4000"]);
     for more in [&["--resume"][..], &[]] {

@@ -24,7 +24,7 @@ fn replayed(lab: &Lab, run: &str) -> Value {
 /// Learning rates that make weights explode, each in another part of an iteration: 1e30 on a weight is finite, what
 /// comes out of it is not.
 #[test]
-fn a_number_that_is_not_finite_names_its_trace_and_keeps_the_batch() {
+fn a_non_finite_number_names_its_trace() {
     let lab = Lab::new();
     let cases = [
         (
@@ -231,7 +231,7 @@ fn equal_rewards_give_no_advantage_and_no_harm() {
 }
 
 #[test]
-fn groups_of_one_and_completions_of_one_token_work_or_are_refused_up_front() {
+fn smallest_groups_work_or_are_refused() {
     let lab = Lab::new();
     let said = lab.refused("run", &["--set", "sampling.samples=1"]);
     assert!(said.contains("policy.advantage.scale"), "{said}");

@@ -118,7 +118,7 @@ mod together {
     }
 
     #[test]
-    fn a_killed_rank_ends_the_run_and_any_number_goes_on() {
+    fn a_killed_rank_ends_the_run() {
         if !is_there() {
             return;
         }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::cuda::{cached_attention as kernels, draw};
-use crate::{CacheRow, CacheRows, DrawSettings, HeadShape, KvCache, PromptKeyValues};
+use crate::{CacheRow, CacheRows, DeviceDrawSettings, HeadShape, KvCache, PromptKeyValues};
 
 #[test]
 fn cached_attention_after_appending() {
@@ -70,7 +70,7 @@ fn cached_attention_after_appending() {
 }
 
 /// The definition, in double precision and one token after the other: as the sampler draws on the CPU.
-fn reference(logits: &[f32], uniform: f64, drawing: DrawSettings) -> (u32, f32, f32) {
+fn reference(logits: &[f32], uniform: f64, drawing: DeviceDrawSettings) -> (u32, f32, f32) {
     let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let policy: f64 = logits.iter().map(|&l| f64::from((l - most).exp())).sum();
     if drawing.temperature == 0.0 {
@@ -125,7 +125,7 @@ fn tokens_are_drawn_as_on_the_cpu() {
         (0.0, 1.0, 0),
     ];
     for (temperature, top_p, top_k) in settings {
-        let drawing = DrawSettings {
+        let drawing = DeviceDrawSettings {
             temperature,
             top_p,
             top_k,
@@ -159,7 +159,7 @@ fn rows_without_a_finite_maximum_are_marked() {
     let mut logits = vec![0.5f32; 3 * 600];
     logits[599] = f32::NAN;
     logits[700] = f32::INFINITY;
-    let drawing = DrawSettings {
+    let drawing = DeviceDrawSettings {
         temperature: 1.0,
         top_p: 1.0,
         top_k: 0,

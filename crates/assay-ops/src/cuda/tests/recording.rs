@@ -26,7 +26,7 @@ fn pass(
         &cuda::add::add(&x, &again)?,
         &cuda::embedding::embedding(table, others)?,
     )?;
-    let drawn = crate::DrawSettings {
+    let drawn = crate::DeviceDrawSettings {
         temperature: 0.7,
         top_p: 1.0,
         top_k: 0,

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use assay_lm::draw::SamplingSettings;
+use assay_lm::draw::DrawSettings;
 use assay_lm::sampling::Completion;
-use assay_tasks::random::Stream;
+use assay_tasks::random::StreamKey;
 use assay_tasks::trace::ScoredTrace;
 use serde_json::{Map, Value};
 
@@ -20,8 +20,6 @@ use crate::requests::{
     ANSWER_FIELDS, ASSAY_FIELDS, ChatRequest, CompletionRequest, Sampling, Texts,
 };
 
-/// Key of the streams of served samples.
-const SERVE: u64 = 0x5e;
 /// Tokens of an answer whose request names no limit.
 const DEFAULT_MAX_TOKENS: usize = 512;
 /// Most stop texts of a request.
@@ -68,7 +66,7 @@ enum Source {
 #[derive(Clone)]
 struct Local {
     prompt: Vec<u32>,
-    draw: SamplingSettings,
+    draw: DrawSettings,
     max_tokens: usize,
     seed: Option<u64>,
     stops: Vec<String>,
@@ -263,10 +261,10 @@ async fn local(
         return Err(Refusal::field("max_tokens", message));
     }
     app.ensure_tokens(prompt.len() + options.samples * max_tokens)?;
-    let default = SamplingSettings::default();
+    let default = DrawSettings::default();
     Ok(Local {
         prompt,
-        draw: SamplingSettings {
+        draw: DrawSettings {
             temperature: sampling.temperature.unwrap_or(default.temperature),
             top_p: sampling.top_p.unwrap_or(default.top_p),
             top_k: sampling.top_k.and_then(|k| k.try_into().ok()).unwrap_or(0),
@@ -353,11 +351,12 @@ pub(crate) async fn samples(app: &Arc<App>, plan: &Plan) -> Result<Samples, Refu
 
 async fn sample_locally(app: &Arc<App>, plan: &Plan, local: &Local) -> Result<Samples, Refusal> {
     let path = |sample| match local.seed {
-        Some(_) => vec![SERVE, sample],
-        None => vec![SERVE, plan.number, sample],
+        Some(_) => vec![sample],
+        None => vec![plan.number, sample],
     };
     let key = local.seed.unwrap_or(app.seed);
-    let streams = (0..plan.options.samples as u64).map(|sample| Stream::new(key, &path(sample)));
+    let stream = |sample| StreamKey::Served.stream(key, &path(sample));
+    let streams = (0..plan.options.samples as u64).map(stream);
     let work = SampleWork {
         prompt: local.prompt.clone(),
         streams: streams.collect(),

@@ -50,7 +50,7 @@ fn contradicting_units_are_different() {
 }
 
 #[test]
-fn an_equation_has_the_value_of_its_right_side() {
+fn equations_have_their_right_sides_value() {
     assert_equal(&[
         ("148 + 2 = 150", "x = 150"),
         ("\\$19", "17 + 2 = 19"),

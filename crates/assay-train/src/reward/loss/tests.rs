@@ -423,7 +423,7 @@ proptest! {
 }
 
 #[test]
-fn only_the_corrupted_span_is_negative_when_the_suffix_is_the_experts() {
+fn only_the_corrupted_span_is_negative() {
     let trace = OwnedTrace {
         corrupted_from: Some(1),
         corrupted_until: Some(3),
