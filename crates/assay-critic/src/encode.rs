@@ -287,7 +287,7 @@ impl<'m> Encoder<'m> {
 }
 
 /// The first characters of a question, by which a reader finds it.
-fn start_of(question: &str) -> String {
+pub(crate) fn start_of(question: &str) -> String {
     const SHOWN: usize = 60;
     let mut start: String = question.chars().take(SHOWN).collect();
     if start.len() < question.len() {

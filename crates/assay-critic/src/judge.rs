@@ -22,6 +22,7 @@ use assay_tasks::perturbations::Hints;
 use assay_tasks::prompts::PromptSettings;
 
 use crate::CriticError;
+use crate::encode::start_of;
 use crate::policy_model::logprobs_and_entropies;
 
 /// A model that judges traces with the demonstration before it.
@@ -66,13 +67,24 @@ impl Judge<'_> {
     /// misleading hint.
     ///
     /// # Errors
-    /// As [`Judge::prompt`].
+    /// As [`Judge::prompt`]; [`CriticError::PromptTooLong`] for a question and hint that leave no room
+    /// for the longest trace.
     pub fn groups(&self, judged: &JudgedTraces<'_>) -> Result<Vec<Group>, CriticError> {
+        let longest = judged.completions.iter().map(Vec::len).max().unwrap_or(0);
+        let limit = self.transformer.config().max_positions.saturating_sub(longest);
         let hints = std::iter::once(&judged.hints.right).chain(&judged.hints.wrong);
         hints
             .map(|hint| {
+                let prompt = self.prompt(judged.question, hint)?;
+                if prompt.len() > limit {
+                    return Err(CriticError::PromptTooLong {
+                        question: start_of(judged.question),
+                        tokens: prompt.len(),
+                        limit,
+                    });
+                }
                 Ok(Group {
-                    prompt: self.prompt(judged.question, hint)?,
+                    prompt,
                     completions: judged.completions.clone(),
                 })
             })

@@ -142,6 +142,12 @@ fn the_judge_reads_each_hint_alone() {
         found,
         "cut in small batches"
     );
+    let long = JudgedTraces {
+        completions: vec![vec![1; 500]],
+        ..judged
+    };
+    let error = judge.rewards(&long, 4096).unwrap_err().to_string();
+    assert!(error.contains("3+4"), "{error}");
 }
 
 #[test]
