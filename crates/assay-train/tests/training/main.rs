@@ -315,7 +315,10 @@ fn run_with_wrong_traces(record: impl Fn(&Problem) -> String) -> Result<(), Trai
 #[test]
 fn a_file_of_wrong_traces_gives_negatives() {
     run_with_wrong_traces(|problem| {
-        format!(r##"{{"id": "{}", "text": "so 1+1=2\n#### 2"}}"##, problem.id)
+        format!(
+            r##"{{"id": "{}", "text": "so 1+1=2\n#### 2"}}"##,
+            problem.id
+        )
     })
     .unwrap();
 }
