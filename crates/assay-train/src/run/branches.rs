@@ -191,7 +191,7 @@ impl<'s> Branches<'s> {
         for (fork, completions) in forks.iter().zip(drawn) {
             let branches = completions
                 .iter()
-                .filter_map(|drawn| fork.branch(drawn, plan));
+                .filter_map(|drawn| fork.branch(drawn, end, plan));
             made[fork.group].extend(branches);
         }
         Ok(made)
@@ -212,8 +212,8 @@ impl Fork<'_> {
         }
     }
 
-    /// The whole trace; `None` when its text is still the demonstration's, in other tokens.
-    fn branch(&self, drawn: &Completion, plan: &BranchPlan<'_>) -> Option<Trace> {
+    /// The whole trace; `None` when its text is still the demonstration's, in other tokens, or its step is.
+    fn branch(&self, drawn: &Completion, end: BranchEnd, plan: &BranchPlan<'_>) -> Option<Trace> {
         let expert = &self.demonstration.completion;
         let ids = [&expert.ids[..self.token], &drawn.token_ids].concat();
         let ended = ids
@@ -224,13 +224,33 @@ impl Fork<'_> {
             true => completion.text == expert.text && ids.len() > self.token + 1,
             false => expert.text.starts_with(&completion.text),
         };
-        if is_expert_text {
+        if is_expert_text || end != BranchEnd::Token && self.is_paraphrase(&completion.text) {
             return None;
         }
         let mut trace = Trace::new(TraceRole::Perturbed, completion);
         trace.spans.corrupted_from = Some(self.token);
         trace.spans.corrupted_until = Some(step_end(&trace, self.token));
         Some(trace)
+    }
+}
+
+impl Fork<'_> {
+    /// Whether a branch that begins with a step has the expert's step but for its first word, which is added, left
+    /// out or another: `so a is b`, `then a is b`, `a is b`.
+    fn is_paraphrase(&self, branch: &str) -> bool {
+        let expert = &self.demonstration.completion;
+        let from = expert.offsets[self.token].0;
+        let before = &expert.text[..from];
+        if !(before.is_empty() || before.ends_with('\n')) {
+            return false;
+        }
+        let line = |text: &str| text[from..].lines().next().unwrap_or("").trim().to_owned();
+        let (own, other) = (line(branch), line(&expert.text));
+        let rest = |line: &str| line.split_once(' ').map(|(_, rest)| rest.to_owned());
+        let (own_rest, other_rest) = (rest(&own), rest(&other));
+        own_rest.as_ref() == Some(&other)
+            || other_rest.as_ref() == Some(&own)
+            || own_rest.is_some() && own_rest == other_rest
     }
 }
 
@@ -302,12 +322,12 @@ fn different(weights: &[f64], count: usize, stream: &mut Stream) -> Vec<usize> {
     chosen
 }
 
-/// The first token after the line that holds token `from`.
+/// The token that ends the line of token `from`, or the one after `from` where that ends it itself.
 fn step_end(trace: &Trace, from: usize) -> usize {
     let completion = &trace.completion;
     let ends_line = |&(start, end): &(usize, usize)| completion.text[start..end].contains('\n');
-    let after = completion.offsets[from..].iter().position(ends_line);
-    after.map_or(trace.len(), |past| from + past + 1)
+    let own = completion.offsets[from..].iter().position(ends_line);
+    own.map_or(trace.len(), |past| from + past.max(1))
 }
 
 /// The wrong traces of each demonstration, as branches of it.

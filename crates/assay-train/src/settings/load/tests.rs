@@ -313,7 +313,8 @@ fn the_base_config_is_the_default_settings() {
     written.sort();
     resolved.sort();
     assert_eq!(written, resolved);
-    assert!(resolved.len() <= 90, "{} keys", resolved.len());
+    // 89 before branches, which add a count, a source, where they leave and how far they go.
+    assert!(resolved.len() <= 93, "{} keys", resolved.len());
 }
 
 #[test]
