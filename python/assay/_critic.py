@@ -116,7 +116,8 @@ class Critic:
     ) -> list[Ranked]:
         """The texts, best first. Equal scores keep their order; texts without a score come last."""
         scores = [item.score for item in self.score(question, texts, score=score)]
-        order = sorted(range(len(texts)), key=lambda i: -math.inf if scores[i] is None else scores[i], reverse=True)
+        keys = [-math.inf if score is None else score for score in scores]
+        order = sorted(range(len(texts)), key=keys.__getitem__, reverse=True)
         return [
             Ranked(index=i, relevance_score=_relevance(scores[i]), score=scores[i], text=texts[i]) for i in order[:top_n]
         ]

@@ -57,18 +57,18 @@ class TokenRewards:
     question: str
     text: str
     """What was scored: the text in the reward's prompt style."""
-    tokens: list[str]
+    tokens: list[str] = field(repr=False)
     """The text of each token; the one that ends the turn is empty."""
-    token_ids: NDArray[np.uint32]
-    offsets: NDArray[np.int64]
+    token_ids: NDArray[np.uint32] = field(repr=False)
+    offsets: NDArray[np.int64] = field(repr=False)
     """First character of each token in `text`, and the one after its last. Shape `[tokens, 2]`."""
-    byte_offsets: NDArray[np.int64]
+    byte_offsets: NDArray[np.int64] = field(repr=False)
     """The same in bytes of UTF-8, as in traces.jsonl."""
-    rewards: NDArray[np.float32]
+    rewards: NDArray[np.float32] = field(repr=False)
     """The reward after each token, in logits of the discriminator."""
     score: float | None
     """The trace score that stands for the text."""
-    scores: dict[str, float]
+    scores: dict[str, float] = field(repr=False)
     """Every trace score by name."""
     probability: float | None
     """P(correct) by the reward's calibration; None without one."""
@@ -171,6 +171,9 @@ class Heatmap:
 
     def __str__(self) -> str:
         return self.text()
+
+    def __repr__(self) -> str:
+        return f"Heatmap({len(self._records)} texts)"
 
     def _repr_html_(self) -> str:
         return _assay.heatmap_html(self._records)

@@ -102,7 +102,7 @@ def token_reward_trainer(reward: CriticReward, *, discount: float = 0.9) -> type
     if not reward.same_tokenizer:
         raise ValueError("token rewards belong to the policy's tokens: set same_tokenizer")
 
-    class TokenRewardGRPOTrainer(GRPOTrainer):
+    class TokenRewardGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         def _generate_and_score_completions(self, inputs: Any) -> Any:
             if self.accelerator.num_processes > 1:
                 raise ValueError("token rewards are normalised within one process; this run has several")
