@@ -180,6 +180,12 @@ pub(crate) fn reward_dir(dir: PathBuf) -> Result<PathBuf> {
     let dir = stored_reward::directory(dir, &mut note)?;
     if !dir.join(peft::CONFIG_FILE).exists() {
         refuse_several_runs(&dir)?;
+        ensure!(
+            !dir.join("config.json").exists(),
+            "{} is a whole model, such as a token classifier: only adapters are read as rewards; train one on \
+             it, or serve it with transformers",
+            dir.display()
+        );
     }
     Ok(dir)
 }
