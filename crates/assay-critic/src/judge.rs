@@ -71,7 +71,11 @@ impl Judge<'_> {
     /// for the longest trace.
     pub fn groups(&self, judged: &JudgedTraces<'_>) -> Result<Vec<Group>, CriticError> {
         let longest = judged.completions.iter().map(Vec::len).max().unwrap_or(0);
-        let limit = self.transformer.config().max_positions.saturating_sub(longest);
+        let limit = self
+            .transformer
+            .config()
+            .max_positions
+            .saturating_sub(longest);
         let hints = std::iter::once(&judged.hints.right).chain(&judged.hints.wrong);
         hints
             .map(|hint| {

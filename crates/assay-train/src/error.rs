@@ -231,7 +231,7 @@ pub enum TrainError {
         /// The model.
         model: PathBuf,
         /// Why it could not be opened.
-        source: assay_lm::LmError,
+        source: Box<assay_lm::LmError>,
     },
     /// The base model of a reward has other weights than it was trained on.
     #[error(

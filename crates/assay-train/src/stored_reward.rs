@@ -44,7 +44,7 @@ pub fn open(
     let model = open_model(&path).map_err(|source| TrainError::BaseModel {
         path: dir.clone(),
         model: path,
-        source,
+        source: Box::new(source),
     })?;
     let reward = on_model(&model, &dir, base, note)?;
     Ok(StoredReward { dir, model, reward })
