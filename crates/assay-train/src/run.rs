@@ -31,6 +31,7 @@ pub mod replay;
 mod report;
 pub mod rollout;
 mod rollout_server;
+mod sampled;
 mod saving;
 mod start;
 mod state;
@@ -39,36 +40,33 @@ mod stored_samples;
 use std::path::{Path, PathBuf};
 
 use assay_critic::encode::{Encoder, TokenLimits};
-use assay_critic::judge::Judge;
 use assay_lm::draw::DrawSettings;
 use assay_lm::sampling::SamplingLimits;
-use assay_tasks::random::StreamKey;
 
-use self::branches::{BranchPlan, Branches};
+use self::branches::Branches;
 use self::directory::{Best, RunDirectory};
 use self::discriminator::DiscriminatorPlan;
 use self::evaluate::{EvaluationPlan, sample_problems};
-use self::failure::{Computed, UpdateBatch};
-use self::judging::{JudgePlan, JudgedReward, join_rewards, judge_samples};
+use self::failure::UpdateBatch;
+use self::judging::join_rewards;
 use self::player_update::{LossValue, OptimiserReport, PlayerUpdate};
 use self::players::Players;
 use self::policy_update::{
     PolicyPlan, PolicyReport, fill_rewards, fill_zero_rewards, policy_groups, update_policy,
 };
-use self::rank_checks::{compare_inputs, compare_weights, gather_samples, gather_traces};
+use self::rank_checks::{compare_inputs, compare_weights};
 use self::record::{Record, recorded};
 use self::report::{
     DiscriminatorPhase, IterationReport, RewardsReport, RolloutReport, ValidationReport,
 };
-use self::rollout::{RolloutPlan, rollout};
 use self::rollout_server::RolloutServer;
 use self::saving::{Checkpoints, Restored, choose, fingerprint};
 use self::stored_samples::StoredSamples;
-use crate::backoff::{BoundedWork, MemoryBackoff};
+use crate::backoff::MemoryBackoff;
 use crate::execution::Execution;
 use crate::failed_update::FailedPart;
 use crate::metrics::IterationMetrics;
-use crate::settings::{PolicyStart, RewardSource, Settings};
+use crate::settings::{PolicyStart, Settings};
 use crate::sft::token_mean_nll;
 use crate::trace::PromptGroup;
 use crate::update::Reach;
@@ -375,140 +373,6 @@ impl<'i> Run<'i> {
         groups.cloned().collect()
     }
 
-    /// Phase 1: adds samples of the policy to the groups.
-    fn sample(
-        &self,
-        groups: &mut [PromptGroup],
-        game: usize,
-        observer: &mut dyn Observer,
-    ) -> Result<(), TrainError> {
-        if let Some(stored) = &self.stored {
-            return stored.add(groups, self.settings.sampling.samples, &self.encoder);
-        }
-        let ranks = self.inputs.ranks;
-        let own = match &self.server {
-            None => ranks::share(ranks, groups.len()),
-            // A server batches by itself, and one rank hands the adapter over.
-            Some(_) if ranks::is_first(ranks) => 0..groups.len(),
-            Some(_) => 0..0,
-        };
-        let drawn = self.sample_own(groups[own].to_vec(), game, observer);
-        let samples = gather_samples(ranks, drawn)?;
-        for (group, samples) in groups.iter_mut().zip(samples) {
-            group.traces.extend(samples);
-        }
-        Ok(())
-    }
-
-    /// The groups of this rank with samples.
-    fn sample_own(
-        &self,
-        groups: Vec<PromptGroup>,
-        game: usize,
-        observer: &mut dyn Observer,
-    ) -> Result<Vec<PromptGroup>, TrainError> {
-        if groups.is_empty() {
-            return Ok(groups);
-        }
-        let plan = RolloutPlan {
-            sampling: &self.draw,
-            limits: &self.limits,
-            samples: self.settings.sampling.samples,
-            key: StreamKey::Rollout,
-            stream_path: &[game as u64],
-            seed: self.settings.seed,
-        };
-        let mut on_token = |count| observer.tokens(count);
-        let drawn = match &self.server {
-            None => self.with_sequences(groups.len() * plan.samples, |limits| {
-                let plan = RolloutPlan { limits, ..plan };
-                let mut drawn = groups.clone();
-                let policy = &self.players.policy;
-                rollout(policy, &self.encoder, &mut drawn, &plan, &mut on_token)?;
-                Ok(drawn)
-            }),
-            Some(server) => {
-                let mut drawn = groups.clone();
-                let execution = Execution::single_process(self.settings.run.token_budget);
-                let sampler = rollout_server::Sampler {
-                    policy: &self.players.policy,
-                    model: self.inputs.model,
-                    encoder: &self.encoder,
-                    execution,
-                };
-                let done = server.sample(&sampler, &mut drawn, &plan, on_token);
-                done.map(|()| drawn)
-            }
-        };
-        drawn.map_err(|error| {
-            let batch = UpdateBatch {
-                part: FailedPart::Rollout,
-                update: 0,
-                groups: &groups,
-            };
-            batch.explain(error, &Computed::default())
-        })
-    }
-
-    /// Whether samples are judged with the demonstration.
-    fn judges(&self) -> bool {
-        self.inputs.kind == TrainerKind::Airl && self.settings.reward.uses_judge()
-    }
-
-    /// Phase 1b: a model that reads the demonstrations judges the samples: the base, or the policy that teaches itself.
-    fn judge(&self, groups: &mut [PromptGroup]) -> Result<(), TrainError> {
-        let teaches = self.settings.reward.source == RewardSource::SelfDistilled;
-        let plan = JudgePlan {
-            judge: Judge {
-                model: self.inputs.model,
-                transformer: &self.inputs.model.transformer,
-                adapter: self.players.policy.adapter().filter(|_| teaches),
-                prompt: &self.settings.prompt,
-            },
-            reward: match teaches {
-                true => JudgedReward::Teacher,
-                false => JudgedReward::Contrast,
-            },
-            hints: self.settings.reward.hints,
-            demonstrations: &self.demonstrations,
-            execution: self.execution(),
-            seed: self.settings.seed,
-        };
-        judge_samples(groups, &plan)
-    }
-
-    /// Phase 2a: adds branches of the demonstrations, as the discriminator's updates of this iteration need them.
-    fn add_branches(&self, groups: &mut [PromptGroup], game: usize) -> Result<(), TrainError> {
-        let updates = self
-            .settings
-            .reward
-            .schedule
-            .plan(game)
-            .discriminator_updates;
-        if self.players.discriminator.is_none() || updates == 0 {
-            return Ok(());
-        }
-        let ranks = self.inputs.ranks;
-        let own = &groups[ranks::share(ranks, groups.len())];
-        let most = own.len() * self.settings.reward.branches.per_demonstration;
-        let made = self.with_sequences(most, |limits| {
-            let plan = BranchPlan {
-                policy: &self.players.policy,
-                encoder: &self.encoder,
-                limits,
-                token_budget: self.settings.run.token_budget,
-                iteration: game,
-                seed: self.settings.seed,
-            };
-            self.branches.of(own, &plan)
-        });
-        let made = gather_traces(ranks, made)?;
-        for (group, branches) in groups.iter_mut().zip(made) {
-            group.traces.extend(branches);
-        }
-        Ok(())
-    }
-
     fn rollout_report(&self, groups: &[PromptGroup]) -> RolloutReport {
         let mut report = RolloutReport::of(groups);
         report.discarded_answers = self.server.as_ref().map(RolloutServer::take_discarded);
@@ -669,22 +533,5 @@ impl<'i> Run<'i> {
             // Ranks that cut an update in different places would not do the same work.
             backoff: (self.inputs.ranks.size() == 1).then_some(self.backoff),
         }
-    }
-
-    /// Samples `total` sequences, as many at a time as memory allows.
-    fn with_sequences<T>(
-        &self,
-        total: usize,
-        mut sample: impl FnMut(&SamplingLimits) -> Result<T, TrainError>,
-    ) -> Result<T, TrainError> {
-        let most = self.limits.max_sequences.min(total).max(1);
-        let work = BoundedWork::Sequences;
-        self.backoff.attempt(work, most, |max_sequences| {
-            let limits = self.limits.clone();
-            sample(&SamplingLimits {
-                max_sequences,
-                ..limits
-            })
-        })
     }
 }

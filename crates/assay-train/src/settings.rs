@@ -243,8 +243,6 @@ impl Default for SftSettings {
 pub struct RewardSettings {
     /// Where the policy's token rewards come from.
     pub source: RewardSource,
-    /// Misleading versions of each demonstration that the judge reads beside it.
-    pub hints: usize,
     /// Its head.
     pub head: HeadSettings,
     /// Where it starts from.
@@ -271,7 +269,6 @@ impl Default for RewardSettings {
     fn default() -> Self {
         Self {
             source: RewardSource::Learned,
-            hints: 2,
             head: HeadSettings::Linear,
             start: RewardStart::Fresh,
             granularity: Granularity::Dense,

@@ -222,7 +222,11 @@ fn search_gives_scored_candidates_and_counts_every_token() {
         let kept: usize = found.iter().map(|t| t.token_ids.len()).sum();
         let generated = counts["generated_tokens"].as_u64().unwrap() as usize;
         // A kept prefix is drawn once and shared by its children: both counts are bounded by the samples of a round.
-        assert!(generated <= 6 * samples * 24 && kept <= 6 * samples * 24);
+        let most = 6 * samples * 24;
+        assert!(
+            generated <= most && kept <= most,
+            "{generated} {kept} {most}"
+        );
         assert!(counts["scored_tokens"].as_u64().unwrap() as usize >= generated);
         for trace in &found {
             let ended = trace.token_ids.last() == Some(&0);

@@ -75,6 +75,7 @@ fn a_prompt_that_fits_is_read_whole() {
     let foreign = world.foreign()[0].clone();
     let asked = |repeats: usize| -> Value {
         let mut record = foreign.clone();
+        record["id"] = json!(repeats);
         record["question"] = json!("1+2=3\n".repeat(repeats));
         record
     };

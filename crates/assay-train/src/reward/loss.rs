@@ -185,7 +185,7 @@ impl Default for WganSettings {
 
 /// Agreement with a judge that has read the demonstration, on policy samples.
 ///
-/// It is off by default: judging takes 1 + `reward.hints` forward passes over the samples.
+/// It is off by default: judging takes three forward passes over the samples.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct JudgeSettings {
@@ -254,21 +254,22 @@ pub struct LossTerms {
     pub contrast: f64,
     /// Wasserstein difference.
     pub wgan: f64,
-    /// Agreement with the judge.
+    /// Agreement with the judge; `None` where the term is off.
     #[serde(default)]
-    pub judge: f64,
+    pub judge: Option<f64>,
 }
 
 impl LossTerms {
     /// Names and values.
-    pub fn named(&self) -> [(&'static str, f64); 5] {
-        [
+    pub fn named(&self) -> Vec<(&'static str, f64)> {
+        let always = [
             ("bce", self.bce),
             ("relativistic", self.relativistic),
             ("contrast", self.contrast),
             ("wgan", self.wgan),
-            ("judge", self.judge),
-        ]
+        ];
+        let judge = self.judge.map(|value| ("judge", value));
+        always.into_iter().chain(judge).collect()
     }
 }
 
@@ -303,10 +304,10 @@ pub fn discriminator_loss(
         terms.contrast = pairwise::contrast(traces, settings.contrast.weight, &mut grads);
     }
     if settings.judge.weight != 0.0 {
-        terms.judge = judged::judge(traces, settings, &mut grads);
+        terms.judge = Some(judged::judge(traces, settings, &mut grads));
     }
     let loss = settings.bce.weight * terms.bce
-        + settings.judge.weight * terms.judge
+        + settings.judge.weight * terms.judge.unwrap_or(0.0)
         + settings.wgan.weight * terms.wgan
         + settings.relativistic.weight * terms.relativistic
         + settings.contrast.weight * terms.contrast;

@@ -11,14 +11,15 @@ use crate::failed_update::FailedPart;
 use crate::settings::RewardSource;
 use crate::trace::{PromptGroup, Trace, TraceRole};
 
+/// Misleading versions of each demonstration that a judge reads beside it.
+const MISLEADING: usize = 2;
+
 /// How samples are judged.
 #[derive(Clone, Copy)]
 pub(super) struct JudgePlan<'p> {
     pub(super) judge: Judge<'p>,
     /// What the judge's token rewards are.
     pub(super) reward: JudgedReward,
-    /// Misleading versions of each demonstration.
-    pub(super) hints: usize,
     /// All demonstrations: another problem's misleads where a demonstration cannot be corrupted.
     pub(super) demonstrations: &'p [PromptGroup],
     pub(super) execution: Execution<'p>,
@@ -85,7 +86,7 @@ impl JudgePlan<'_> {
         let text = &group.demonstration()?.completion.text;
         let mut stream = StreamKey::Hints.stream(self.seed, &[group.index as u64]);
         let count = match self.reward {
-            JudgedReward::Contrast => self.hints,
+            JudgedReward::Contrast => MISLEADING,
             JudgedReward::Teacher => 0,
         };
         let mut hints = Hints::of(text, count, &mut stream);

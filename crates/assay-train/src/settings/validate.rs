@@ -138,12 +138,6 @@ impl Settings {
 
 impl Settings {
     fn validate_judge(&self) -> Result<(), TrainError> {
-        if self.reward.hints == 0 && self.reward.uses_judge() {
-            return Err(TrainError::setting(
-                "reward.hints",
-                "must be at least 1, not 0",
-            ));
-        }
         if self.reward.source == RewardSource::SelfDistilled
             && self.policy.trained == TrainedParameters::Whole
         {

@@ -87,13 +87,16 @@ fn the_judge_joins_or_labels_the_discriminator() {
         run_on(&settings, &model, dir.path()).unwrap();
         let metrics = read(&dir.path().join("metrics.jsonl")).unwrap();
         let last = metrics.last().unwrap().values.clone();
-        (last["reward/loss_judge"], last["rollout/reward"])
+        (
+            last.get("reward/loss_judge").copied(),
+            last["rollout/reward"],
+        )
     };
     let plain = losses(RewardSource::Learned, 0.0);
     let labelled = losses(RewardSource::Learned, 1.0);
     let mixed = losses(RewardSource::Mixed, 0.0);
-    assert_eq!(plain.0, 0.0);
-    assert!(labelled.0 > 0.0);
+    assert_eq!(plain.0, None);
+    assert!(labelled.0 > Some(0.0));
     assert!(mixed.1 != plain.1);
 }
 
@@ -181,7 +184,11 @@ fn stored_samples_teach_the_discriminator_only() {
     let last = &metrics.last().unwrap().values;
     assert_eq!(last["rollout/length"], 6.0, "five characters and the end");
     assert!(last["reward/accuracy_policy"] >= 0.0 && !last.contains_key("policy/loss"));
-    std::fs::write(&file, "{\"question\": \"another\", \"text\": \"7\"}\n").unwrap();
+    std::fs::write(
+        &file,
+        "{\"id\": 1, \"question\": \"another\", \"text\": \"7\"}\n",
+    )
+    .unwrap();
     let error = run_on(&settings, &model, &dir.path().join("other")).unwrap_err();
     assert!(
         error

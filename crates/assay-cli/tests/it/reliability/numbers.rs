@@ -161,6 +161,7 @@ fn a_last_update_that_diverges_is_no_success() {
 fn a_run_without_failures_has_nothing_to_replay() {
     let lab = Lab::new();
     fs::create_dir(lab.path("run")).unwrap();
+    fs::write(lab.path("run/settings.toml"), "").unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_assay"))
         .current_dir(lab.path("."))
         .args(["replay", "--run", "run"])

@@ -480,8 +480,9 @@ fn the_judge_gives_signs_and_order() {
     // Tokens: 0.5 softplus(-1) + 0.5 softplus(2) over 1; the pair: S 0.5 against 1, J 0.5 against -0.5.
     let softplus = |x: f64| x.exp().ln_1p();
     let tokens = (softplus(-1.0) + softplus(2.0)) / 2.0;
-    close(output.terms.judge, tokens + softplus(0.5));
-    close(output.loss, 2.0 * output.terms.judge);
+    let term = output.terms.judge.unwrap();
+    close(term, tokens + softplus(0.5));
+    close(output.loss, 2.0 * term);
     assert_eq!(output.grads[2], [0.0], "a trace that was not judged");
     let alone = run(&traces[..1], &judge_only());
     assert!(alone.grads[0][0] == 0.0 && alone.grads[0][1] < 0.0);
