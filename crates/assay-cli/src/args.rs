@@ -1,6 +1,7 @@
 //! The command line: names, options and their help.
 
 mod drawing;
+mod judging;
 mod layout;
 mod looking;
 
@@ -15,6 +16,7 @@ use assay_train::settings::PassBudget;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::drawing::DrawArgs;
+pub(crate) use self::judging::JudgeArgs;
 pub(crate) use self::layout::LayoutArgs;
 pub(crate) use self::looking::*;
 use crate::commands::bench::{Shape, Stage};
@@ -357,46 +359,6 @@ pub(crate) struct ScoreArgs {
     #[arg(long, default_value_t = 4096)]
     pub(crate) token_budget: usize,
     /// Output file for the scored traces.
-    #[arg(long)]
-    pub(crate) out: PathBuf,
-    /// Print counts as JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Args)]
-pub(crate) struct JudgeArgs {
-    /// Where to compute.
-    #[command(flatten)]
-    pub(crate) compute: ComputeArgs,
-    /// The model that judges: a directory, a .gguf file or a hub name.
-    #[arg(long)]
-    pub(crate) model: PathBuf,
-    /// An adapter on it.
-    #[arg(long)]
-    pub(crate) adapter: Option<PathBuf>,
-    /// Problems with demonstrations; a trace belongs to the problem with its question.
-    #[arg(long)]
-    pub(crate) problems: PathBuf,
-    /// How the problems are laid out.
-    #[command(flatten)]
-    pub(crate) layout: LayoutArgs,
-    /// Traces: assay's or the two foreign shapes.
-    #[arg(long)]
-    pub(crate) traces: PathBuf,
-    /// Prompt style that the traces were written in.
-    #[arg(long, value_enum, default_value = "gsm8k")]
-    pub(crate) style: Style,
-    /// Misleading versions of each demonstration that the judge reads beside it.
-    #[arg(long, default_value_t = 2)]
-    pub(crate) hints: usize,
-    /// Seed of the misleading versions.
-    #[arg(long, default_value_t = 42)]
-    pub(crate) seed: u64,
-    /// Rows of a packed batch.
-    #[arg(long, default_value_t = 4096)]
-    pub(crate) token_budget: usize,
-    /// Where the judged traces go.
     #[arg(long)]
     pub(crate) out: PathBuf,
     /// Print counts as JSON.
