@@ -240,6 +240,12 @@ pub(crate) fn reward_dir(dir: PathBuf) -> Result<PathBuf> {
         }
         None => {
             refuse_several_runs(&dir)?;
+            ensure!(
+                !dir.join("config.json").exists(),
+                "{} is a whole model, such as a token classifier: only adapters are read as rewards; train one on \
+                 it, or serve it with transformers",
+                dir.display()
+            );
             Ok(dir)
         }
     }

@@ -166,11 +166,15 @@ impl RewardModel {
             let Some(tensor) = loaded.extra.get(name) else {
                 return Ok(None);
             };
-            if tensor.elem_count() != count {
-                let reason = format!(
-                    "{name} has {} values, the backbone needs {count}",
-                    tensor.elem_count()
-                );
+            let found = tensor.elem_count();
+            if found != count {
+                let reason = match found / count.max(1) {
+                    labels @ 2.. if found % count == 0 => format!(
+                        "{name} is of a classifier of {labels} labels, as TRL's process rewards are; a reward has \
+                         one: train with num_labels=1, or keep the difference of two rows as one label"
+                    ),
+                    _ => format!("{name} has {found} values, the backbone needs {count}"),
+                };
                 return Err(CriticError::malformed(dir.join(peft::WEIGHTS_FILE), reason));
             }
             Ok(Some(tensor.flatten_all()?.to_device(&device)?))

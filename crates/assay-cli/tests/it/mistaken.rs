@@ -90,6 +90,8 @@ fn policies_and_rewards_are_told_apart() {
         said.contains("checkpoint/reward is a reward, not a policy"),
         "{said}"
     );
+    let said = world.refused("score --reward model --traces in.jsonl --out out.jsonl");
+    assert!(said.contains("model is a whole model"), "{said}");
     let said = world.refused("calibrate --traces in.jsonl --reward model");
     assert!(said.contains("model is no reward's directory"), "{said}");
 }

@@ -356,7 +356,8 @@ fn a_long_validation_prompt_ends_the_start() {
         validation: &[long],
         ranks: &SingleProcess,
     };
-    let error = train(&inputs, dir.path(), RunMode::Fresh, &mut Silent).unwrap_err();
+    let trained = train(&inputs, dir.path(), RunMode::Fresh, &mut Silent);
+    let error = trained.err().unwrap();
     assert!(error.to_string().contains("40 fit beside"), "{error}");
 }
 
