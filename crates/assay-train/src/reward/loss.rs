@@ -10,7 +10,7 @@
 //! | `relativistic` | mean over pairs of one prompt of softplus(-scale (S_expert - S_negative)) | [`RelativisticSettings`] |
 //! | `contrast` | the same on z at the first corrupted token of demonstration and perturbation | [`ContrastSettings`] |
 //! | `wgan` | mean_neg z - mean_pos z | [`WganSettings`] |
-//! | `judge` | the judge's token signs and trace order, see [`judged`] | [`JudgeSettings`] |
+//! | `judge` | the judge's token signs and trace order (`judged.rs`) | [`JudgeSettings`] |
 //!
 //! Left out: which tokens carry a label ([`assay_critic::granularity`]) and how often this runs ([`super::schedule`]).
 
