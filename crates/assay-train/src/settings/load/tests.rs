@@ -333,7 +333,10 @@ fn branches_come_from_policy_or_file() {
     for (option, key) in [
         ("reward.branches.source=file", "reward.branches.source"),
         ("reward.branches.source.end=line", "reward.branches.source"),
-        ("reward.branches.per_demonstraton=1", "reward.branches.per_demonstration"),
+        (
+            "reward.branches.per_demonstraton=1",
+            "reward.branches.per_demonstration",
+        ),
     ] {
         let message = set(&[option]).unwrap_err().to_string();
         assert!(message.contains(key), "{message}");
