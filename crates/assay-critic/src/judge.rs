@@ -1,8 +1,8 @@
 //! The judge: a model that has read the demonstration, as a source of token rewards without training.
 //!
 //! The model reads the question with a hint, which is the demonstration or a misleading version of
-//! it ([`Hints`]), and then the trace. A token that the demonstration makes likelier than the
-//! misleading hints do is on the demonstration's way:
+//! it ([`Hints`]), and then the trace. A token is rewarded when the
+//! demonstration makes it likelier than the misleading hints do:
 //!
 //! r_t = p(y_t | x, h, y_<t) - 1/K sum_k p(y_t | x, h_k, y_<t),
 //!
@@ -12,7 +12,7 @@
 //! J = sum_t |r_t| r_t / sum_t |r_t|.
 //!
 //! It reads demonstrations and no labels. It ranks traces; it does not find the first error, because
-//! a wrong number stands in no hint.
+//! a wrong number appears in no hint.
 
 use assay_lm::LanguageModel;
 use assay_lm::adapter::Adapter;

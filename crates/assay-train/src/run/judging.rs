@@ -51,8 +51,10 @@ pub(super) fn judge_samples(
             .filter(|trace| open(trace))
             .map(|trace| trace.completion.ids.clone())
             .collect();
-        let hints = plan.hints(group);
-        let (false, Some(hints)) = (completions.is_empty(), hints) else {
+        if completions.is_empty() {
+            continue;
+        }
+        let Some(hints) = plan.hints(group) else {
             continue;
         };
         let judged = JudgedTraces {
@@ -124,6 +126,9 @@ pub(super) fn join_rewards(
     groups: &mut [PromptGroup],
     source: RewardSource,
 ) -> Result<(), TrainError> {
+    if source == RewardSource::Learned {
+        return Ok(());
+    }
     let judged: Vec<Vec<f32>> = groups
         .iter()
         .flat_map(|group| &group.traces)
@@ -145,11 +150,13 @@ pub(super) fn join_rewards(
         .flat_map(|group| group.traces.iter().map(|trace| trace.rewards.as_slice()))
         .collect();
     let factors = match source {
-        RewardSource::Learned => return Ok(()),
-        RewardSource::Privileged | RewardSource::SelfDistilled => Factors::judged_alone(),
         RewardSource::Mixed => Factors {
             learned: 1.0 / deviation(&learned),
             judged: 1.0 / deviation(&judged),
+        },
+        _ => Factors {
+            learned: 0.0,
+            judged: 1.0,
         },
     };
     let all = groups.iter_mut().flat_map(|group| &mut group.traces);
@@ -166,15 +173,6 @@ pub(super) fn join_rewards(
 struct Factors {
     learned: f32,
     judged: f32,
-}
-
-impl Factors {
-    fn judged_alone() -> Self {
-        Self {
-            learned: 0.0,
-            judged: 1.0,
-        }
-    }
 }
 
 /// T |d_t| d_t / sum |d|: rewards whose mean over the trace is its judged score.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use assay_critic::PolicyModel;
-use assay_critic::encode::Encoder;
+use assay_critic::encode::{EncodedCompletion, Encoder};
 use assay_lm::draw::DrawSettings;
 use assay_lm::sampling::{Completion, SampleRequest, SamplingLimits, sample};
 use assay_tasks::answers;
@@ -83,14 +83,26 @@ pub(super) fn add_samples(
 ) {
     for (group, completions) in groups.iter_mut().zip(drawn) {
         let traces = completions.into_iter();
-        let traces: Vec<Trace> = traces.map(|drawn| graded(encoder, group, drawn)).collect();
+        let traces: Vec<Trace> = traces
+            .map(|drawn| drawn_sample(encoder, group, drawn))
+            .collect();
         group.traces.extend(traces);
     }
 }
 
-/// A sample with its text, its answer, and where it departs from the demonstration.
-fn graded(encoder: &Encoder<'_>, group: &PromptGroup, drawn: Completion) -> Trace {
-    let completion = encoder.decode(&drawn.token_ids);
+/// A sample as it was drawn.
+fn drawn_sample(encoder: &Encoder<'_>, group: &PromptGroup, drawn: Completion) -> Trace {
+    let mut trace = graded(group, encoder.decode(&drawn.token_ids));
+    trace.sampling = Some(Arc::new(SampleRecord {
+        sampling_logprobs: drawn.sampling_logprobs,
+        policy_logprobs: drawn.policy_logprobs,
+        truncated: drawn.truncated,
+    }));
+    trace
+}
+
+/// A completion as a sample of a prompt: its answer, and where it departs from the demonstration.
+pub(super) fn graded(group: &PromptGroup, completion: EncodedCompletion) -> Trace {
     let checked = answers::check(&completion.text, group.problem.answer.as_deref());
     let mut trace = Trace::new(TraceRole::Policy, completion);
     if let Some(demonstration) = group.demonstration() {
@@ -101,10 +113,5 @@ fn graded(encoder: &Encoder<'_>, group: &PromptGroup, drawn: Completion) -> Trac
         predicted_answer: checked.predicted,
         correct: checked.correct,
     };
-    trace.sampling = Some(Arc::new(SampleRecord {
-        sampling_logprobs: drawn.sampling_logprobs,
-        policy_logprobs: drawn.policy_logprobs,
-        truncated: drawn.truncated,
-    }));
     trace
 }

@@ -1,20 +1,21 @@
-//! Samples that a file holds: the policy is not asked while a discriminator learns from samples drawn before.
+//! Samples from a file: a discriminator learns from traces that were drawn before, and the policy
+//! draws none.
 //!
-//! Several discriminators can so be compared on the same samples, and samples that were judged
-//! before (`assay judge`) keep the judge's token rewards.
+//! In this way several discriminators learn from the same samples. Samples that `assay judge` has
+//! judged keep the judge's token rewards.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use assay_critic::encode::{EncodedCompletion, Encoder};
-use assay_tasks::answers;
 use assay_tasks::trace::{FinishReason, ScoredTrace};
 use assay_tasks::trace_io::read_foreign_traces;
 
+use super::rollout::graded;
 use crate::TrainError;
 use crate::settings::EngineSettings;
-use crate::trace::{PromptGroup, SampleRecord, Trace, TraceRole, Verdict};
+use crate::trace::{PromptGroup, SampleRecord, Trace};
 
 /// The trace score that marks token rewards as the judge's.
 const JUDGED: &str = "judge";
@@ -51,7 +52,7 @@ impl StoredSamples {
         Ok(Some(stored))
     }
 
-    /// Share of prompts that the file has samples of.
+    /// Number of prompts that the file has samples of.
     pub(super) fn coverage(&self, demonstrations: &[PromptGroup]) -> usize {
         let groups = demonstrations.iter();
         groups.filter(|group| !self.of(group).is_empty()).count()
@@ -104,16 +105,7 @@ fn sample(
         ids: std::mem::take(&mut stored.token_ids),
         offsets: std::mem::take(&mut stored.token_offsets),
     };
-    let checked = answers::check(&completion.text, group.problem.answer.as_deref());
-    let mut trace = Trace::new(TraceRole::Policy, completion);
-    if let Some(demonstration) = group.demonstration() {
-        let expert = &demonstration.completion.ids;
-        trace.spans.diverges_at = trace.completion.diverges_from(expert);
-    }
-    trace.verdict = Verdict {
-        predicted_answer: checked.predicted,
-        correct: checked.correct,
-    };
+    let mut trace = graded(group, completion);
     trace.sampling = record(&stored, trace.len()).map(Arc::new);
     if stored.scores.contains_key(JUDGED) && stored.token_rewards.len() == trace.len() {
         let rewards = stored.token_rewards.iter();
