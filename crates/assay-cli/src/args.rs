@@ -543,7 +543,7 @@ pub(crate) struct ExportArgs {
     /// names.
     #[arg(long)]
     pub(crate) base_name: Option<String>,
-    /// Number type of merged weights.
+    /// Number type of the written weights: of a merged model or of adapters.
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     pub(crate) dtype: Dtype,
     /// Print what was written as JSON.

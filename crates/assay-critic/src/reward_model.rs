@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use assay_lm::adapter::{Adapter, AdapterCard};
+use assay_lm::directory::WeightType;
 use assay_lm::packed::PackedBatch;
 use assay_lm::peft;
 use assay_lm::transformer::Transformer;
@@ -216,6 +217,7 @@ impl RewardModel {
                 Vec::new()
             },
             trained_on: self.backbone.fingerprint().map(str::to_owned),
+            weights: WeightType::F32,
         };
         if linear {
             self.adapter.save(dir, &card, &extra)?;

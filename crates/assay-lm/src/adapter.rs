@@ -11,6 +11,7 @@ use assay_tasks::random::StreamKey;
 use candle_core::{DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
+use crate::directory::WeightType;
 use crate::{LmError, MatrixShape, ModelConfig};
 
 /// The projections of a decoder layer: seven, or fewer where a family fuses some.
@@ -396,4 +397,6 @@ pub struct AdapterCard {
     /// [`crate::transformer::Transformer::fingerprint`] of the frozen weights that the adapter was
     /// trained on.
     pub trained_on: Option<String>,
+    /// Element type of the written tensors.
+    pub weights: WeightType,
 }

@@ -1,6 +1,7 @@
 //! Packed batches: the unit of work of every forward pass.
 //!
-//! A batch is a flat list of tokens without padding. A group's prompt appears once; each completion
+//! A batch is a flat list of tokens without padding. A group's prompt appears once, and so does each
+//! beginning that completions of the group share: the rows of a group form a tree. A completion
 //! attends to its prompt and to itself, and its positions continue from the prompt. This module
 //! decides the order of rows, which row predicts which token, and how an update is cut into
 //! micro-batches of whole completions. Attention itself is in `assay-ops`.
@@ -9,7 +10,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use assay_ops::{AttentionLayout, GroupSpans};
+use assay_ops::{AttentionLayout, Branch, GroupSpans};
 
 use crate::LmError;
 
@@ -23,13 +24,14 @@ pub struct Group {
 }
 
 impl Group {
-    /// Number of rows this group takes in a packed batch: prompt once, completions once each.
+    /// Most rows this group takes in a packed batch: prompt once, completions once each. Completions
+    /// that begin alike take fewer.
     pub fn rows(&self) -> usize {
         self.prompt.len() + self.completions.iter().map(Vec::len).sum::<usize>()
     }
 }
 
-/// Rows of some groups in one packed batch.
+/// Most rows of some groups in one packed batch.
 pub fn rows(groups: &[Group]) -> usize {
     groups.iter().map(Group::rows).sum()
 }
@@ -109,10 +111,10 @@ pub struct CompletionSpan {
     pub group: usize,
     /// Index of the completion in its group.
     pub index: usize,
-    /// Its rows.
-    pub rows: Range<usize>,
+    /// The row of each token. The first rows may be those of an earlier completion too.
+    pub rows: Vec<u32>,
     /// The prompt's last row: its hidden state predicts the completion's first token.
-    pub prompt_last_row: usize,
+    pub prompt_last_row: u32,
 }
 
 impl CompletionSpan {
@@ -120,12 +122,9 @@ impl CompletionSpan {
     ///
     /// Token 0 is predicted by the prompt's last row, token t by the row of token t-1.
     pub fn prediction_rows(&self) -> impl Iterator<Item = u32> + '_ {
-        let before_last = self.rows.end.saturating_sub(1).max(self.rows.start);
-        let own = self.rows.start..before_last;
         std::iter::once(self.prompt_last_row)
-            .chain(own)
+            .chain(self.rows.iter().copied())
             .take(self.rows.len())
-            .map(|row| row as u32)
     }
 }
 
@@ -133,7 +132,7 @@ impl CompletionSpan {
 ///
 /// # Shapes
 /// `tokens` and `positions` have one entry a row, `[T]`. Rows are, group after group: the prompt,
-/// then each completion.
+/// then of each completion the tokens that no earlier one begins with.
 #[derive(Clone, Debug)]
 pub struct PackedBatch {
     /// Token id of each row.
@@ -154,38 +153,38 @@ impl PackedBatch {
     /// # Errors
     /// [`LmError::EmptyPrompt`] names the group whose prompt has no token.
     pub fn new(groups: &[Group]) -> Result<Self, LmError> {
-        let total = groups.iter().map(Group::rows).sum();
-        let mut tokens = Vec::with_capacity(total);
-        let mut positions = Vec::with_capacity(total);
+        let mut rows = Rows::default();
         let mut completions = Vec::new();
         let mut prompts = Vec::with_capacity(groups.len());
         let mut spans = Vec::with_capacity(groups.len());
-        for (group_index, group) in groups.iter().enumerate() {
-            if group.prompt.is_empty() {
-                return Err(LmError::EmptyPrompt { group: group_index });
+        for (group, tokens) in groups.iter().enumerate() {
+            if tokens.prompt.is_empty() {
+                return Err(LmError::EmptyPrompt { group });
             }
-            let prompt = append(&mut tokens, &mut positions, &group.prompt, 0);
-            let mut own = Vec::with_capacity(group.completions.len());
-            for (index, completion) in group.completions.iter().enumerate() {
-                let rows = append(&mut tokens, &mut positions, completion, group.prompt.len());
-                own.push(rows.clone());
+            let prompt = rows.prompt(&tokens.prompt);
+            let prompt_last_row = prompt.end as u32 - 1;
+            let mut branches = Vec::with_capacity(tokens.completions.len());
+            for (index, completion) in tokens.completions.iter().enumerate() {
+                let rows_before = rows.tokens.len();
+                let path = rows.completion(&prompt, completion);
+                branches.push(branch(&path, rows_before));
                 completions.push(CompletionSpan {
-                    group: group_index,
+                    group,
                     index,
-                    rows,
-                    prompt_last_row: prompt.end - 1,
+                    rows: path,
+                    prompt_last_row,
                 });
             }
             prompts.push(prompt.clone());
             spans.push(GroupSpans {
                 prompt,
-                completions: own,
+                completions: branches,
             });
         }
         let layout = Arc::new(AttentionLayout::new(spans)?);
         Ok(Self {
-            tokens: tokens.into(),
-            positions: positions.into(),
+            tokens: rows.tokens.into(),
+            positions: rows.positions.into(),
             layout,
             completions,
             prompts,
@@ -213,7 +212,7 @@ impl PackedBatch {
         let targets: Vec<u32> = self
             .completions
             .iter()
-            .flat_map(|span| self.tokens[span.rows.clone()].iter().copied())
+            .flat_map(|span| span.rows.iter().map(|&row| self.tokens[row as usize]))
             .collect();
         (rows, targets.into())
     }
@@ -222,8 +221,7 @@ impl PackedBatch {
     pub fn completion_rows(&self) -> Vec<u32> {
         self.completions
             .iter()
-            .flat_map(|span| span.rows.clone())
-            .map(|row| row as u32)
+            .flat_map(|span| span.rows.iter().copied())
             .collect()
     }
 
@@ -241,16 +239,56 @@ impl PackedBatch {
     }
 }
 
-fn append(
-    tokens: &mut Vec<u32>,
-    positions: &mut Vec<u32>,
-    ids: &[u32],
-    first_position: usize,
-) -> Range<usize> {
-    let start = tokens.len();
-    tokens.extend_from_slice(ids);
-    positions.extend((first_position..first_position + ids.len()).map(|p| p as u32));
-    start..tokens.len()
+/// Rows of a batch that is being packed.
+#[derive(Default)]
+struct Rows {
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    /// The row that continues a row by a token.
+    next: HashMap<(u32, u32), u32>,
+}
+
+impl Rows {
+    fn prompt(&mut self, ids: &[u32]) -> Range<usize> {
+        let start = self.tokens.len();
+        self.tokens.extend_from_slice(ids);
+        self.positions.extend(0..ids.len() as u32);
+        start..self.tokens.len()
+    }
+
+    /// The rows of a completion, new ones from its first token on that no earlier completion has there.
+    fn completion(&mut self, prompt: &Range<usize>, ids: &[u32]) -> Vec<u32> {
+        let mut before = prompt.end as u32 - 1;
+        let path = ids
+            .iter()
+            .zip(prompt.len() as u32..)
+            .map(|(&id, position)| {
+                let new = self.tokens.len() as u32;
+                let row = *self.next.entry((before, id)).or_insert(new);
+                if row == new {
+                    self.tokens.push(id);
+                    self.positions.push(position);
+                }
+                before = row;
+                row
+            });
+        path.collect()
+    }
+}
+
+/// The shared ranges of a path of rows, and its own rows: those from `first_own` on.
+fn branch(path: &[u32], first_own: usize) -> Branch {
+    let shared_len = path.partition_point(|&row| (row as usize) < first_own);
+    let mut shared: Vec<Range<usize>> = Vec::new();
+    for &row in &path[..shared_len] {
+        let row = row as usize;
+        match shared.last_mut() {
+            Some(last) if last.end == row => last.end += 1,
+            _ => shared.push(row..row + 1),
+        }
+    }
+    let own = first_own..first_own + path.len() - shared_len;
+    Branch { shared, own }
 }
 
 /// A part of an update that fits the token budget.
@@ -371,14 +409,47 @@ mod tests {
     #[test]
     fn the_prompts_last_row_predicts_the_completion() {
         let batch = PackedBatch::new(&[group(3, &[2, 0, 1]), group(1, &[3])]).unwrap();
-        assert_eq!(&*batch.positions, &[0, 1, 2, 3, 4, 3, 0, 1, 2, 3]);
+        // The third completion is the beginning of the first.
+        assert_eq!(&*batch.positions, &[0, 1, 2, 3, 4, 0, 1, 2, 3]);
         let (rows, targets) = batch.predictions();
-        assert_eq!(rows, [2, 3, 2, 6, 7, 8]);
+        assert_eq!(rows, [2, 3, 2, 5, 6, 7]);
         assert_eq!(&*targets, &[0, 1, 0, 0, 1, 2]);
-        assert_eq!(batch.completion_rows(), [3, 4, 5, 7, 8, 9]);
+        assert_eq!(batch.completion_rows(), [3, 4, 3, 6, 7, 8]);
         assert_eq!(
             batch.split_by_completion(&[1., 2., 3., 4., 5., 6.]),
             vec![vec![1., 2.], vec![], vec![3.], vec![4., 5., 6.]]
+        );
+    }
+
+    #[test]
+    fn shared_beginnings_are_packed_once() {
+        let completions = vec![
+            vec![4, 5, 6],
+            vec![4, 5, 7, 8],
+            vec![9],
+            vec![4, 5, 7, 1],
+            vec![4, 5, 6],
+        ];
+        let prompt = vec![4, 5];
+        let group = Group {
+            prompt,
+            completions,
+        };
+        let batch = PackedBatch::new(&[group.clone(), group]).unwrap();
+        assert_eq!(&batch.tokens[..9], &[4, 5, 4, 5, 6, 7, 8, 9, 1]);
+        assert_eq!(&batch.positions[..9], &[0, 1, 2, 3, 4, 4, 5, 2, 5]);
+        assert_eq!(batch.len(), 18);
+        assert_eq!(batch.completions[3].rows, [2, 3, 5, 8]);
+        assert_eq!(batch.completions[9].rows, [11, 12, 13]);
+        let branches = &batch.layout.groups()[0].completions;
+        assert_eq!(branches[1].shared, [2..4]);
+        assert_eq!(
+            (&branches[3].shared[..], &branches[3].own),
+            (&[2..4, 5..6][..], &(8..9))
+        );
+        assert_eq!(
+            (&branches[4].shared[..], &branches[4].own),
+            (&[2..5][..], &(9..9))
         );
     }
 

@@ -339,6 +339,9 @@ pub(crate) fn save(
         .map(|(name, var)| (name.clone(), var.as_tensor().clone()))
         .collect();
     tensors.extend(extra.iter().cloned());
+    for tensor in tensors.values_mut() {
+        *tensor = tensor.to_dtype(card.weights.dtype())?;
+    }
     let weights = dir.join(WEIGHTS_FILE);
     crate::save_tensors(&tensors, &weights)?;
     if let Some(trained_on) = &card.trained_on {

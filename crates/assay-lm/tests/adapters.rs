@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use assay_lm::adapter::AdapterCard;
+use assay_lm::directory::WeightType;
 use assay_lm::packed::{Group, PackedBatch};
 use assay_lm::peft::{self, LoadedAdapter};
 use assay_lm::transformer::Transformer;
 use assay_lm::{ModelConfig, Placement, Weights};
 use assay_ops::linear;
+use candle_core::DType;
 use serde_json::{Value, json};
 
 fn golden(name: &str) -> PathBuf {
@@ -132,11 +134,49 @@ fn patterns_survive_saving() {
             task_type: "CAUSAL_LM",
             modules_to_save: Vec::new(),
             trained_on: None,
+            weights: WeightType::F32,
         };
         loaded.adapter.save(dir.path(), &card, &[]).unwrap();
         let again = peft::load(dir.path(), base.config()).unwrap();
         let (before, after) = (logprobs(&base, &loaded), logprobs(&base, &again));
         assert_eq!(before, after, "{name}");
+    }
+}
+
+#[test]
+fn bf16_halves_an_adapter_and_rounds_it() {
+    let base = base("tied");
+    let loaded = peft::load(&golden("ranks"), base.config()).unwrap();
+    let saved = |weights| {
+        let dir = tempfile::tempdir().unwrap();
+        let card = AdapterCard {
+            base_model: "base".to_owned(),
+            task_type: "CAUSAL_LM",
+            modules_to_save: Vec::new(),
+            trained_on: None,
+            weights,
+        };
+        loaded.adapter.save(dir.path(), &card, &[]).unwrap();
+        let size = fs::metadata(dir.path().join(peft::WEIGHTS_FILE)).unwrap();
+        (peft::load(dir.path(), base.config()).unwrap(), size.len())
+    };
+    let ((whole, whole_size), (half, half_size)) =
+        (saved(WeightType::F32), saved(WeightType::Bf16));
+    assert!(half_size < whole_size * 3 / 4);
+    for ((name, whole), (_, half)) in whole
+        .adapter
+        .parameters()
+        .iter()
+        .zip(half.adapter.parameters())
+    {
+        let rounded = whole
+            .to_dtype(DType::BF16)
+            .unwrap()
+            .to_dtype(DType::F32)
+            .unwrap();
+        let difference = (rounded - half.as_tensor()).unwrap().abs().unwrap();
+        let largest = difference.max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert_eq!(largest, 0.0, "{name}");
     }
 }
 

@@ -140,7 +140,7 @@ fn packed(groups: usize, prompt: usize, completions: &[usize]) -> Arc<AttentionL
     };
     let spans = (0..groups).map(|_| GroupSpans {
         prompt: span(prompt),
-        completions: completions.iter().map(|&len| span(len)).collect(),
+        completions: completions.iter().map(|&len| span(len).into()).collect(),
     });
     Arc::new(AttentionLayout::new(spans.collect()).unwrap())
 }

@@ -8,19 +8,45 @@ use crate::OpsError;
 use crate::cuda::grouped_attention::Tiles;
 use crate::cuda::memo::Memo;
 
-/// Rows of one group: a prompt, then its completions without gaps.
+/// Rows of one group: a prompt, then the rows of its completions without gaps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupSpans {
     /// Rows of the prompt; never empty.
     pub prompt: Range<usize>,
-    /// Rows of each completion; may be empty.
-    pub completions: Vec<Range<usize>>,
+    /// The completions; together with the prompt they form a tree.
+    pub completions: Vec<Branch>,
+}
+
+/// Rows of one completion after its prompt: first those it shares, then its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Branch {
+    /// Rows of earlier completions of the group with which this one begins, in order. Each range
+    /// starts where the own rows of an earlier completion start.
+    pub shared: Vec<Range<usize>>,
+    /// Rows of this completion alone; may be empty.
+    pub own: Range<usize>,
+}
+
+impl From<Range<usize>> for Branch {
+    /// A completion that shares only its prompt.
+    fn from(own: Range<usize>) -> Self {
+        let shared = Vec::new();
+        Self { shared, own }
+    }
+}
+
+impl Branch {
+    /// Number of shared rows.
+    pub(crate) fn shared_len(&self) -> usize {
+        self.shared.iter().map(ExactSizeIterator::len).sum()
+    }
 }
 
 /// The validated spans of a packed batch.
 ///
-/// A prompt's row attends to the prompt's rows up to itself; a completion's row attends to its whole prompt and to the
-/// completion's rows up to itself, and to no other rows.
+/// A prompt's row attends to the prompt's rows up to itself. A completion's own row attends to its
+/// whole prompt, to the rows that the completion shares and to its own rows up to itself, and to no
+/// other rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttentionLayout {
     groups: Vec<GroupSpans>,
@@ -30,10 +56,11 @@ pub struct AttentionLayout {
 }
 
 impl AttentionLayout {
-    /// Checks that the groups cover rows 0, 1, 2, ... without gaps or overlaps.
+    /// Checks that the groups cover rows 0, 1, 2, ... without gaps or overlaps, and that shared rows
+    /// are those of earlier completions.
     ///
     /// # Errors
-    /// [`OpsError::EmptyPrompt`], [`OpsError::Spans`].
+    /// [`OpsError::EmptyPrompt`], [`OpsError::Spans`], [`OpsError::SharedRows`].
     pub fn new(groups: Vec<GroupSpans>) -> Result<Self, OpsError> {
         let mut rows = 0;
         for (group, spans) in groups.iter().enumerate() {
@@ -41,8 +68,9 @@ impl AttentionLayout {
                 return Err(OpsError::EmptyPrompt { group });
             }
             rows = follow(group, "prompt", &spans.prompt, rows)?;
-            for completion in &spans.completions {
-                rows = follow(group, "completion", completion, rows)?;
+            for (index, branch) in spans.completions.iter().enumerate() {
+                check_shared(group, branch, &spans.completions[..index])?;
+                rows = follow(group, "completion", &branch.own, rows)?;
             }
         }
         Ok(Self {
@@ -61,6 +89,22 @@ impl AttentionLayout {
     pub fn rows(&self) -> usize {
         self.rows
     }
+}
+
+/// Checks that each shared range starts with an earlier completion's own rows and lies before those
+/// of `branch`, and that the ranges ascend.
+fn check_shared(group: usize, branch: &Branch, earlier: &[Branch]) -> Result<(), OpsError> {
+    let mut after = 0;
+    for shared in &branch.shared {
+        let starts = earlier.iter().any(|other| other.own.start == shared.start);
+        let fits = !shared.is_empty() && after <= shared.start && shared.end <= branch.own.start;
+        if !(starts && fits) {
+            let found = shared.clone();
+            return Err(OpsError::SharedRows { group, found });
+        }
+        after = shared.end;
+    }
+    Ok(())
 }
 
 /// Checks that `span` starts at `expected` and returns its end.
@@ -89,7 +133,7 @@ mod tests {
     fn gaps_overlaps_and_empty_prompts_are_errors() {
         let group = |prompt: Range<usize>, completions: Vec<Range<usize>>| GroupSpans {
             prompt,
-            completions,
+            completions: completions.into_iter().map(Branch::from).collect(),
         };
         assert_eq!(
             AttentionLayout::new(vec![group(0..3, vec![3..5, 5..5, 5..6])])
@@ -121,5 +165,30 @@ mod tests {
                 ..
             })
         ));
+    }
+
+    #[test]
+    fn shared_rows_are_those_of_earlier_completions() {
+        let layout = |shared: Vec<Range<usize>>| {
+            let mut completions: Vec<Branch> = vec![(2..6).into(), (6..9).into()];
+            completions[1].shared = vec![2..4];
+            completions.push(Branch { shared, own: 9..10 });
+            AttentionLayout::new(vec![GroupSpans {
+                prompt: 0..2,
+                completions,
+            }])
+        };
+        assert!(layout(vec![2..4, 6..9]).is_ok());
+        for wrong in [
+            vec![3..4],
+            vec![2..2],
+            vec![2..10],
+            vec![0..2],
+            vec![9..10],
+            vec![6..9, 2..4],
+        ] {
+            let refused = layout(wrong);
+            assert!(matches!(refused, Err(OpsError::SharedRows { .. })));
+        }
     }
 }

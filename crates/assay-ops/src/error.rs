@@ -72,6 +72,16 @@ pub enum OpsError {
         /// Row at which it had to start.
         expected: usize,
     },
+    /// Shared rows that do not start with an earlier completion of the group, or overlap.
+    #[error(
+        "attention layout: a completion of group {group} shares rows {found:?}, which are not the beginning of earlier completions"
+    )]
+    SharedRows {
+        /// Index of the group.
+        group: usize,
+        /// The shared rows.
+        found: Range<usize>,
+    },
     /// A group's prompt has no rows.
     #[error("attention layout: the prompt of group {group} is empty")]
     EmptyPrompt {

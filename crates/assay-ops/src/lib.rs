@@ -74,7 +74,7 @@ pub use adamw::{
     squares_on_device,
 };
 pub use add::add;
-pub use attention_layout::{AttentionLayout, GroupSpans};
+pub use attention_layout::{AttentionLayout, Branch, GroupSpans};
 pub use cached_attention::{CacheRow, CacheRows, KvCache, PromptKeyValues, cached_attention};
 pub use ceilings::Ceilings;
 pub use cpu::routines::product::multiplies_bf16_natively;

@@ -28,7 +28,9 @@ use crate::open;
 pub(crate) fn run(args: &ExportArgs) -> Result<()> {
     let written = match args.format {
         ExportFormat::Tensorboard => events(args)?,
-        ExportFormat::Peft => whole(args, adapters::write)?,
+        ExportFormat::Peft => whole(args, |run, dir| {
+            adapters::write(run, dir, args.dtype.into())
+        })?,
         ExportFormat::Merged => whole(args, |run, dir| merged::write(run, dir, args.dtype.into()))?,
         ExportFormat::MergedReward => whole(args, |run, dir| {
             classifier::write(run, dir, args.dtype.into())

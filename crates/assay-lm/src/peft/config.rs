@@ -408,6 +408,7 @@ mod tests {
             task_type: "CAUSAL_LM",
             modules_to_save: Vec::new(),
             trained_on: None,
+            weights: crate::directory::WeightType::F32,
         };
         let json = json_of(&adapter, &card);
         assert_eq!(json["base_model_name_or_path"], "org/name");

@@ -1,6 +1,7 @@
 //! The CPU side of [`crate::grouped_attention()`]: the operation and its forward pass.
 
 mod backward;
+mod chain;
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -9,10 +10,13 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result as CandleResult, Shape, 
 use rayon::prelude::*;
 
 use self::backward::{Inputs, gradients};
+use self::chain::Gathered;
 use crate::cpu::routines::disjoint::Disjoint;
-use crate::cpu::routines::softmax::{KeyValues, QUERIES, Softmax, key_blocks, stack_heads};
+use crate::cpu::routines::softmax::{
+    KeyBlock, KeyValues, QUERIES, Softmax, key_blocks, stack_heads,
+};
 use crate::values::{Values, slice, zeros};
-use crate::{AttentionLayout, HeadShape, OpsError};
+use crate::{AttentionLayout, Branch, HeadShape, OpsError};
 
 const NAME: &str = "grouped_attention";
 
@@ -93,32 +97,37 @@ impl CustomOp3 for GroupedAttention {
     }
 }
 
-/// Query rows of one task, the prompt before them and the span that contains them.
+/// Query rows of one task, the prompt before them and the completion or prompt that contains them.
 struct QueryBlock {
     rows: Range<usize>,
     prompt: Option<Range<usize>>,
-    own: Range<usize>,
+    span: Branch,
 }
 
 fn query_blocks(layout: &AttentionLayout) -> Vec<QueryBlock> {
     let mut blocks = Vec::new();
     for group in layout.groups() {
-        let spans = std::iter::once((None, &group.prompt));
-        let spans = spans.chain(
-            group
-                .completions
-                .iter()
-                .map(|own| (Some(group.prompt.clone()), own)),
-        );
-        for (prompt, own) in spans {
+        let prompt = (None, Branch::from(group.prompt.clone()));
+        let after = |span: &Branch| (Some(group.prompt.clone()), span.clone());
+        let spans = std::iter::once(prompt).chain(group.completions.iter().map(after));
+        for (prompt, span) in spans {
+            let own = span.own.clone();
             blocks.extend(own.clone().step_by(QUERIES).map(|start| QueryBlock {
                 rows: start..own.end.min(start + QUERIES),
                 prompt: prompt.clone(),
-                own: own.clone(),
+                span: span.clone(),
             }));
         }
     }
     blocks
+}
+
+/// Scratch of a thread.
+#[derive(Default)]
+struct Worker {
+    softmax: Softmax,
+    gathered: Gathered,
+    queries: Vec<f32>,
 }
 
 /// The result and the log-normalisers.
@@ -136,51 +145,53 @@ fn forward(
     let tasks = (0..blocks.len() * shape.kv_heads)
         .into_par_iter()
         .with_max_len(1);
-    tasks.for_each_init(
-        <(Softmax, Vec<f32>)>::default,
-        |(softmax, queries), task| {
-            let (block, kv_head) = (&blocks[task / shape.kv_heads], task % shape.kv_heads);
-            let heads = kv_head * sharing..(kv_head + 1) * sharing;
-            let width = shape.query_width();
-            stack_heads(q, width, &block.rows, &heads, dim, queries);
-            let source = KeyValues {
-                keys: &k[kv_head * dim..],
-                values: &v[kv_head * dim..],
-                stride: shape.kv_width(),
-            };
-            attend(softmax, queries, source, block, shape);
-            let count = block.rows.len();
-            for (i, normaliser) in softmax.finish(shape).enumerate() {
-                let at = (heads.start + i / count) * rows + block.rows.start + i % count;
-                // SAFETY: no other task writes these rows of these heads.
-                unsafe { normaliser_parts.slice(at, 1)[0] = normaliser }
-            }
-            for (i, weighted) in softmax.weighted.chunks_exact(dim).enumerate() {
-                let at = (block.rows.start + i % count) * shape.query_width()
-                    + (heads.start + i / count) * dim;
-                // SAFETY: no other task writes these rows of these heads.
-                unsafe { out_parts.slice(at, dim).copy_from_slice(weighted) }
-            }
-        },
-    );
+    tasks.for_each_init(Worker::default, |worker, task| {
+        let (block, kv_head) = (&blocks[task / shape.kv_heads], task % shape.kv_heads);
+        let heads = kv_head * sharing..(kv_head + 1) * sharing;
+        let width = shape.query_width();
+        stack_heads(q, width, &block.rows, &heads, dim, &mut worker.queries);
+        let source = KeyValues {
+            keys: &k[kv_head * dim..],
+            values: &v[kv_head * dim..],
+            stride: shape.kv_width(),
+        };
+        attend(worker, source, block, shape);
+        let softmax = &mut worker.softmax;
+        let count = block.rows.len();
+        for (i, normaliser) in softmax.finish(shape).enumerate() {
+            let at = (heads.start + i / count) * rows + block.rows.start + i % count;
+            // SAFETY: no other task writes these rows of these heads.
+            unsafe { normaliser_parts.slice(at, 1)[0] = normaliser }
+        }
+        for (i, weighted) in softmax.weighted.chunks_exact(dim).enumerate() {
+            let at = (block.rows.start + i % count) * shape.query_width()
+                + (heads.start + i / count) * dim;
+            // SAFETY: no other task writes these rows of these heads.
+            unsafe { out_parts.slice(at, dim).copy_from_slice(weighted) }
+        }
+    });
     Ok((out, normalisers))
 }
 
 /// Adds every block of keys that the query block attends to.
-fn attend(
-    softmax: &mut Softmax,
-    queries: &[f32],
-    source: KeyValues<'_>,
-    block: &QueryBlock,
-    shape: HeadShape,
-) {
+fn attend(worker: &mut Worker, source: KeyValues<'_>, block: &QueryBlock, shape: HeadShape) {
+    let Worker {
+        softmax,
+        gathered,
+        queries,
+    } = worker;
     let count = block.rows.len();
     softmax.start(count * shape.sharing(), shape);
     for keys in block.prompt.clone().into_iter().flat_map(key_blocks) {
         softmax.take(queries, source.block(&keys), shape, |_| keys.len());
     }
-    for keys in key_blocks(block.own.start..block.rows.end) {
-        let visible = |row: usize| (block.rows.start + row % count + 1).saturating_sub(keys.start);
-        softmax.take(queries, source.block(&keys), shape, visible);
+    let first = block.span.shared_len() + block.rows.start - block.span.own.start;
+    for keys in key_blocks(0..first + count) {
+        let visible = |row: usize| (first + row % count + 1).saturating_sub(keys.start);
+        let block = KeyBlock {
+            source: gathered.block(source, shape.head_dim, &block.span, &keys),
+            count: keys.len(),
+        };
+        softmax.take(queries, block, shape, visible);
     }
 }

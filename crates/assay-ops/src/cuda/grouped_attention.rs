@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Result as CandleResult, Tensor};
 
 use super::attach::{Gradients, attach3};
 use super::launch::{Fresh, Launch};
-use crate::{AttentionLayout, HeadShape};
+use crate::{AttentionLayout, Branch, HeadShape};
 
 const THREADS: usize = 128;
 /// Queries of one work item of a tile of keys. The limit spreads long groups over the device.
@@ -31,8 +31,10 @@ pub(super) fn kernel(name: &str, head_dim: usize) -> CandleResult<String> {
 /// The tables that the kernels read for a layout.
 #[derive(Clone)]
 pub(crate) struct Tiles {
-    /// `[count, 5]`: first row, rows, first and end row of the prompt, first row of the span.
+    /// `[count, 5]`: first row, rows, first range, end of ranges, first own row of the span.
     queries: Tensor,
+    /// `[count, 2]`: first and end row of the keys that come before a span: its prompt, shared rows.
+    ranges: Tensor,
     /// `[count, 4]`: first key, keys, first query, end of queries.
     items: Tensor,
     /// `[count, 4]`: first key, keys, first item, end of items.
@@ -43,6 +45,7 @@ pub(crate) struct Tiles {
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct TileLists {
     pub(super) queries: Vec<[u32; 5]>,
+    pub(super) ranges: Vec<[u32; 2]>,
     pub(super) items: Vec<[u32; 4]>,
     pub(super) keys: Vec<[u32; 4]>,
 }
@@ -51,37 +54,62 @@ impl TileLists {
     pub(super) fn new(layout: &AttentionLayout, tile_rows: usize) -> Self {
         let mut lists = Self::default();
         for group in layout.groups() {
-            let end = group
-                .completions
-                .last()
-                .map_or(group.prompt.end, |own| own.end);
-            lists.span(0..0, &group.prompt, end, tile_rows);
-            for own in &group.completions {
-                lists.span(group.prompt.clone(), own, own.end, tile_rows);
+            let (prompt, last) = (&group.prompt, group.completions.last());
+            let end = last.map_or(prompt.end, |last| last.own.end);
+            lists.add_queries(&[], prompt, tile_rows);
+            lists.add_keys(prompt, end, &[], tile_rows);
+            for (index, branch) in group.completions.iter().enumerate() {
+                let mut before = vec![prompt.clone()];
+                before.extend_from_slice(&branch.shared);
+                lists.add_queries(&before, &branch.own, tile_rows);
+                let later = &group.completions[index + 1..];
+                lists.add_keys(&branch.own, branch.own.end, later, tile_rows);
             }
         }
         lists
     }
 
-    /// Adds a span after its prompt. The rows from a key to `seen_until` attend to that key.
-    fn span(
+    /// Tiles of the queries `own`, which see the rows `before` and their own up to themselves.
+    fn add_queries(&mut self, before: &[Range<usize>], own: &Range<usize>, tile_rows: usize) {
+        let first_range = self.ranges.len();
+        let ranges = before.iter().map(|rows| [rows.start, rows.end]);
+        self.ranges
+            .extend(ranges.map(|range| range.map(|n| n as u32)));
+        for first in own.clone().step_by(tile_rows) {
+            let rows = tile_rows.min(own.end - first);
+            let query = [first, rows, first_range, self.ranges.len(), own.start];
+            self.queries.push(query.map(|n| n as u32));
+        }
+    }
+
+    /// Tiles of the keys `own`. The rows from a key to `seen_until` see it, and those of later
+    /// completions that share it.
+    fn add_keys(
         &mut self,
-        prompt: Range<usize>,
         own: &Range<usize>,
         seen_until: usize,
+        later: &[Branch],
         tile_rows: usize,
     ) {
         for first in own.clone().step_by(tile_rows) {
             let rows = tile_rows.min(own.end - first);
-            let query = [first, rows, prompt.start, prompt.end, own.start];
-            self.queries.push(query.map(|n| n as u32));
             let first_item = self.items.len();
-            for start in (first..seen_until).step_by(QUERIES) {
-                let item = [first, rows, start, seen_until.min(start + QUERIES)];
-                self.items.push(item.map(|n| n as u32));
+            self.add_items(first, rows, first..seen_until);
+            for branch in later {
+                let shared = branch.shared.iter().find(|shared| shared.contains(&first));
+                if let Some(shared) = shared {
+                    self.add_items(first, rows.min(shared.end - first), branch.own.clone());
+                }
             }
             let key = [first, rows, first_item, self.items.len()];
             self.keys.push(key.map(|n| n as u32));
+        }
+    }
+
+    fn add_items(&mut self, first: usize, rows: usize, queries: Range<usize>) {
+        for start in queries.clone().step_by(QUERIES) {
+            let item = [first, rows, start, queries.end.min(start + QUERIES)];
+            self.items.push(item.map(|n| n as u32));
         }
     }
 }
@@ -93,6 +121,7 @@ impl Tiles {
             let lists = TileLists::new(layout, tile_rows);
             Ok(Self {
                 queries: table(&lists.queries, device)?,
+                ranges: ranges(&lists.ranges, device)?,
                 items: table(&lists.items, device)?,
                 keys: table(&lists.keys, device)?,
             })
@@ -102,6 +131,14 @@ impl Tiles {
 
 fn table<const N: usize>(rows: &[[u32; N]], device: &Device) -> CandleResult<Tensor> {
     Tensor::from_slice(rows.as_flattened(), (rows.len(), N), device)
+}
+
+/// A table that kernels take even where no tile refers to it: of one row at least.
+fn ranges(rows: &[[u32; 2]], device: &Device) -> CandleResult<Tensor> {
+    match rows {
+        [] => table(&[[0, 0]], device),
+        rows => table(rows, device),
+    }
 }
 
 /// [`crate::grouped_attention()`] for f32 or bf16.
@@ -122,7 +159,8 @@ pub(crate) fn grouped_attention(
     launch
         .fills(&out)?
         .tensor(&normalisers, DType::F32)?
-        .tensor(&tiles.queries, DType::U32)?;
+        .tensor(&tiles.queries, DType::U32)?
+        .tensor(&tiles.ranges, DType::U32)?;
     heads(&mut launch, rows, shape)?.run(device)?;
     attach3(
         "grouped_attention",
@@ -178,7 +216,7 @@ struct Backward<'t> {
 
 impl Backward<'_> {
     fn gradients(&self, tiles: &Tiles) -> Gradients<3> {
-        let dq = self.queries(&tiles.queries)?;
+        let dq = self.queries(tiles)?;
         let [dk, dv] = self.keys(tiles)?;
         Ok([Some(dq), Some(dk), Some(dv)])
     }
@@ -197,11 +235,14 @@ impl Backward<'_> {
         Ok(launch)
     }
 
-    fn queries(&self, tiles: &Tensor) -> CandleResult<Tensor> {
+    fn queries(&self, tiles: &Tiles) -> CandleResult<Tensor> {
         let dq = Fresh::like(self.inputs[0])?;
-        let mut launch =
-            self.launch("attention_grad_queries", tiles.dims()[0], self.shape.heads)?;
-        launch.fills(&dq)?.tensor(tiles, DType::U32)?;
+        let count = tiles.queries.dims()[0];
+        let mut launch = self.launch("attention_grad_queries", count, self.shape.heads)?;
+        launch
+            .fills(&dq)?
+            .tensor(&tiles.queries, DType::U32)?
+            .tensor(&tiles.ranges, DType::U32)?;
         heads(&mut launch, self.grad.dims()[0], self.shape)?.run(self.grad.device())?;
         Ok(dq.tensor())
     }

@@ -519,7 +519,7 @@ fn fault_19_every_tracked_input_receives_a_gradient() {
     let layout = Arc::new(
         AttentionLayout::new(vec![GroupSpans {
             prompt: 0..2,
-            completions: vec![2..3, 3..3],
+            completions: vec![(2..3).into(), (3..3).into()],
         }])
         .unwrap(),
     );

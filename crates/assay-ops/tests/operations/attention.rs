@@ -10,9 +10,11 @@ fn dense(t: &[Tensor], layout: &AttentionLayout, shape: HeadShape) -> Tensor {
     let rows = layout.rows();
     let mut mask = vec![f64::NEG_INFINITY; rows * rows];
     for group in layout.groups() {
-        for span in std::iter::once(&group.prompt).chain(&group.completions) {
-            for row in span.clone() {
-                for key in (span.start..row + 1).chain(group.prompt.clone()) {
+        let prompt = Branch::from(group.prompt.clone());
+        for span in std::iter::once(&prompt).chain(&group.completions) {
+            let before = span.shared.iter().chain([&group.prompt]).cloned().flatten();
+            for row in span.own.clone() {
+                for key in (span.own.start..row + 1).chain(before.clone()) {
                     if key <= row {
                         mask[row * rows + key] = 0.0;
                     }
@@ -77,7 +79,7 @@ pub(crate) fn layout(groups: Lengths<'_>) -> Arc<AttentionLayout> {
     };
     let spans = groups.iter().map(|(prompt, completions)| GroupSpans {
         prompt: span(*prompt),
-        completions: completions.iter().map(|&len| span(len)).collect(),
+        completions: completions.iter().map(|&len| span(len).into()).collect(),
     });
     Arc::new(AttentionLayout::new(spans.collect()).unwrap())
 }
@@ -187,7 +189,7 @@ fn cached_attention_gives_the_bits_of_packed_attention() {
             group
                 .completions
                 .iter()
-                .map(|own| (group.prompt.clone(), own.clone()))
+                .map(|branch| (group.prompt.clone(), branch.own.clone()))
         })
         .collect();
     for t in 0..66 {
@@ -272,4 +274,81 @@ fn attention_bits_do_not_depend_on_the_group() {
         );
     }
     assert_eq!(packed[0].dtype(), DType::F32);
+}
+
+/// A random tree of completions: each begins with a part of an earlier one, or with nothing.
+fn tree(stream: &mut impl FnMut(usize) -> usize) -> GroupSpans {
+    let prompt = 0..1 + stream(80);
+    let mut row = prompt.end;
+    let mut completions: Vec<Branch> = Vec::new();
+    for _ in 0..1 + stream(5) {
+        let mut shared = Vec::new();
+        if !completions.is_empty() && stream(4) > 0 {
+            let parent = &completions[stream(completions.len())];
+            let mut left = stream(150);
+            for rows in parent.shared.iter().chain([&parent.own]) {
+                let taken = left.min(rows.len());
+                if taken > 0 {
+                    shared.push(rows.start..rows.start + taken);
+                }
+                left -= taken;
+            }
+        }
+        let own = row..row + stream(100);
+        row = own.end;
+        completions.push(Branch { shared, own });
+    }
+    GroupSpans {
+        prompt,
+        completions,
+    }
+}
+
+/// The rows of the tree in the order of a layout that shares nothing, and that layout.
+fn flattened(tree: &GroupSpans) -> (Vec<u32>, Arc<AttentionLayout>) {
+    let mut rows: Vec<usize> = tree.prompt.clone().collect();
+    let mut lengths = Vec::new();
+    for branch in &tree.completions {
+        let before = rows.len();
+        let all = branch.shared.iter().chain([&branch.own]);
+        rows.extend(all.cloned().flatten());
+        lengths.push(rows.len() - before);
+    }
+    let rows = rows.into_iter().map(|row| row as u32).collect();
+    (rows, layout(&[(tree.prompt.len(), &lengths)]))
+}
+
+#[test]
+fn trees_agree_with_their_flattened_traces() {
+    let shape = HeadShape {
+        heads: 6,
+        kv_heads: 2,
+        head_dim: 16,
+    };
+    let mut state = 7u64;
+    let mut stream = move |below: usize| {
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (state >> 33) as usize % below
+    };
+    for _ in 0..12 {
+        let spans = tree(&mut stream);
+        let (rows, flat) = flattened(&spans);
+        let layout = Arc::new(AttentionLayout::new(vec![spans]).unwrap());
+        let index = Tensor::from_vec(rows.clone(), rows.len(), &Device::Cpu).unwrap();
+        let inputs = [
+            (tensor(&[layout.rows(), shape.query_width()], 1) * 3.0).unwrap(),
+            (tensor(&[layout.rows(), shape.kv_width()], 2) * 3.0).unwrap(),
+            tensor(&[layout.rows(), shape.kv_width()], 3),
+        ];
+        let pick = |t: &Tensor| t.index_select(&index, 0).unwrap();
+        let packed =
+            |t: &[Tensor]| pick(&grouped_attention(&t[0], &t[1], &t[2], &layout, shape).unwrap());
+        let alone = |t: &[Tensor]| {
+            grouped_attention(&pick(&t[0]), &pick(&t[1]), &pick(&t[2]), &flat, shape).unwrap()
+        };
+        assert_eq!(bits(&packed(&inputs)), bits(&alone(&inputs)));
+        assert_agree(&inputs, &packed, &|t| pick(&dense(t, &layout, shape)));
+    }
 }

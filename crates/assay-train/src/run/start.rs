@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use assay_critic::{PolicyModel, RewardModel, ScoringSettings, Trainable};
 use assay_lm::adapter::{Adapter, AdapterCard};
+use assay_lm::directory::WeightType;
 use assay_lm::transformer::Transformer;
 use assay_lm::{LanguageModel, peft};
 use assay_tasks::random::StreamKey;
@@ -29,6 +30,7 @@ pub(super) fn save_policy(
                 task_type: "CAUSAL_LM",
                 modules_to_save: Vec::new(),
                 trained_on: model.transformer.fingerprint().map(str::to_owned),
+                weights: WeightType::F32,
             };
             Ok(adapter.save(dir, &card, &[])?)
         }

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use assay_critic::reward_model::{HEAD_FILE, HEAD_WEIGHTS_FILE};
 use assay_evals::calibration::CALIBRATION_FILE;
 use assay_lm::adapter::{Adapter, AdapterCard};
+use assay_lm::directory::WeightType;
 use assay_lm::peft::{self, LoadedAdapter};
 use assay_lm::{ModelConfig, ModelSource};
 use serde_json::{Value, json};
@@ -16,7 +17,7 @@ use crate::open;
 use crate::progress::message;
 
 /// Writes the policy's adapter and, where there is one, the reward's.
-pub(super) fn write(run: &Run, out: &Path) -> Result<Value> {
+pub(super) fn write(run: &Run, out: &Path, weights: WeightType) -> Result<Value> {
     let policy = run.checkpoint.join("policy");
     ensure!(
         policy.join(peft::CONFIG_FILE).exists(),
@@ -27,14 +28,14 @@ pub(super) fn write(run: &Run, out: &Path) -> Result<Value> {
     if reward.exists() && !is_trained(&read(run, &policy)?.adapter)? {
         message("the policy was never trained: the reward alone is exported")?;
     } else {
-        let name = copy(run, &policy, &out.join("policy"))?;
+        let name = copy(run, &policy, &out.join("policy"), weights)?;
         let text = card::of_policy(run, &name, card::Weights::Adapter)?;
         card::write(&out.join("policy"), &text)?;
         written["policy"] = json!({ "base_model": name });
     }
     if reward.exists() {
         let target = out.join("reward");
-        let name = copy(run, &reward, &target)?;
+        let name = copy(run, &reward, &target, weights)?;
         for file in [HEAD_FILE, HEAD_WEIGHTS_FILE, CALIBRATION_FILE] {
             if reward.join(file).exists() {
                 fs::copy(reward.join(file), target.join(file))
@@ -58,22 +59,23 @@ fn read(run: &Run, from: &Path) -> Result<LoadedAdapter> {
 }
 
 /// Reads an adapter and writes it again; returns the base model's name.
-fn copy(run: &Run, from: &Path, to: &Path) -> Result<String> {
+fn copy(run: &Run, from: &Path, to: &Path, weights: WeightType) -> Result<String> {
     let loaded = read(run, from)?;
     ensure_trained(&loaded.adapter, from)?;
     let base_model = run.base_name.clone().unwrap_or(loaded.base_model.clone());
     fs::create_dir(to).with_context(|| format!("creating {}", to.display()))?;
-    save(loaded, to, &base_model)?;
+    save(loaded, to, &base_model, weights)?;
     Ok(base_model)
 }
 
-fn save(loaded: LoadedAdapter, to: &Path, base_model: &str) -> Result<()> {
+fn save(loaded: LoadedAdapter, to: &Path, base_model: &str, weights: WeightType) -> Result<()> {
     let classifier = loaded.task_type.as_deref() == Some("TOKEN_CLS");
     let card = AdapterCard {
         base_model: base_model.to_owned(),
         task_type: if classifier { "TOKEN_CLS" } else { "CAUSAL_LM" },
         modules_to_save: classifier.then(|| "score".to_owned()).into_iter().collect(),
         trained_on: loaded.trained_on,
+        weights,
     };
     let head: Vec<_> = loaded.extra.into_iter().collect();
     Ok(loaded.adapter.save(to, &card, &head)?)

@@ -2,20 +2,22 @@
 //!
 //! With P = exp(scale q k^T - log-normaliser), D = rowsum(out * grad) and S = P * (grad v^T - D) * scale:
 //! dv = P^T grad, dq = S k, dk = S^T q. A task is one key-value head of a prompt or of a few completions of one group. The
-//! gradients that completions add to the keys and values of their prompt are stored per task and added in order.
+//! gradients that completions add to the keys and values of their prompt and of rows they share are stored per task and
+//! added in order.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::chain::Gathered;
 use crate::cpu::routines::disjoint::Disjoint;
 use crate::cpu::routines::dispatched;
 use crate::cpu::routines::exponential::exp;
 use crate::cpu::routines::product::{Output, Panels, View, Write};
 use crate::cpu::routines::reduce;
-use crate::cpu::routines::softmax::{KEYS, QUERIES, key_blocks, stack_heads};
+use crate::cpu::routines::softmax::{KEYS, KeyBlock, KeyValues, QUERIES, key_blocks, stack_heads};
 use crate::values::zeros;
-use crate::{AttentionLayout, HeadShape, OpsError};
+use crate::{AttentionLayout, Branch, HeadShape, OpsError};
 
 /// Parts into which a group's completions are cut; fixed, because each part sums its own share of the prompt's gradients.
 const PARTS: usize = 8;
@@ -36,11 +38,12 @@ pub(super) struct Inputs<'a> {
 struct Task {
     kv_head: usize,
     prompt: Option<Range<usize>>,
-    spans: Vec<Range<usize>>,
+    spans: Vec<Branch>,
 }
 
-/// Gradients of one task's keys and values in the prompt: `[prompt, head_dim]` each, empty when it has no prompt.
-struct PromptShare {
+/// Gradients that a task adds to keys and values of other tasks, `[rows, head_dim]` each.
+struct Share {
+    rows: Vec<Range<usize>>,
     keys: Vec<f32>,
     values: Vec<f32>,
 }
@@ -61,25 +64,31 @@ pub(super) fn gradients(
         Disjoint::new(&mut dk),
         Disjoint::new(&mut dv),
     ];
-    let shares: Vec<PromptShare> = tasks
+    let shares: Vec<Vec<Share>> = tasks
         .par_iter()
         .with_max_len(1)
         .map(|task| Worker::default().run(inputs, task, &outputs))
         .collect();
-    for (task, share) in tasks.iter().zip(&shares) {
-        let Some(prompt) = &task.prompt else { continue };
-        let shares = [(&mut dk, &share.keys), (&mut dv, &share.values)];
-        for (sums, share) in shares {
-            for (row, share) in prompt.clone().zip(share.chunks_exact(shape.head_dim)) {
-                let at = row * shape.kv_width() + task.kv_head * shape.head_dim;
-                sums[at..at + shape.head_dim]
-                    .iter_mut()
-                    .zip(share)
-                    .for_each(|(sum, value)| *sum += value);
-            }
+    for (task, shares) in tasks.iter().zip(&shares) {
+        let at = task.kv_head * shape.head_dim;
+        for share in shares {
+            share.add(&share.keys, &mut dk, at, shape);
+            share.add(&share.values, &mut dv, at, shape);
         }
     }
     Ok([dq, dk, dv])
+}
+
+impl Share {
+    /// Adds values, `[rows, head_dim]`, to the columns from `column` on of these rows.
+    fn add(&self, values: &[f32], sums: &mut [f32], column: usize, shape: HeadShape) {
+        let rows = self.rows.iter().cloned().flatten();
+        for (row, values) in rows.zip(values.chunks_exact(shape.head_dim)) {
+            let at = row * shape.kv_width() + column;
+            let sums = &mut sums[at..at + shape.head_dim];
+            sums.iter_mut().zip(values).for_each(|(sum, v)| *sum += v);
+        }
+    }
 }
 
 fn tasks(layout: &AttentionLayout, shape: HeadShape) -> Vec<Task> {
@@ -89,7 +98,7 @@ fn tasks(layout: &AttentionLayout, shape: HeadShape) -> Vec<Task> {
             tasks.push(Task {
                 kv_head,
                 prompt: None,
-                spans: vec![group.prompt.clone()],
+                spans: vec![group.prompt.clone().into()],
             });
             for part in group
                 .completions
@@ -121,56 +130,80 @@ struct Worker {
     scores: Vec<f32>,
     /// `[query rows, head_dim]`.
     dq: Vec<f32>,
-    /// Gradients at the span's own keys and values, `[span, head_dim]`.
+    /// Gradients at the keys and values of a completion's shared and own rows, `[rows, head_dim]`.
     dk: Vec<f32>,
     dv: Vec<f32>,
+    gathered: Gathered,
 }
 
 impl Worker {
-    #[allow(unsafe_code)]
-    fn run(
-        &mut self,
-        inputs: &Inputs<'_>,
-        task: &Task,
-        outputs: &[Disjoint<'_>; 3],
-    ) -> PromptShare {
-        let (shape, dim) = (inputs.shape, inputs.shape.head_dim);
+    fn run(&mut self, inputs: &Inputs<'_>, task: &Task, outputs: &[Disjoint<'_>; 3]) -> Vec<Share> {
+        let dim = inputs.shape.head_dim;
         let prompt_values = task.prompt.as_ref().map_or(0, |prompt| prompt.len() * dim);
-        let mut share = PromptShare {
+        let mut prompt = Share {
+            rows: task.prompt.iter().cloned().collect(),
             keys: vec![0.0; prompt_values],
             values: vec![0.0; prompt_values],
         };
-        let heads = task.kv_head * shape.sharing()..(task.kv_head + 1) * shape.sharing();
+        let mut shares = Vec::new();
         for span in &task.spans {
-            for own in [&mut self.dk, &mut self.dv] {
-                own.clear();
-                own.resize(span.len() * dim, 0.0);
+            let before = span.shared_len();
+            for sums in [&mut self.dk, &mut self.dv] {
+                sums.clear();
+                sums.resize((before + span.own.len()) * dim, 0.0);
             }
-            for start in span.clone().step_by(QUERIES) {
-                let rows = start..span.end.min(start + QUERIES);
-                self.query_block(inputs, task, span, &rows, &mut share);
-                for (i, dq) in self.dq.chunks_exact(dim).enumerate() {
-                    let (row, head) = (rows.start + i % rows.len(), heads.start + i / rows.len());
-                    // SAFETY: no other task writes these rows of these heads.
-                    unsafe {
-                        outputs[0]
-                            .slice(row * shape.query_width() + head * dim, dim)
-                            .copy_from_slice(dq)
-                    }
-                }
+            for start in span.own.clone().step_by(QUERIES) {
+                let rows = start..span.own.end.min(start + QUERIES);
+                self.query_block(inputs, task, span, &rows, &mut prompt);
+                self.write_queries(inputs.shape, task, &rows, &outputs[0]);
             }
-            for (output, own) in [(&outputs[1], &self.dk), (&outputs[2], &self.dv)] {
-                for (row, own) in span.clone().zip(own.chunks_exact(dim)) {
-                    // SAFETY: no other task writes these rows of this key-value head.
-                    unsafe {
-                        output
-                            .slice(row * shape.kv_width() + task.kv_head * dim, dim)
-                            .copy_from_slice(own)
-                    }
-                }
+            self.write_keys(inputs.shape, task, span, outputs);
+            if before > 0 {
+                shares.push(Share {
+                    rows: span.shared.clone(),
+                    keys: self.dk[..before * dim].to_vec(),
+                    values: self.dv[..before * dim].to_vec(),
+                });
             }
         }
-        share
+        shares.push(prompt);
+        shares
+    }
+
+    #[allow(unsafe_code)]
+    fn write_queries(
+        &self,
+        shape: HeadShape,
+        task: &Task,
+        rows: &Range<usize>,
+        output: &Disjoint<'_>,
+    ) {
+        let first = task.kv_head * shape.sharing();
+        for (i, dq) in self.dq.chunks_exact(shape.head_dim).enumerate() {
+            let (row, head) = (rows.start + i % rows.len(), first + i / rows.len());
+            let at = row * shape.query_width() + head * shape.head_dim;
+            // SAFETY: no other task writes these rows of these heads.
+            unsafe { output.slice(at, shape.head_dim).copy_from_slice(dq) }
+        }
+    }
+
+    #[allow(unsafe_code)]
+    fn write_keys(
+        &self,
+        shape: HeadShape,
+        task: &Task,
+        span: &Branch,
+        outputs: &[Disjoint<'_>; 3],
+    ) {
+        let (dim, before) = (shape.head_dim, span.shared_len());
+        for (output, sums) in [(&outputs[1], &self.dk), (&outputs[2], &self.dv)] {
+            let own = sums[before * dim..].chunks_exact(dim);
+            for (row, own) in span.own.clone().zip(own) {
+                let at = row * shape.kv_width() + task.kv_head * dim;
+                // SAFETY: no other task writes these rows of this key-value head.
+                unsafe { output.slice(at, dim).copy_from_slice(own) }
+            }
+        }
     }
 
     /// Adds the gradients of all blocks of keys that the query rows attend to.
@@ -178,9 +211,9 @@ impl Worker {
         &mut self,
         inputs: &Inputs<'_>,
         task: &Task,
-        span: &Range<usize>,
+        span: &Branch,
         rows: &Range<usize>,
-        share: &mut PromptShare,
+        prompt: &mut Share,
     ) {
         let (shape, dim, count) = (inputs.shape, inputs.shape.head_dim, rows.len());
         let heads = task.kv_head * shape.sharing()..(task.kv_head + 1) * shape.sharing();
@@ -201,51 +234,59 @@ impl Worker {
         self.dq.resize(self.queries.len(), 0.0);
         self.probabilities.resize(self.deltas.len() * KEYS, 0.0);
         self.scores.resize(self.deltas.len() * KEYS, 0.0);
+        let at = task.kv_head * dim;
+        let source = KeyValues {
+            keys: &inputs.k[at..],
+            values: &inputs.v[at..],
+            stride: shape.kv_width(),
+        };
+        let first_key = task.prompt.as_ref().map_or(0, |prompt| prompt.start);
         for keys in task.prompt.clone().into_iter().flat_map(key_blocks) {
-            self.probabilities(inputs, task.kv_head, &keys, |_| keys.len());
-            let at = (keys.start - task.prompt.as_ref().map_or(0, |prompt| prompt.start)) * dim;
-            let at = at..at + keys.len() * dim;
-            add_key_gradients(
-                &self.scores,
-                &self.queries,
-                dim,
-                &mut share.keys[at.clone()],
-            );
-            add_key_gradients(&self.probabilities, &self.grads, dim, &mut share.values[at]);
+            self.probabilities(source.block(&keys), shape, |_| keys.len());
+            let at = (keys.start - first_key) * dim..(keys.end - first_key) * dim;
+            let (keys, values) = (&mut prompt.keys[at.clone()], &mut prompt.values[at]);
+            add_key_gradients(&self.scores, &self.queries, dim, keys);
+            add_key_gradients(&self.probabilities, &self.grads, dim, values);
         }
-        for keys in key_blocks(span.start..rows.end) {
-            let visible = |row: usize| (rows.start + row % count + 1).saturating_sub(keys.start);
-            self.probabilities(inputs, task.kv_head, &keys, visible);
-            let at = (keys.start - span.start) * dim;
-            let at = at..at + keys.len() * dim;
-            add_key_gradients(&self.scores, &self.queries, dim, &mut self.dk[at.clone()]);
-            add_key_gradients(&self.probabilities, &self.grads, dim, &mut self.dv[at]);
+        let first = span.shared_len() + rows.start - span.own.start;
+        let mut gathered = std::mem::take(&mut self.gathered);
+        for keys in key_blocks(0..first + count) {
+            let visible = |row: usize| (first + row % count + 1).saturating_sub(keys.start);
+            let block = KeyBlock {
+                source: gathered.block(source, dim, span, &keys),
+                count: keys.len(),
+            };
+            self.probabilities(block, shape, visible);
+            let at = keys.start * dim..keys.end * dim;
+            let (keys, values) = (&mut self.dk[at.clone()], &mut self.dv[at]);
+            add_key_gradients(&self.scores, &self.queries, dim, keys);
+            add_key_gradients(&self.probabilities, &self.grads, dim, values);
         }
+        self.gathered = gathered;
     }
 
     /// Probabilities and the gradient at the scores for one block of keys; adds to dq.
     fn probabilities(
         &mut self,
-        inputs: &Inputs<'_>,
-        kv_head: usize,
-        keys: &Range<usize>,
+        block: KeyBlock<'_>,
+        shape: HeadShape,
         visible: impl Fn(usize) -> usize,
     ) {
-        let (shape, dim, rows) = (inputs.shape, inputs.shape.head_dim, self.deltas.len());
-        let at = keys.start * shape.kv_width() + kv_head * dim;
+        let (dim, rows) = (shape.head_dim, self.deltas.len());
+        let KeyBlock { source, count } = block;
         let (k, v) = (
-            View::rows(&inputs.k[at..], shape.kv_width()),
-            View::rows(&inputs.v[at..], shape.kv_width()),
+            View::rows(source.keys, source.stride),
+            View::rows(source.values, source.stride),
         );
         Panels::with_scratch(|panels| {
-            panels.pack(k.transposed(), [dim, keys.len()]);
+            panels.pack(k.transposed(), [dim, count]);
             panels.multiply(
                 View::rows(&self.queries, dim),
                 rows,
                 Output::rows(&mut self.probabilities, KEYS),
                 Write::Set,
             );
-            panels.pack(v.transposed(), [dim, keys.len()]);
+            panels.pack(v.transposed(), [dim, count]);
             panels.multiply(
                 View::rows(&self.grads, dim),
                 rows,
@@ -262,14 +303,9 @@ impl Worker {
                     self.log_normalisers[row],
                     self.deltas[row],
                 ];
-                score_gradients(
-                    probabilities,
-                    scores,
-                    visible(row).min(keys.len()),
-                    constants,
-                );
+                score_gradients(probabilities, scores, visible(row).min(count), constants);
             }
-            panels.pack(k, [keys.len(), dim]);
+            panels.pack(k, [count, dim]);
             panels.multiply(
                 View::rows(&self.scores, KEYS),
                 rows,

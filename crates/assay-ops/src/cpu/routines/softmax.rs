@@ -1,6 +1,6 @@
 //! The running softmax of attention over one block of queries and one block of keys.
 //!
-//! Keys are cut into blocks of [`KEYS`] from the start of their span, and a row's softmax runs over the blocks in order. So
+//! Keys are cut into blocks of [`KEYS`] from the start of their prompt or completion, and a row's softmax runs over the blocks in order. So
 //! the bits of a row depend on its own keys only, not on the batch, and packed and cached attention return the same bits.
 
 use std::ops::Range;
@@ -28,20 +28,26 @@ pub(crate) struct KeyValues<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct KeyBlock<'a> {
     /// The rows from the first of the block on.
-    source: KeyValues<'a>,
-    count: usize,
+    pub(crate) source: KeyValues<'a>,
+    /// Number of keys.
+    pub(crate) count: usize,
 }
 
 impl<'a> KeyValues<'a> {
+    /// The rows from this one on.
+    pub(crate) fn from_row(self, row: usize) -> Self {
+        let start = row * self.stride;
+        Self {
+            keys: &self.keys[start..],
+            values: &self.values[start..],
+            ..self
+        }
+    }
+
     /// The block of these rows.
     pub(crate) fn block(self, rows: &Range<usize>) -> KeyBlock<'a> {
-        let start = rows.start * self.stride;
         KeyBlock {
-            source: Self {
-                keys: &self.keys[start..],
-                values: &self.values[start..],
-                ..self
-            },
+            source: self.from_row(rows.start),
             count: rows.len(),
         }
     }

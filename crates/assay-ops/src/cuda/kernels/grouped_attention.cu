@@ -1,8 +1,9 @@
 // Attention over packed batches, forward and backward, after FlashAttention: scores exist for one tile at a time.
 //
-// A tile of queries is (first row, rows, first and end row of the prompt, first row of its own span): each query sees the
-// whole prompt and its own span up to itself. Seen from a key, the queries that see it are contiguous: from its own row to
-// the end of its span, which for a prompt's key is the end of its group.
+// A tile of queries is (first row, rows, first range, end of ranges, first row of its own span): each query sees all rows of
+// the ranges, which are its prompt and the rows it shares, and its own span up to itself. A range is (first row, end row).
+// Seen from a key, the queries that see it are contiguous from its own row to the end of its span, which for a prompt's key
+// is the end of its group; each later completion that shares the key adds its own span.
 //
 // A block has 128 threads: thread t works on rows t / 8, t / 8 + 16, ... of a tile and on columns t % 8, t % 8 + 8, ...
 // D is head_dim rounded up to 32, 64 or 128; values beyond it are zero. R rows and C columns of scores a thread.
@@ -52,8 +53,8 @@ __device__ void add_weighted(const float (*weights)[COLUMNS + 1], const float (*
 
 // The result and each row's log of the sum of exponentials of its scores, [heads, total]. Grid: tiles by heads.
 template <class T, int D, int R, int C>
-__device__ void attention(const T* q, const T* k, const T* v, T* out, float* normalisers, const u32* tiles, u32 total,
-                          u32 heads, u32 kv_heads, u32 dim, float scale) {
+__device__ void attention(const T* q, const T* k, const T* v, T* out, float* normalisers, const u32* tiles,
+                          const u32* ranges, u32 total, u32 heads, u32 kv_heads, u32 dim, float scale) {
   const int ROWS = 16 * R, KEYS = 8 * C;
   __shared__ float queries[ROWS][D + 1], keys[KEYS][D + 1], weights[ROWS][KEYS + 1];
   const u32* tile = tiles + 5 * blockIdx.x;
@@ -66,9 +67,10 @@ __device__ void attention(const T* q, const T* k, const T* v, T* out, float* nor
     sum[i] = 0;
     for (int c = 0; c < D / 8; c++) sums[i][c] = 0;
   }
-  for (int own = 0; own < 2; own++) {
-    u32 end = own ? first + rows : tile[3];
-    for (u32 start = own ? tile[4] : tile[2]; start < end; start += KEYS) {
+  for (u32 part = tile[2]; part <= tile[3]; part++) {
+    bool own = part == tile[3];
+    u32 end = own ? first + rows : ranges[2 * part + 1];
+    for (u32 start = own ? tile[4] : ranges[2 * part]; start < end; start += KEYS) {
       u32 count = end - start < KEYS ? end - start : KEYS;
       __syncthreads();
       load_tile<KEYS, D>(k + kv_head * dim, start, count, kv_width, dim, keys);
@@ -132,8 +134,8 @@ EXPORT_BOTH(attention_deltas, ATTENTION_THREADS,
 // Gradient at the queries. Grid: tiles by heads.
 template <class T, int D, int R, int C>
 __device__ void attention_grad_queries(const T* q, const T* k, const T* v, const T* grad, const float* normalisers,
-                                       const float* deltas, T* dq, const u32* tiles, u32 total, u32 heads, u32 kv_heads,
-                                       u32 dim, float scale) {
+                                       const float* deltas, T* dq, const u32* tiles, const u32* ranges, u32 total,
+                                       u32 heads, u32 kv_heads, u32 dim, float scale) {
   const int ROWS = 16 * R, KEYS = 8 * C;
   __shared__ float queries[ROWS][D + 1], grads[ROWS][D + 1], keys[KEYS][D + 1], values[KEYS][D + 1];
   __shared__ float dscores[ROWS][KEYS + 1];
@@ -149,9 +151,10 @@ __device__ void attention_grad_queries(const T* q, const T* k, const T* v, const
     delta[i] = deltas[(size_t)head * total + first + row];
     for (int c = 0; c < D / 8; c++) sums[i][c] = 0;
   }
-  for (int own = 0; own < 2; own++) {
-    u32 end = own ? first + rows : tile[3];
-    for (u32 start = own ? tile[4] : tile[2]; start < end; start += KEYS) {
+  for (u32 part = tile[2]; part <= tile[3]; part++) {
+    bool own = part == tile[3];
+    u32 end = own ? first + rows : ranges[2 * part + 1];
+    for (u32 start = own ? tile[4] : ranges[2 * part]; start < end; start += KEYS) {
       u32 count = end - start < KEYS ? end - start : KEYS;
       __syncthreads();
       load_tile<KEYS, D>(k + kv_head * dim, start, count, kv_width, dim, keys);
@@ -181,8 +184,9 @@ __device__ void attention_grad_queries(const T* q, const T* k, const T* v, const
   }
 }
 
-// Parts of the gradients at keys and values. A work item is (first key, keys, first query, end of queries): a tile of keys
-// and some of the queries that may see them. parts are [items, ROWS, kv_heads * dim]. Grid: items by key-value heads.
+// Parts of the gradients at keys and values. A work item is (first key, keys, first query, end of queries): a tile of keys,
+// or its first ones, and some of the queries that may see them. parts are [items, ROWS, kv_heads * dim], zero for keys that
+// are not of the item. Grid: items by key-value heads.
 template <class T, int D, int R, int C>
 __device__ void attention_grad_keys(const T* q, const T* k, const T* v, const T* grad, const float* normalisers,
                                     const float* deltas, float* key_parts, float* value_parts, const u32* items, u32 total,
@@ -229,7 +233,7 @@ __device__ void attention_grad_keys(const T* q, const T* k, const T* v, const T*
     u32 row = ty + 16 * i;
     for (int c = 0; c < D / 8; c++) {
       u32 d = tx + 8 * c;
-      if (row >= rows || d >= dim) continue;
+      if (d >= dim) continue;
       size_t at = ((size_t)blockIdx.x * ROWS + row) * kv_width + kv_head * dim + d;
       key_parts[at] = key_sums[i][c];
       value_parts[at] = value_sums[i][c];
@@ -256,14 +260,14 @@ EXPORT_BOTH(attention_sum_parts, ATTENTION_THREADS,
 // One head size: forward, gradient at queries, parts of the gradients at keys and values, for both storage types.
 #define EXPORT_ATTENTION(SUFFIX, TYPE, D, R, C)                                                                          \
   EXPORT(attention_##D##_##SUFFIX, ATTENTION_THREADS,                                                                    \
-         (const TYPE* q, const TYPE* k, const TYPE* v, TYPE* out, float* normalisers, const u32* tiles, u32 total,       \
-          u32 heads, u32 kv_heads, u32 dim, float scale),                                                                \
-         attention<TYPE, D, R, C>(q, k, v, out, normalisers, tiles, total, heads, kv_heads, dim, scale))                 \
+         (const TYPE* q, const TYPE* k, const TYPE* v, TYPE* out, float* normalisers, const u32* tiles,                  \
+          const u32* ranges, u32 total, u32 heads, u32 kv_heads, u32 dim, float scale),                                  \
+         attention<TYPE, D, R, C>(q, k, v, out, normalisers, tiles, ranges, total, heads, kv_heads, dim, scale))         \
   EXPORT(attention_grad_queries_##D##_##SUFFIX, ATTENTION_THREADS,                                                       \
          (const TYPE* q, const TYPE* k, const TYPE* v, const TYPE* grad, const float* normalisers, const float* deltas,  \
-          TYPE* dq, const u32* tiles, u32 total, u32 heads, u32 kv_heads, u32 dim, float scale),                         \
-         attention_grad_queries<TYPE, D, R, C>(q, k, v, grad, normalisers, deltas, dq, tiles, total, heads, kv_heads,    \
-                                               dim, scale))                                                              \
+          TYPE* dq, const u32* tiles, const u32* ranges, u32 total, u32 heads, u32 kv_heads, u32 dim, float scale),      \
+         attention_grad_queries<TYPE, D, R, C>(q, k, v, grad, normalisers, deltas, dq, tiles, ranges, total, heads,      \
+                                               kv_heads, dim, scale))                                                              \
   EXPORT(attention_grad_keys_##D##_##SUFFIX, ATTENTION_THREADS,                                                          \
          (const TYPE* q, const TYPE* k, const TYPE* v, const TYPE* grad, const float* normalisers, const float* deltas,  \
           float* key_parts, float* value_parts, const u32* items, u32 total, u32 heads, u32 kv_heads, u32 dim,           \
