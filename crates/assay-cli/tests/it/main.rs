@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // tests stop where something is not as expected
 
 mod architecture;
+mod artifacts;
 mod commands;
 mod interop;
 mod layouts;

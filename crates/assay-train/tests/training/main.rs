@@ -8,6 +8,7 @@ mod judging;
 mod memory;
 mod rollout_server;
 mod sampling;
+mod trees;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
