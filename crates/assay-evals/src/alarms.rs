@@ -204,7 +204,7 @@ impl AlarmKind {
                 "raise sampling.max_completion_tokens, or set policy.objective.mask_truncated; check whether the reward grows with length"
             }
             Self::SamplingGap => {
-                "expected with a temperature or top_p; otherwise sampler and trainer compute differently: check model and adapter"
+                "expected with a temperature; otherwise sampler and trainer compute differently: check model and adapter"
             }
             Self::Collapsed => {
                 "restart from the best checkpoint with a lower policy.optimiser.learning_rate or a KL term"

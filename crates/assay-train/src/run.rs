@@ -210,7 +210,7 @@ impl<'i> Run<'i> {
             branches,
             draw: DrawSettings {
                 temperature: sampling.temperature,
-                top_p: sampling.top_p,
+                top_p: 1.0,
                 top_k: 0,
             },
             limits: SamplingLimits {

@@ -8,6 +8,7 @@ mod branches;
 mod data;
 mod engine;
 pub mod load;
+mod retired;
 mod validate;
 
 use std::path::PathBuf;
@@ -192,8 +193,6 @@ pub struct SamplingSettings {
     pub samples: usize,
     /// Divides the logits.
     pub temperature: f64,
-    /// Mass of the likeliest tokens kept; 1 keeps all.
-    pub top_p: f64,
     /// Most prompt tokens; a demonstration with a longer prompt is left out and counted.
     pub max_prompt_tokens: usize,
     /// Most completion tokens, end-of-turn token included.
@@ -209,7 +208,6 @@ impl Default for SamplingSettings {
         Self {
             samples: 16,
             temperature: 1.0,
-            top_p: 1.0,
             max_prompt_tokens: 300,
             max_completion_tokens: 824,
             max_sequences: 128,

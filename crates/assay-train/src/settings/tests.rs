@@ -27,7 +27,6 @@ fn nonsense_is_refused_by_key() {
     refused(|s| s.sampling.samples = 1, "policy.advantage.scale");
     refused(|s| s.sampling.samples = 0, "sampling.samples");
     refused(|s| s.sampling.temperature = 0.0, "sampling.temperature");
-    refused(|s| s.sampling.top_p = 0.0, "sampling.top_p");
     refused(
         |s| s.sampling.max_completion_tokens = 0,
         "sampling.max_completion_tokens",

@@ -72,10 +72,6 @@ impl Settings {
             );
             return Err(TrainError::setting("sampling.temperature", reason));
         }
-        if !(sampling.top_p > 0.0 && sampling.top_p <= 1.0) {
-            let reason = format!("must lie in (0, 1], not {}", sampling.top_p);
-            return Err(TrainError::setting("sampling.top_p", reason));
-        }
         if !(0.0..=1.0).contains(&self.data.wrong_demonstrations) {
             let reason = format!("must lie in [0, 1], not {}", self.data.wrong_demonstrations);
             return Err(TrainError::setting("data.wrong_demonstrations", reason));
