@@ -20,6 +20,7 @@ pub(crate) use self::judging::JudgeArgs;
 pub(crate) use self::layout::LayoutArgs;
 pub(crate) use self::looking::*;
 use crate::commands::bench::{Shape, Stage};
+use crate::on_alarm::OnAlarm;
 
 /// Learn a dense reasoning reward from expert demonstrations, train a policy with it, use it as a
 /// critic.
@@ -141,6 +142,10 @@ pub(crate) struct TrainArgs {
     /// Continue from the newest checkpoint in the run directory.
     #[arg(long)]
     pub(crate) resume: bool,
+    /// Command that is run, or http(s) URL that is posted to, for every alarm, with the alarm as
+    /// JSON on stdin or as the body. It has 10 s; if it fails, a warning is printed.
+    #[arg(long, value_name = "CMD|URL")]
+    pub(crate) on_alarm: Option<OnAlarm>,
     /// Print the resolved settings and stop.
     #[arg(long)]
     pub(crate) dry_run: bool,

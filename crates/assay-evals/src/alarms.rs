@@ -7,6 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use serde::{Deserialize, Serialize};
+
 use crate::metrics::MetricRow;
 use crate::stability::{COLLAPSE_SHARE, is_collapsed};
 
@@ -27,8 +29,9 @@ const SAMPLING_GAP: f64 = 0.01;
 /// Fall of validation accuracy below its best so far.
 const ACCURACY_FALL: f64 = 0.05;
 
-/// What is wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// What is wrong. Settings and files name it in snake case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum AlarmKind {
     /// The discriminator nearly always separates demonstrations from policy samples.

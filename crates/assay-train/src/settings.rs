@@ -6,6 +6,7 @@
 
 mod branches;
 mod data;
+mod early_stop;
 mod engine;
 pub mod load;
 mod retired;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use branches::{BranchEnd, BranchPlace, BranchSettings, BranchSource};
 pub use data::{DataFile, DataSettings};
+pub use early_stop::EarlyStopSettings;
 pub use engine::{EngineSettings, Handover, PromptForm};
 
 use crate::optimiser::OptimiserTable;
@@ -443,6 +445,8 @@ pub struct RunSettings {
     pub eval_problems: usize,
     /// Samples a problem in a measurement.
     pub eval_samples: usize,
+    /// When the run ends before its last iteration.
+    pub early_stop: EarlyStopSettings,
 }
 
 /// What one pass over an update may hold.
@@ -476,6 +480,7 @@ impl Default for RunSettings {
             eval_every: 50,
             eval_problems: 100,
             eval_samples: 4,
+            early_stop: EarlyStopSettings::default(),
         }
     }
 }

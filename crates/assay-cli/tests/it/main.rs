@@ -11,3 +11,4 @@ mod mistaken;
 mod odd_inputs;
 mod reliability;
 mod scoring;
+mod watching;

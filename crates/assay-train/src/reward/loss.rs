@@ -149,8 +149,9 @@ pub struct ContrastSettings {
 
 /// Wasserstein critic with hard labels: mean_neg z - mean_pos z, global means.
 ///
-/// The Lipschitz bound is the original one: after each optimiser step every trained parameter is clipped to
-/// [-c, c] with c = [`WganSettings::CLIP`], with the optimiser's decoupled weight decay acting towards 0 beside it.
+/// The Lipschitz bound is the original one: after each optimiser step every trained parameter is
+/// clipped to [-c, c] with c = [`WganSettings::CLIP`], with the optimiser's decoupled weight decay
+/// acting towards 0 beside it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WganSettings {

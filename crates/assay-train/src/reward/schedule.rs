@@ -47,8 +47,8 @@ pub struct IterationPlan {
 impl DiscriminatorSchedule {
     /// The plan of an iteration, counted from 0.
     ///
-    /// Every iteration trains the discriminator `updates_per_iteration` times, unless it is frozen. The warm-up does
-    /// not train the policy.
+    /// Every iteration trains the discriminator `updates_per_iteration` times, unless it is frozen.
+    /// The warm-up does not train the policy.
     pub fn plan(&self, iteration: usize) -> IterationPlan {
         IterationPlan {
             discriminator_updates: if self.frozen {
@@ -115,9 +115,9 @@ pub enum PolicyNegatives {
         /// The first iteration with the whole weight.
         end: usize,
     },
-    /// Grows as the discriminator's style advantage falls:
-    /// weight * clamp((0.95 - a) / (0.95 - 0.6), 0, 1), with a the running style advantage
-    /// ([`StyleAdvantage`]); 0 before anything is known. At a = 0.5 the two cannot be told apart, at 1 always.
+    /// Grows as the discriminator's style advantage falls: weight * clamp((0.95 - a) / (0.95 -
+    /// 0.6), 0, 1), with a the running style advantage ([`StyleAdvantage`]); 0 before anything is
+    /// known. At a = 0.5 the two cannot be told apart, at 1 always.
     ///
     /// This is negative feedback: a discriminator that learns style raises a, which takes the weight back.
     StyleAdvantage {
@@ -292,7 +292,8 @@ impl<T> ReplayBuffer<T> {
 mod tests {
     use super::*;
 
-    /// "Updates per iteration" is a number of optimiser steps within each iteration, not "every n-th iteration".
+    /// "Updates per iteration" is a number of optimiser steps within each iteration, not "every
+    /// n-th iteration".
     #[test]
     fn fault_08_updates_per_iteration_loops() {
         let schedule = DiscriminatorSchedule {

@@ -1,6 +1,8 @@
-//! Keys of earlier versions. No run used another value than one, so the value is now part of the program.
+//! Keys of earlier versions. No run used another value than one, so the value is now part of the
+//! program.
 //!
-//! Runs of earlier versions name these keys in their settings.toml. With that one value they are read and left out.
+//! Runs of earlier versions name these keys in their settings.toml. With that one value they are
+//! read and left out.
 
 use toml::{Table, Value};
 
@@ -65,7 +67,8 @@ fn take(table: &mut Table, key: &str) -> Option<Value> {
 impl Fixed {
     fn is(&self, given: &Value) -> bool {
         match (self, given) {
-            // An f32 of earlier versions has the nearest f64 in its file, so 0.1 may be a little more.
+            // An f32 of earlier versions has the nearest f64 in its file, so 0.1 may be a little
+            // more.
             (Self::Number(number), Value::Float(given)) => *number as f32 == *given as f32,
             (Self::Number(number), Value::Integer(given)) => *number == *given as f64,
             (Self::Word(word), Value::String(given)) => word == given,

@@ -21,6 +21,7 @@ impl Settings {
         lora("lora.policy", &self.lora.policy())?;
         lora("lora.reward", &self.lora.reward())?;
         self.validate_counts()?;
+        self.validate_early_stop()?;
         self.validate_sampling()?;
         self.validate_reward()?;
         self.policy
