@@ -85,18 +85,14 @@ def weighted_mean(values, weights):
     return (torch.stack(values) * weights).sum() / weights.sum() if values else torch.tensor(0.0).double()
 
 
-def class_means(traces, z, settings, function, per_sequence):
+def class_means(traces, z, settings, function):
     means = []
     for wanted in (1, 0):
         values, weights = [], []
         for trace, logits in zip(traces, z):
             own = [function(logits[t], wanted) for t in trace["positions"] if class_of(trace, t, settings) == wanted]
-            if own and per_sequence:
-                values.append(torch.stack(own).mean())
-                weights.append(trace["weight"])
-            else:
-                values += own
-                weights += [trace["weight"]] * len(own)
+            values += own
+            weights += [trace["weight"]] * len(own)
         means.append(weighted_mean(values, weights))
     return means
 
@@ -126,9 +122,9 @@ def loss_terms(traces, z, settings):
         target = torch.tensor(1 - eps if label else eps, dtype=torch.float64)
         return F.binary_cross_entropy_with_logits(logit, target)
 
-    positive, negative = class_means(traces, z, settings, cross_entropy, bce["reduction"] == "per_sequence")
+    positive, negative = class_means(traces, z, settings, cross_entropy)
     terms = {"bce": 0.5 * positive + 0.5 * negative}
-    positive, negative = class_means(traces, z, settings, lambda logit, _: logit, False)
+    positive, negative = class_means(traces, z, settings, lambda logit, _: logit)
     terms["wgan"] = negative - positive
     whole, local, whole_weights, local_weights = [], [], [], []
     score = settings["relativistic"]["score"]
@@ -153,7 +149,7 @@ def loss_terms(traces, z, settings):
 
 def loss_settings(**changes):
     settings = dict(
-        bce=dict(weight=1.0, smoothing=0.0, reduction="global"),
+        bce=dict(weight=1.0, smoothing=0.0),
         relativistic=dict(weight=0.0, scale=1.0, score=dict(kind="mean")), contrast=dict(weight=0.0), wgan=dict(weight=0.0),
         prefix_labels="positive", suffix_labels="negative", policy_labels="whole",
     )
@@ -172,7 +168,6 @@ def losses():
         "bce_whole_smoothed": loss_settings(bce=dict(smoothing=0.1), prefix_labels="whole"),
         "bce_smoothed_left_out": loss_settings(bce=dict(smoothing=0.05), prefix_labels="left_out",
                                         suffix_labels="positive"),
-        "bce_per_sequence": loss_settings(bce=dict(reduction="per_sequence", weight=0.7), policy_labels="from_divergence"),
         "relativistic_mean": off(relativistic=dict(weight=1.0), policy_labels="from_divergence"),
         "relativistic_soft_min": off(relativistic=dict(weight=0.8, scale=2.5, score=dict(kind="soft_min", temperature=0.5))),
         "relativistic_last": off(relativistic=dict(weight=1.0, score=dict(kind="last"))),

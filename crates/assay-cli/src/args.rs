@@ -1,6 +1,7 @@
 //! The command line: names, options and their help.
 
 mod drawing;
+mod exchange;
 mod judging;
 mod layout;
 mod looking;
@@ -9,17 +10,18 @@ use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 
 use assay_critic::search::SearchStrategy;
-use assay_lm::directory::WeightType;
 use assay_lm::{DeviceName, Placement, PlacementSettings, Precision};
 use assay_tasks::prompts::{PromptStyle, Template};
 use assay_train::settings::PassBudget;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::drawing::DrawArgs;
+pub(crate) use self::exchange::*;
 pub(crate) use self::judging::JudgeArgs;
 pub(crate) use self::layout::LayoutArgs;
 pub(crate) use self::looking::*;
 use crate::commands::bench::{Shape, Stage};
+use crate::on_alarm::OnAlarm;
 
 /// Learn a dense reasoning reward from expert demonstrations, train a policy with it, use it as a
 /// critic.
@@ -141,6 +143,10 @@ pub(crate) struct TrainArgs {
     /// Continue from the newest checkpoint in the run directory.
     #[arg(long)]
     pub(crate) resume: bool,
+    /// Command that is run, or http(s) URL that is posted to, for every alarm, with the alarm as
+    /// JSON on stdin or as the body. It has 10 s; if it fails, a warning is printed.
+    #[arg(long, value_name = "CMD|URL")]
+    pub(crate) on_alarm: Option<OnAlarm>,
     /// Print the resolved settings and stop.
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -491,70 +497,6 @@ pub(crate) struct ServeArgs {
     /// Seed of samples if the request names none.
     #[arg(long, default_value_t = 42)]
     pub(crate) seed: u64,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ExportFormat {
-    /// Adapters: OUT/policy and, for an airl run, OUT/reward.
-    Peft,
-    /// The policy as one Hugging Face model directory.
-    Merged,
-    /// A reward with a linear head as one Hugging Face token classifier.
-    MergedReward,
-    /// metrics.jsonl as a TensorBoard event file.
-    Tensorboard,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-pub(crate) enum Dtype {
-    #[value(name = "float32")]
-    F32,
-    #[value(name = "bfloat16")]
-    Bf16,
-}
-
-impl From<Dtype> for WeightType {
-    fn from(dtype: Dtype) -> Self {
-        match dtype {
-            Dtype::F32 => Self::F32,
-            Dtype::Bf16 => Self::Bf16,
-        }
-    }
-}
-
-#[derive(Args)]
-pub(crate) struct ExportArgs {
-    /// A run directory.
-    #[arg(long)]
-    pub(crate) run: PathBuf,
-    /// Format to write.
-    #[arg(long, value_enum)]
-    pub(crate) format: ExportFormat,
-    /// Output directory; it must not exist yet.
-    #[arg(long)]
-    pub(crate) out: PathBuf,
-    /// Iteration of the checkpoint. Default: the newest.
-    #[arg(long)]
-    pub(crate) checkpoint: Option<usize>,
-    /// Path of the base model. Default: the one that the checkpoint names.
-    #[arg(long)]
-    pub(crate) model: Option<PathBuf>,
-    /// Base model name to write, for example its hub name. Default: the one that the checkpoint
-    /// names.
-    #[arg(long)]
-    pub(crate) base_name: Option<String>,
-    /// Number type of the written weights: of a merged model or of adapters.
-    #[arg(long, value_enum, default_value_t = Dtype::F32)]
-    pub(crate) dtype: Dtype,
-    /// Print what was written as JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Args)]
-pub(crate) struct FetchArgs {
-    /// org/name, org/name@revision, org/name/file.gguf, or datasets/org/name.
-    pub(crate) name: PathBuf,
 }
 
 #[derive(Args)]

@@ -7,6 +7,7 @@ mod allocator;
 mod args;
 mod commands;
 mod failure;
+mod on_alarm;
 mod open;
 mod output;
 mod progress;

@@ -3,7 +3,6 @@
 use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};
 
-use assay_evals::{AlarmWatch, MetricRow};
 use assay_lm::hub::Download;
 use assay_train::metrics::IterationMetrics;
 use assay_train::run::Observer;
@@ -64,7 +63,6 @@ pub(crate) struct Progress {
     last_line: Instant,
     tokens: usize,
     started: Instant,
-    alarms: AlarmWatch,
 }
 
 impl Progress {
@@ -91,7 +89,6 @@ impl Progress {
             last_line: now,
             tokens: 0,
             started: now,
-            alarms: AlarmWatch::default(),
         }
     }
 
@@ -120,13 +117,6 @@ impl Observer for Progress {
     fn iteration(&mut self, metrics: &IterationMetrics, total: usize) {
         let text = headline(metrics);
         self.set(metrics.iteration + 1, total, &text);
-        let row = MetricRow {
-            iteration: metrics.iteration as f64,
-            values: metrics.values.clone(),
-        };
-        for alarm in self.alarms.push(&row) {
-            self.note(&format!("alarm: {}", alarm.text()));
-        }
     }
 
     fn tokens(&mut self, count: usize) {

@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use assay_evals::Alarm;
 use assay_train::metrics::IterationMetrics;
 use assay_train::run::Observer;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
+use crate::on_alarm::OnAlarm;
 use crate::progress::Progress;
 
 /// Exit status after a signal: 128 and the number of SIGINT.
@@ -53,15 +55,25 @@ pub(crate) struct Interrupted {
 /// Progress of a run that a signal stops; none for a rank that stays silent.
 pub(crate) struct Stoppable {
     progress: Option<Progress>,
+    on_alarm: Option<AlarmCall>,
     asked: StopFlag,
     told: bool,
 }
 
+/// What is called when a run raises an alarm.
+pub(crate) struct AlarmCall {
+    /// The command or address.
+    pub(crate) action: OnAlarm,
+    /// The run's directory.
+    pub(crate) run: PathBuf,
+}
+
 impl Stoppable {
     /// Listens from now on.
-    pub(crate) fn new(progress: Option<Progress>) -> io::Result<Self> {
+    pub(crate) fn new(progress: Option<Progress>, on_alarm: Option<AlarmCall>) -> io::Result<Self> {
         Ok(Self {
             progress,
+            on_alarm,
             asked: StopFlag::listen()?,
             told: false,
         })
@@ -100,6 +112,15 @@ impl Observer for Stoppable {
     fn note(&mut self, text: &str) {
         if let Some(progress) = &mut self.progress {
             progress.note(text);
+        }
+    }
+
+    fn alarm(&mut self, alarm: &Alarm) {
+        self.note(&format!("alarm: {}", alarm.text()));
+        if let Some(call) = &self.on_alarm
+            && let Err(reason) = call.action.tell(alarm, &call.run)
+        {
+            self.note(&format!("warning: --on-alarm failed: {reason}"));
         }
     }
 

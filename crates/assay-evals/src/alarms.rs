@@ -7,6 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use serde::{Deserialize, Serialize};
+
 use crate::metrics::MetricRow;
 use crate::stability::{COLLAPSE_SHARE, is_collapsed};
 
@@ -27,8 +29,9 @@ const SAMPLING_GAP: f64 = 0.01;
 /// Fall of validation accuracy below its best so far.
 const ACCURACY_FALL: f64 = 0.05;
 
-/// What is wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// What is wrong. Settings and files name it in snake case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum AlarmKind {
     /// The discriminator nearly always separates demonstrations from policy samples.
@@ -204,7 +207,7 @@ impl AlarmKind {
                 "raise sampling.max_completion_tokens, or set policy.objective.mask_truncated; check whether the reward grows with length"
             }
             Self::SamplingGap => {
-                "expected with a temperature or top_p; otherwise sampler and trainer compute differently: check model and adapter"
+                "expected with a temperature; otherwise sampler and trainer compute differently: check model and adapter"
             }
             Self::Collapsed => {
                 "restart from the best checkpoint with a lower policy.optimiser.learning_rate or a KL term"

@@ -1,11 +1,12 @@
 //! Models and data sets by their name on the Hugging Face hub, through the cache that Python's
 //! `huggingface_hub` uses. This module decides which names are hub names, which files of a
 //! repository are fetched, and when a request is sent. The cache's layout is in `cache`, the
-//! requests are in `client`. Commits, entity tags and file names in a hub's answer are checked
-//! before they become part of a path.
+//! requests are in `client`, uploads in `push`. Commits, entity tags and file names in a hub's
+//! answer are checked before they become part of a path.
 
 mod cache;
 mod client;
+mod push;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use serde::Deserialize;
 
 use self::cache::Cache;
 use self::client::Client;
+pub use self::push::{LocalFile, Pushed, local_files, push};
 use crate::LmError;
 use crate::config::read_json;
 use crate::weights::gguf::first_part;
@@ -74,18 +76,18 @@ pub struct HubSettings {
     pub body_timeout: Duration,
 }
 
-/// Progress of a download.
+/// Progress of a download or an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Download<'f> {
     /// The file inside its repository.
     pub file: &'f str,
-    /// Bytes that are on disk.
+    /// Bytes that are transferred.
     pub done: u64,
     /// Bytes of the whole file.
     pub total: u64,
 }
 
-/// A function that receives the progress of downloads.
+/// A function that receives the progress of downloads and uploads.
 pub type Watch<'w> = &'w mut dyn FnMut(Download<'_>);
 
 impl RepoName {
@@ -115,9 +117,30 @@ impl RepoName {
         })
     }
 
+    /// Whether a model's repository is named, and not one file of it.
+    pub fn is_model(&self) -> bool {
+        self.kind == RepoKind::Model && self.file.is_none()
+    }
+
     /// The branch, tag or commit that is named.
     pub fn revision(&self) -> Option<&str> {
         self.revision.as_deref()
+    }
+}
+
+impl std::fmt::Display for RepoName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.kind == RepoKind::Dataset {
+            f.write_str("datasets/")?;
+        }
+        f.write_str(&self.repo)?;
+        if let Some(file) = &self.file {
+            write!(f, "/{file}")?;
+        }
+        match &self.revision {
+            Some(revision) => write!(f, "@{revision}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -380,6 +403,9 @@ mod tests {
         let name = RepoName::parse("Qwen/Qwen2.5-0.5B/sub/q4.gguf@main").unwrap();
         assert_eq!(name.repo, "Qwen/Qwen2.5-0.5B");
         assert_eq!(name.file.as_deref(), Some("sub/q4.gguf"));
+        for text in ["org/name@v1.0", "org/name/sub/q4.gguf@main", "datasets/a/b"] {
+            assert_eq!(RepoName::parse(text).unwrap().to_string(), text);
+        }
         let name = RepoName::parse("datasets/openai/gsm8k").unwrap();
         assert_eq!(
             (name.kind, name.repo.as_str()),

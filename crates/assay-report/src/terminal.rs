@@ -1,9 +1,11 @@
-//! Text for a terminal: traces as heatmaps and summaries as tables.
+//! Text for a terminal: traces as heatmaps, summaries as tables, metrics as curves.
 //!
 //! The text of a trace is not trusted: control characters, including escape sequences, are
 //! replaced. Without colours each line of text is followed by a line with the class of every token
 //! under its first character, from `0` (lowest) to `9` (highest). The predicted error is in
 //! brackets and, without colours, marked `^`.
+
+mod curves;
 
 use std::fmt::Write;
 
@@ -12,6 +14,8 @@ use assay_tasks::trace::ScoredTrace;
 
 use crate::heat::{HEAT_CLASSES, HeatScale, predicted_token};
 use crate::numbers::format_number;
+
+pub use curves::curves;
 
 /// The colours that a terminal can show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

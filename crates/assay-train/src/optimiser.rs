@@ -31,8 +31,6 @@ pub struct OptimiserSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimiserTable {
-    /// Decay of the first moment.
-    pub beta1: f64,
     /// Decay of the second moment.
     pub beta2: f64,
     /// Decoupled weight decay, times the learning rate an update.
@@ -85,7 +83,6 @@ impl Default for OptimiserTable {
     fn default() -> Self {
         let shared = OptimiserSettings::default();
         Self {
-            beta1: shared.beta1,
             beta2: shared.beta2,
             weight_decay: shared.weight_decay,
             clip_norm: shared.clip_norm,
@@ -117,7 +114,6 @@ impl OptimiserTable {
     fn of(&self, player: &PlayerOptimiser) -> OptimiserSettings {
         OptimiserSettings {
             learning_rate: player.learning_rate,
-            beta1: self.beta1,
             beta2: player.beta2.unwrap_or(self.beta2),
             weight_decay: player.weight_decay.unwrap_or(self.weight_decay),
             clip_norm: self.clip_norm,

@@ -14,12 +14,15 @@ mod branches;
 mod data;
 mod directory;
 pub mod discriminator;
+mod early_stop;
 pub mod evaluate;
 mod failure;
+mod fine_tuning;
 mod health;
 mod inputs;
 mod judging;
 mod lock;
+mod measuring;
 mod observer;
 pub mod order;
 mod player_update;
@@ -37,7 +40,7 @@ mod start;
 mod state;
 mod stored_samples;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use assay_critic::encode::{Encoder, TokenLimits};
 use assay_lm::draw::DrawSettings;
@@ -46,36 +49,32 @@ use assay_lm::sampling::SamplingLimits;
 use self::branches::Branches;
 use self::directory::{Best, RunDirectory};
 use self::discriminator::DiscriminatorPlan;
-use self::evaluate::{EvaluationPlan, sample_problems};
-use self::failure::UpdateBatch;
+use self::early_stop::Extent;
 use self::judging::join_rewards;
-use self::player_update::{LossValue, OptimiserReport, PlayerUpdate};
 use self::players::Players;
 use self::policy_update::{
     PolicyPlan, PolicyReport, fill_rewards, fill_zero_rewards, policy_groups, update_policy,
 };
 use self::rank_checks::{compare_inputs, compare_weights};
 use self::record::{Record, recorded};
-use self::report::{
-    DiscriminatorPhase, IterationReport, RewardsReport, RolloutReport, ValidationReport,
-};
+use self::report::{DiscriminatorPhase, IterationReport, RewardsReport, RolloutReport};
 use self::rollout_server::RolloutServer;
 use self::saving::{Checkpoints, Restored, choose, fingerprint};
 use self::stored_samples::StoredSamples;
 use crate::backoff::MemoryBackoff;
 use crate::execution::Execution;
-use crate::failed_update::FailedPart;
 use crate::metrics::IterationMetrics;
+use crate::ranks::Collective;
 use crate::settings::{PolicyStart, Settings};
-use crate::sft::token_mean_nll;
 use crate::trace::PromptGroup;
-use crate::update::Reach;
 use crate::{TrainError, checkpoint, ranks};
 
 pub use self::directory::RunMode;
+pub use self::early_stop::EarlyStop;
 pub use self::inputs::{TrainInputs, Trained, TrainerKind};
 pub use self::lock::RunLock;
 pub use self::observer::{Observer, Silent};
+pub use self::saving::newest_checkpoint;
 
 /// A run in progress.
 struct Run<'i> {
@@ -118,26 +117,28 @@ pub fn train(
     compare_inputs(inputs, &run.checkpoints.data)?;
     let total = run.total();
     let mut now = run.resume(dir, directory.as_ref(), observer)?;
-    let record = directory.map(|own| Record::open(own, inputs.settings, now.iterations));
+    let record = directory.map(|own| Record::open(own, inputs, now.iterations));
     let mut record = record.transpose()?;
     let last = record.as_ref().and_then(|record| record.metrics.last());
     let mut metrics = last.cloned().unwrap_or_default();
     backoff.restore(&metrics);
     let mut saved = now.iterations;
-    while now.iterations < total && !ranks::any(ranks, observer.wants_stop())? {
+    let mut ends = ends_early(ranks, record.as_ref())?;
+    while now.iterations < total && !ends && !ranks::any(ranks, observer.wants_stop())? {
         metrics = run
             .iterate(now.iterations, observer)
             .map_err(|error| recorded(error, dir, ranks, now.iterations))?;
         compare_weights(ranks, &run.players)?;
-        if let Some(record) = &mut record {
-            record.metrics.append(&metrics)?;
+        match &mut record {
+            Some(record) => record.add(&metrics, total, observer)?,
+            None => observer.iteration(&metrics, total),
         }
-        observer.iteration(&metrics, total);
         now.iterations += 1;
+        ends = ends_early(ranks, record.as_ref())?;
         if let Some(first) = run.demonstrations.first()
-            && now.iterations == total
+            && (ends || now.iterations == total)
         {
-            health::check(&run.players, first, total)?;
+            health::check(&run.players, first, now.iterations)?;
         }
         if run.is_due(&metrics, &mut now.best) {
             run.save(record.as_ref(), &now)?;
@@ -147,24 +148,25 @@ pub fn train(
     if now.iterations > saved {
         run.save(record.as_ref(), &now)?;
     }
+    let extent = Extent {
+        iterations: now.iterations,
+        total,
+    };
+    let early_stop = record.as_ref().map(|record| record.finish(extent));
     Ok(Trained {
         policy: run.players.policy,
         reward: run.players.discriminator.map(|own| own.model),
         metrics,
         iterations: now.iterations,
         total,
+        ended_early: ends && now.iterations < total,
+        early_stop: early_stop.transpose()?.flatten(),
     })
 }
 
-/// The directory of the newest checkpoint's policy and reward.
-///
-/// # Errors
-/// The directory cannot be read, or holds no checkpoint.
-pub fn newest_checkpoint(dir: &Path) -> Result<PathBuf, TrainError> {
-    match checkpoint::list(dir)?.pop() {
-        Some((_, path)) => Ok(path),
-        None => Err(TrainError::malformed(dir, "it holds no checkpoint")),
-    }
+/// Whether the settings end the run here, which the rank that writes decides.
+fn ends_early(ranks: &dyn Collective, record: Option<&Record>) -> Result<bool, TrainError> {
+    ranks::any(ranks, record.is_some_and(Record::ends_early))
 }
 
 impl<'i> Run<'i> {
@@ -189,6 +191,10 @@ impl<'i> Run<'i> {
             observer.note(&format!("stored samples of {covered} of {all} prompts"));
         }
         let branches = Branches::new(inputs, &demonstrations, &encoder, observer)?;
+        if settings.run.early_stop.evaluations > 0 && inputs.validation.is_empty() {
+            let reason = "needs validation problems: set `data.validation.path`";
+            return Err(TrainError::setting("run.early_stop.evaluations", reason));
+        }
         let measured = settings.run.eval_problems.min(inputs.validation.len());
         encoder.ensure_prompts_fit(&inputs.validation[..measured])?;
         let sft_iterations = match (inputs.kind, &settings.policy.start) {
@@ -210,7 +216,7 @@ impl<'i> Run<'i> {
             branches,
             draw: DrawSettings {
                 temperature: sampling.temperature,
-                top_p: sampling.top_p,
+                top_p: 1.0,
                 top_k: 0,
             },
             limits: SamplingLimits {
@@ -331,40 +337,6 @@ impl<'i> Run<'i> {
         Ok(())
     }
 
-    /// Supervised fine-tuning: one update of the policy on demonstrations.
-    fn fine_tune(&mut self, iteration: usize) -> Result<OptimiserReport, TrainError> {
-        let sft = &self.settings.sft;
-        let groups = self.picked(iteration, sft.demonstrations_per_update);
-        let execution = self.execution();
-        let optimiser = self.settings.optimiser.sft();
-        let Players {
-            policy,
-            policy_optimiser,
-            ..
-        } = &mut self.players;
-        let update = PlayerUpdate {
-            player: policy,
-            batch: UpdateBatch {
-                part: FailedPart::Sft,
-                update: 0,
-                groups: &groups,
-            },
-            execution,
-            reach: Reach::Completion,
-            optimiser: &optimiser,
-            schedule: &optimiser.schedule(self.sft_iterations),
-        };
-        let updated = update.apply(policy_optimiser, |logprobs, _| {
-            let output = token_mean_nll(logprobs);
-            Ok(LossValue {
-                loss: output.loss,
-                report: (),
-                gradients: output.grads,
-            })
-        })?;
-        Ok(updated.optimiser)
-    }
-
     /// The demonstrations of an iteration, `size` of them.
     fn picked(&self, iteration: usize, size: usize) -> Vec<PromptGroup> {
         let count = self.demonstrations.len();
@@ -459,50 +431,6 @@ impl<'i> Run<'i> {
             ..
         } = &mut self.players;
         update_policy(policy, policy_optimiser, groups, &plan)
-    }
-
-    fn is_measured(&self, iteration: usize) -> bool {
-        let every = self.settings.run.eval_every;
-        let last = iteration + 1 == self.total();
-        every > 0 && (last || (iteration + 1).is_multiple_of(every))
-    }
-
-    /// Measures the policy on validation problems; `None` without any.
-    fn validate(
-        &self,
-        observer: &mut dyn Observer,
-    ) -> Result<Option<ValidationReport>, TrainError> {
-        let run = &self.settings.run;
-        let count = run.eval_problems.min(self.inputs.validation.len());
-        if count == 0 {
-            return Ok(None);
-        }
-        let ranks = self.inputs.ranks;
-        let own = ranks::share(ranks, count);
-        let traces = self.with_sequences(own.len() * run.eval_samples, |limits| {
-            let plan = EvaluationPlan {
-                draw: &self.draw,
-                limits,
-                samples: run.eval_samples,
-                seed: self.settings.seed,
-                first_problem: own.start,
-                generator: "policy",
-            };
-            let problems = &self.inputs.validation[own.clone()];
-            let policy = &self.players.policy;
-            sample_problems(policy, &self.encoder, problems, &plan, |count| {
-                observer.tokens(count);
-            })
-        });
-        let verdicts = traces.map(|traces| {
-            let right = traces.iter().map(|trace| trace.correct == Some(true));
-            right.map(u8::from).collect()
-        });
-        let verdicts = ranks::exchange(ranks, verdicts)?.concat();
-        Ok(Some(ValidationReport {
-            right: verdicts.iter().filter(|&&right| right == 1).count(),
-            traces: verdicts.len(),
-        }))
     }
 
     /// Whether the iteration is saved; updates the best checkpoint.

@@ -6,8 +6,10 @@
 
 mod branches;
 mod data;
+mod early_stop;
 mod engine;
 pub mod load;
+mod retired;
 mod validate;
 
 use std::path::PathBuf;
@@ -23,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use branches::{BranchEnd, BranchPlace, BranchSettings, BranchSource};
 pub use data::{DataFile, DataSettings};
+pub use early_stop::EarlyStopSettings;
 pub use engine::{EngineSettings, Handover, PromptForm};
 
 use crate::optimiser::OptimiserTable;
@@ -192,8 +195,6 @@ pub struct SamplingSettings {
     pub samples: usize,
     /// Divides the logits.
     pub temperature: f64,
-    /// Mass of the likeliest tokens kept; 1 keeps all.
-    pub top_p: f64,
     /// Most prompt tokens; a demonstration with a longer prompt is left out and counted.
     pub max_prompt_tokens: usize,
     /// Most completion tokens, end-of-turn token included.
@@ -209,7 +210,6 @@ impl Default for SamplingSettings {
         Self {
             samples: 16,
             temperature: 1.0,
-            top_p: 1.0,
             max_prompt_tokens: 300,
             max_completion_tokens: 824,
             max_sequences: 128,
@@ -445,6 +445,8 @@ pub struct RunSettings {
     pub eval_problems: usize,
     /// Samples a problem in a measurement.
     pub eval_samples: usize,
+    /// When the run ends before its last iteration.
+    pub early_stop: EarlyStopSettings,
 }
 
 /// What one pass over an update may hold.
@@ -478,6 +480,7 @@ impl Default for RunSettings {
             eval_every: 50,
             eval_problems: 100,
             eval_samples: 4,
+            early_stop: EarlyStopSettings::default(),
         }
     }
 }

@@ -2,13 +2,15 @@
 //!
 //! `peft`: `OUT/policy` and, after `airl`, `OUT/reward`, adapters that peft loads. `merged`: `OUT`
 //! is a whole Hugging Face directory of the policy, `merged-reward` one of the reward.
-//! `tensorboard`: an event file of `metrics.jsonl` in `OUT`. Every model gets a card.
+//! `tensorboard`: an event file of `metrics.jsonl` in `OUT`. Every model gets a card. `--push`
+//! uploads `OUT`.
 
 mod adapters;
 mod card;
 mod check;
 mod classifier;
 mod merged;
+mod push;
 
 use std::fs;
 use std::io::Write;
@@ -24,24 +26,54 @@ use serde_json::{Value, json};
 use crate::args::{ExportArgs, ExportFormat};
 use crate::open;
 
+pub(crate) use push::repository;
+
 /// Runs the command.
 pub(crate) fn run(args: &ExportArgs) -> Result<()> {
-    let written = match args.format {
-        ExportFormat::Tensorboard => events(args)?,
-        ExportFormat::Peft => whole(args, |run, dir| {
-            adapters::write(run, dir, args.dtype.into())
-        })?,
-        ExportFormat::Merged => whole(args, |run, dir| merged::write(run, dir, args.dtype.into()))?,
-        ExportFormat::MergedReward => whole(args, |run, dir| {
-            classifier::write(run, dir, args.dtype.into())
-        })?,
+    let mut done = match (&args.run, args.format) {
+        (Some(run), Some(format)) => Some(export(args, run, format)?),
+        _ => None,
     };
     let mut out = std::io::stdout();
-    match args.json {
-        true => writeln!(out, "{written}")?,
-        false => writeln!(out, "{}", args.out.display())?,
+    if done.is_some() && !args.json {
+        writeln!(out, "{}", args.out.display())?;
+    }
+    if let Some(name) = &args.push {
+        let pushed = match args.dry_run {
+            true => push::list(&args.out, name)?,
+            false => push::push(&args.out, name)?,
+        };
+        if !args.json {
+            writeln!(out, "{}", pushed.text)?;
+        }
+        done = Some(match done {
+            Some(mut written) => {
+                written["pushed"] = pushed.json;
+                written
+            }
+            None => pushed.json,
+        });
+    }
+    if let Some(done) = done.filter(|_| args.json) {
+        writeln!(out, "{done}")?;
     }
     Ok(())
+}
+
+/// Writes the output directory; returns what was written, for `--json`.
+fn export(args: &ExportArgs, run: &Path, format: ExportFormat) -> Result<Value> {
+    match format {
+        ExportFormat::Tensorboard => events(args, run),
+        ExportFormat::Peft => whole(args, run, |run, dir| {
+            adapters::write(run, dir, args.dtype.into())
+        }),
+        ExportFormat::Merged => whole(args, run, |run, dir| {
+            merged::write(run, dir, args.dtype.into())
+        }),
+        ExportFormat::MergedReward => whole(args, run, |run, dir| {
+            classifier::write(run, dir, args.dtype.into())
+        }),
+    }
 }
 
 /// A run and the checkpoint of it that is exported.
@@ -58,30 +90,30 @@ struct Run {
 }
 
 impl Run {
-    fn open(args: &ExportArgs) -> Result<Self> {
-        let path = args.run.join("settings.toml");
-        let text = fs::read_to_string(&path).with_context(|| open::no_run(&args.run))?;
+    fn open(args: &ExportArgs, dir: &Path) -> Result<Self> {
+        let path = dir.join("settings.toml");
+        let text = fs::read_to_string(&path).with_context(|| open::no_run(dir))?;
         let settings = Settings::from_toml(&text, &path.display().to_string())?;
-        let mut checkpoints = checkpoint::list(&args.run)?;
+        let mut checkpoints = checkpoint::list(dir)?;
         if let Some(wanted) = args.checkpoint {
             let there: Vec<usize> = checkpoints.iter().map(|(n, _)| *n).collect();
             checkpoints.retain(|(n, _)| *n == wanted);
             ensure!(
                 !checkpoints.is_empty(),
                 "{} has no checkpoint {wanted}, only {there:?}",
-                args.run.display()
+                dir.display()
             );
         }
         let Some((iteration, checkpoint)) = checkpoints.pop() else {
-            bail!("{} holds no checkpoint", args.run.display());
+            bail!("{} holds no checkpoint", dir.display());
         };
-        let metrics = args.run.join("metrics.jsonl");
+        let metrics = dir.join("metrics.jsonl");
         let metrics = match metrics.exists() {
             true => metrics::read(&metrics)?,
             false => Vec::new(),
         };
         Ok(Self {
-            dir: args.run.clone(),
+            dir: dir.to_owned(),
             settings,
             iteration,
             checkpoint,
@@ -105,7 +137,11 @@ impl Run {
 }
 
 /// Fills a directory under another name and gives it its name when all of it is there.
-fn whole(args: &ExportArgs, fill: impl FnOnce(&Run, &Path) -> Result<Value>) -> Result<Value> {
+fn whole(
+    args: &ExportArgs,
+    run: &Path,
+    fill: impl FnOnce(&Run, &Path) -> Result<Value>,
+) -> Result<Value> {
     let out = &args.out;
     let empty = match fs::read_dir(out) {
         Ok(mut entries) => entries.next().is_none(),
@@ -116,7 +152,7 @@ fn whole(args: &ExportArgs, fill: impl FnOnce(&Run, &Path) -> Result<Value>) -> 
         "{} exists already; choose another --out",
         out.display()
     );
-    let run = Run::open(args)?;
+    let run = Run::open(args, run)?;
     let partial = out.with_file_name(format!(
         ".{}.partial",
         out.file_name().unwrap_or_default().to_string_lossy()
@@ -140,13 +176,13 @@ fn whole(args: &ExportArgs, fill: impl FnOnce(&Run, &Path) -> Result<Value>) -> 
 }
 
 /// The run's metrics as TensorBoard reads them.
-fn events(args: &ExportArgs) -> Result<Value> {
+fn events(args: &ExportArgs, run: &Path) -> Result<Value> {
     ensure!(
         args.checkpoint.is_none(),
         "--checkpoint picks weights; the event file is of the whole run"
     );
-    open::refuse_several_runs(&args.run)?;
-    let path = args.run.join("metrics.jsonl");
+    open::refuse_several_runs(run)?;
+    let path = run.join("metrics.jsonl");
     let rows = metrics::read(&path)?;
     ensure!(!rows.is_empty(), "{} holds no iteration", path.display());
     let end = fs::metadata(&path).and_then(|meta| meta.modified());

@@ -111,7 +111,7 @@ fn finished(run: &SweepRun, args: &SweepArgs, grid: &Grid) -> Result<Measured> {
         let before = std::fs::read_to_string(&begun)
             .with_context(|| format!("cannot read {}", begun.display()))?;
         ensure!(
-            before == run.settings.resolved_toml()?,
+            Settings::from_toml(&before, &begun.display().to_string())? == run.settings,
             "{} was made with other settings: choose another --out, or remove that directory",
             run.dir.display()
         );
@@ -123,6 +123,7 @@ fn finished(run: &SweepRun, args: &SweepArgs, grid: &Grid) -> Result<Measured> {
         set: run.overrides.clone(),
         out: Some(run.dir.clone()),
         resume: begun.exists(),
+        on_alarm: None,
         dry_run: false,
         json: false,
     })?;

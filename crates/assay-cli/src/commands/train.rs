@@ -1,15 +1,18 @@
 //! `assay train sft|grpo|airl`: settings and data to a run directory.
 
 use std::fs;
-use std::io::Write;
+use std::io::{IsTerminal, Write, stdout};
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
+use assay_evals::MetricRow;
 use assay_lm::{LanguageModel, ModelConfig, Placement, Storage};
+use assay_report::terminal::curves;
 use assay_tasks::datasets::{DatasetSettings, Required, load_problems};
 use assay_tasks::problem::{Problem, assert_disjoint};
 use assay_train::memory::{BaseShape, MemoryPlan, Residence};
+use assay_train::metrics::{self, IterationMetrics};
 use assay_train::ranks::{Collective, SingleProcess, is_first};
 use assay_train::run::{RunMode, TrainInputs, Trained, TrainerKind, train};
 use assay_train::settings::{ModelSettings, Settings};
@@ -18,12 +21,12 @@ use crate::args::{TrainArgs, Trainer};
 use crate::open;
 use crate::progress::{Progress, message};
 use crate::ranks;
-use crate::signals::Stoppable;
+use crate::signals::{AlarmCall, Stoppable};
 
 /// How a run ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// All iterations are done, or none was asked for.
+    /// All iterations are done, the settings ended the run early, or none was asked for.
     Done,
     /// A signal stopped it; it can be resumed.
     Stopped,
@@ -85,14 +88,38 @@ fn train_on_ranks(
         RunMode::Fresh
     };
     let progress = is_first(ranks).then(|| Progress::new("train", 0));
-    let mut progress = Stoppable::new(progress)?;
+    let on_alarm = args.on_alarm.clone().map(|action| AlarmCall {
+        action,
+        run: out.to_owned(),
+    });
+    let mut progress = Stoppable::new(progress, on_alarm)?;
     let trained = train(&inputs, out, mode, &mut progress)?;
     progress.finish();
-    if args.json && is_first(ranks) {
-        let metrics = serde_json::to_string(&trained.metrics)?;
-        writeln!(std::io::stdout(), "{metrics}")?;
+    if is_first(ranks) {
+        write_results(args, &trained, out)?;
     }
     say_ending(ranks, &trained, out)
+}
+
+/// Writes the last metrics as JSON, or curves of the whole run if a person reads them.
+fn write_results(args: &TrainArgs, trained: &Trained, out: &Path) -> Result<()> {
+    if args.json {
+        let metrics = serde_json::to_string(&trained.metrics)?;
+        writeln!(stdout(), "{metrics}")?;
+    } else if stdout().is_terminal() {
+        write!(stdout(), "{}", curves(&metric_rows(out)?))?;
+    }
+    Ok(())
+}
+
+/// The metrics of a run, as reports read them.
+fn metric_rows(run: &Path) -> Result<Vec<MetricRow>> {
+    let row = |line: IterationMetrics| MetricRow {
+        iteration: line.iteration as f64,
+        values: line.values,
+    };
+    let lines = metrics::read(&run.join("metrics.jsonl"))?;
+    Ok(lines.into_iter().map(row).collect())
 }
 
 /// Notes on settings that may not be intended.
@@ -128,6 +155,15 @@ fn say(ranks: &dyn Collective, text: &str) -> Result<()> {
 
 fn say_ending(ranks: &dyn Collective, trained: &Trained, out: &Path) -> Result<Ending> {
     let (done, total, out) = (trained.iterations, trained.total, out.display());
+    if trained.ended_early {
+        let why = trained.early_stop.as_ref().map(ToString::to_string);
+        let why = why.unwrap_or_default();
+        say(
+            ranks,
+            &format!("ended early after iteration {done} of {total} ({why}): {out}"),
+        )?;
+        return Ok(Ending::Done);
+    }
     if done < total {
         say(
             ranks,

@@ -193,6 +193,68 @@ fn a_run_is_exported_in_every_format() {
     assert!(!dir.join("other").exists() && !dir.join(".other.partial").exists());
 }
 
+/// A command without a token, and with a hub that does not answer.
+fn offline(dir: &Path, arguments: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_assay"))
+        .current_dir(dir)
+        .args(arguments.split_whitespace())
+        .env("HF_ENDPOINT", "http://127.0.0.1:9")
+        .env("HF_HOME", dir)
+        .env_remove("HF_TOKEN")
+        .env_remove("HF_TOKEN_PATH")
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_dry_push_needs_no_network() {
+    let world = TempDir::new().unwrap();
+    let dir = world.path();
+    fs::create_dir_all(dir.join("out/policy")).unwrap();
+    fs::write(dir.join("out/README.md"), "card").unwrap();
+    fs::write(dir.join("out/policy/weights"), vec![7; 1000]).unwrap();
+    let output = offline(dir, "export --out out --push org/name --dry-run");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success());
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let expected = [
+        "4  README.md",
+        "1000  policy/weights",
+        "1004  bytes in 2 files would be pushed to org/name",
+    ];
+    assert_eq!(lines, expected);
+    let output = offline(dir, "export --out out --push org/name@v1 --dry-run --json");
+    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&value["repository"], &value["bytes"]),
+        (&"org/name@v1".into(), &1004.into())
+    );
+    assert_eq!(value["files"][1]["file"], "policy/weights");
+    for (arguments, word) in [
+        ("export --out out --push org/name", "set HF_TOKEN"),
+        (
+            "export --out nothing --push org/name",
+            "nothing can be pushed",
+        ),
+        ("export --out out --push name", "org/name@branch"),
+        (
+            "export --out out --push datasets/org/name",
+            "org/name@branch",
+        ),
+        ("export --out out", "--run"),
+        ("export --out out --push org/name --format peft", "--run"),
+        (
+            "export --out out --run out --format peft --dry-run",
+            "--push",
+        ),
+    ] {
+        let output = offline(dir, arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments}");
+        assert!(said.contains(word), "{arguments}: {said}");
+    }
+}
+
 /// Lays a directory into a hub cache as Python's client would have left it.
 fn cached(cache: &Path, name: &str, dir: &Path) {
     let commit = "0123456789abcdef0123456789abcdef01234567";

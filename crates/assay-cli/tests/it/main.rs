@@ -12,3 +12,4 @@ mod mistaken;
 mod odd_inputs;
 mod reliability;
 mod scoring;
+mod watching;

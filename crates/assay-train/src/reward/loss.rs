@@ -78,8 +78,6 @@ pub struct BceSettings {
     pub weight: f64,
     /// Label smoothing eps in [0, 1/2): positives 1 - eps, negatives eps. The paper's first version halves its eps.
     pub smoothing: f64,
-    /// What a class mean is taken over.
-    pub reduction: BceReduction,
 }
 
 impl Default for BceSettings {
@@ -87,20 +85,8 @@ impl Default for BceSettings {
         Self {
             weight: 1.0,
             smoothing: 0.0,
-            reduction: BceReduction::Global,
         }
     }
-}
-
-/// What a class mean of the cross-entropy is taken over.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BceReduction {
-    /// All labelled positions of the class in the update.
-    #[default]
-    Global,
-    /// Each trace's labelled positions of the class first, then traces.
-    PerSequence,
 }
 
 /// Relativistic term: softplus(-scale (S_expert - S_negative)), mean over pairs of one prompt.
@@ -163,24 +149,19 @@ pub struct ContrastSettings {
 
 /// Wasserstein critic with hard labels: mean_neg z - mean_pos z, global means.
 ///
-/// The Lipschitz bound is the original one: after each optimiser step every trained parameter is clipped to
-/// [-clip, clip], with the optimiser's decoupled weight decay acting towards 0 beside it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The Lipschitz bound is the original one: after each optimiser step every trained parameter is
+/// clipped to [-c, c] with c = [`WganSettings::CLIP`], with the optimiser's decoupled weight decay
+/// acting towards 0 beside it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WganSettings {
     /// Factor of the term; 0 is off.
     pub weight: f64,
-    /// Largest absolute value of a trained parameter while the term is on.
-    pub clip: f32,
 }
 
-impl Default for WganSettings {
-    fn default() -> Self {
-        Self {
-            weight: 0.0,
-            clip: 0.1,
-        }
-    }
+impl WganSettings {
+    /// Largest absolute value of a trained parameter while the term is on.
+    pub const CLIP: f32 = 0.1;
 }
 
 /// Agreement with a judge that has read the demonstration, on policy samples.
@@ -350,10 +331,6 @@ impl DiscriminatorLossSettings {
         if !(0.0..0.5).contains(&self.bce.smoothing) {
             let reason = format!("must lie in [0, 0.5), not {}", self.bce.smoothing);
             return Err(TrainError::setting(format!("{key}.bce.smoothing"), reason));
-        }
-        if !(self.wgan.clip.is_finite() && self.wgan.clip > 0.0) {
-            let reason = format!("must be above 0, not {}", self.wgan.clip);
-            return Err(TrainError::setting(format!("{key}.wgan.clip"), reason));
         }
         if !(self.relativistic.scale.is_finite() && self.relativistic.scale > 0.0) {
             let reason = format!("must be above 0, not {}", self.relativistic.scale);

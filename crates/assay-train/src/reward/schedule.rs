@@ -13,8 +13,6 @@ use crate::TrainError;
 pub struct DiscriminatorSchedule {
     /// Optimiser steps in an iteration that trains the discriminator; at least 1.
     pub updates_per_iteration: usize,
-    /// Trains in every n-th iteration after the warm-up, the first included; at least 1.
-    pub every: usize,
     /// Iterations at the start that train the discriminator only.
     pub warmup_iterations: usize,
     /// Never trains: no loss, no optimiser.
@@ -29,7 +27,6 @@ impl Default for DiscriminatorSchedule {
     fn default() -> Self {
         Self {
             updates_per_iteration: 1,
-            every: 1,
             warmup_iterations: 0,
             frozen: false,
             policy_negatives: PolicyNegatives::default(),
@@ -50,21 +47,16 @@ pub struct IterationPlan {
 impl DiscriminatorSchedule {
     /// The plan of an iteration, counted from 0.
     ///
-    /// In the warm-up: every iteration trains the discriminator `updates_per_iteration` times and the policy not at
-    /// all. After it, iteration i trains the discriminator when (i - warm-up) mod `every` = 0. A frozen discriminator
-    /// is never trained.
+    /// Every iteration trains the discriminator `updates_per_iteration` times, unless it is frozen.
+    /// The warm-up does not train the policy.
     pub fn plan(&self, iteration: usize) -> IterationPlan {
-        let (warming, due) = match iteration.checked_sub(self.warmup_iterations) {
-            None => (true, true),
-            Some(since) => (false, since.is_multiple_of(self.every.max(1))),
-        };
         IterationPlan {
-            discriminator_updates: if due && !self.frozen {
-                self.updates_per_iteration
-            } else {
+            discriminator_updates: if self.frozen {
                 0
+            } else {
+                self.updates_per_iteration
             },
-            policy_updates: usize::from(!warming),
+            policy_updates: usize::from(iteration >= self.warmup_iterations),
         }
     }
 
@@ -85,12 +77,6 @@ impl DiscriminatorSchedule {
             return Err(TrainError::setting(
                 format!("{key}.updates_per_iteration"),
                 reason,
-            ));
-        }
-        if self.every == 0 {
-            return Err(TrainError::setting(
-                format!("{key}.every"),
-                "must be at least 1, not 0",
             ));
         }
         if self.frozen && self.warmup_iterations > 0 {
@@ -129,28 +115,25 @@ pub enum PolicyNegatives {
         /// The first iteration with the whole weight.
         end: usize,
     },
-    /// Grows as the discriminator's style advantage falls:
-    /// weight * clamp((ceiling - a) / (ceiling - floor), 0, 1), with a the running style advantage
-    /// ([`StyleAdvantage`]); 0 before anything is known.
+    /// Grows as the discriminator's style advantage falls: weight * clamp((0.95 - a) / (0.95 -
+    /// 0.6), 0, 1), with a the running style advantage ([`StyleAdvantage`]); 0 before anything is
+    /// known. At a = 0.5 the two cannot be told apart, at 1 always.
     ///
     /// This is negative feedback: a discriminator that learns style raises a, which takes the weight back.
     StyleAdvantage {
-        /// The weight at and below `floor`.
+        /// The weight at a style advantage of 0.6 and below.
         weight: f64,
-        /// Style advantage below which samples have the whole weight; 0.5 is indistinguishable.
-        floor: f64,
-        /// Style advantage above which samples have no weight; 1 is told apart always.
-        ceiling: f64,
     },
 }
 
+/// Style advantage below which samples have the whole weight.
+const ALIKE: f64 = 0.6;
+/// Style advantage above which samples have no weight.
+const APART: f64 = 0.95;
+
 impl Default for PolicyNegatives {
     fn default() -> Self {
-        Self::StyleAdvantage {
-            weight: 0.5,
-            floor: 0.6,
-            ceiling: 0.95,
-        }
+        Self::StyleAdvantage { weight: 0.5 }
     }
 }
 
@@ -165,12 +148,8 @@ impl PolicyNegatives {
                 let length = end.saturating_sub(start).max(1) as f64;
                 weight * (done / length).min(1.0)
             }
-            Self::StyleAdvantage {
-                weight,
-                floor,
-                ceiling,
-            } => {
-                let likeness = |a: f64| ((ceiling - a) / (ceiling - floor)).clamp(0.0, 1.0);
+            Self::StyleAdvantage { weight } => {
+                let likeness = |a: f64| ((APART - a) / (APART - ALIKE)).clamp(0.0, 1.0);
                 weight * style_advantage.map_or(0.0, likeness)
             }
         }
@@ -181,7 +160,7 @@ impl PolicyNegatives {
             Self::Off => 0.0,
             Self::Constant { weight }
             | Self::Ramp { weight, .. }
-            | Self::StyleAdvantage { weight, .. } => weight,
+            | Self::StyleAdvantage { weight } => weight,
         };
         if !(weight.is_finite() && weight >= 0.0) {
             let reason = format!("must be finite and at least 0, not {weight}");
@@ -191,13 +170,6 @@ impl PolicyNegatives {
             Self::Ramp { start, end, .. } if start >= end => {
                 let reason = format!("must lie after start = {start}, not at {end}");
                 Err(TrainError::setting(format!("{key}.end"), reason))
-            }
-            Self::StyleAdvantage { floor, ceiling, .. }
-                if !(0.0 <= floor && floor < ceiling && ceiling <= 1.0) =>
-            {
-                let reason =
-                    format!("0 <= floor < ceiling <= 1 must hold, not {floor} and {ceiling}");
-                Err(TrainError::setting(format!("{key}.floor"), reason))
             }
             _ => Ok(()),
         }
@@ -230,35 +202,21 @@ impl StyleAdvantage {
 }
 
 /// Past policy samples among the negatives.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReplaySettings {
     /// Share of an update's policy samples that come from the buffer, in [0, 1]; 0 keeps no past samples.
     pub share: f64,
-    /// Most samples kept; the oldest leave first.
-    pub capacity: usize,
 }
 
-impl Default for ReplaySettings {
-    fn default() -> Self {
-        Self {
-            share: 0.0,
-            capacity: 1024,
-        }
-    }
-}
+/// Most past samples that a run keeps; the oldest leave first.
+const KEPT_SAMPLES: usize = 1024;
 
 impl ReplaySettings {
     fn validate(&self, key: &str) -> Result<(), TrainError> {
         if !(0.0..=1.0).contains(&self.share) {
             let reason = format!("must lie in [0, 1], not {}", self.share);
             return Err(TrainError::setting(format!("{key}.share"), reason));
-        }
-        if self.share > 0.0 && self.capacity == 0 {
-            return Err(TrainError::setting(
-                format!("{key}.capacity"),
-                "must be at least 1, not 0",
-            ));
         }
         Ok(())
     }
@@ -274,11 +232,14 @@ pub struct ReplayBuffer<T> {
 impl<T> ReplayBuffer<T> {
     /// An empty buffer; without replay it keeps nothing.
     pub fn new(settings: &ReplaySettings) -> Self {
-        let capacity = if settings.share > 0.0 {
-            settings.capacity
+        Self::with_capacity(if settings.share > 0.0 {
+            KEPT_SAMPLES
         } else {
             0
-        };
+        })
+    }
+
+    fn with_capacity(capacity: usize) -> Self {
         Self {
             capacity,
             items: VecDeque::new(),
@@ -331,7 +292,8 @@ impl<T> ReplayBuffer<T> {
 mod tests {
     use super::*;
 
-    /// "Updates per iteration" is a number of optimiser steps within each iteration; "every n-th" is another setting.
+    /// "Updates per iteration" is a number of optimiser steps within each iteration, not "every
+    /// n-th iteration".
     #[test]
     fn fault_08_updates_per_iteration_loops() {
         let schedule = DiscriminatorSchedule {
@@ -343,24 +305,15 @@ mod tests {
             .collect();
         assert_eq!(updates, [3, 3, 3, 3]);
         assert_eq!(schedule.total_updates(4), 12);
-        let sparse = DiscriminatorSchedule {
-            every: 3,
-            ..schedule
-        };
-        let updates: Vec<usize> = (0..5)
-            .map(|i| sparse.plan(i).discriminator_updates)
-            .collect();
-        assert_eq!(updates, [3, 0, 0, 3, 0]);
     }
 
     #[test]
     fn warmup_trains_the_discriminator_only() {
         let schedule = DiscriminatorSchedule {
             warmup_iterations: 2,
-            every: 2,
             ..Default::default()
         };
-        let plans: Vec<_> = (0..6)
+        let plans: Vec<_> = (0..4)
             .map(|i| {
                 (
                     schedule.plan(i).discriminator_updates,
@@ -368,7 +321,7 @@ mod tests {
                 )
             })
             .collect();
-        assert_eq!(plans, [(1, 0), (1, 0), (1, 1), (0, 1), (1, 1), (0, 1)]);
+        assert_eq!(plans, [(1, 0), (1, 0), (1, 1), (1, 1)]);
     }
 
     #[test]
@@ -388,14 +341,16 @@ mod tests {
 
     #[test]
     fn policy_negatives_grow_as_style_advantage_falls() {
-        let schedule = PolicyNegatives::StyleAdvantage {
-            weight: 0.5,
-            floor: 0.6,
-            ceiling: 0.9,
-        };
-        let weights: Vec<f64> = [None, Some(1.0), Some(0.9), Some(0.75), Some(0.6), Some(0.4)]
-            .map(|a| schedule.weight(7, a))
-            .into();
+        let schedule = PolicyNegatives::StyleAdvantage { weight: 0.5 };
+        let running = [
+            None,
+            Some(1.0),
+            Some(0.95),
+            Some(0.775),
+            Some(0.6),
+            Some(0.4),
+        ];
+        let weights: Vec<f64> = running.map(|a| schedule.weight(7, a)).into();
         for (weight, expected) in weights.iter().zip([0.0, 0.0, 0.0, 0.25, 0.5, 0.5]) {
             assert!((weight - expected).abs() < 1e-12, "{weights:?}");
         }
@@ -421,11 +376,7 @@ mod tests {
 
     #[test]
     fn replay_keeps_the_newest_and_draws_without_repetition() {
-        let settings = ReplaySettings {
-            share: 0.5,
-            capacity: 5,
-        };
-        let mut buffer = ReplayBuffer::new(&settings);
+        let mut buffer = ReplayBuffer::with_capacity(5);
         buffer.extend(0..8);
         let mut drawn: Vec<i32> = buffer
             .draw(9, &mut Stream::new(1, &[2]))
@@ -456,5 +407,8 @@ mod tests {
         let mut off = ReplayBuffer::new(&ReplaySettings::default());
         off.extend(0..3);
         assert!(off.is_empty());
+        let mut on = ReplayBuffer::new(&ReplaySettings { share: 0.5 });
+        on.extend(0..2000);
+        assert_eq!(on.len(), 1024);
     }
 }

@@ -24,8 +24,9 @@ const ACCURACY: &str = "validation/accuracy";
 /// The length of the run.
 const ITERATIONS: &str = "run.iterations";
 /// Keys, or tables, that change no bit of what is trained. The data are compared by content instead.
-const HARMLESS: [&str; 12] = [
+const HARMLESS: [&str; 13] = [
     "data",
+    "run.early_stop",
     "run.checkpoint_every",
     "run.keep_last",
     "run.eval_every",

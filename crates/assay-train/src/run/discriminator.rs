@@ -17,7 +17,7 @@ use crate::adam::AdamW;
 use crate::execution::Execution;
 use crate::failed_update::FailedPart;
 use crate::optimiser::{LrSchedule, OptimiserSettings};
-use crate::reward::loss::{LabelledTrace, LossOutput, discriminator_loss};
+use crate::reward::loss::{LabelledTrace, LossOutput, WganSettings, discriminator_loss};
 use crate::reward::schedule::{ReplayBuffer, StyleAdvantage};
 use crate::settings::RewardSettings;
 use crate::trace::{PastSample, PromptGroup, Trace, TraceRole, traces};
@@ -157,7 +157,7 @@ impl Discriminator {
             })
         })?;
         if settings.loss.wgan.weight > 0.0 {
-            clip_parameters(&self.model.parameters(), settings.loss.wgan.clip)?;
+            clip_parameters(&self.model.parameters(), WganSettings::CLIP)?;
         }
         self.style.observe(updated.report.statistics.pairs_policy);
         Ok(DiscriminatorReport {

@@ -8,6 +8,7 @@ use assay_lm::transformer::Transformer;
 use assay_tasks::problem::Problem;
 use serde::{Deserialize, Serialize};
 
+use super::early_stop::EarlyStop;
 use crate::metrics::IterationMetrics;
 use crate::ranks::Collective;
 use crate::settings::Settings;
@@ -62,6 +63,11 @@ pub struct Trained {
     pub metrics: IterationMetrics,
     /// Iterations done, over all phases.
     pub iterations: usize,
-    /// Iterations of the whole run: more than are done when the observer stopped it.
+    /// Iterations of the whole run: more than are done when the observer stopped it or it ended
+    /// early.
     pub total: usize,
+    /// Whether the settings ended the run before its last iteration.
+    pub ended_early: bool,
+    /// Why; known to the first rank alone.
+    pub early_stop: Option<EarlyStop>,
 }

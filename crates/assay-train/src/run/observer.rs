@@ -1,5 +1,7 @@
 //! What a run reports while it runs. Training never prints.
 
+use assay_evals::Alarm;
+
 use crate::metrics::IterationMetrics;
 
 /// Receives the events of a run.
@@ -10,8 +12,13 @@ pub trait Observer {
     /// Tokens were drawn in a rollout.
     fn tokens(&mut self, count: usize);
 
-    /// A message for the user: a skip, a resume, an alarm.
+    /// A message for the user: a skip, a resume.
     fn note(&mut self, text: &str);
+
+    /// An alarm was raised, after the iteration that raised it. The first rank alone is told.
+    fn alarm(&mut self, alarm: &Alarm) {
+        self.note(&format!("alarm: {}", alarm.text()));
+    }
 
     /// Whether the run should stop. It is asked before each iteration; the work done so far is saved.
     fn wants_stop(&self) -> bool {

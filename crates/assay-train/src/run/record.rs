@@ -1,30 +1,75 @@
-//! What a run writes beside its checkpoints: settings, metrics, and the batch of an update that failed.
+//! What a run writes beside its checkpoints: settings, metrics, why it ended early, and the batch
+//! of a failed update.
 
 use std::path::Path;
 
 use super::directory::RunDirectory;
+use super::early_stop::{self, EarlyStop, Extent, Watch};
+use super::inputs::TrainInputs;
+use super::observer::Observer;
 use crate::TrainError;
 use crate::failed_update::FailedPart;
-use crate::metrics::MetricsFile;
+use crate::metrics::{self, IterationMetrics, MetricsFile};
 use crate::ranks::{self, Collective};
-use crate::settings::Settings;
 
 /// The files of a run, which one rank writes.
 pub(super) struct Record {
     pub(super) directory: RunDirectory,
     pub(super) metrics: MetricsFile,
+    watch: Watch,
 }
 
 impl Record {
     /// Writes the settings and opens the metrics, which keep the iterations before `first`.
     pub(super) fn open(
         directory: RunDirectory,
-        settings: &Settings,
+        inputs: &TrainInputs<'_>,
         first: usize,
     ) -> Result<Self, TrainError> {
-        directory.record(settings)?;
-        let metrics = MetricsFile::open(&directory.path().join("metrics.jsonl"), first)?;
-        Ok(Self { directory, metrics })
+        directory.record(inputs.settings)?;
+        let path = directory.path().join("metrics.jsonl");
+        let metrics = MetricsFile::open(&path, first)?;
+        let done = metrics::read(&path)?;
+        let watch = Watch::new(&inputs.settings.run.early_stop, inputs.kind, &done);
+        if watch.reason().is_none() {
+            early_stop::clear(directory.path())?;
+        }
+        Ok(Self {
+            directory,
+            metrics,
+            watch,
+        })
+    }
+
+    /// Writes an iteration's metrics and tells the observer of it and of the alarms that it raises.
+    pub(super) fn add(
+        &mut self,
+        metrics: &IterationMetrics,
+        total: usize,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        self.metrics.append(metrics)?;
+        observer.iteration(metrics, total);
+        for alarm in self.watch.push(metrics) {
+            observer.alarm(&alarm);
+        }
+        Ok(())
+    }
+
+    /// Whether the run ends after the iterations so far.
+    pub(super) fn ends_early(&self) -> bool {
+        self.watch.reason().is_some()
+    }
+
+    /// Records and returns why the run ended before its last iteration; `None` for any other end.
+    pub(super) fn finish(&self, extent: Extent) -> Result<Option<EarlyStop>, TrainError> {
+        let is_short = extent.iterations < extent.total;
+        let reason = self.watch.reason().filter(|_| is_short);
+        match reason {
+            Some(reason) => early_stop::write(self.directory.path(), reason, extent)?,
+            None => early_stop::clear(self.directory.path())?,
+        }
+        Ok(reason.cloned())
     }
 }
 

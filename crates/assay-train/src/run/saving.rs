@@ -193,6 +193,17 @@ pub(super) fn choose(
     Ok(newest.whole.map(|(number, _)| number))
 }
 
+/// The directory of the newest checkpoint's policy and reward.
+///
+/// # Errors
+/// The directory cannot be read, or holds no checkpoint.
+pub fn newest_checkpoint(dir: &Path) -> Result<PathBuf, TrainError> {
+    match checkpoint::list(dir)?.pop() {
+        Some((_, path)) => Ok(path),
+        None => Err(TrainError::malformed(dir, "it holds no checkpoint")),
+    }
+}
+
 /// Takes a policy's weights from a checkpoint's policy directory.
 pub(super) fn restore_policy(policy: &mut PolicyModel, dir: &Path) -> Result<(), TrainError> {
     match &mut policy.trainable {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use super::Settings;
+use super::{Settings, retired};
 use crate::TrainError;
 
 /// Largest settings file in bytes.
@@ -193,7 +193,8 @@ impl Tree {
         );
     }
 
-    fn settings(self) -> Result<Settings, TrainError> {
+    fn settings(mut self) -> Result<Settings, TrainError> {
+        retired::leave_out(&mut self.table)?;
         let settings: Settings = self
             .table
             .clone()

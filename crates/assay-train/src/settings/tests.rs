@@ -26,8 +26,11 @@ fn nonsense_is_refused_by_key() {
     use crate::policy::advantage::{AdvantageKind, ExpertInGroup, StdScale};
     refused(|s| s.sampling.samples = 1, "policy.advantage.scale");
     refused(|s| s.sampling.samples = 0, "sampling.samples");
+    refused(
+        |s| (s.run.early_stop.evaluations, s.run.eval_every) = (2, 0),
+        "run.early_stop.evaluations",
+    );
     refused(|s| s.sampling.temperature = 0.0, "sampling.temperature");
-    refused(|s| s.sampling.top_p = 0.0, "sampling.top_p");
     refused(
         |s| s.sampling.max_completion_tokens = 0,
         "sampling.max_completion_tokens",

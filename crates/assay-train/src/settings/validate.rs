@@ -21,6 +21,7 @@ impl Settings {
         lora("lora.policy", &self.lora.policy())?;
         lora("lora.reward", &self.lora.reward())?;
         self.validate_counts()?;
+        self.validate_early_stop()?;
         self.validate_sampling()?;
         self.validate_reward()?;
         self.policy
@@ -71,10 +72,6 @@ impl Settings {
                 sampling.temperature
             );
             return Err(TrainError::setting("sampling.temperature", reason));
-        }
-        if !(sampling.top_p > 0.0 && sampling.top_p <= 1.0) {
-            let reason = format!("must lie in (0, 1], not {}", sampling.top_p);
-            return Err(TrainError::setting("sampling.top_p", reason));
         }
         if !(0.0..=1.0).contains(&self.data.wrong_demonstrations) {
             let reason = format!("must lie in [0, 1], not {}", self.data.wrong_demonstrations);

@@ -1,7 +1,7 @@
 //! Terms over single token logits: cross-entropy, Wasserstein difference.
 
 use super::labels::{Class, Label};
-use super::{BceReduction, BceSettings, LabelledTrace, sigmoid, softplus};
+use super::{BceSettings, LabelledTrace, sigmoid, softplus};
 use crate::masked_mean::masked_mean;
 
 /// 1/2 mean_pos + 1/2 mean_neg of softplus(z) - y z; adds weight * gradient to `grads`.
@@ -14,7 +14,7 @@ pub(super) fn bce(
     let eps = settings.smoothing;
     let mut loss = 0.0;
     for (class, target) in [(Class::Positive, 1.0 - eps), (Class::Negative, eps)] {
-        let own = of_class(labels, class, settings.reduction);
+        let own = of_class(labels, class);
         let mean = masked_mean(own.iter().map(|label| {
             let z = logit(traces, label);
             (softplus(z) - target * z, label.weight)
@@ -38,7 +38,7 @@ pub(super) fn wgan(
 ) -> f64 {
     let mut loss = 0.0;
     for (class, sign) in [(Class::Positive, -1.0), (Class::Negative, 1.0)] {
-        let own = of_class(labels, class, BceReduction::Global);
+        let own = of_class(labels, class);
         let mean = masked_mean(own.iter().map(|label| (logit(traces, label), label.weight)));
         for label in &own {
             grads[label.trace][label.token] += weight * sign * mean.scale * label.weight;
@@ -52,19 +52,8 @@ fn logit(traces: &[LabelledTrace<'_>], label: &Label) -> f64 {
     f64::from(traces[label.trace].logits[label.token])
 }
 
-/// The labels of a class; with `per_sequence` each weight is divided by the trace's number of labels of the class, so
-/// that the weighted mean over labels is the weighted mean of the traces' means.
-fn of_class(labels: &[Label], class: Class, reduction: BceReduction) -> Vec<Label> {
-    let mut own: Vec<Label> = labels
-        .iter()
-        .copied()
-        .filter(|label| label.class == class)
-        .collect();
-    if reduction == BceReduction::PerSequence {
-        for run in own.chunk_by_mut(|a, b| a.trace == b.trace) {
-            let count = run.len() as f64;
-            run.iter_mut().for_each(|label| label.weight /= count);
-        }
-    }
-    own
+/// The labels of a class.
+fn of_class(labels: &[Label], class: Class) -> Vec<Label> {
+    let own = labels.iter().copied();
+    own.filter(|label| label.class == class).collect()
 }

@@ -41,7 +41,7 @@ fn later_wins_and_tables_merge() {
     let settings = load(
         &dir,
         "sub/run.toml",
-        &["sampling.top_p=0.5", "model.path=models/tiny"],
+        &["sampling.temperature=0.5", "model.path=models/tiny"],
     )
     .unwrap();
     assert_eq!(
@@ -53,7 +53,7 @@ fn later_wins_and_tables_merge() {
         (2, 8, 0.7)
     );
     assert_eq!(
-        (settings.sampling.top_p, settings.model.path.to_str()),
+        (settings.sampling.temperature, settings.model.path.to_str()),
         (0.5, Some("models/tiny"))
     );
 }
@@ -313,9 +313,30 @@ fn the_base_config_is_the_default_settings() {
     written.sort();
     resolved.sort();
     assert_eq!(written, resolved);
-    // 89 before branches (a count, a source, where they leave, how far they go) and the judge (where
-    // rewards come from, the weight of its labels).
-    assert!(resolved.len() <= 95, "{} keys", resolved.len());
+    assert!(resolved.len() <= 90, "{} keys", resolved.len());
+}
+
+/// What earlier versions wrote into settings.toml is read; another value has no meaning now.
+#[test]
+fn retired_keys_with_their_value_are_read() {
+    let text = "sampling.top_p = 1.0\noptimiser.beta1 = 0.9\n\
+                [reward.schedule]\nevery = 1\nreplay = { share = 0.0, capacity = 1024 }\n\
+                policy_negatives = { kind = \"style_advantage\", weight = 0.5, floor = 0.6, ceiling = 0.95 }\n\
+                [reward.loss]\nbce.reduction = \"global\"\nwgan.clip = 0.10000000149011612\n";
+    let settings = Settings::from_toml(text, "settings.toml").unwrap();
+    assert_eq!(settings, Settings::default());
+    for option in [
+        "reward.schedule.every=2",
+        "sampling.top_p=0.9",
+        "optimiser.beta1=text",
+        "reward.loss.bce.reduction=per_sequence",
+        "reward.loss.wgan.clip=0.1001",
+    ] {
+        let message = set(&[option]).unwrap_err().to_string();
+        let key = option.split('=').next().unwrap();
+        assert!(message.contains(key), "{message}");
+        assert!(message.contains("no setting any more"), "{message}");
+    }
 }
 
 #[test]
