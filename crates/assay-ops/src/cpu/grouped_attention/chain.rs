@@ -41,7 +41,7 @@ impl Gathered {
     ) -> KeyValues<'a> {
         let mut rows = pieces(branch, places);
         if let (Some(only), None) = (rows.next(), rows.next()) {
-            return source.from_row(only.start);
+            return source.rows_from(only.start);
         }
         self.keys.clear();
         self.values.clear();

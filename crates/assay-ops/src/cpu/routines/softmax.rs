@@ -34,8 +34,8 @@ pub(crate) struct KeyBlock<'a> {
 }
 
 impl<'a> KeyValues<'a> {
-    /// The rows from this one on.
-    pub(crate) fn from_row(self, row: usize) -> Self {
+    /// The rows without those before `row`.
+    pub(crate) fn rows_from(self, row: usize) -> Self {
         let start = row * self.stride;
         Self {
             keys: &self.keys[start..],
@@ -47,7 +47,7 @@ impl<'a> KeyValues<'a> {
     /// The block of these rows.
     pub(crate) fn block(self, rows: &Range<usize>) -> KeyBlock<'a> {
         KeyBlock {
-            source: self.from_row(rows.start),
+            source: self.rows_from(rows.start),
             count: rows.len(),
         }
     }
