@@ -5,6 +5,7 @@
 mod architecture;
 mod commands;
 mod interop;
+mod labels;
 mod layouts;
 mod looking;
 mod mistaken;
