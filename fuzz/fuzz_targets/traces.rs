@@ -1,11 +1,14 @@
-//! Traces: what the reader accepts, the writer writes and the reader reads back equal.
+//! Traces: what the reader accepts, the writer writes and the reader reads back equal. Labels and
+//! wrong traces: any file is read or refused.
 #![no_main]
 
 use std::io::Write;
 
+use assay_tasks::labels::{LabelFile, read_labels};
 use assay_tasks::trace_io::{
     holds_step_traces, read_foreign_traces, read_step_traces, read_traces, write_traces,
 };
+use assay_tasks::wrong_traces::read_wrong_traces;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -17,9 +20,13 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = holds_step_traces(&path);
     let _ = read_step_traces(&path);
     let _ = read_foreign_traces(&path);
+    let _ = read_labels(&path);
+    let _ = read_wrong_traces(&path);
     if let Ok(traces) = read_traces(&path) {
         let copy = dir.path().join("out.jsonl");
         write_traces(&copy, &traces).expect("accepted traces can be written");
         assert_eq!(read_traces(&copy).expect("and read"), traces);
     }
+    // Last: opening a file of labels may mend its end.
+    let _ = LabelFile::open(&path);
 });

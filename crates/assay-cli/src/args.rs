@@ -481,6 +481,10 @@ pub(crate) struct ServeArgs {
     /// File with the bearer token that requests must carry: one line of 16 characters or more.
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
+    /// File to which labels that people make in the viewer are appended; without one there are
+    /// none.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) labels: Option<PathBuf>,
     /// Trace score of a text if the request names none. Default: that of the reward's calibration,
     /// else the mean.
     #[arg(long)]

@@ -7,8 +7,9 @@
 //! class only, no problem, no variance) is `None`, never NaN and never a zero that looks like a
 //! result.
 //!
-//! [`evaluate`] measures a file of traces, [`localisation::localise`] injected errors, and
-//! [`processbench`] labels of first wrong steps. The crate `assay-report` draws the results.
+//! [`evaluate`] measures a file of traces, [`localisation::localise`] injected or marked errors,
+//! [`processbench`] labels of first wrong steps, and [`agreement()`] the people who marked them.
+//! The crate `assay-report` draws the results.
 //!
 //! ```
 //! use assay_evals::{EvalSettings, evaluate};
@@ -40,6 +41,7 @@
 //!
 //! [`ScoredTrace`]: assay_tasks::trace::ScoredTrace
 
+mod agreement;
 mod alarms;
 pub mod calibration;
 pub mod classification;
@@ -58,6 +60,7 @@ mod summary;
 #[cfg(test)]
 mod golden_tests;
 
+pub use agreement::{AGREEMENT_WINDOWS, Judgement, agreement};
 pub use alarms::{Alarm, AlarmKind, AlarmWatch, find_alarms};
 pub use classification::ReliabilityBin;
 pub use error::EvalError;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use assay_evals::localisation::{Predictor, Suspect};
 use assay_evals::scores::TraceScore;
+use assay_tasks::labels::trace_key;
 use assay_tasks::trace::ScoredTrace;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -62,6 +63,8 @@ pub(crate) struct TokenRewards {
     pub(crate) probability: Option<f64>,
     pub(crate) predicted_answer: Option<String>,
     pub(crate) predicted_error: Option<PredictedError>,
+    /// The name of question and text in `/v1/labels`.
+    pub(crate) trace: String,
 }
 
 /// The token that looks most like the first error.
@@ -366,6 +369,7 @@ impl View {
             probability,
             predicted_answer: trace.predicted_answer.clone(),
             predicted_error: predicted_error(trace, self.predictor),
+            trace: trace_key(&trace.question, &trace.text),
             text: trace.text.clone(),
         }
     }

@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use assay_critic::{EncodedTrace, TokenOutputs};
 use assay_lm::packed::PromptGroups;
+use assay_tasks::labels::LabelFile;
 use assay_tasks::trace::ScoredTrace;
 use tokio::sync::Semaphore;
 
@@ -32,6 +33,8 @@ pub(crate) struct App {
     pub(crate) limits: Limits,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) token: Option<Token>,
+    /// Where labels are kept.
+    pub(crate) labels: Option<Arc<LabelFile>>,
     pub(crate) events: Events,
     pub(crate) token_budget: usize,
     pub(crate) seed: u64,

@@ -2,7 +2,8 @@
 //!
 //! Requests are read and encoded on an event loop and its blocking threads; one thread runs the models, and requests
 //! that wait for it at the same time share a batch. Scores are those of `assay score`, bit for bit, whatever shares the
-//! batch. This crate prints nothing and opens no file: models come loaded, messages go to [`Events`].
+//! batch. This crate prints nothing and opens no file: models come loaded, and
+//! the file of labels open; messages go to [`Events`].
 //!
 //! ```no_run
 //! use std::path::Path;

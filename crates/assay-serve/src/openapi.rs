@@ -40,8 +40,8 @@ pub fn openapi() -> &'static str {
 /// # Errors
 /// The message that a client would get; also when no route at `path` has a body.
 pub fn check_body(path: &str, body: &[u8]) -> Result<(), String> {
-    let route = TABLE.iter().find(|route| route.path == path);
-    let Some(kind) = route.and_then(|route| route.body) else {
+    let mut of_path = TABLE.iter().filter(|route| route.path == path);
+    let Some(kind) = of_path.find_map(|route| route.body) else {
         return Err(format!("no route at `{path}` has a body"));
     };
     let fields = Fields::from_bytes(body, Limits::default().json_depth);
@@ -58,10 +58,8 @@ fn document() -> Value {
             schemas.extend((body.shape)().definitions.clone());
         }
         let operation = operation(route, &mut answers);
-        paths.insert(
-            route.path.to_owned(),
-            json!({ route.method.name(): operation }),
-        );
+        let of_path = paths.entry(route.path).or_insert_with(|| json!({}));
+        of_path[route.method.name()] = operation;
     }
     let mut of_answers = answers.take_definitions(true);
     of_answers.values_mut().for_each(close);

@@ -157,6 +157,16 @@ impl Refusal {
         )
     }
 
+    /// A file that holds as much as it may.
+    pub(crate) fn full(message: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::INSUFFICIENT_STORAGE,
+            "server_error",
+            "labels_full",
+            message,
+        )
+    }
+
     /// A failure of the upstream server.
     pub(crate) fn upstream(message: impl Into<String>) -> Self {
         Self::new(

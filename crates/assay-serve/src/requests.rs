@@ -3,6 +3,7 @@
 //! Fields of other servers are listed in [`others`]: those that change nothing here, and those of which only the
 //! values that ask for nothing pass.
 
+mod labels;
 mod names;
 mod others;
 
@@ -17,6 +18,7 @@ use serde_json::{Map, Value};
 
 use crate::shape::{RequestBody, Shape, Unsupported};
 
+pub(crate) use labels::{LabelRequest, MarkedToken, Verdict};
 pub(crate) use names::{Name, Seed};
 pub(crate) use others::{ANSWER_FIELDS, ASSAY_FIELDS};
 

@@ -2,6 +2,7 @@
 //! carries.
 
 pub(crate) mod completions;
+pub(crate) mod labels;
 pub(crate) mod pages;
 pub(crate) mod rerank;
 pub(crate) mod table;

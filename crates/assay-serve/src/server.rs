@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use assay_tasks::labels::LabelFile;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 
@@ -31,6 +32,8 @@ pub struct ServeSettings {
     pub batching: Batching,
     /// The secret that requests must carry, if any.
     pub token: Option<Token>,
+    /// Where labels that people make in the viewer are kept, if anywhere.
+    pub labels: Option<Arc<LabelFile>>,
     /// Seed of samples whose request names none.
     pub seed: u64,
     /// Where messages for the operator go.
@@ -121,6 +124,7 @@ impl Server {
             limits,
             batching,
             token,
+            labels,
             seed,
             events,
         } = self.settings;
@@ -137,6 +141,7 @@ impl Server {
             engine: engine.client(),
             metrics: Arc::clone(&metrics),
             token,
+            labels,
             events: events.clone(),
             token_budget: batching.token_budget,
             seed,

@@ -170,6 +170,26 @@ pub enum TasksError {
     /// A registry without perturbations cannot make negatives.
     #[error("the list of perturbations is empty")]
     NoPerturbation,
+    /// Another process appends to the file of labels.
+    #[error("{path}: another process writes labels to it; stop that one, or name another file")]
+    LabelsInUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file of labels has, or would have, more bytes than are kept in one.
+    #[error("{path}: a file of labels has at most {limit} bytes; name a new file")]
+    LabelsFull {
+        /// The file.
+        path: PathBuf,
+        /// The maximum number of bytes.
+        limit: u64,
+    },
+    /// A label is longer than a line may be.
+    #[error("the label has more than {limit} bytes with its question and text")]
+    LabelTooLong {
+        /// The maximum number of bytes.
+        limit: usize,
+    },
     /// Two problem sets that must be disjoint are not.
     #[error("{first} and {second} share {count} problems, among them {examples:?}")]
     Overlap {

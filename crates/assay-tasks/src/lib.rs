@@ -2,8 +2,8 @@
 //! the trace record.
 //!
 //! This crate has no model, uses no device and prints nothing. Its only effects are reading and
-//! writing files in [`datasets`], [`trace_io`] and [`trace_stream`]. All randomness comes from
-//! [`random::Stream`].
+//! writing files in [`datasets`], [`labels`], [`trace_io`] and [`trace_stream`]. All randomness
+//! comes from [`random::Stream`].
 //!
 //! ```
 //! use assay_tasks::datasets::{DatasetFormat, DatasetSettings, load_problems};
@@ -33,6 +33,7 @@ pub mod datasets;
 pub mod deduction;
 mod error;
 mod json;
+pub mod labels;
 mod lines;
 pub mod message;
 mod numbers;

@@ -1,7 +1,8 @@
 //! Wrong traces that a user knows: negatives for training a reward.
 //!
 //! A record names its problem by `id` or by `question` and holds the trace as `text`. The records
-//! stand in JSON lines, in a JSON array or in parquet. Other columns are passed over.
+//! stand in JSON lines, in a JSON array or in parquet. Other columns are passed over. A file of
+//! [labels](crate::labels) is one too: its wrong traces, each with its first wrong token.
 
 use std::path::Path;
 
@@ -9,6 +10,7 @@ use serde_json::Value;
 
 use crate::datasets::records::Records;
 use crate::json::{Columns, type_name};
+use crate::labels::{FirstError, holds_labels, read_labels};
 use crate::{RecordFault, TasksError};
 
 /// A wrong trace of a problem.
@@ -20,14 +22,32 @@ pub struct WrongTrace {
     pub question: Option<String>,
     /// Reasoning and answer, in any layout.
     pub text: String,
+    /// The first wrong token, where a person marked it.
+    pub first_error: Option<FirstError>,
 }
 
-/// Reads a file of wrong traces.
+/// The wrong traces of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WrongTraces {
+    /// The traces.
+    pub traces: Vec<WrongTrace>,
+    /// What was left out of a file of labels, one line for each reason.
+    pub notes: Vec<String>,
+}
+
+/// Reads a file of wrong traces, or of labels.
+///
+/// Of labels, traces are read that most of their annotators mark as wrong; a record that cannot be
+/// used is left out and named in [`WrongTraces::notes`].
 ///
 /// # Errors
-/// [`TasksError::Record`] names file, record and column of the first record that cannot be used;
-/// what stops the file from being read.
-pub fn read_wrong_traces(path: &Path) -> Result<Vec<WrongTrace>, TasksError> {
+/// [`TasksError::Record`] names file, record and column of the first record of a wrong trace that
+/// cannot be used; what stops the file from being read.
+pub fn read_wrong_traces(path: &Path) -> Result<WrongTraces, TasksError> {
+    // A pipe cannot be looked at twice.
+    if path.is_file() && holds_labels(path)? {
+        return labelled(path);
+    }
     let mut traces = Vec::new();
     for record in Records::open(path)? {
         let (number, record) = record.map_err(|fault| fault.error(path))?;
@@ -38,7 +58,33 @@ pub fn read_wrong_traces(path: &Path) -> Result<Vec<WrongTrace>, TasksError> {
             fault,
         })?);
     }
-    Ok(traces)
+    Ok(WrongTraces {
+        traces,
+        notes: Vec::new(),
+    })
+}
+
+/// The traces of a file of labels that have an error.
+fn labelled(path: &Path) -> Result<WrongTraces, TasksError> {
+    let labels = read_labels(path)?;
+    let consensus = labels.consensus();
+    let mut notes = labels.notes();
+    let wrong = consensus.traces.iter().filter(|t| t.first_error.is_some());
+    let traces: Vec<WrongTrace> = wrong
+        .map(|trace| WrongTrace {
+            id: None,
+            question: Some(trace.question.to_owned()),
+            text: trace.text.to_owned(),
+            first_error: trace.first_error,
+        })
+        .collect();
+    let right = consensus.traces.len() - traces.len();
+    notes.push(format!(
+        "{} labelled traces with an error; left out {right} without one and {} on which as many annotators see one as do not",
+        traces.len(),
+        consensus.undecided,
+    ));
+    Ok(WrongTraces { traces, notes })
 }
 
 fn wrong_trace(columns: &Columns) -> Result<WrongTrace, RecordFault> {
@@ -46,6 +92,7 @@ fn wrong_trace(columns: &Columns) -> Result<WrongTrace, RecordFault> {
         id: text(columns, "id")?,
         question: text(columns, "question")?,
         text: text(columns, "text")?.unwrap_or_default(),
+        first_error: None,
     };
     let missing = if trace.text.trim().is_empty() {
         "text"
@@ -81,11 +128,15 @@ fn text(columns: &Columns, column: &str) -> Result<Option<String>, RecordFault> 
 mod tests {
     use super::*;
 
-    fn read(lines: &str) -> Result<Vec<WrongTrace>, TasksError> {
+    fn read_all(lines: &str) -> Result<WrongTraces, TasksError> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("wrong.jsonl");
         std::fs::write(&path, lines).unwrap();
         read_wrong_traces(&path)
+    }
+
+    fn read(lines: &str) -> Result<Vec<WrongTrace>, TasksError> {
+        Ok(read_all(lines)?.traces)
     }
 
     #[test]
@@ -98,12 +149,14 @@ mod tests {
                 WrongTrace {
                     id: Some("7".to_owned()),
                     question: None,
-                    text: "one".to_owned()
+                    text: "one".to_owned(),
+                    first_error: None,
                 },
                 WrongTrace {
                     id: None,
                     question: Some("why?".to_owned()),
-                    text: "two".to_owned()
+                    text: "two".to_owned(),
+                    first_error: None,
                 }
             ]
         );
@@ -124,6 +177,31 @@ mod tests {
         ] {
             let message = read(&format!("{good}{bad}\n")).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn labels_are_wrong_traces_with_a_place() {
+        let lines = r#"garbage
+{"question": "why?", "text": "so", "first_error": {"start": 1, "end": 2}}
+{"question": "why?", "text": "because", "first_error": null}
+{"question": "why?", "text": "so", "first_error": {"start": 1, "end": 9}, "annotator": "b"}
+{"question": "how?", "text": "so", "first_error": {"start": 1, "end": 2}}
+{"question": "how?", "text": "so", "first_error": null, "annotator": "b"}
+"#;
+        let read = read_all(lines).unwrap();
+        let [trace] = read.traces.as_slice() else {
+            panic!("{:?}", read.traces);
+        };
+        assert_eq!(trace.question.as_deref(), Some("why?"));
+        assert_eq!(trace.first_error.map(|e| (e.start, e.end)), Some((1, 2)));
+        let notes = read.notes.join("\n");
+        for expected in [
+            "not the expected JSON (wrong.jsonl:1:",
+            "`first_error` ends past the text (wrong.jsonl:4)",
+            "1 labelled traces with an error; left out 1 without one and 1 on which",
+        ] {
+            assert!(notes.contains(expected), "{notes}");
         }
     }
 }

@@ -77,7 +77,8 @@ pub struct TokenSpans {
     pub corrupted_from: Option<usize>,
     /// Perturbed traces: the first token after the corrupted span; `None` when the span runs to the end.
     pub corrupted_until: Option<usize>,
-    /// Policy samples: the first token that differs from the demonstration; `None` when they are equal.
+    /// Policy samples, and wrong traces whose error a person marked: the first token that differs
+    /// from the demonstration; `None` when they are equal.
     pub diverges_at: Option<usize>,
 }
 

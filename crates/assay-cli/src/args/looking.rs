@@ -82,12 +82,17 @@ pub(crate) struct LocaliseArgs {
     pub(crate) model: Option<PathBuf>,
     /// Demonstrations, or step traces in ProcessBench's format: JSON lines or a JSON array (also
     /// gzip or zstd), or parquet.
-    #[arg(long)]
-    pub(crate) demonstrations: PathBuf,
+    #[arg(long, required_unless_present = "labels")]
+    pub(crate) demonstrations: Option<PathBuf>,
+    /// Labels that people made with `serve --labels`: their first wrong tokens, instead of
+    /// demonstrations.
+    #[arg(long, value_name = "FILE",
+        conflicts_with_all = ["demonstrations", "kinds", "format", "question", "demonstration", "answer"])]
+    pub(crate) labels: Option<PathBuf>,
     /// Layout of the demonstrations.
     #[command(flatten)]
     pub(crate) layout: LayoutArgs,
-    /// Use the first N demonstrations only.
+    /// Use the first N demonstrations or labelled traces only.
     #[arg(long)]
     pub(crate) limit: Option<usize>,
     /// Perturbation kind. Default: number errors. May be repeated.

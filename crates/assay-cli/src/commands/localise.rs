@@ -1,9 +1,11 @@
-//! `assay localise`: does the reward find errors injected into demonstrations, or the first wrong
-//! step of real traces?
+//! `assay localise`: does the reward find errors injected into demonstrations, the first wrong step
+//! of real traces, or the first wrong token that people marked?
+
+mod marked;
 
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use assay_critic::{Critic, ScoredSteps, ScoringPolicy};
 use assay_evals::Summary;
 use assay_evals::localisation::{Predictor, localise};
@@ -32,29 +34,36 @@ const DEFAULT_KIND: &str = "corrupt_numbers";
 /// Runs the command.
 pub(crate) fn run(args: &LocaliseArgs) -> Result<()> {
     ensure!(args.limit != Some(0), "--limit must be at least 1");
-    let has_steps = !args.layout.names_columns() && open::holds_steps(&args.demonstrations)?;
+    let summary = match (&args.labels, &args.demonstrations) {
+        (Some(labels), _) => marked::marked(args, labels)?,
+        (None, Some(demonstrations)) => of_demonstrations(args, demonstrations)?,
+        (None, None) => bail!("give --demonstrations or --labels"),
+    };
+    print_summary(&summary, args.json)
+}
+
+fn of_demonstrations(args: &LocaliseArgs, path: &Path) -> Result<Summary> {
+    let has_steps = !args.layout.names_columns() && open::holds_steps(path)?;
     let summary = match has_steps {
-        true => steps(args)?,
-        false => injected(args)?,
+        true => steps(args, path)?,
+        false => injected(args, path)?,
     };
     ensure!(
         !summary.is_empty(),
         "{} holds too little to judge: it takes demonstrations with a number to change, or step traces with labels",
-        args.demonstrations.display()
+        path.display()
     );
-    print_summary(&summary, args.json)
+    Ok(summary)
 }
 
-fn injected(args: &LocaliseArgs) -> Result<Summary> {
+fn injected(args: &LocaliseArgs, path: &Path) -> Result<Summary> {
     let kinds = if args.kinds.is_empty() {
         vec![DEFAULT_KIND.to_owned()]
     } else {
         args.kinds.clone()
     };
     let registry = Registry::named(&kinds)?;
-    let data = args
-        .layout
-        .settings(&args.demonstrations, Required::DemonstrationAndAnswer);
+    let data = args.layout.settings(path, Required::DemonstrationAndAnswer);
     let problems = open::problems(&DatasetSettings {
         limit: args.limit,
         ..data
@@ -100,8 +109,8 @@ fn trained_kinds(reward: &Path) -> Result<Option<Vec<Perturbation>>> {
     Ok(settings.map(|settings| settings.reward.perturbations.kinds))
 }
 
-fn steps(args: &LocaliseArgs) -> Result<Summary> {
-    let traces = open::step_traces(&args.demonstrations)?;
+fn steps(args: &LocaliseArgs, path: &Path) -> Result<Summary> {
+    let traces = open::step_traces(path)?;
     let (model, reward) = open::reward(
         &args.reward,
         args.model.as_deref(),

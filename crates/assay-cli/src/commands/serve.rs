@@ -13,6 +13,7 @@ use assay_serve::{
     Batching, Events, Generator, Limits, Models, ServeSettings, ServedPolicy, ServedReward, Server,
     Token, Upstream,
 };
+use assay_tasks::labels::{LabelFile, OpenedLabels, RepairedTail};
 
 use crate::args::ServeArgs;
 use crate::open;
@@ -49,26 +50,13 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     ensure!(args.max_batch > 0, "--max-batch must be at least 1");
     ensure!(args.timeout > 0, "--timeout must be at least 1");
     let timeout = Duration::from_secs(args.timeout);
-    let token = args.token_file.as_deref().map(token).transpose()?;
+    let settings = settings(args, timeout)?;
     let mut bases = Bases {
         opened: Vec::new(),
         placement: args.compute.placement()?,
     };
     let rewards = rewards(args, &mut bases)?;
     let generator = generator(args, &mut bases, timeout)?;
-    let settings = ServeSettings {
-        limits: Limits {
-            request_timeout: timeout,
-            ..Limits::default()
-        },
-        batching: Batching {
-            token_budget: args.token_budget,
-            requests: args.max_batch,
-        },
-        token,
-        seed: args.seed,
-        events: Events::new(|text| drop(message(text))),
-    };
     let names: Vec<&str> = rewards.iter().map(|reward| reward.name.as_str()).collect();
     let names = names.join(", ");
     let models = Models::new(rewards, generator, score)?;
@@ -85,6 +73,45 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     server.run()?;
     message("all requests answered, stopped")?;
     Ok(())
+}
+
+fn settings(args: &ServeArgs, timeout: Duration) -> Result<ServeSettings> {
+    Ok(ServeSettings {
+        limits: Limits {
+            request_timeout: timeout,
+            ..Limits::default()
+        },
+        batching: Batching {
+            token_budget: args.token_budget,
+            requests: args.max_batch,
+        },
+        token: args.token_file.as_deref().map(token).transpose()?,
+        labels: args.labels.as_deref().map(labels).transpose()?,
+        seed: args.seed,
+        events: Events::new(|text| drop(message(text))),
+    })
+}
+
+/// Opens a file of labels and says what it holds.
+fn labels(path: &Path) -> Result<Arc<LabelFile>> {
+    let OpenedLabels {
+        file,
+        labels,
+        repaired,
+    } = LabelFile::open(path)?;
+    for note in labels.notes() {
+        message(&note)?;
+    }
+    let name = path.display();
+    match repaired {
+        Some(RepairedTail::Removed(bytes)) => message(&format!(
+            "{name}: removed the last {bytes} bytes, a part of a label that was not written to its end"
+        ))?,
+        Some(RepairedTail::Ended) => message(&format!("{name}: ended its last line"))?,
+        None => {}
+    }
+    message(&format!("{name}: {} labels", labels.labels.len()))?;
+    Ok(Arc::new(file))
 }
 
 /// Rewards by name: `NAME=DIR`, else `reward`, `reward-2`, ...

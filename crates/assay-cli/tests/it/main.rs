@@ -6,6 +6,7 @@ mod architecture;
 mod artifacts;
 mod commands;
 mod interop;
+mod labels;
 mod layouts;
 mod looking;
 mod mistaken;

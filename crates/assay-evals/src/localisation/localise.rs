@@ -7,7 +7,7 @@ use assay_tasks::random::text_key;
 use super::case::{LocalisationCase, error_tokens};
 use super::outcome::{HIT_AT_1, HIT_WINDOWS, Outcome};
 use super::predictors::{Predictor, PredictorConstants};
-use crate::statistics::{BootstrapSettings, Resampler, mean};
+use crate::statistics::{BootstrapSettings, Estimate, Resampler, mean};
 use crate::summary::{Summary, segment};
 
 /// Outcomes of every predictor on every case.
@@ -17,6 +17,8 @@ pub struct Localisation {
     pub outcomes: BTreeMap<Predictor, Vec<(usize, Outcome)>>,
     /// Perturbation of each case; empty for a case without an error token.
     pub kinds: Vec<String>,
+    /// Problem of each case: problems are resampled. A case without one is its own problem.
+    pub problems: Vec<String>,
     /// Number of cases without a token after the start of the corrupted span, which are left out.
     pub skipped: usize,
 }
@@ -35,6 +37,7 @@ pub fn localise<'a>(cases: impl IntoIterator<Item = LocalisationCase<'a>>) -> Lo
     let fitted = [fit(1), fit(0)];
     let mut result = Localisation::default();
     for (index, case) in cases.iter().enumerate() {
+        result.problems.push(case.id.to_owned());
         let Some(error_tokens) = error_tokens(case) else {
             result.skipped += 1;
             result.kinds.push(String::new());
@@ -85,7 +88,7 @@ impl Localisation {
         let resampler = Resampler::new(*settings);
         let mut summary = Summary::default();
         for (&predictor, outcomes) in &self.outcomes {
-            let all: Vec<Outcome> = outcomes.iter().map(|(_, outcome)| *outcome).collect();
+            let all = Own::new(outcomes, &self.problems);
             let group = if predictor.is_baseline() {
                 "baselines"
             } else {
@@ -118,36 +121,66 @@ impl Localisation {
             let own = self.of_kinds(headline, |other| other == kind);
             add_entries(summary, &prefix, &own, resampler);
             for baseline in self.outcomes.keys().filter(|p| p.is_baseline()) {
-                let outcomes = self.of_kinds(*baseline, |other| other == kind);
-                let hits: Vec<f64> = outcomes.iter().map(|o| o.hits[HIT_AT_1]).collect();
+                let own = self.of_kinds(*baseline, |other| other == kind);
                 let name = format!("{prefix}.baselines.{}.hit_1", baseline.name());
-                summary.insert_some(&name, resampler.mean(&hits));
+                let hits = own.mean(resampler, |outcome| outcome.hits[HIT_AT_1]);
+                summary.insert_some(&name, hits);
             }
         }
     }
 
-    fn of_kinds(&self, predictor: Predictor, member: impl Fn(&str) -> bool) -> Vec<Outcome> {
+    fn of_kinds(&self, predictor: Predictor, member: impl Fn(&str) -> bool) -> Own {
         let all = self.outcomes.get(&predictor).into_iter().flatten();
-        all.filter(|(case, _)| member(&self.kinds[*case]))
-            .map(|(_, outcome)| *outcome)
-            .collect()
+        Own::new(
+            all.filter(|(case, _)| member(&self.kinds[*case])),
+            &self.problems,
+        )
     }
 }
 
-fn add_entries(summary: &mut Summary, prefix: &str, outcomes: &[Outcome], resampler: &Resampler) {
-    let mut add = |name: String, of: &dyn Fn(&Outcome) -> f64| {
-        let values: Vec<f64> = outcomes.iter().map(of).collect();
-        summary.insert_some(&name, resampler.mean(&values));
+/// Outcomes with the number of each one's problem, from 0.
+#[derive(Default)]
+struct Own {
+    outcomes: Vec<Outcome>,
+    problems: Vec<usize>,
+}
+
+impl Own {
+    /// Outcomes of cases, whose problems are in `problems`.
+    fn new<'o>(
+        outcomes: impl IntoIterator<Item = &'o (usize, Outcome)>,
+        problems: &[String],
+    ) -> Self {
+        let mut own = Self::default();
+        let (mut places, mut next) = (BTreeMap::new(), 0);
+        for (case, outcome) in outcomes {
+            let id = problems.get(*case).filter(|id| !id.is_empty());
+            let place = match id {
+                Some(id) => *places.entry(id).or_insert(next),
+                None => next,
+            };
+            next = next.max(place + 1);
+            own.outcomes.push(*outcome);
+            own.problems.push(place);
+        }
+        own
+    }
+
+    fn mean(&self, resampler: &Resampler, of: impl Fn(&Outcome) -> f64) -> Option<Estimate> {
+        let values: Vec<f64> = self.outcomes.iter().map(of).collect();
+        resampler.clustered_mean(&values, &self.problems)
+    }
+}
+
+fn add_entries(summary: &mut Summary, prefix: &str, own: &Own, resampler: &Resampler) {
+    let mut add = |name: &str, of: &dyn Fn(&Outcome) -> f64| {
+        summary.insert_some(&format!("{prefix}.{name}"), own.mean(resampler, of));
     };
     for (index, window) in HIT_WINDOWS.into_iter().enumerate() {
-        add(format!("{prefix}.hit_{window}"), &|outcome| {
-            outcome.hits[index]
-        });
+        add(&format!("hit_{window}"), &|outcome| outcome.hits[index]);
     }
-    add(format!("{prefix}.mrr"), &|outcome| outcome.reciprocal_rank);
-    add(format!("{prefix}.map"), &|outcome| {
-        outcome.average_precision
-    });
+    add("mrr", &|outcome| outcome.reciprocal_rank);
+    add("map", &|outcome| outcome.average_precision);
 }
 
 #[cfg(test)]
@@ -268,5 +301,32 @@ mod tests {
         // One half alone has nothing to take a threshold from.
         let one = localise([named(of_half(0))]);
         assert!(!one.outcomes.contains_key(&Predictor::BelowThreshold));
+    }
+
+    #[test]
+    fn cases_of_one_problem_are_resampled_together() {
+        let (found, missed) = ([1.0, 1.0, -1.0, 0.0, 0.0, 0.0, 0.0], [1.0; 7]);
+        let (found, missed) = (found.map(Some), missed.map(Some));
+        let of = |ids: [&'static str; 4]| {
+            let rewards = [&found, &missed, &found, &missed];
+            let cases = ids
+                .into_iter()
+                .zip(rewards)
+                .map(|(id, rewards)| LocalisationCase {
+                    id,
+                    ..case(rewards)
+                });
+            let result = localise(cases);
+            let summary =
+                result.summary(Predictor::LargestDrop, None, &BootstrapSettings::default());
+            *summary.get("localisation.hit_0").unwrap()
+        };
+        let apart = of(["a", "b", "c", "d"]);
+        let together = of(["a", "a", "b", "b"]);
+        assert_eq!((apart.n, together.n), (4, 2));
+        assert!((apart.value - together.value).abs() < 1e-12);
+        // Both problems have the same mean, so resampling them changes nothing.
+        assert_eq!(together.low, together.high);
+        assert!(apart.low < apart.high);
     }
 }

@@ -116,6 +116,24 @@ impl Resampler {
         })
     }
 
+    /// As [`Resampler::mean`] of values of which several may belong to one unit: `units` has the
+    /// number of each value's unit, from 0 without gaps. `None` on no values.
+    pub fn clustered_mean(&self, values: &[f64], units: &[usize]) -> Option<Estimate> {
+        let count = units.iter().max()? + 1;
+        let mut sums = vec![0.0; count];
+        let mut sizes = vec![0.0; count];
+        for (value, &unit) in values.iter().zip(units) {
+            sums[unit] += value;
+            sizes[unit] += 1.0;
+        }
+        let weigh =
+            |weights: &[f64], of: &[f64]| weights.iter().zip(of).map(|(w, v)| w * v).sum::<f64>();
+        self.estimate(count, |weights| {
+            let size = weigh(weights, &sizes);
+            (size > 0.0).then(|| weigh(weights, &sums) / size)
+        })
+    }
+
     /// All resamples of that many units, unless they would fill more than 64 MiB.
     fn kept(&self, units: usize) -> Option<Arc<Vec<u8>>> {
         let size = units

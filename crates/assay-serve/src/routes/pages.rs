@@ -82,6 +82,12 @@ pub(crate) async fn style() -> Response {
     (headers, include_str!("../viewer/viewer.css")).into_response()
 }
 
+/// `GET /marks.js`.
+pub(crate) async fn marks() -> Response {
+    let headers = [(header::CONTENT_TYPE, "text/javascript; charset=utf-8")];
+    (headers, include_str!("../viewer/marks.js")).into_response()
+}
+
 /// `GET /viewer.js`.
 pub(crate) async fn script() -> Response {
     let headers = [(header::CONTENT_TYPE, "text/javascript; charset=utf-8")];

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use axum::routing::{MethodRouter, get, post};
 use schemars::{Schema, SchemaGenerator};
 
-use super::{completions, pages, rerank, texts};
+use super::{completions, labels, pages, rerank, texts};
 use crate::answers;
 use crate::app::App;
 use crate::body::Fields;
 use crate::refusal::Refusal;
-use crate::requests::{ChatRequest, CompletionRequest, RerankRequest, TextsRequest};
+use crate::requests::{ChatRequest, CompletionRequest, LabelRequest, RerankRequest, TextsRequest};
 use crate::shape::{RequestBody, Shape};
 
 /// A method of HTTP.
@@ -99,6 +99,7 @@ const OF_RERANK: &[Content] = &[json(
 )];
 const OF_MODELS: &[Content] = &[json(SchemaGenerator::subschema_for::<answers::ModelList>)];
 const OF_HEALTH: &[Content] = &[json(SchemaGenerator::subschema_for::<answers::Health>)];
+const OF_LABELS: &[Content] = &[json(SchemaGenerator::subschema_for::<labels::LabelList>)];
 const JSON: &[Content] = &[other("application/json")];
 const PLAIN: &[Content] = &[other("text/plain")];
 const HTML: &[Content] = &[other("text/html")];
@@ -229,6 +230,30 @@ pub(crate) const TABLE: &[Route] = &[
         )
     },
     Route {
+        summary: "A person's label of a text: its first wrong token, or that it has none.",
+        answers: &[json(SchemaGenerator::subschema_for::<labels::LabelView>)],
+        statuses: &[
+            status(404, "The server was started without --labels."),
+            status(507, "The file of labels is full."),
+        ],
+        ..work(
+            "/v1/labels",
+            "label",
+            || post(labels::add),
+            body::<LabelRequest>(),
+        )
+    },
+    Route {
+        access: Access::Token,
+        ..page(
+            "/v1/labels",
+            "labels",
+            "The labels that were made.",
+            || get(labels::list),
+            OF_LABELS,
+        )
+    },
+    Route {
         access: Access::Token,
         ..page(
             "/v1/models",
@@ -273,6 +298,13 @@ pub(crate) const TABLE: &[Route] = &[
         "The viewer's style.",
         || get(pages::style),
         CSS,
+    ),
+    page(
+        "/marks.js",
+        "viewer_marks_script",
+        "The part of the viewer's script that makes labels.",
+        || get(pages::marks),
+        SCRIPT,
     ),
     page(
         "/viewer.js",

@@ -42,7 +42,7 @@ const EXAMPLES = [
   },
 ];
 
-const state = { models: [], readings: [], scales: [], hovered: null };
+const state = { models: [], readings: [], scales: [], question: "", shown: null };
 
 // ---- talking to the server
 
@@ -95,6 +95,12 @@ async function loadModels() {
   at("tab-sample").title = samples ? "" : "Start the server with --policy or --upstream to sample answers.";
 }
 
+/// What the server has, asked for again once a token is given.
+async function load() {
+  await loadMarks();
+  await loadModels();
+}
+
 // ---- scoring
 
 async function run() {
@@ -108,7 +114,7 @@ async function run() {
   say(sampling ? "Sampling …" : "Scoring …");
   const started = performance.now();
   try {
-    if (!state.models.length) await loadModels();
+    if (!state.models.length) await load();
     const answers = sampling ? await sampled(question) : { texts: pasted, chosen: null };
     const kept = answers.texts.map((text, index) => ({ text, index })).filter((answer) => answer.text.trim());
     if (!kept.length) return say("Every sampled answer is empty.", true);
@@ -119,11 +125,12 @@ async function run() {
     // Samples were scored as they were drawn: a sample that was cut has no end of turn to score.
     const own = answers.traces && kept.map((answer) => answers.traces[answer.index]);
     for (const name of names) readings.push({ name, traces: (name === names[0] && own) || (await rewardsOf(name, question, texts)) });
+    state.question = question;
     show(readings, kept, answers.chosen);
     const seconds = ((performance.now() - started) / 1000).toFixed(1);
     const empty = answers.texts.length - kept.length;
     const left = empty ? ", " + empty + " empty left out" : "";
-    say(texts.length + (texts.length === 1 ? " answer" : " answers") + left + ", best first, in " + seconds + " s");
+    say(texts.length + (texts.length === 1 ? " answer" : " answers") + left + (blind() ? ", rewards hidden, in " : ", best first, in ") + seconds + " s");
   } catch (error) {
     say(error.message, true);
   } finally {
@@ -162,12 +169,15 @@ function colour(scale, reward) {
 // ---- drawing
 
 function show(readings, answers, chosen) {
+  state.shown = [readings, answers, chosen];
   state.readings = readings;
   state.scales = readings.map((reading) => scaleOf(reading.traces));
   const score = (place) => readings[0].traces[place].score ?? -Infinity;
-  const order = answers.map((_, place) => place).sort((a, b) => score(b) - score(a));
+  const order = answers.map((_, place) => place);
+  if (!blind()) order.sort((a, b) => score(b) - score(a));
   legend();
-  at("cards").replaceChildren(...order.map((place, rank) => card(place, rank, answers[place].index === chosen)));
+  at("cards").replaceChildren(...order.map((place, rank) => card(place, rank, !blind() && answers[place].index === chosen)));
+  paintMarks();
   at("inspector").hidden = true;
 }
 
@@ -181,7 +191,7 @@ function legend() {
   });
   const mark = make("span", {}, make("span", { class: "sample-mark" }, "outlined"), " predicted error");
   at("legend").replaceChildren(...scales, mark);
-  at("legend").hidden = false;
+  at("legend").hidden = blind();
 }
 
 function card(place, rank, isChosen) {
@@ -189,8 +199,8 @@ function card(place, rank, isChosen) {
   const fact = (name, value) => (value === null || value === undefined ? null : make("span", {}, name + " ", make("b", {}, value)));
   const header = make("header", {},
     make("span", { class: "rank" }, String(rank + 1)),
-    fact("score", trace.score === null ? "none" : signed(trace.score)),
-    fact("P(correct)", trace.probability === null ? null : (100 * trace.probability).toFixed(0) + " %"),
+    blind() ? null : fact("score", trace.score === null ? "none" : signed(trace.score)),
+    fact("P(correct)", blind() || trace.probability === null ? null : (100 * trace.probability).toFixed(0) + " %"),
     fact("answer", trace.predicted_answer),
     fact("tokens", String(trace.tokens.length)),
     isChosen ? make("span", { class: "badge" }, "chosen") : null);
@@ -201,22 +211,25 @@ function card(place, rank, isChosen) {
 function reading(which, place, rank) {
   const { name, traces } = state.readings[which];
   const trace = traces[place];
-  const wrong = trace.predicted_error;
+  const wrong = blind() ? null : trace.predicted_error;
   const id = "t" + which + "-" + place;
   const tokens = trace.tokens.map((text, index) => {
     const reward = trace.rewards[index];
-    const classes = [reward === null ? "" : colour(state.scales[which], reward)];
+    const classes = [reward === null || blind() ? "" : colour(state.scales[which], reward)];
     if (wrong && wrong.token === index) classes.push("error-mark");
     if (text === "") classes.push("end");
     const shown = text === "" ? "end" : text;
     return make("span", { id: id + "-" + index, role: "option", class: classes.join(" ").trim(), "aria-label": spoken(trace, index) }, shown);
   });
-  const label = "Answer ranked " + (rank + 1) + ", token rewards by " + name + ". Arrow keys move, E goes to the predicted error.";
+  const label = blind()
+    ? "Answer " + (rank + 1) + ". Arrow keys move, Enter marks the first wrong token, C marks all correct."
+    : "Answer ranked " + (rank + 1) + ", token rewards by " + name + ". Arrow keys move, E goes to the predicted error.";
   const box = make("div", { class: "tokens", role: "listbox", tabindex: "0", "aria-label": label, "data-which": which, "data-place": place }, ...tokens);
   const title = state.readings.length > 1
-    ? make("h3", {}, name, make("span", {}, "score ", make("b", {}, trace.score === null ? "none" : signed(trace.score))))
+    ? make("h3", {}, name, blind() ? null : make("span", {}, "score ", make("b", {}, trace.score === null ? "none" : signed(trace.score))))
     : null;
-  const section = make("div", { class: "reading" }, title, box);
+  const marks = marking.on ? make("div", { class: "mark-row" }) : null;
+  const section = make("div", { class: "reading" }, title, box, marks);
   box.addEventListener("keydown", (event) => moveIn(box, event));
   box.addEventListener("focus", () => pick(box, Number(box.dataset.here ?? 0)));
   box.addEventListener("blur", () => unpick(box));
@@ -243,21 +256,23 @@ function drop(trace, index) {
 function spoken(trace, index) {
   const reward = trace.rewards[index];
   const text = trace.tokens[index] === "" ? "end of answer" : JSON.stringify(trace.tokens[index]);
+  if (blind()) return text + spokenMarks(trace, index);
   const fall = reward === null ? null : drop(trace, index);
   const wrong = trace.predicted_error && trace.predicted_error.token === index ? ", predicted error" : "";
   const value = reward === null ? ", no reward" : ", reward " + reward.toFixed(2);
-  return text + value + (fall === null ? "" : ", drop " + fall.toFixed(2)) + wrong;
+  return text + value + (fall === null ? "" : ", drop " + fall.toFixed(2)) + wrong + spokenMarks(trace, index);
 }
 
 // ---- moving and inspecting
 
 function moveIn(box, event) {
+  if (markKey(box, event)) return;
   const here = Number(box.dataset.here ?? 0);
   const last = box.children.length - 1;
   const trace = state.readings[box.dataset.which].traces[box.dataset.place];
   const moves = { ArrowRight: here + 1, ArrowLeft: here - 1, Home: 0, End: last };
   let next = moves[event.key];
-  if (event.key.toLowerCase() === "e" && !event.ctrlKey && !event.metaKey && trace.predicted_error) next = trace.predicted_error.token;
+  if (event.key.toLowerCase() === "e" && !event.ctrlKey && !event.metaKey && trace.predicted_error && !blind()) next = trace.predicted_error.token;
   if (next === undefined) return;
   event.preventDefault();
   pick(box, Math.max(0, Math.min(last, next)));
@@ -287,7 +302,7 @@ function unpick(box) {
 
 function inspect(box, index) {
   const place = box.dataset.place;
-  const parts = state.readings.flatMap(({ name, traces }, which) => {
+  const parts = blind() ? [] : state.readings.flatMap(({ name, traces }, which) => {
     const trace = traces[place];
     const reward = trace.rewards[index];
     if (reward === null || reward === undefined) return [];
@@ -358,10 +373,12 @@ function start() {
     if (event.key === "?") at("help").showModal();
     if (event.key === "j") otherAnswer(1);
     if (event.key === "k") otherAnswer(-1);
+    pageKey(event);
   });
   const hint = make("div", { class: "empty" }, make("b", {}, "No answers yet"), "Pick an example or paste your own, then score: each token is coloured by what the reward says after it.");
   at("cards").replaceChildren(make("li", {}, hint));
-  loadModels().catch((error) => say(error.message, true));
+  startMarks();
+  load().catch((error) => say(error.message, true));
 }
 
 start();

@@ -11,7 +11,7 @@ use crate::http::{answered, get, post, refused};
 use crate::world::{Running, models, policy};
 
 /// Every route, by hand.
-const ROUTES: [(&str, &str); 14] = [
+const ROUTES: [(&str, &str); 17] = [
     ("post", "/v1/score"),
     ("post", "/v1/rewards"),
     ("post", "/v1/rerank"),
@@ -19,12 +19,15 @@ const ROUTES: [(&str, &str); 14] = [
     ("post", "/rerank"),
     ("post", "/v1/chat/completions"),
     ("post", "/v1/completions"),
+    ("post", "/v1/labels"),
+    ("get", "/v1/labels"),
     ("get", "/v1/models"),
     ("get", "/health"),
     ("get", "/metrics"),
     ("get", "/openapi.json"),
     ("get", "/"),
     ("get", "/viewer.css"),
+    ("get", "/marks.js"),
     ("get", "/viewer.js"),
 ];
 
@@ -85,7 +88,7 @@ fn request_schema(path: &str) -> &'static Value {
 }
 
 /// A small request for each route that takes one.
-fn bases() -> [(&'static str, Value); 7] {
+fn bases() -> [(&'static str, Value); 8] {
     let texts = json!({ "question": "1+1=", "text": "1" });
     let documents = json!({ "query": "1+1=", "documents": ["1"] });
     let user = json!([{ "role": "user", "content": "1" }]);
@@ -100,6 +103,10 @@ fn bases() -> [(&'static str, Value); 7] {
             json!({ "messages": user, "max_tokens": 1 }),
         ),
         ("/v1/completions", json!({ "prompt": "1", "max_tokens": 1 })),
+        (
+            "/v1/labels",
+            json!({ "question": "1", "text": "1", "verdict": "correct", "annotator": "a" }),
+        ),
     ]
 }
 
@@ -127,6 +134,9 @@ fn routes_and_description_agree() {
         };
         let expected = if method == "get" { 200 } else { 400 };
         assert_eq!(status, expected, "{path}");
+        if path == "/v1/labels" {
+            continue; // It takes both methods.
+        }
         let other = match method {
             "get" => post(&server, path, &json!({})).status,
             _ => get(&server, path).status,
@@ -138,7 +148,7 @@ fn routes_and_description_agree() {
 /// A field that is described is known to the server, and one that is not is refused by name.
 #[test]
 fn described_fields_are_known_and_no_others() {
-    let server = Running::default_of(models(policy()));
+    let server = Running::labelled(models(policy()));
     for (path, base) in bases() {
         let properties = request_schema(path)["properties"].as_object().unwrap();
         let mut body = base.clone();
@@ -159,7 +169,7 @@ fn described_fields_are_known_and_no_others() {
 
 #[test]
 fn neutral_values_pass_and_others_are_refused() {
-    let server = Running::default_of(models(policy()));
+    let server = Running::labelled(models(policy()));
     let mut count = 0;
     for (path, base) in bases() {
         let properties = request_schema(path)["properties"].as_object().unwrap();
@@ -186,7 +196,7 @@ fn neutral_values_pass_and_others_are_refused() {
 
 #[test]
 fn examples_fit_their_schema_and_are_answered() {
-    let server = Running::default_of(models(policy()));
+    let server = Running::labelled(models(policy()));
     let mut count = 0;
     for (path, _) in bases() {
         let schema = request_schema(path);
@@ -196,7 +206,7 @@ fn examples_fit_their_schema_and_are_answered() {
             answered(&server, path, example);
         }
     }
-    assert_eq!(count, 3 + 3 + 3 * 3 + 2 + 1);
+    assert_eq!(count, 3 + 3 + 3 * 3 + 2 + 1 + 3);
 }
 
 /// A description that leaves a field open would let any answer pass.

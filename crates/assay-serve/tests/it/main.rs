@@ -7,6 +7,7 @@ mod completions;
 mod contract;
 mod hostile;
 mod http;
+mod labels;
 mod shutdown;
 mod texts;
 mod viewer;

@@ -13,17 +13,18 @@ fn the_viewer_allows_only_itself() {
     );
     let policy = page.header("content-security-policy").unwrap();
     assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"));
-    assert!(page.text.contains("/viewer.css") && page.text.contains("/viewer.js"));
+    assert!(page.text.contains("/viewer.css") && page.text.contains("/marks.js"));
     assert_eq!(page.header("x-content-type-options"), Some("nosniff"));
     for (path, kind) in [
         ("/viewer.css", "text/css"),
+        ("/marks.js", "text/javascript"),
         ("/viewer.js", "text/javascript"),
     ] {
         let file = get(&server, path);
         assert!(file.header("content-type").unwrap().starts_with(kind));
         assert!(!file.text.is_empty());
     }
-    for path in ["/", "/viewer.css", "/viewer.js"] {
+    for path in ["/", "/viewer.css", "/marks.js", "/viewer.js"] {
         let text = get(&server, path).text;
         for elsewhere in [
             "http://",

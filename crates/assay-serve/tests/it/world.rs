@@ -11,6 +11,7 @@ use assay_evals::calibration::Calibration;
 use assay_lm::{LanguageModel, Storage};
 use assay_serve::{Generator, Models, ServeSettings, ServedPolicy, ServedReward, Server, Upstream};
 use assay_tasks::arithmetic::{ArithmeticSettings, Split, generate};
+use assay_tasks::labels::LabelFile;
 use assay_tasks::trace::ScoredTrace;
 use assay_testkit::{tiny_model, wave_reward};
 use serde_json::json;
@@ -157,6 +158,17 @@ impl Running {
     /// A server with the default settings.
     pub(crate) fn default_of(models: Models) -> Self {
         Self::new(models, ServeSettings::default())
+    }
+
+    /// A server that keeps labels.
+    pub(crate) fn labelled(models: Models) -> Self {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let opened = LabelFile::open(file.path()).unwrap();
+        let settings = ServeSettings {
+            labels: Some(Arc::new(opened.file)),
+            ..ServeSettings::default()
+        };
+        Self::new(models, settings)
     }
 
     /// Tells the server to stop, without waiting.

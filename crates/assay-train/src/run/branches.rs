@@ -7,14 +7,14 @@
 use std::collections::HashMap;
 
 use assay_critic::PolicyModel;
-use assay_critic::encode::Encoder;
+use assay_critic::encode::{EncodedCompletion, Encoder};
 use assay_critic::player::TokenScalars;
 use assay_lm::draw::DrawSettings;
 use assay_lm::packed::Group;
 use assay_lm::sampling::{Completion, SampleRequest, SamplingLimits, sample};
 use assay_tasks::prompts::PromptSettings;
 use assay_tasks::random::{Stream, StreamKey};
-use assay_tasks::wrong_traces::{WrongTrace, read_wrong_traces};
+use assay_tasks::wrong_traces::{WrongTrace, WrongTraces, read_wrong_traces};
 
 use super::inputs::TrainInputs;
 use super::observer::Observer;
@@ -62,12 +62,23 @@ struct Fork<'g> {
     stream: Stream,
 }
 
+/// A wrong trace in tokens, and where it leaves the demonstration.
+#[derive(Clone, Copy)]
+struct Places<'c> {
+    completion: &'c EncodedCompletion,
+    diverges_at: Option<usize>,
+}
+
 /// Wrong traces that are no branch, by reason.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct LeftOut {
     unknown: usize,
     equal: usize,
     too_long: usize,
+    /// Their text before the mark is another one when it is rendered.
+    moved: usize,
+    /// Marked where they are still the demonstration.
+    shared: usize,
 }
 
 impl<'s> Branches<'s> {
@@ -90,8 +101,9 @@ impl<'s> Branches<'s> {
         if let BranchSource::File { path } = &settings.source
             && settings.per_demonstration > 0
         {
-            let traces = read_wrong_traces(path)
+            let WrongTraces { traces, notes } = read_wrong_traces(path)
                 .map_err(|error| TrainError::setting(PATH_KEY, error.to_string()))?;
+            notes.iter().for_each(|note| observer.note(note));
             let prompt = &inputs.settings.prompt;
             let (aligned, left_out) = align(&traces, demonstrations, encoder, prompt)?;
             let used: usize = aligned.iter().map(Vec::len).sum();
@@ -287,10 +299,43 @@ impl BranchPlace {
 
 impl LeftOut {
     fn summary(&self, total: usize, limit: usize) -> String {
-        format!(
+        let mut summary = format!(
             "of {total} traces left out: {} of no demonstration, {} equal to theirs, {} beyond {limit} tokens",
             self.unknown, self.equal, self.too_long
-        )
+        );
+        if self.moved + self.shared > 0 {
+            summary.push_str(&format!(
+                ", {} whose text changes before the mark when it is rendered, {} marked where they are still the demonstration",
+                self.moved, self.shared
+            ));
+        }
+        summary
+    }
+
+    /// The first token of a wrong trace that is negative: the marked one, else the first that
+    /// differs from the demonstration. Counts a trace that has none.
+    fn place(&mut self, wrong: &WrongTrace, spans: Places<'_>) -> Option<usize> {
+        let Places {
+            completion,
+            diverges_at,
+        } = spans;
+        let Some(diverges_at) = diverges_at else {
+            self.equal += 1;
+            return None;
+        };
+        let Some(mark) = &wrong.first_error else {
+            return Some(diverges_at);
+        };
+        if !mark.stands_in(&wrong.text, &completion.text) {
+            self.moved += 1;
+            return None;
+        }
+        let from = completion.token_at(&(mark.start..mark.end));
+        if from < diverges_at {
+            self.shared += 1;
+            return None;
+        }
+        Some(from)
     }
 }
 
@@ -359,12 +404,17 @@ fn align(
             left_out.too_long += 1;
             continue;
         };
-        let Some(from) = completion.diverges_from(&expert.completion.ids) else {
-            left_out.equal += 1;
+        let diverges_at = completion.diverges_from(&expert.completion.ids);
+        let places = Places {
+            completion: &completion,
+            diverges_at,
+        };
+        let Some(from) = left_out.place(wrong, places) else {
             continue;
         };
         let mut trace = Trace::new(TraceRole::Perturbed, completion);
         trace.spans.corrupted_from = Some(from);
+        trace.spans.diverges_at = diverges_at.filter(|_| wrong.first_error.is_some());
         aligned[index].push(trace);
     }
     Ok((aligned, left_out))

@@ -107,6 +107,10 @@ pub(super) fn contrast_positions(
     if expert.spans.diverges_at.is_some_and(|at| at <= from) {
         return None;
     }
+    // So does a wrong trace whose error was marked later than where it leaves the demonstration.
+    if perturbed.spans.diverges_at.is_some_and(|at| at < from) {
+        return None;
+    }
     let first = |trace: &LabelledTrace<'_>| trace.positions.iter().copied().find(|&p| p >= from);
     Some((first(expert)?, first(perturbed)?))
 }

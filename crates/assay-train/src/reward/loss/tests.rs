@@ -327,6 +327,26 @@ fn samples_are_negative_from_their_first_divergence() {
 }
 
 #[test]
+fn contrast_needs_a_shared_prefix() {
+    let settings = DiscriminatorLossSettings {
+        contrast: ContrastSettings { weight: 2.0 },
+        ..nothing()
+    };
+    let expert = OwnedTrace::dense(0, TraceRole::Expert, &[5.0, 1.0, 0.0]);
+    let marked = |diverges_at: usize| OwnedTrace {
+        corrupted_from: Some(1),
+        diverges_at: Some(diverges_at),
+        ..OwnedTrace::dense(0, TraceRole::Perturbed, &[5.0, 1.0])
+    };
+    let pairs = |diverges_at: usize| {
+        let output = run(&[expert.clone(), marked(diverges_at)], &settings);
+        output.statistics.pairs_at_error
+    };
+    assert_eq!(pairs(1), Some(0.5), "they share the prefix of the mark");
+    assert_eq!(pairs(0), None, "they left each other before it");
+}
+
+#[test]
 fn contrast_compares_the_first_corrupted_token() {
     use TraceRole::{Expert, Perturbed};
     let settings = DiscriminatorLossSettings {

@@ -4,6 +4,7 @@ use assay_critic::encode::{EncodeReport, TokenLimits};
 use assay_critic::policy_model::Trainable;
 use assay_lm::LanguageModel;
 use assay_tasks::arithmetic::{ArithmeticSettings, Split, generate};
+use assay_tasks::labels::FirstError;
 use assay_tasks::prompts::PromptStyle;
 use assay_testkit::tiny_model;
 
@@ -225,6 +226,7 @@ fn wrong_traces_are_aligned_by_their_prefix() {
         id: id.map(str::to_owned),
         question: question.map(str::to_owned),
         text: text.to_owned(),
+        first_error: None,
     };
     let traces = [
         wrong(Some(id), None, &format!("{lines}#### 9")),
@@ -239,6 +241,7 @@ fn wrong_traces_are_aligned_by_their_prefix() {
         unknown: 1,
         equal: 1,
         too_long: 1,
+        ..LeftOut::default()
     };
     assert_eq!(left_out, expected);
     let counts: Vec<usize> = aligned.iter().map(Vec::len).collect();
@@ -248,4 +251,53 @@ fn wrong_traces_are_aligned_by_their_prefix() {
         &aligned[0][0].completion.ids,
     );
     assert_eq!(from, Some(ids.len() - 2), "the answer alone differs");
+}
+
+#[test]
+fn labelled_traces_are_negative_from_their_mark() {
+    let world = World::new();
+    let groups = world.groups(3);
+    let expert = |index: usize| &groups[index].demonstration().unwrap().completion;
+    let marked = |index: usize, text: &str, start: usize| WrongTrace {
+        question: Some(groups[index].problem.question.clone()),
+        text: text.to_owned(),
+        first_error: Some(FirstError {
+            start,
+            end: start + 1,
+            token: None,
+        }),
+        ..WrongTrace::default()
+    };
+    let text = "1+1=2\n2+3=4\n#### 4";
+    let at = text.find('4').unwrap();
+    let (lines, _) = expert(0).text.rsplit_once("#### ").unwrap();
+    let traces = [
+        marked(1, text, at),
+        marked(1, "1+1=<<1+1=2>>2\n#### 2", 13),
+        marked(0, &format!("{lines}#### 99"), 0),
+        marked(2, &expert(2).text, 1),
+    ];
+    let encoder = world.encoder();
+    let (aligned, left_out) = align(&traces, &groups, &encoder, &world.prompt).unwrap();
+    let expected = LeftOut {
+        equal: 1,
+        moved: 1,
+        shared: 1,
+        ..LeftOut::default()
+    };
+    assert_eq!(left_out, expected);
+    let said = left_out.summary(4, 48);
+    assert!(
+        said.contains("1 whose text changes before the mark"),
+        "{said}"
+    );
+    let [trace]: [Trace; 1] = aligned.concat().try_into().unwrap();
+    let (from, diverges_at) = (trace.spans.corrupted_from, trace.spans.diverges_at);
+    assert_eq!(trace.completion.offsets[from.unwrap()], (at, at + 1));
+    assert_eq!(diverges_at, trace.completion.diverges_from(&expert(1).ids));
+    assert!(
+        diverges_at < from,
+        "it leaves the demonstration before the mark"
+    );
+    assert_eq!(trace.spans.corrupted_until, None, "the rest is negative");
 }

@@ -1,0 +1,82 @@
+//! The body of `POST /v1/labels`.
+
+use std::sync::OnceLock;
+
+use assay_tasks::labels::FirstError;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::shape::{RequestBody, Shape, Unsupported};
+
+/// A person's label of one text: its first wrong token, or that it has none.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(example = serde_json::json!({
+    "question": "What is 3 plus 4?",
+    "text": "3 + 4 = 8",
+    "verdict": "wrong",
+    "first_error": { "start": 7, "end": 9, "token": 4 },
+    "annotator": "Ada",
+}))]
+#[schemars(example = serde_json::json!({ "question": "What is 3 plus 4?", "text": "3 + 4 = 7", "verdict": "correct", "annotator": "Ada" }))]
+#[schemars(example = serde_json::json!({ "question": "What is 3 plus 4?", "text": "3 + 4 = 7", "verdict": "withdrawn", "annotator": "Ada" }))]
+pub(crate) struct LabelRequest {
+    /// The question.
+    pub(crate) question: String,
+    /// The text as `/v1/rewards` returns it.
+    pub(crate) text: String,
+    /// What the person says of the text; `withdrawn` takes back what the same person said before.
+    pub(crate) verdict: Verdict,
+    /// The first wrong token; only where the verdict is `wrong`.
+    pub(crate) first_error: Option<MarkedToken>,
+    /// The person's name, at most 64 characters.
+    pub(crate) annotator: String,
+}
+
+/// What a person says of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Verdict {
+    Wrong,
+    Correct,
+    Withdrawn,
+}
+
+/// A token of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MarkedToken {
+    /// Its first byte in the text.
+    pub(crate) start: usize,
+    /// The byte after its last one.
+    pub(crate) end: usize,
+    /// Its index among the text's tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) token: Option<usize>,
+}
+
+impl From<MarkedToken> for FirstError {
+    fn from(MarkedToken { start, end, token }: MarkedToken) -> Self {
+        Self { start, end, token }
+    }
+}
+
+impl From<FirstError> for MarkedToken {
+    fn from(FirstError { start, end, token }: FirstError) -> Self {
+        Self { start, end, token }
+    }
+}
+
+impl RequestBody for LabelRequest {
+    fn ignored() -> Vec<&'static str> {
+        Vec::new()
+    }
+
+    fn unsupported() -> Vec<Unsupported> {
+        Vec::new()
+    }
+
+    fn shape() -> &'static Shape {
+        static SHAPE: OnceLock<Shape> = OnceLock::new();
+        SHAPE.get_or_init(Shape::of::<Self>)
+    }
+}
