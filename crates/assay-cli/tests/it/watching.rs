@@ -16,8 +16,6 @@ const WRONG: [&str; 14] = [
     "--set",
     "sampling.samples=2",
     "--set",
-    "sampling.max_completion_tokens=4",
-    "--set",
     "run.iterations=14",
     "--set",
     "run.prompts_per_iteration=1",

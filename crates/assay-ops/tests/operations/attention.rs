@@ -352,3 +352,29 @@ fn trees_agree_with_their_flattened_traces() {
         assert_agree(&inputs, &packed, &|t| pick(&dense(t, &layout, shape)));
     }
 }
+
+#[test]
+fn a_row_that_is_not_finite_harms_none_before() {
+    let shape = HeadShape {
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 8,
+    };
+    let layout = layout(&[(5, &[9])]);
+    let (q, k, v) = (
+        tensor(&[14, 16], 1),
+        tensor(&[14, 8], 2),
+        tensor(&[14, 8], 3),
+    );
+    let poisoned = |t: &Tensor| {
+        let last = (t.narrow(0, 13, 1).unwrap() * f64::NAN).unwrap();
+        Tensor::cat(&[t.narrow(0, 0, 13).unwrap(), last], 0).unwrap()
+    };
+    let right = grouped_attention(&q, &k, &v, &layout, shape).unwrap();
+    let found =
+        grouped_attention(&poisoned(&q), &poisoned(&k), &poisoned(&v), &layout, shape).unwrap();
+    let rows = |t: &Tensor| t.narrow(0, 0, 13).unwrap().to_vec2::<f32>().unwrap();
+    for (right, found) in rows(&right).concat().iter().zip(rows(&found).concat()) {
+        assert!((right - found).abs() < 1e-6, "{right} {found}");
+    }
+}

@@ -112,7 +112,6 @@ fn an_alarm_ends_a_resumed_run() {
     let mut settings = settings();
     settings.policy.start = PolicyStart::Base;
     settings.sampling.samples = 2;
-    settings.sampling.max_completion_tokens = 4;
     settings.run.iterations = 14;
     settings.run.prompts_per_iteration = 1;
     settings.run.eval_every = 0;

@@ -114,6 +114,10 @@ impl Softmax {
                 };
                 take_row(scores, visible(row).min(count), shape.score_scale(), state);
             }
+            if (0..rows).any(|row| visible(row) < count) && !finite_values(block, dim) {
+                self.add_visible_values(block, dim, &visible);
+                return;
+            }
             panels.pack(View::rows(source.values, source.stride), [count, dim]);
             panels.multiply(
                 View::rows(&self.scores, KEYS),
@@ -122,6 +126,26 @@ impl Softmax {
                 Write::Add,
             );
         });
+    }
+
+    /// Adds the weighted values of the keys that each row sees. The product would add 0 times the
+    /// others too, which is not 0 where a value is not finite: rows of one trace that fails lie in a
+    /// block with rows that it shares with others.
+    fn add_visible_values(
+        &mut self,
+        block: KeyBlock<'_>,
+        dim: usize,
+        visible: &impl Fn(usize) -> usize,
+    ) {
+        let KeyBlock { source, count } = block;
+        let rows = self.scores.chunks_exact(KEYS);
+        for (row, (weights, sums)) in rows.zip(self.weighted.chunks_exact_mut(dim)).enumerate() {
+            for (key, weight) in weights[..visible(row).min(count)].iter().enumerate() {
+                let values = &source.values[key * source.stride..][..dim];
+                let pairs = sums.iter_mut().zip(values);
+                pairs.for_each(|(sum, value)| *sum = weight.mul_add(*value, *sum));
+            }
+        }
     }
 
     /// Divides by the sums and returns the log of the sum of exponentials of each row's scores.
@@ -139,6 +163,13 @@ impl Softmax {
             .zip(&self.sum)
             .map(|(largest, sum)| largest + sum.ln())
     }
+}
+
+/// Whether every value of a block is finite.
+fn finite_values(block: KeyBlock<'_>, dim: usize) -> bool {
+    let rows = block.source.values.chunks(block.source.stride);
+    let sums = rows.take(block.count).map(|row| reduce::sum(&row[..dim]));
+    sums.sum::<f32>().is_finite()
 }
 
 /// The running softmax of one row.

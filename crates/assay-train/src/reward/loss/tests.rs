@@ -428,7 +428,7 @@ proptest! {
     fn order_of_traces_does_not_matter(rotation in 0usize..8) {
         let cases: Vec<GoldenCase> =
             serde_json::from_str(include_str!("../../../tests/golden/loss.json")).unwrap();
-        let case = &cases[9];
+        let case = &cases[8];
         let mut traces = case.traces.clone();
         traces.rotate_left(rotation);
         traces.iter_mut().for_each(|trace| trace.group = 100 - trace.group);

@@ -41,7 +41,7 @@ fn later_wins_and_tables_merge() {
     let settings = load(
         &dir,
         "sub/run.toml",
-        &["sampling.temperature=0.5", "model.path=models/tiny"],
+        &["sampling.max_prompt_tokens=55", "model.path=models/tiny"],
     )
     .unwrap();
     assert_eq!(
@@ -53,8 +53,11 @@ fn later_wins_and_tables_merge() {
         (2, 8, 0.7)
     );
     assert_eq!(
-        (settings.sampling.temperature, settings.model.path.to_str()),
-        (0.5, Some("models/tiny"))
+        (
+            settings.sampling.max_prompt_tokens,
+            settings.model.path.to_str()
+        ),
+        (55, Some("models/tiny"))
     );
 }
 
