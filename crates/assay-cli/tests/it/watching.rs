@@ -10,7 +10,7 @@ use crate::reliability::Lab;
 
 /// Fourteen iterations in which every sample is wrong: the tenth raises the alarm of groups without
 /// spread.
-const WRONG: [&str; 14] = [
+const WRONG: [&str; 12] = [
     "--set",
     "policy.start=base",
     "--set",
