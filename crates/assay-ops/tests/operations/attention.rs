@@ -354,7 +354,7 @@ fn trees_agree_with_their_flattened_traces() {
 }
 
 #[test]
-fn a_row_that_is_not_finite_harms_none_before() {
+fn rows_after_a_row_do_not_reach_it() {
     let shape = HeadShape {
         heads: 2,
         kv_heads: 1,

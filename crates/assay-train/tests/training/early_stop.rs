@@ -120,17 +120,11 @@ fn an_alarm_ends_a_resumed_run() {
     let end = ends(&settings, TrainerKind::Grpo, dir.path(), Some(6)).unwrap();
     assert_eq!((end.iterations, end.alarms.len()), (6, 0));
     let end = ends(&settings, TrainerKind::Grpo, dir.path(), None).unwrap();
-    let expected = End {
-        iterations: 10,
-        total: 14,
-        early: Some(EarlyStop::Alarm {
-            alarm: AlarmKind::ZeroStdGroups,
-            value: 1.0,
-            threshold: 0.5,
-        }),
-        alarms: end.alarms.clone(),
+    assert_eq!((end.iterations, end.total), (10, 14));
+    let Some(EarlyStop::Alarm { alarm, value, .. }) = end.early else {
+        panic!("{end:?}");
     };
-    assert_eq!(end, expected);
+    assert!(alarm == AlarmKind::ZeroStdGroups && value > 0.5);
     assert!(end.alarms.contains(&(AlarmKind::ZeroStdGroups, 9.0)));
 }
 
