@@ -114,38 +114,25 @@ impl Softmax {
                 };
                 take_row(scores, visible(row).min(count), shape.score_scale(), state);
             }
+            let mut copy = Vec::new();
+            let (mut values, mut failed) = (View::rows(source.values, source.stride), count);
             if (0..rows).any(|row| visible(row) < count) && !finite_values(block, dim) {
-                self.add_visible_values(block, dim, &visible);
-                return;
+                (copy, failed) = finite_copy(block, dim);
+                values = View::rows(&copy, dim);
             }
-            panels.pack(View::rows(source.values, source.stride), [count, dim]);
+            panels.pack(values, [count, dim]);
             panels.multiply(
                 View::rows(&self.scores, KEYS),
                 rows,
                 Output::rows(&mut self.weighted, dim),
                 Write::Add,
             );
-        });
-    }
-
-    /// Adds the weighted values of the keys that each row sees. The product would add 0 times the
-    /// others too, which is not 0 where a value is not finite: rows of one trace that fails lie in a
-    /// block with rows that it shares with others.
-    fn add_visible_values(
-        &mut self,
-        block: KeyBlock<'_>,
-        dim: usize,
-        visible: &impl Fn(usize) -> usize,
-    ) {
-        let KeyBlock { source, count } = block;
-        let rows = self.scores.chunks_exact(KEYS);
-        for (row, (weights, sums)) in rows.zip(self.weighted.chunks_exact_mut(dim)).enumerate() {
-            for (key, weight) in weights[..visible(row).min(count)].iter().enumerate() {
-                let values = &source.values[key * source.stride..][..dim];
-                let pairs = sums.iter_mut().zip(values);
-                pairs.for_each(|(sum, value)| *sum = weight.mul_add(*value, *sum));
+            if !copy.is_empty() {
+                let sums = self.weighted.chunks_exact_mut(dim).enumerate();
+                let seeing = sums.filter(|(row, _)| visible(*row) > failed);
+                seeing.for_each(|(_, sums)| sums.fill(f32::NAN));
             }
-        }
+        });
     }
 
     /// Divides by the sums and returns the log of the sum of exponentials of each row's scores.
@@ -170,6 +157,21 @@ fn finite_values(block: KeyBlock<'_>, dim: usize) -> bool {
     let rows = block.source.values.chunks(block.source.stride);
     let sums = rows.take(block.count).map(|row| reduce::sum(&row[..dim]));
     sums.sum::<f32>().is_finite()
+}
+
+/// The values of a block, `[count, dim]`, with 0 for keys that hold one that is not finite, and the
+/// first such key. A product with hidden keys adds 0 times their values, which must be 0: rows of a
+/// trace that fails lie in a block with rows that it shares with others.
+fn finite_copy(block: KeyBlock<'_>, dim: usize) -> (Vec<f32>, usize) {
+    let (mut copy, mut first) = (vec![0.0; block.count * dim], block.count);
+    let rows = block.source.values.chunks(block.source.stride);
+    for (key, (row, to)) in rows.zip(copy.chunks_exact_mut(dim)).enumerate() {
+        match row[..dim].iter().all(|value| value.is_finite()) {
+            true => to.copy_from_slice(&row[..dim]),
+            false => first = first.min(key),
+        }
+    }
+    (copy, first)
 }
 
 /// The running softmax of one row.
