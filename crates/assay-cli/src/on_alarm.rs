@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// Bytes of a failed command's stderr that are shown.
 const SHOWN: usize = 400;
 
-/// What an alarm calls.
+/// The command or the address that is called for an alarm.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum OnAlarm {
     /// A command line for the shell; it reads the alarm from stdin.

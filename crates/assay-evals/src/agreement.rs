@@ -13,7 +13,7 @@ pub const AGREEMENT_WINDOWS: [usize; 3] = [0, 1, 3];
 /// What one annotator says of one trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement<'a> {
-    /// The problem: problems are resampled.
+    /// The problem of the trace. The bootstrap resamples problems.
     pub problem: &'a str,
     /// The trace.
     pub trace: &'a str,

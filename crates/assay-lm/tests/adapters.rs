@@ -123,20 +123,26 @@ fn what_changes_the_base_is_not_trained() {
     }
 }
 
+/// A directory with the adapter, written in this type.
+fn saved(loaded: &LoadedAdapter, weights: WeightType) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let card = AdapterCard {
+        base_model: "base".to_owned(),
+        task_type: "CAUSAL_LM",
+        modules_to_save: Vec::new(),
+        trained_on: None,
+        weights,
+    };
+    loaded.adapter.save(dir.path(), &card, &[]).unwrap();
+    dir
+}
+
 #[test]
 fn patterns_survive_saving() {
     for name in ["ranks", "rank_rslora", "layers", "exclude"] {
         let base = base("tied");
         let loaded = peft::load(&golden(name), base.config()).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let card = AdapterCard {
-            base_model: "base".to_owned(),
-            task_type: "CAUSAL_LM",
-            modules_to_save: Vec::new(),
-            trained_on: None,
-            weights: WeightType::F32,
-        };
-        loaded.adapter.save(dir.path(), &card, &[]).unwrap();
+        let dir = saved(&loaded, WeightType::F32);
         let again = peft::load(dir.path(), base.config()).unwrap();
         let (before, after) = (logprobs(&base, &loaded), logprobs(&base, &again));
         assert_eq!(before, after, "{name}");
@@ -147,21 +153,12 @@ fn patterns_survive_saving() {
 fn bf16_halves_an_adapter_and_rounds_it() {
     let base = base("tied");
     let loaded = peft::load(&golden("ranks"), base.config()).unwrap();
-    let saved = |weights| {
-        let dir = tempfile::tempdir().unwrap();
-        let card = AdapterCard {
-            base_model: "base".to_owned(),
-            task_type: "CAUSAL_LM",
-            modules_to_save: Vec::new(),
-            trained_on: None,
-            weights,
-        };
-        loaded.adapter.save(dir.path(), &card, &[]).unwrap();
+    let read = |weights| {
+        let dir = saved(&loaded, weights);
         let size = fs::metadata(dir.path().join(peft::WEIGHTS_FILE)).unwrap();
         (peft::load(dir.path(), base.config()).unwrap(), size.len())
     };
-    let ((whole, whole_size), (half, half_size)) =
-        (saved(WeightType::F32), saved(WeightType::Bf16));
+    let ((whole, whole_size), (half, half_size)) = (read(WeightType::F32), read(WeightType::Bf16));
     assert!(half_size < whole_size * 3 / 4);
     for ((name, whole), (_, half)) in whole
         .adapter

@@ -72,9 +72,9 @@ pub(crate) struct TokenRewards {
 pub(crate) struct PredictedError {
     /// Its index.
     pub(crate) token: usize,
-    /// Its first byte in the text.
+    /// Where the token starts in the text, in bytes.
     pub(crate) start: usize,
-    /// The byte after its last one.
+    /// Where it ends: the byte after its last one.
     pub(crate) end: usize,
     pub(crate) text: String,
     /// The predictor's value, in units of reward.

@@ -29,9 +29,9 @@ pub const MAX_ANNOTATOR_CHARS: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FirstError {
-    /// Its first byte in the text.
+    /// Where the token starts in the text, in bytes.
     pub start: usize,
-    /// The byte after its last one. The token that ends a turn is empty and stands at the end.
+    /// Where it ends: the byte after its last one. The token that ends a turn is empty and stands at the end.
     pub end: usize,
     /// Its index among the tokens that the annotator saw; other models have other tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]

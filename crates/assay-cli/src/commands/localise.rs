@@ -6,11 +6,12 @@ mod marked;
 use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
-use assay_critic::{Critic, ScoredSteps, ScoringPolicy};
+use assay_critic::{Critic, RewardModel, ScoredSteps, ScoringPolicy};
 use assay_evals::Summary;
 use assay_evals::localisation::{Predictor, localise};
 use assay_evals::processbench::{StepCase, StepScore, chance_summary, cross_fitted_summary};
 use assay_evals::statistics::BootstrapSettings;
+use assay_lm::LanguageModel;
 use assay_tasks::datasets::{DatasetSettings, Required};
 use assay_tasks::perturbations::{Perturbation, Registry};
 use assay_tasks::trace::ScoredTrace;
@@ -42,6 +43,12 @@ pub(crate) fn run(args: &LocaliseArgs) -> Result<()> {
     print_summary(&summary, args.json)
 }
 
+/// The reward and its base model.
+fn opened(args: &LocaliseArgs) -> Result<(LanguageModel, RewardModel)> {
+    let placement = args.compute.placement()?;
+    open::reward(&args.reward, args.model.as_deref(), &placement)
+}
+
 fn of_demonstrations(args: &LocaliseArgs, path: &Path) -> Result<Summary> {
     let has_steps = !args.layout.names_columns() && open::holds_steps(path)?;
     let summary = match has_steps {
@@ -68,11 +75,7 @@ fn injected(args: &LocaliseArgs, path: &Path) -> Result<Summary> {
         limit: args.limit,
         ..data
     })?;
-    let (model, reward) = open::reward(
-        &args.reward,
-        args.model.as_deref(),
-        &args.compute.placement()?,
-    )?;
+    let (model, reward) = opened(args)?;
     let critic = Critic::new(&reward, &model, args.token_budget);
     let policy = ScoringPolicy {
         transformer: &model.transformer,
@@ -111,11 +114,7 @@ fn trained_kinds(reward: &Path) -> Result<Option<Vec<Perturbation>>> {
 
 fn steps(args: &LocaliseArgs, path: &Path) -> Result<Summary> {
     let traces = open::step_traces(path)?;
-    let (model, reward) = open::reward(
-        &args.reward,
-        args.model.as_deref(),
-        &args.compute.placement()?,
-    )?;
+    let (model, reward) = opened(args)?;
     let critic = Critic::new(&reward, &model, args.token_budget);
     let limit = args.limit.unwrap_or(traces.len()).min(traces.len());
     let mut progress = Progress::new("localise", limit);

@@ -57,7 +57,7 @@ fn a_failing_command_is_explained() {
     assert!(said.contains("127"), "{said}");
 }
 
-/// The sleep is a child of the shell: it holds stderr open and must be killed too.
+/// `sleep` is a child of the shell. It holds stderr open, so it must be killed too.
 #[test]
 fn a_hanging_command_is_killed() {
     let dir = tempfile::tempdir().unwrap();

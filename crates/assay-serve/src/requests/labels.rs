@@ -45,9 +45,9 @@ pub(crate) enum Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct MarkedToken {
-    /// Its first byte in the text.
+    /// Where the token starts in the text, in bytes.
     pub(crate) start: usize,
-    /// The byte after its last one.
+    /// Where it ends: the byte after its last one.
     pub(crate) end: usize,
     /// Its index among the text's tokens.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -11,8 +11,8 @@ use assay_evals::{Judgement, Summary, agreement};
 use assay_tasks::labels::{AgreedTrace, FirstError, Label, read_labels};
 use assay_tasks::trace::ScoredTrace;
 
+use super::opened;
 use crate::args::LocaliseArgs;
-use crate::open;
 use crate::progress::{Progress, message};
 
 /// The kind of errors that people marked.
@@ -66,11 +66,7 @@ pub(super) fn marked(args: &LocaliseArgs, path: &Path) -> Result<Summary> {
 }
 
 fn scored<'l>(args: &LocaliseArgs, groups: &[&'l [Label]]) -> Result<Vec<Marked<'l>>> {
-    let (model, reward) = open::reward(
-        &args.reward,
-        args.model.as_deref(),
-        &args.compute.placement()?,
-    )?;
+    let (model, reward) = opened(args)?;
     let critic = Critic::new(&reward, &model, args.token_budget);
     let policy = ScoringPolicy {
         transformer: &model.transformer,
