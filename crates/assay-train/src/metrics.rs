@@ -7,6 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use assay_evals::MetricRow;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
@@ -36,6 +37,14 @@ impl IterationMetrics {
         }
         self.values.insert(name.to_owned(), value);
         Ok(())
+    }
+
+    /// The line as alarms, curves and reports read it.
+    pub fn row(&self) -> MetricRow {
+        MetricRow {
+            iteration: self.iteration as f64,
+            values: self.values.clone(),
+        }
     }
 }
 

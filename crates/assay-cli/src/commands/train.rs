@@ -107,19 +107,11 @@ fn write_results(args: &TrainArgs, trained: &Trained, out: &Path) -> Result<()> 
         let metrics = serde_json::to_string(&trained.metrics)?;
         writeln!(stdout(), "{metrics}")?;
     } else if stdout().is_terminal() {
-        write!(stdout(), "{}", curves(&metric_rows(out)?))?;
+        let lines = metrics::read(&out.join("metrics.jsonl"))?;
+        let rows: Vec<MetricRow> = lines.iter().map(IterationMetrics::row).collect();
+        write!(stdout(), "{}", curves(&rows))?;
     }
     Ok(())
-}
-
-/// The metrics of a run, as reports read them.
-fn metric_rows(run: &Path) -> Result<Vec<MetricRow>> {
-    let row = |line: IterationMetrics| MetricRow {
-        iteration: line.iteration as f64,
-        values: line.values,
-    };
-    let lines = metrics::read(&run.join("metrics.jsonl"))?;
-    Ok(lines.into_iter().map(row).collect())
 }
 
 /// Notes on settings that may not be intended.

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use assay_evals::{Alarm, AlarmKind, AlarmWatch, MetricRow};
+use assay_evals::{Alarm, AlarmKind, AlarmWatch};
 use serde::Serialize;
 
 use super::inputs::TrainerKind;
@@ -99,10 +99,7 @@ impl Watch {
 
     /// Adds the next line; returns the alarms that it raises.
     pub(super) fn push(&mut self, line: &IterationMetrics) -> Vec<Alarm> {
-        let raised = self.alarms.push(&MetricRow {
-            iteration: line.iteration as f64,
-            values: line.values.clone(),
-        });
+        let raised = self.alarms.push(&line.row());
         let alarm = raised
             .iter()
             .find(|alarm| self.settings.alarms.contains(&alarm.kind))

@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::Result;
 use assay_evals::localisation::Predictor;
 use assay_evals::statistics::{BootstrapSettings, Estimate};
-use assay_evals::{MetricRow, Summary, parse_metrics};
+use assay_evals::{MetricRow, Summary};
 use assay_report::{HeatmapTrace, ReportInput, ReportSettings, RunView, render};
 use assay_tasks::trace_io::write_traces;
 use assay_train::checkpoint::{self, write_file};
-use assay_train::metrics;
+use assay_train::metrics::{self, IterationMetrics};
 use assay_train::settings::Settings;
 
 use super::measure::{Measured, SAMPLES};
@@ -94,10 +94,8 @@ pub(super) fn write(out: &Path, measured: &Measured, summary: &Summary) -> Resul
     if let (Some(calibration), Some((_, dir))) = (&measured.calibration, newest) {
         calibration.write(&dir.join("reward"))?;
     }
-    let mut rows: Vec<MetricRow> = Vec::new();
-    for line in metrics::read(&out.join("airl").join("metrics.jsonl"))? {
-        rows.extend(parse_metrics(&serde_json::to_string(&line)?)?);
-    }
+    let lines = metrics::read(&out.join("airl").join("metrics.jsonl"))?;
+    let rows: Vec<MetricRow> = lines.iter().map(IterationMetrics::row).collect();
     let injected = measured.errors.iter().take(20);
     let injected = injected.map(|case| HeatmapTrace {
         trace: &case.trace,
