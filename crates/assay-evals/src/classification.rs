@@ -6,10 +6,8 @@
 
 mod calibration;
 
-pub use calibration::{
-    ECE_BINS, Isotonic, PlattScaling, ReliabilityBin, brier, ece, ece_weighted, fit_isotonic,
-    fit_platt, reliability,
-};
+pub use calibration::{Isotonic, PlattScaling, ReliabilityBin};
+pub(crate) use calibration::{brier, ece, ece_weighted, fit_isotonic, fit_platt, reliability};
 
 use crate::statistics::mean;
 
@@ -17,7 +15,7 @@ use crate::statistics::mean;
 /// pairs.
 ///
 /// `None` if there is one class only.
-pub fn auroc(scores: &[f64], correct: &[bool]) -> Option<f64> {
+pub(crate) fn auroc(scores: &[f64], correct: &[bool]) -> Option<f64> {
     RankedTraces::new(scores, correct, &vec![0; scores.len()]).auroc(&[1.0])
 }
 
@@ -26,7 +24,11 @@ pub fn auroc(scores: &[f64], correct: &[bool]) -> Option<f64> {
 /// `groups[i]` is the group of trace i. Groups of one class are left out. The mean over groups is
 /// the number to report: a ranking within a problem does not improve if the score separates easy
 /// problems from hard ones.
-pub fn auroc_by_group(scores: &[f64], correct: &[bool], groups: &[usize]) -> Vec<(usize, f64)> {
+pub(crate) fn auroc_by_group(
+    scores: &[f64],
+    correct: &[bool],
+    groups: &[usize],
+) -> Vec<(usize, f64)> {
     let mut order: Vec<usize> = (0..scores.len().min(correct.len()).min(groups.len())).collect();
     order.sort_by_key(|&i| groups[i]);
     let of_group = |members: &[usize]| {
@@ -41,7 +43,7 @@ pub fn auroc_by_group(scores: &[f64], correct: &[bool], groups: &[usize]) -> Vec
 }
 
 /// The mean of [`auroc_by_group`]; `None` if no group has both classes.
-pub fn auroc_within(scores: &[f64], correct: &[bool], groups: &[usize]) -> Option<f64> {
+pub(crate) fn auroc_within(scores: &[f64], correct: &[bool], groups: &[usize]) -> Option<f64> {
     let values: Vec<f64> = auroc_by_group(scores, correct, groups)
         .into_iter()
         .map(|(_, value)| value)
@@ -51,7 +53,7 @@ pub fn auroc_within(scores: &[f64], correct: &[bool], groups: &[usize]) -> Optio
 
 /// Traces sorted by score: the AUROC of each bootstrap resample is one linear pass.
 #[derive(Clone, Debug)]
-pub struct RankedTraces {
+pub(crate) struct RankedTraces {
     /// In ascending order of score: unit times 4, plus 2 if correct, plus 1 if the score equals the
     /// one before.
     ranked: Vec<u32>,
@@ -59,7 +61,7 @@ pub struct RankedTraces {
 
 impl RankedTraces {
     /// Sorts the traces; `units[i]` is the bootstrap unit (the problem) of trace i.
-    pub fn new(scores: &[f64], correct: &[bool], units: &[usize]) -> Self {
+    pub(crate) fn new(scores: &[f64], correct: &[bool], units: &[usize]) -> Self {
         let mut order: Vec<(f64, bool, u32)> = scores
             .iter()
             .zip(correct)
@@ -79,7 +81,7 @@ impl RankedTraces {
     }
 
     /// AUROC if a trace counts `weights[unit]` times; `None` if one class has no weight.
-    pub fn auroc(&self, weights: &[f64]) -> Option<f64> {
+    pub(crate) fn auroc(&self, weights: &[f64]) -> Option<f64> {
         let (mut wrong_below, mut right, mut pairs) = (0.0, 0.0, 0.0);
         let (mut block_right, mut block_wrong) = (0.0, 0.0);
         for &packed in &self.ranked {

@@ -44,7 +44,7 @@
 mod agreement;
 mod alarms;
 pub mod calibration;
-pub mod classification;
+mod classification;
 mod error;
 mod evaluation;
 pub mod localisation;
@@ -62,7 +62,7 @@ mod golden_tests;
 
 pub use agreement::{AGREEMENT_WINDOWS, Judgement, agreement};
 pub use alarms::{Alarm, AlarmKind, AlarmWatch, find_alarms};
-pub use classification::ReliabilityBin;
+pub use classification::{Isotonic, PlattScaling, ReliabilityBin};
 pub use error::EvalError;
 pub use evaluation::{
     CorrelationMap, EvalSettings, Evaluation, Evaluator, GroupBy, HistogramClass, ScoreHistogram,

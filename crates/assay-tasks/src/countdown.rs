@@ -16,7 +16,7 @@ const MAX_DEPTH: usize = 64;
 
 /// Numbers and the target they must reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CountdownTask {
+pub(crate) struct CountdownTask {
     /// The value an expression must have.
     pub target: i64,
     /// The numbers, each to be used exactly once.
@@ -32,7 +32,7 @@ impl fmt::Display for CountdownTask {
 
 impl CountdownTask {
     /// Reads the form that [`fmt::Display`] writes; `None` for any other text.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (target, numbers) = text.trim().split_once(" from ")?;
         let numbers: Option<Vec<i64>> = numbers
             .split(", ")
@@ -47,7 +47,7 @@ impl CountdownTask {
 
     /// Whether an answer is an expression with `+ - * /` and parentheses that uses each number
     /// exactly once and has the target as its exact value. `= target` may follow it.
-    pub fn accepts(&self, answer: &str) -> bool {
+    pub(crate) fn accepts(&self, answer: &str) -> bool {
         let Some(target) = Rational::new(i128::from(self.target), 1) else {
             return false;
         };

@@ -28,7 +28,7 @@
 
 pub mod answers;
 pub mod arithmetic;
-pub mod countdown;
+mod countdown;
 pub mod datasets;
 pub mod deduction;
 mod error;

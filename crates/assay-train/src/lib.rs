@@ -21,7 +21,7 @@ pub mod checkpoint;
 mod error;
 pub mod execution;
 pub mod failed_update;
-pub mod masked_mean;
+mod masked_mean;
 pub mod memory;
 pub mod metrics;
 pub mod optimiser;

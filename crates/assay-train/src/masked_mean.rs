@@ -5,7 +5,7 @@
 /// mean = sum(w_i v_i) / sum(w_i); d mean / d v_i = w_i * `scale` with `scale` = 1 / sum(w_i). An empty mask, or one
 /// whose weights are all zero, contributes nothing: mean 0 and scale 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct MaskedMean {
+pub(crate) struct MaskedMean {
     /// The mean, 0 for an empty mask.
     pub mean: f64,
     /// 1 / sum of weights, 0 for an empty mask.
@@ -13,7 +13,7 @@ pub struct MaskedMean {
 }
 
 /// The mean of `(value, weight)` pairs; see [`MaskedMean`].
-pub fn masked_mean(values_and_weights: impl IntoIterator<Item = (f64, f64)>) -> MaskedMean {
+pub(crate) fn masked_mean(values_and_weights: impl IntoIterator<Item = (f64, f64)>) -> MaskedMean {
     let (mut sum, mut total) = (0.0, 0.0);
     for (value, weight) in values_and_weights {
         if weight != 0.0 {

@@ -2,4 +2,4 @@
 //! its gradient with respect to token log-probabilities. No model, no tensor, no path.
 
 pub mod advantage;
-pub mod objective;
+pub(crate) mod objective;

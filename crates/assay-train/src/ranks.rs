@@ -8,6 +8,7 @@
 //! What the ranks say to each other is [`Collective`]; how is its implementations' business. An error of one rank
 //! becomes an error of all wherever they meet, so none waits for another that has left.
 
+mod collective;
 #[cfg(feature = "mpi")]
 mod mpi;
 
@@ -19,64 +20,9 @@ use sha2::{Digest, Sha256};
 use crate::{TrainError, checkpoint};
 use assay_critic::player::TokenScalars;
 
+pub use collective::{Collective, SingleProcess};
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
-
-/// What the ranks of a run can do together. All ranks make the same calls in the same order.
-pub trait Collective {
-    /// Which one this is, from 0.
-    fn rank(&self) -> usize;
-
-    /// How many there are.
-    fn size(&self) -> usize;
-
-    /// The bytes that every rank gave, in rank order.
-    ///
-    /// # Errors
-    /// [`TrainError::Collective`] when the others cannot be reached.
-    fn gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>, TrainError>;
-
-    /// `total[i] = ((total[i] + own_0[i]) + own_1[i]) + ...` in f32 and in rank order, on every rank; all slices
-    /// have one length.
-    ///
-    /// # Errors
-    /// [`TrainError::Collective`] when the others cannot be reached.
-    fn accumulate(&self, total: &mut [f32], own: &[f32]) -> Result<(), TrainError>;
-
-    /// Ends all ranks at once with an exit status; a rank that is alone has none to end, and the call returns.
-    fn abort(&self, status: u8);
-}
-
-/// A single process.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SingleProcess;
-
-impl Collective for SingleProcess {
-    fn rank(&self) -> usize {
-        0
-    }
-
-    fn size(&self) -> usize {
-        1
-    }
-
-    fn gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>, TrainError> {
-        Ok(vec![own.to_vec()])
-    }
-
-    fn accumulate(&self, total: &mut [f32], own: &[f32]) -> Result<(), TrainError> {
-        add(total, own);
-        Ok(())
-    }
-
-    fn abort(&self, _status: u8) {}
-}
-
-fn add(total: &mut [f32], own: &[f32]) {
-    for (total, own) in total.iter_mut().zip(own) {
-        *total += own;
-    }
-}
 
 /// Whether this is the rank that writes.
 pub fn is_first(ranks: &dyn Collective) -> bool {

@@ -21,6 +21,7 @@ mod fine_tuning;
 mod health;
 mod inputs;
 mod judging;
+mod kind;
 mod lock;
 mod measuring;
 mod observer;
@@ -71,7 +72,8 @@ use crate::{TrainError, checkpoint, ranks};
 
 pub use self::directory::RunMode;
 pub use self::early_stop::EarlyStop;
-pub use self::inputs::{TrainInputs, Trained, TrainerKind};
+pub use self::inputs::{TrainInputs, Trained};
+pub use self::kind::TrainerKind;
 pub use self::lock::RunLock;
 pub use self::observer::{Observer, Silent};
 pub use self::saving::newest_checkpoint;

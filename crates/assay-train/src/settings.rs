@@ -8,7 +8,7 @@ mod branches;
 mod data;
 mod early_stop;
 mod engine;
-pub mod load;
+mod load;
 mod retired;
 mod validate;
 
@@ -30,7 +30,7 @@ pub use engine::{EngineSettings, Handover, PromptForm};
 
 use crate::optimiser::OptimiserTable;
 use crate::policy::advantage::AdvantageSettings;
-use crate::policy::objective::ObjectiveSettings;
+pub use crate::policy::objective::ObjectiveSettings;
 use crate::reward::loss::DiscriminatorLossSettings;
 use crate::reward::schedule::DiscriminatorSchedule;
 

@@ -17,8 +17,9 @@ use crate::open;
 use crate::progress::Progress;
 use crate::signals::{Interrupted, StopFlag};
 
-/// Problems per chunk: their traces are in memory together, and a signal stops after a chunk.
-const CHUNK: usize = 16;
+/// Full batches per chunk. The traces of a chunk are in memory together, and a signal stops after a
+/// chunk. A chunk of one batch would decode its last sequences with most of the batch empty.
+const BATCHES_PER_CHUNK: usize = 2;
 
 /// What was sampled so far.
 #[derive(Default)]
@@ -72,13 +73,14 @@ fn sample(
     let flag = StopFlag::listen()?;
     let mut progress = Progress::new("sample", problems.len());
     let mut tally = Tally::default();
-    for (index, chunk) in problems.chunks(CHUNK).enumerate() {
+    let chunk_size = problems_per_chunk(args.draw.batch, args.samples);
+    for (index, chunk) in problems.chunks(chunk_size).enumerate() {
         let plan = EvaluationPlan {
             draw: &draw,
             limits: stop,
             samples: args.samples,
             seed: args.draw.seed,
-            first_problem: index * CHUNK,
+            first_problem: index * chunk_size,
             generator: &generator,
         };
         for trace in sample_problems(policy, encoder, chunk, &plan, |_| ())? {
@@ -96,6 +98,13 @@ fn sample(
     }
     progress.finish();
     Ok(tally)
+}
+
+/// The number of problems whose samples fill the batch [`BATCHES_PER_CHUNK`] times.
+fn problems_per_chunk(batch: usize, samples: usize) -> usize {
+    batch
+        .saturating_mul(BATCHES_PER_CHUNK)
+        .div_ceil(samples.max(1))
 }
 
 impl Tally {
@@ -136,4 +145,17 @@ fn print(tally: &Tally, problems: usize, args: &SampleArgs) -> Result<()> {
         "{traces} traces of {problems} problems, {unanswered} without an answer that can be read, {tokens} tokens{accuracy}"
     )?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::problems_per_chunk;
+
+    #[test]
+    fn chunk_fills_the_batch() {
+        assert_eq!(problems_per_chunk(64, 1), 128);
+        assert_eq!(problems_per_chunk(64, 8), 16);
+        assert_eq!(problems_per_chunk(64, 1000), 1);
+        assert_eq!(problems_per_chunk(1, 3), 1);
+    }
 }

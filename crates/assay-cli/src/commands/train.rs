@@ -270,11 +270,11 @@ fn base(model: &ModelSettings, key: &str, placement: &Placement) -> Result<Langu
     Ok(open::stored(&model.path, model.storage, placement)?)
 }
 
-/// What a training problem must have where the settings do not say: `airl` reads no answer.
+/// What a training problem must have where the settings do not say: only `grpo` reads answers.
 fn required_to_train(trainer: Trainer) -> Required {
     match trainer {
-        Trainer::Airl => Required::Demonstration,
-        Trainer::Sft | Trainer::Grpo => Required::DemonstrationAndAnswer,
+        Trainer::Sft | Trainer::Airl => Required::Demonstration,
+        Trainer::Grpo => Required::DemonstrationAndAnswer,
     }
 }
 

@@ -84,7 +84,7 @@ const MAX_WORDS_OF_A_TEST: usize = 8;
 /// Faults of published trainers that docs/faults.md lists.
 const FAULTS: usize = 21;
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     manifest.ancestors().nth(2).unwrap().to_owned()
 }
@@ -112,7 +112,7 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
         .collect()
 }
 
-fn sources(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn sources(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -125,11 +125,17 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// The directory of every crate.
+pub(crate) fn crate_dirs() -> impl Iterator<Item = PathBuf> {
+    let crates = MAY_DEPEND_ON.iter();
+    crates.map(|(name, _)| root().join("crates").join(name))
+}
+
 /// Source files of every crate.
 fn all_sources() -> Vec<PathBuf> {
-    let crates = MAY_DEPEND_ON.iter();
-    let dirs = crates.map(|(name, _)| root().join("crates").join(name).join("src"));
-    dirs.flat_map(|dir| sources(&dir)).collect()
+    crate_dirs()
+        .flat_map(|dir| sources(&dir.join("src")))
+        .collect()
 }
 
 /// What stands above the test module.
@@ -220,7 +226,7 @@ impl<'ast> Visit<'ast> for Functions {
     }
 }
 
-fn is_test_file(path: &Path) -> bool {
+pub(crate) fn is_test_file(path: &Path) -> bool {
     let is_test = |part: &std::ffi::OsStr| {
         let name = part.to_string_lossy();
         name == "tests" || name == "tests.rs" || name.ends_with("_tests.rs")

@@ -10,6 +10,7 @@ mod labels;
 mod layouts;
 mod looking;
 mod mistaken;
+mod modules;
 mod odd_inputs;
 mod reliability;
 mod scoring;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::scores::{sigmoid, softplus};
 
 /// Number of equal-width bins of the expected calibration error.
-pub const ECE_BINS: usize = 15;
+pub(crate) const ECE_BINS: usize = 15;
 
 /// The probability that a trace is correct, `sigmoid(scale * score + bias)`; the temperature is
 /// `1 / scale`.
@@ -91,7 +91,7 @@ impl Isotonic {
 /// Newton's method on two parameters, which halves the length of an update that raises the loss.
 /// The ridge only matters if the scores separate the classes perfectly: the likelihood then has no
 /// maximum. `None` if there is one class only.
-pub fn fit_platt(scores: &[f64], correct: &[bool]) -> Option<PlattScaling> {
+pub(crate) fn fit_platt(scores: &[f64], correct: &[bool]) -> Option<PlattScaling> {
     let positives = correct.iter().filter(|c| **c).count();
     if positives == 0 || positives == correct.len() {
         return None;
@@ -140,7 +140,7 @@ pub fn fit_platt(scores: &[f64], correct: &[bool]) -> Option<PlattScaling> {
 
 /// Isotonic regression of correctness on score by pool-adjacent-violators; equal scores are pooled
 /// first.
-pub fn fit_isotonic(scores: &[f64], correct: &[bool]) -> Isotonic {
+pub(crate) fn fit_isotonic(scores: &[f64], correct: &[bool]) -> Isotonic {
     let mut pairs: Vec<(f64, f64)> = scores
         .iter()
         .zip(correct)
@@ -203,7 +203,7 @@ fn ends_of(blocks: &[Block], distinct: &[f64]) -> Isotonic {
 }
 
 /// Mean squared error of probabilities, `1/n sum (p - correct)^2`; `None` on no traces.
-pub fn brier(probabilities: &[f64], correct: &[bool]) -> Option<f64> {
+pub(crate) fn brier(probabilities: &[f64], correct: &[bool]) -> Option<f64> {
     let pairs = probabilities.iter().zip(correct);
     let errors: Vec<f64> = pairs
         .map(|(p, &c)| (p - f64::from(u8::from(c))).powi(2))
@@ -215,12 +215,12 @@ pub fn brier(probabilities: &[f64], correct: &[bool]) -> Option<f64> {
 /// `sum_b n_b/n |accuracy_b - confidence_b|`.
 ///
 /// `None` on no traces.
-pub fn ece(probabilities: &[f64], correct: &[bool]) -> Option<f64> {
+pub(crate) fn ece(probabilities: &[f64], correct: &[bool]) -> Option<f64> {
     ece_weighted(probabilities, correct, |_| 1.0)
 }
 
 /// [`ece`] if trace i counts `weight(i)` times; `None` if all weights are 0.
-pub fn ece_weighted(
+pub(crate) fn ece_weighted(
     probabilities: &[f64],
     correct: &[bool],
     weight: impl Fn(usize) -> f64,
@@ -236,7 +236,7 @@ pub fn ece_weighted(
 }
 
 /// The non-empty bins of the reliability diagram, in ascending order; the bins of [`ece`].
-pub fn reliability(probabilities: &[f64], correct: &[bool]) -> Vec<ReliabilityBin> {
+pub(crate) fn reliability(probabilities: &[f64], correct: &[bool]) -> Vec<ReliabilityBin> {
     let mut sums = [(0.0f64, 0.0f64, 0usize); ECE_BINS];
     for (&p, &c) in probabilities.iter().zip(correct) {
         let (confidence, accuracy, count) = &mut sums[bin_of(p)];

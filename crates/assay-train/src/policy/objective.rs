@@ -19,7 +19,7 @@ use crate::trace::TraceRole;
 /// # Shapes
 /// All lists have one f32 a completion token.
 #[derive(Clone, Copy, Debug)]
-pub struct PolicyTrace<'a> {
+pub(crate) struct PolicyTrace<'a> {
     /// Samples, or the demonstration: its ratio is 1 at the first pass because `old` is the policy's own.
     pub role: TraceRole,
     /// log pi(y_t | y_<t) of the policy being trained.
@@ -41,7 +41,7 @@ pub struct PolicyTrace<'a> {
 /// How a completion ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Ending {
+pub(crate) enum Ending {
     /// With an end-of-turn token.
     #[default]
     Stopped,
@@ -103,7 +103,7 @@ impl Default for ObjectiveSettings {
 
 /// Size of a whole update: the denominators of the reductions.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct UpdateSize {
+pub(crate) struct UpdateSize {
     /// Traces that count, with their multiplicities.
     pub traces: f64,
     /// Their tokens.
@@ -112,7 +112,7 @@ pub struct UpdateSize {
 
 impl UpdateSize {
     /// The size of an update.
-    pub fn of(traces: &[PolicyTrace<'_>], settings: &ObjectiveSettings) -> Self {
+    pub(crate) fn of(traces: &[PolicyTrace<'_>], settings: &ObjectiveSettings) -> Self {
         let mut size = Self::default();
         for trace in traces {
             let weight = multiplicity(trace, settings);
@@ -125,7 +125,7 @@ impl UpdateSize {
 
 /// The objective of an update, or of a part of one.
 #[derive(Clone, Debug, Default)]
-pub struct ObjectiveOutput {
+pub(crate) struct ObjectiveOutput {
     /// The loss; parts add up.
     pub loss: f64,
     /// dL/d logp, one list a trace, one entry a token.
@@ -169,7 +169,7 @@ pub struct ObjectiveStatistics {
 ///
 /// # Errors
 /// As [`objective_of_part`].
-pub fn objective(
+pub(crate) fn objective(
     traces: &[PolicyTrace<'_>],
     settings: &ObjectiveSettings,
 ) -> Result<ObjectiveOutput, TrainError> {
@@ -181,7 +181,7 @@ pub fn objective(
 /// # Errors
 /// [`TrainError::LengthMismatch`] names a list that is not as long as `logprobs`; [`TrainError::NonFinite`] a trace and
 /// token whose loss is not finite.
-pub fn objective_of_part(
+pub(crate) fn objective_of_part(
     traces: &[PolicyTrace<'_>],
     size: UpdateSize,
     settings: &ObjectiveSettings,

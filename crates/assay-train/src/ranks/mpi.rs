@@ -5,7 +5,7 @@ use mpi::environment::Universe;
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::{Communicator, CommunicatorCollectives, Root};
 
-use super::{Collective, add};
+use super::collective::{Collective, add};
 use crate::TrainError;
 
 /// Most bytes a message: MPI counts in 32-bit integers.

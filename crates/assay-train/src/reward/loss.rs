@@ -15,201 +15,22 @@
 //! Left out: which tokens carry a label ([`assay_critic::granularity`]) and how often this runs ([`super::schedule`]).
 
 mod judged;
+mod labelled_trace;
 mod labels;
 mod pairwise;
 mod pointwise;
+mod settings;
 mod statistics;
 
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
-use crate::trace::{TokenSpans, TraceRole};
+pub use labelled_trace::LabelledTrace;
+pub use settings::{
+    BceSettings, ContrastSettings, DiscriminatorLossSettings, JudgeSettings, PairScore,
+    PolicyLabels, PrefixLabels, RelativisticSettings, SuffixLabels, WganSettings,
+};
 pub use statistics::LossStatistics;
-
-/// One trace of an update, as the loss sees it.
-///
-/// # Shapes
-/// `logits`: one f32 a completion token; `positions`: labelled tokens, ascending, within `logits`.
-#[derive(Clone, Copy, Debug)]
-pub struct LabelledTrace<'a> {
-    /// The prompt it belongs to; pairs are formed within one group.
-    pub group: usize,
-    /// Who wrote it.
-    pub role: TraceRole,
-    /// Token logits z_t.
-    pub logits: &'a [f32],
-    /// Tokens that carry a label.
-    pub positions: &'a [usize],
-    /// Which tokens are corrupted, or differ from the demonstration.
-    pub spans: TokenSpans,
-    /// How much the trace counts within its class and in pairs; 0 leaves it out of the loss, not of the statistics.
-    pub weight: f32,
-    /// The judge's token rewards, one a token; empty for a trace that was not judged.
-    pub judged: &'a [f32],
-}
-
-/// Settings of the discriminator's loss.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DiscriminatorLossSettings {
-    /// Class-balanced binary cross-entropy on token logits.
-    pub bce: BceSettings,
-    /// Comparison of whole traces within a prompt.
-    pub relativistic: RelativisticSettings,
-    /// Comparison of demonstration and perturbation at the corrupted token.
-    pub contrast: ContrastSettings,
-    /// Wasserstein critic.
-    pub wgan: WganSettings,
-    /// Agreement with a judge that has read the demonstration.
-    pub judge: JudgeSettings,
-    /// What tokens before the corruption of a perturbed demonstration are.
-    pub prefix_labels: PrefixLabels,
-    /// What tokens after the corrupted span of a perturbed demonstration are.
-    pub suffix_labels: SuffixLabels,
-    /// Which tokens of a policy sample are negative.
-    pub policy_labels: PolicyLabels,
-}
-
-/// Class-balanced binary cross-entropy: L = 1/2 mean_pos + 1/2 mean_neg.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct BceSettings {
-    /// Factor of the term; 0 is off.
-    pub weight: f64,
-    /// Label smoothing eps in [0, 1/2): positives 1 - eps, negatives eps. The paper's first version halves its eps.
-    pub smoothing: f64,
-}
-
-impl Default for BceSettings {
-    fn default() -> Self {
-        Self {
-            weight: 1.0,
-            smoothing: 0.0,
-        }
-    }
-}
-
-/// Relativistic term: softplus(-scale (S_expert - S_negative)), mean over pairs of one prompt.
-///
-/// A pair counts with the product of its traces' weights. A policy sample equal to the demonstration forms no pair
-/// when `policy_labels` is `from_divergence`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RelativisticSettings {
-    /// Factor of the term; 0 is off.
-    pub weight: f64,
-    /// The trace score S over labelled positions; the gradient flows through it.
-    pub score: PairScore,
-    /// Multiplies S_expert - S_negative: how sharply a small difference counts.
-    pub scale: f64,
-}
-
-impl Default for RelativisticSettings {
-    fn default() -> Self {
-        Self {
-            weight: 1.0,
-            score: PairScore::Mean,
-            scale: 1.0,
-        }
-    }
-}
-
-/// A differentiable trace score over labelled positions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum PairScore {
-    /// mean z.
-    #[default]
-    Mean,
-    /// -T log mean exp(-z / T): near the minimum for small T, near the mean for large T.
-    SoftMin {
-        /// T in logits, above 0.
-        #[serde(default = "default_temperature")]
-        temperature: f64,
-    },
-    /// z at the last labelled position.
-    Last,
-}
-
-fn default_temperature() -> f64 {
-    1.0
-}
-
-/// Localised pair term: `softplus(-(z_expert[p] - z_perturbed[q]))`, mean over pairs of one prompt, with p and q the
-/// first labelled positions at or after the first corrupted token.
-///
-/// Demonstration and perturbation share every token before it, so the comparison sees the error and nothing else.
-/// A pair without such positions is left out.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ContrastSettings {
-    /// Factor of the term; 0 is off.
-    pub weight: f64,
-}
-
-/// Wasserstein critic with hard labels: mean_neg z - mean_pos z, global means.
-///
-/// The Lipschitz bound is the original one: after each optimiser step every trained parameter is
-/// clipped to [-c, c] with c = [`WganSettings::CLIP`], with the optimiser's decoupled weight decay
-/// acting towards 0 beside it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct WganSettings {
-    /// Factor of the term; 0 is off.
-    pub weight: f64,
-}
-
-impl WganSettings {
-    /// Largest absolute value of a trained parameter while the term is on.
-    pub const CLIP: f32 = 0.1;
-}
-
-/// Agreement with a judge that has read the demonstration, on policy samples.
-///
-/// It is off by default: judging takes three forward passes over the samples.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct JudgeSettings {
-    /// Factor of the term; 0 is off.
-    pub weight: f64,
-}
-
-/// What the tokens before the corruption of a perturbed demonstration are: they are the expert's own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PrefixLabels {
-    /// Positive, as in the demonstration.
-    #[default]
-    Positive,
-    /// Without a label.
-    LeftOut,
-    /// Negative like the rest (the paper): not localised.
-    Whole,
-}
-
-/// What the tokens after the corrupted span of a perturbed demonstration are: the expert's own words, after an error.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SuffixLabels {
-    /// Negative: what follows from an error is wrong.
-    #[default]
-    Negative,
-    /// Without a label.
-    LeftOut,
-    /// Positive: only the corrupted span is negative, so the reward marks where the error is made and recovers.
-    Positive,
-}
-
-/// Which tokens of a policy sample are negative.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PolicyLabels {
-    /// Those from the first difference to the demonstration; none if there is none.
-    #[default]
-    FromDivergence,
-    /// All (the paper).
-    Whole,
-}
 
 /// The loss of an update, its gradients and what it looked like.
 #[derive(Clone, Debug, Default)]
@@ -304,56 +125,6 @@ pub fn discriminator_loss(
     })
 }
 
-impl DiscriminatorLossSettings {
-    /// Refuses values without meaning; `key` is the dotted path of this table.
-    ///
-    /// # Errors
-    /// [`TrainError::InvalidSetting`] names the key.
-    pub fn validate(&self, key: &str) -> Result<(), TrainError> {
-        let weights = [
-            ("bce.weight", self.bce.weight),
-            ("relativistic.weight", self.relativistic.weight),
-            ("contrast.weight", self.contrast.weight),
-            ("wgan.weight", self.wgan.weight),
-            ("judge.weight", self.judge.weight),
-        ];
-        for (name, weight) in weights {
-            if !(weight.is_finite() && weight >= 0.0) {
-                let reason = format!("must be finite and at least 0, not {weight}");
-                return Err(TrainError::setting(format!("{key}.{name}"), reason));
-            }
-        }
-        if weights.iter().all(|&(_, weight)| weight == 0.0) {
-            let reason =
-                "bce, relativistic, contrast, wgan and judge are all off: nothing is learned";
-            return Err(TrainError::setting(key, reason));
-        }
-        if !(0.0..0.5).contains(&self.bce.smoothing) {
-            let reason = format!("must lie in [0, 0.5), not {}", self.bce.smoothing);
-            return Err(TrainError::setting(format!("{key}.bce.smoothing"), reason));
-        }
-        if !(self.relativistic.scale.is_finite() && self.relativistic.scale > 0.0) {
-            let reason = format!("must be above 0, not {}", self.relativistic.scale);
-            return Err(TrainError::setting(
-                format!("{key}.relativistic.scale"),
-                reason,
-            ));
-        }
-        match self.relativistic.score {
-            PairScore::SoftMin { temperature }
-                if !(temperature.is_finite() && temperature > 0.0) =>
-            {
-                let reason = format!("must be above 0, not {temperature}");
-                Err(TrainError::setting(
-                    format!("{key}.relativistic.score.temperature"),
-                    reason,
-                ))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
 fn check(index: usize, trace: &LabelledTrace<'_>) -> Result<(), TrainError> {
     if let Some(token) = trace.logits.iter().position(|z| !z.is_finite()) {
         let value = f64::from(trace.logits[token]);
@@ -372,21 +143,6 @@ fn check(index: usize, trace: &LabelledTrace<'_>) -> Result<(), TrainError> {
             expected: last + 1,
         }),
         _ => Ok(()),
-    }
-}
-
-/// log(1 + exp(x)) without overflow.
-fn softplus(x: f64) -> f64 {
-    x.max(0.0) + (-x.abs()).exp().ln_1p()
-}
-
-/// 1 / (1 + exp(-x)) without overflow.
-fn sigmoid(x: f64) -> f64 {
-    if x >= 0.0 {
-        1.0 / (1.0 + (-x).exp())
-    } else {
-        let e = x.exp();
-        e / (1.0 + e)
     }
 }
 

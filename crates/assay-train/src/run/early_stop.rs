@@ -9,7 +9,7 @@ use std::path::Path;
 use assay_evals::{Alarm, AlarmKind, AlarmWatch};
 use serde::Serialize;
 
-use super::inputs::TrainerKind;
+use super::kind::TrainerKind;
 use crate::metrics::IterationMetrics;
 use crate::settings::EarlyStopSettings;
 use crate::{TrainError, checkpoint};

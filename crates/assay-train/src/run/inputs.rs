@@ -6,34 +6,12 @@ use assay_critic::{PolicyModel, RewardModel};
 use assay_lm::LanguageModel;
 use assay_lm::transformer::Transformer;
 use assay_tasks::problem::Problem;
-use serde::{Deserialize, Serialize};
 
 use super::early_stop::EarlyStop;
+use super::kind::TrainerKind;
 use crate::metrics::IterationMetrics;
 use crate::ranks::Collective;
 use crate::settings::Settings;
-
-/// Which trainer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TrainerKind {
-    /// Supervised fine-tuning on demonstrations.
-    Sft,
-    /// GRPO with the answer verifier.
-    Grpo,
-    /// Adversarial inverse reinforcement learning from demonstrations: training reads no answer.
-    Airl,
-}
-
-impl std::fmt::Display for TrainerKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Sft => "sft",
-            Self::Grpo => "grpo",
-            Self::Airl => "airl",
-        })
-    }
-}
 
 /// What a run needs.
 pub struct TrainInputs<'i> {

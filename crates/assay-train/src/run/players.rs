@@ -5,7 +5,8 @@ use assay_critic::player::Player;
 use candle_core::Var;
 
 use super::discriminator::Discriminator;
-use super::inputs::{TrainInputs, TrainerKind};
+use super::inputs::TrainInputs;
+use super::kind::TrainerKind;
 use super::start::{start_discriminator, start_policy};
 use crate::TrainError;
 use crate::adam::AdamW;

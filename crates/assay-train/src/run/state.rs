@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::directory::Best;
-use super::inputs::TrainerKind;
+use super::kind::TrainerKind;
 use crate::TrainError;
 use crate::reward::schedule::{ReplayBuffer, StyleAdvantage};
 use crate::trace::PastSample;

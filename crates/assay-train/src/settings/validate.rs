@@ -31,6 +31,15 @@ impl Settings {
         self.optimiser.validate("optimiser")
     }
 
+    /// Refuses to wait for evaluations that no run makes.
+    fn validate_early_stop(&self) -> Result<(), TrainError> {
+        if self.run.early_stop.evaluations > 0 && self.run.eval_every == 0 {
+            let reason = "needs evaluations: set `run.eval_every` above 0";
+            return Err(TrainError::setting("run.early_stop.evaluations", reason));
+        }
+        Ok(())
+    }
+
     fn validate_counts(&self) -> Result<(), TrainError> {
         let counts = [
             ("sampling.samples", self.sampling.samples),

@@ -9,9 +9,11 @@
 //! token about which the hints agree has no part in the loss.
 
 use assay_critic::judge::judged_score;
+use assay_evals::scores::{sigmoid, softplus};
 
+use super::labelled_trace::LabelledTrace;
 use super::pairwise::{score_shares, trace_score};
-use super::{DiscriminatorLossSettings, LabelledTrace, sigmoid, softplus};
+use super::settings::DiscriminatorLossSettings;
 use crate::masked_mean::masked_mean;
 
 /// The term before its weight; adds weight * gradient to `grads`.

@@ -1,6 +1,7 @@
 //! Which labelled position is positive, which negative, and how much it counts.
 
-use super::{DiscriminatorLossSettings, LabelledTrace, PolicyLabels, PrefixLabels, SuffixLabels};
+use super::labelled_trace::LabelledTrace;
+use super::settings::{DiscriminatorLossSettings, PolicyLabels, PrefixLabels, SuffixLabels};
 use crate::trace::TraceRole;
 
 /// The class of a labelled position. Smoothing moves the target of a class, never the class.

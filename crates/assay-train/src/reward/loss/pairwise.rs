@@ -1,7 +1,10 @@
 //! Terms over pairs of one prompt: whole traces against each other, and the corrupted token against its original.
 
+use assay_evals::scores::{sigmoid, softplus};
+
+use super::labelled_trace::LabelledTrace;
 use super::labels::is_negative;
-use super::{DiscriminatorLossSettings, LabelledTrace, PairScore, sigmoid, softplus};
+use super::settings::{DiscriminatorLossSettings, PairScore};
 use crate::masked_mean::masked_mean;
 use crate::trace::TraceRole;
 

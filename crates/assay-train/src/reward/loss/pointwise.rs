@@ -1,7 +1,10 @@
 //! Terms over single token logits: cross-entropy, Wasserstein difference.
 
+use assay_evals::scores::{sigmoid, softplus};
+
+use super::labelled_trace::LabelledTrace;
 use super::labels::{Class, Label};
-use super::{BceSettings, LabelledTrace, sigmoid, softplus};
+use super::settings::BceSettings;
 use crate::masked_mean::masked_mean;
 
 /// 1/2 mean_pos + 1/2 mean_neg of softplus(z) - y z; adds weight * gradient to `grads`.

@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::labelled_trace::LabelledTrace;
 use super::labels::{Class, class_of};
 use super::pairwise::{contrast_positions, same_prompt, trace_score};
-use super::{DiscriminatorLossSettings, LabelledTrace, PairScore};
+use super::settings::{DiscriminatorLossSettings, PairScore};
 use crate::masked_mean::masked_mean;
 use crate::trace::TraceRole;
 

@@ -1,4 +1,7 @@
+use assay_evals::scores::sigmoid;
+
 use super::*;
+use crate::trace::{TokenSpans, TraceRole};
 use proptest::prelude::*;
 
 const LN2: f64 = std::f64::consts::LN_2;

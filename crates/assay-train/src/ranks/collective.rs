@@ -1,0 +1,60 @@
+//! What ranks exchange, and the collective of a single process.
+
+use crate::TrainError;
+
+/// What the ranks of a run can do together. All ranks make the same calls in the same order.
+pub trait Collective {
+    /// Which one this is, from 0.
+    fn rank(&self) -> usize;
+
+    /// How many there are.
+    fn size(&self) -> usize;
+
+    /// The bytes that every rank gave, in rank order.
+    ///
+    /// # Errors
+    /// [`TrainError::Collective`] when the others cannot be reached.
+    fn gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>, TrainError>;
+
+    /// `total[i] = ((total[i] + own_0[i]) + own_1[i]) + ...` in f32 and in rank order, on every rank; all slices
+    /// have one length.
+    ///
+    /// # Errors
+    /// [`TrainError::Collective`] when the others cannot be reached.
+    fn accumulate(&self, total: &mut [f32], own: &[f32]) -> Result<(), TrainError>;
+
+    /// Ends all ranks at once with an exit status; a rank that is alone has none to end, and the call returns.
+    fn abort(&self, status: u8);
+}
+
+/// A single process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SingleProcess;
+
+impl Collective for SingleProcess {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn size(&self) -> usize {
+        1
+    }
+
+    fn gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>, TrainError> {
+        Ok(vec![own.to_vec()])
+    }
+
+    fn accumulate(&self, total: &mut [f32], own: &[f32]) -> Result<(), TrainError> {
+        add(total, own);
+        Ok(())
+    }
+
+    fn abort(&self, _status: u8) {}
+}
+
+/// Adds `own` to `total`, element by element.
+pub(super) fn add(total: &mut [f32], own: &[f32]) {
+    for (total, own) in total.iter_mut().zip(own) {
+        *total += own;
+    }
+}
