@@ -40,7 +40,12 @@ pub(crate) fn model(name: &Path, placement: &Placement) -> Result<LanguageModel,
 
 /// The device that settings or options name; prints which one `auto` chose.
 pub(crate) fn placement(settings: PlacementSettings) -> Result<Placement> {
-    let placement = settings.resolve()?;
+    placement_on(settings, 0)
+}
+
+/// [`placement`] for a process with this number among those of a run on this machine.
+pub(crate) fn placement_on(settings: PlacementSettings, local_rank: usize) -> Result<Placement> {
+    let placement = settings.resolve_on(local_rank)?;
     if settings.device == DeviceName::Auto && cfg!(feature = "cuda") {
         message(&format!("computing on {placement}"))?;
     }

@@ -82,10 +82,19 @@ impl PlacementSettings {
     /// # Errors
     /// [`LmError::Device`] when a GPU is named that this program has no kernels for or that does not answer.
     pub fn resolve(self) -> Result<Placement, LmError> {
+        self.resolve_on(0)
+    }
+
+    /// As [`PlacementSettings::resolve`], for the process with this number among those of a run on
+    /// this machine: `auto` opens the GPU with this index.
+    ///
+    /// # Errors
+    /// As [`PlacementSettings::resolve`]; also if this machine has a GPU, but none with this index.
+    pub fn resolve_on(self, local_rank: usize) -> Result<Placement, LmError> {
         let device = match self.device {
             DeviceName::Cpu => Device::Cpu,
             DeviceName::Cuda(index) => gpu(index)?,
-            DeviceName::Auto => gpu(0).unwrap_or(Device::Cpu),
+            DeviceName::Auto => automatic(local_rank, gpu)?.unwrap_or(Device::Cpu),
         };
         let dtype = match self.dtype {
             Precision::F32 => DType::F32,
@@ -94,6 +103,25 @@ impl PlacementSettings {
             Precision::Auto => DType::F32,
         };
         Ok(Placement { device, dtype })
+    }
+}
+
+/// The GPU with the index `local_rank`; `None` where there is no GPU at all.
+///
+/// # Errors
+/// There is a GPU, but none with this index. This process must not compute on the CPU then, because
+/// the results of ranks on different devices differ.
+fn automatic<D>(
+    local_rank: usize,
+    open: impl Fn(usize) -> Result<D, LmError>,
+) -> Result<Option<D>, LmError> {
+    match open(local_rank) {
+        Ok(device) => Ok(Some(device)),
+        Err(_) if local_rank == 0 => Ok(None),
+        Err(error) => match open(0) {
+            Ok(_) => Err(error),
+            Err(_) => Ok(None),
+        },
     }
 }
 
@@ -183,6 +211,24 @@ mod tests {
             let refused = name.parse::<DeviceName>().unwrap_err();
             assert!(refused.contains("cuda:N"), "{refused}");
         }
+    }
+
+    #[test]
+    fn ranks_use_the_gpu_with_their_number() {
+        let with_gpus = |count: usize| {
+            move |index: usize| match index < count {
+                true => Ok(index),
+                false => Err(LmError::Device {
+                    name: DeviceName::Cuda(index),
+                    reason: "it does not answer".to_owned(),
+                }),
+            }
+        };
+        assert_eq!(automatic(1, with_gpus(2)).unwrap(), Some(1));
+        assert_eq!(automatic(0, with_gpus(0)).unwrap(), None);
+        assert_eq!(automatic(3, with_gpus(0)).unwrap(), None);
+        let refused = automatic(2, with_gpus(2)).unwrap_err().to_string();
+        assert!(refused.contains("cuda:2"), "{refused}");
     }
 
     #[test]

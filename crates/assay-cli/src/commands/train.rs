@@ -67,7 +67,7 @@ fn train_on_ranks(
     if train_problems.is_empty() {
         bail!("data.train.path names no problems: there is nothing to learn from");
     }
-    let placement = open::placement(settings.compute)?;
+    let placement = open::placement_on(settings.compute, ranks.local_rank())?;
     let memory = memory_plan(settings, Residence::of(&placement))?;
     say(ranks, &format!("memory: {memory}"))?;
     memory.check(&placement.device)?;

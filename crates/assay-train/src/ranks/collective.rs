@@ -7,6 +7,10 @@ pub trait Collective {
     /// Which one this is, from 0.
     fn rank(&self) -> usize;
 
+    /// Which one this is among the ranks of its machine, from 0. `compute.device = "auto"` uses the
+    /// GPU with this index.
+    fn local_rank(&self) -> usize;
+
     /// How many there are.
     fn size(&self) -> usize;
 
@@ -33,6 +37,10 @@ pub struct SingleProcess;
 
 impl Collective for SingleProcess {
     fn rank(&self) -> usize {
+        0
+    }
+
+    fn local_rank(&self) -> usize {
         0
     }
 

@@ -18,6 +18,7 @@ const PANIC: i32 = 2;
 /// All processes of an `mpirun`. Dropping it leaves MPI, which waits for all ranks.
 pub struct Mpi {
     world: SimpleCommunicator,
+    local_rank: usize,
     _universe: Universe,
 }
 
@@ -34,8 +35,11 @@ impl Mpi {
                     reason: "this process has done so before".to_owned(),
                 }
             })?;
+        let world = universe.world();
+        let machine = world.split_shared(world.rank());
         Ok(Self {
-            world: universe.world(),
+            local_rank: machine.rank() as usize,
+            world,
             _universe: universe,
         })
     }
@@ -48,6 +52,10 @@ impl Mpi {
 impl Collective for Mpi {
     fn rank(&self) -> usize {
         self.world.rank() as usize
+    }
+
+    fn local_rank(&self) -> usize {
+        self.local_rank
     }
 
     fn size(&self) -> usize {
