@@ -1,6 +1,6 @@
 """Reference numbers of losses, advantages, objectives and optimiser steps from torch autograd.
 
-Run by hand: python tools/golden/irl.py
+Run by hand: python tools/golden/train.py
 Writes crates/assay-train/tests/golden/{loss,advantage,objective,optimiser}.json. Everything is f64 in torch from numbers
 rounded to f32, on ragged groups; each case holds its settings as the crate's serde structs read them.
 """

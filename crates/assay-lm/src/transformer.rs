@@ -1,4 +1,4 @@
-//! The decoder-only transformer of the Llama 3 and Qwen2 families over packed batches.
+//! The decoder-only transformer of all model families over packed batches.
 //!
 //! Decided here: the order of operations of a layer, what a layer keeps in training, and which
 //! tensors are trainable. Left out: reading weights (`weights`), heads (output matrix rows go to
