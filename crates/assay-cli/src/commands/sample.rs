@@ -17,10 +17,10 @@ use crate::open;
 use crate::progress::Progress;
 use crate::signals::{Interrupted, StopFlag};
 
-/// Problems per chunk: their traces are in memory together, and a signal stops after a chunk.
+/// Problems per chunk. Their traces are in memory together, and a signal stops after a chunk.
 const CHUNK: usize = 16;
 
-/// What was sampled so far.
+/// Counts of the samples so far.
 #[derive(Default)]
 struct Tally {
     problems: usize,

@@ -1,4 +1,5 @@
-//! The rules of ARCHITECTURE.md that a machine can check: who depends on whom, sizes, and signatures.
+//! The rules of ARCHITECTURE.md that a machine can check: who depends on whom, sizes, and
+//! signatures.
 //!
 //! Dependencies are read from Cargo's own graph, functions from the parsed source.
 
@@ -285,7 +286,8 @@ fn losses_import_no_model() {
     }
 }
 
-/// SECURITY.md lists every file that may hold `unsafe`, with the reason; the compiler denies it elsewhere.
+/// SECURITY.md lists every file that may hold `unsafe`, with the reason; the compiler denies it
+/// elsewhere.
 #[test]
 fn security_lists_where_unsafe_stands() {
     let text = fs::read_to_string(root().join("SECURITY.md")).unwrap();

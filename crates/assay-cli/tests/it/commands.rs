@@ -1,4 +1,5 @@
-//! The commands that use a reward, run as people run them: on a tiny random model in a directory of its own.
+//! The commands that use a reward, run as people run them: on a tiny random model in a directory of
+//! its own.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -99,7 +100,8 @@ impl World {
         read_traces(&self.path("sampled.jsonl")).unwrap()
     }
 
-    /// Foreign texts of every problem: the demonstration, and one with another answer, by four generators each.
+    /// Foreign texts of every problem: the demonstration, and one with another answer, by four
+    /// generators each.
     pub(super) fn foreign(&self) -> Vec<Value> {
         let mut records = Vec::new();
         for (index, problem) in self.problems.iter().enumerate() {
@@ -206,7 +208,8 @@ fn sampling_does_not_depend_on_the_batch() {
     assert!(read("one.jsonl") != read("other.jsonl"));
 }
 
-/// Both strategies give whole candidates with the rewards that `score` gives them, and count what they drew.
+/// Both strategies give whole candidates with the rewards that `score` gives them, and count what
+/// they drew.
 #[test]
 fn search_gives_scored_candidates_and_counts_every_token() {
     let world = World::new();
@@ -220,8 +223,8 @@ fn search_gives_scored_candidates_and_counts_every_token() {
         let ids: BTreeMap<&str, ()> = found.iter().map(|t| (t.id.as_str(), ())).collect();
         assert_eq!(ids.len(), 6, "every problem has a candidate");
         let generated = counts["generated_tokens"].as_u64().unwrap() as usize;
-        // A prefix is drawn once and shared by its children; the longest candidate of a problem shares
-        // none of its tokens.
+        // A prefix is drawn once and shared by its children; the longest candidate of a problem
+        // shares none of its tokens.
         let longest = |id: &str| {
             let own = found.iter().filter(|trace| trace.id == id);
             own.map(|trace| trace.token_ids.len()).max().unwrap()
@@ -265,13 +268,15 @@ fn search_does_not_depend_on_the_batch() {
     world.json(&format!("{base} --batch 9 --out nine.jsonl --json"));
     let read = |name| fs::read(world.path(name)).unwrap();
     assert!(read("one.jsonl") == read("nine.jsonl"));
-    // Nor on which other problems are searched: a neighbour's long prefix must not cut this one's steps.
+    // Nor on which other problems are searched: a neighbour's long prefix must not cut this one's
+    // steps.
     world.json(&format!("{base} --limit 1 --out alone.jsonl --json"));
     let alone = read("alone.jsonl");
     assert!(!alone.is_empty() && read("one.jsonl").starts_with(&alone));
 }
 
-/// Permuting the traces permutes the scored traces; alone, together and in any budget a trace has the same bits.
+/// Permuting the traces permutes the scored traces; alone, together and in any budget a trace has
+/// the same bits.
 #[test]
 fn fault_16_scores_stay_with_their_traces() {
     let world = World::new();

@@ -269,7 +269,8 @@ fn cached(cache: &Path, name: &str, dir: &Path) {
     }
 }
 
-/// The critic by its hub name, on the base model that it names itself and on one named with `--model`.
+/// The critic by its hub name, on the base model that it names itself and on one named with
+/// `--model`.
 #[test]
 fn a_reward_is_served_by_its_hub_name() {
     let world = world();

@@ -1,4 +1,5 @@
-//! What people and strangers give on the command line: an answer that names the thing, exit status 1, bounded memory.
+//! What people and strangers give on the command line: an answer that names the thing, exit status
+//! 1, bounded memory.
 
 use std::fs;
 use std::process::{Command, Output};
@@ -37,7 +38,8 @@ fn world() -> TempDir {
         "problems.jsonl",
         b"{\"question\":\"1+1?\",\"answer\":\"1+1=2\\n#### 2\"}\n",
     );
-    // A page without its header, on which the parquet reader panics; sixty thousand groups inside each other.
+    // A page without its header, on which the parquet reader panics; sixty thousand groups inside
+    // each other.
     let mut damaged = include_bytes!("../../../assay-tasks/tests/data/countdown.parquet").to_vec();
     damaged[5] = 0;
     write("damaged.parquet", &damaged);
@@ -167,7 +169,7 @@ fn odd_inputs_are_named() {
         ),
         (
             "score --reward folder --traces /dev/zero --out o.jsonl".to_owned(),
-            "is no ordinary file",
+            "is not a regular file",
         ),
         (
             "localise --reward folder --demonstrations problems.jsonl --limit 0".to_owned(),

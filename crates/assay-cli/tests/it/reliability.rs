@@ -1,6 +1,8 @@
-//! Runs of the binary that are killed, stopped, starved of disk, given damaged files: nothing is ever lost.
+//! Runs of the binary that are killed, stopped, starved of disk, given damaged files: nothing is
+//! ever lost.
 //!
-//! Every case ends with the run resumed and compared, bit for bit, with one that nothing happened to.
+//! Every case ends with the run resumed and compared, bit for bit, with one that nothing happened
+//! to.
 
 mod faults;
 mod kills;

@@ -9,7 +9,7 @@ use assay_critic::reward_model::HEAD_FILE;
 
 use super::Run;
 
-/// In which form weights are exported.
+/// The form of exported weights.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Weights {
     Adapter,

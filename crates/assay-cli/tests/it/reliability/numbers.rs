@@ -1,4 +1,5 @@
-//! Numbers that are not finite stop a run by name and can be looked at again; odd but sane settings work.
+//! Numbers that are not finite stop a run by name and can be looked at again; odd but sane settings
+//! work.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,8 +22,8 @@ fn replayed(lab: &Lab, run: &str) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Learning rates that make weights explode, each in another part of an iteration: 1e30 on a weight is finite, what
-/// comes out of it is not.
+/// Learning rates that make weights explode, each in another part of an iteration: 1e30 on a weight
+/// is finite, what comes out of it is not.
 #[test]
 fn a_non_finite_number_names_its_trace() {
     let lab = Lab::new();
@@ -101,7 +102,8 @@ fn a_non_finite_number_names_its_trace() {
             // The checkpoint before holds the very weights that failed.
             assert!(traces.iter().all(|t| t["token"] == 0), "{replay}");
         } else {
-            // Before the first update of the iteration all was well, and the gradients of every trace are numbers.
+            // Before the first update of the iteration all was well, and the gradients of every
+            // trace are numbers.
             assert!(traces.iter().all(|t| t["mean"].is_number()), "{replay}");
             assert!(
                 traces.iter().all(|t| t["gradient_norm"].is_number()),

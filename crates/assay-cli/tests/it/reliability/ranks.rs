@@ -1,6 +1,8 @@
-//! One run by several processes: the same bits as by one, and what happens when one of them dies or differs.
+//! One run by several processes: the same bits as by one, and what happens when one of them dies or
+//! differs.
 //!
-//! With the feature `mpi`, and where Open MPI's `mpirun` is installed; `tools/parallel` runs these tests.
+//! With the feature `mpi`, and where Open MPI's `mpirun` is installed; `tools/parallel` runs these
+//! tests.
 
 #[cfg(not(feature = "mpi"))]
 use super::Lab;
