@@ -1,4 +1,4 @@
-//! One thing given for another is understood, or named.
+//! Arguments of the wrong kind, such as a run for a reward: they work or fail with a clear message.
 
 use std::fs;
 use std::process::Command;
