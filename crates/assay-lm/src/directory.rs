@@ -43,7 +43,7 @@ pub enum WeightType {
     /// 32 bits: the outputs are those of the model in memory.
     #[default]
     F32,
-    /// 16 bits with f32's range: half the size, about three significant digits a weight.
+    /// 16 bits with f32's range: half the size, about three significant digits per weight.
     Bf16,
 }
 

@@ -24,14 +24,14 @@ pub struct Group {
 }
 
 impl Group {
-    /// Most rows this group takes in a packed batch: prompt once, completions once each. Completions
+    /// Maximum number of rows this group takes in a packed batch: prompt once, completions once each. Completions
     /// that begin alike take fewer.
     pub fn rows(&self) -> usize {
         self.prompt.len() + self.completions.iter().map(Vec::len).sum::<usize>()
     }
 }
 
-/// Most rows of some groups in one packed batch.
+/// Maximum number of rows of some groups in one packed batch.
 pub fn rows(groups: &[Group]) -> usize {
     groups.iter().map(Group::rows).sum()
 }
@@ -131,7 +131,7 @@ impl CompletionSpan {
 /// A packed batch: tokens, positions, attention spans.
 ///
 /// # Shapes
-/// `tokens` and `positions` have one entry a row, `[T]`. Rows are, group after group: the prompt,
+/// `tokens` and `positions` have one entry per row, `[T]`. Rows are, group after group: the prompt,
 /// then of each completion the tokens that no earlier one begins with.
 #[derive(Clone, Debug)]
 pub struct PackedBatch {
@@ -347,9 +347,9 @@ pub fn micro_batches(groups: &[Group], token_budget: usize) -> Vec<MicroBatch> {
 /// Row limits of a cut that keeps groups whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowLimits {
-    /// Most rows of several groups in one micro-batch.
+    /// Maximum number of rows of several groups in one micro-batch.
     pub micro_batch: usize,
-    /// Most rows of one group in one micro-batch.
+    /// Maximum number of rows of one group in one micro-batch.
     pub token_budget: usize,
 }
 

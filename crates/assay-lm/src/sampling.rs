@@ -49,7 +49,7 @@ pub struct SampleRequest {
 /// A sampled completion.
 ///
 /// # Shapes
-/// All three lists have one entry a token, the end-of-turn token included.
+/// All three lists have one entry per token, the end-of-turn token included.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Completion {
     /// Token ids.
@@ -73,7 +73,7 @@ pub struct SamplingLimits {
     pub max_sequences: usize,
 }
 
-/// Samples every request; the result has the requests' order, one list of completions a prompt.
+/// Samples every request; the result has the requests' order, one list of completions per prompt.
 ///
 /// `on_token` is called with the number of tokens drawn at each step (for progress).
 ///
@@ -279,7 +279,7 @@ struct Decoder<'m> {
     recorded: Option<RecordedStep>,
 }
 
-/// The inputs of a decoding step, one entry a row.
+/// The inputs of a decoding step, one entry per row.
 #[derive(Default)]
 struct StepRows {
     tokens: Vec<u32>,

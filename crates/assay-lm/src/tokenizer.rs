@@ -34,7 +34,7 @@ const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 /// Largest `tokenizer.json` that is read; published ones have up to 35 MB.
 const MAX_TOKENIZER_BYTES: u64 = 1 << 27;
 
-/// Byte ranges `[start, end)` in a text, one a token.
+/// Byte ranges `[start, end)` in a text, one per token.
 pub type ByteSpans = Vec<(usize, usize)>;
 
 /// Whether control tokens appear in decoded text.

@@ -30,9 +30,9 @@ use self::queue::{Batch, Queue};
 /// How much is packed into one batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Batching {
-    /// Most rows of a packed batch of the critic.
+    /// Maximum number of rows of a packed batch of the critic.
     pub token_budget: usize,
-    /// Most requests that share a batch; 1 runs each alone.
+    /// Maximum number of requests that share a batch; 1 runs each alone.
     pub requests: usize,
 }
 

@@ -29,7 +29,7 @@ pub(crate) struct Metrics {
     scored_tokens: IntCounter,
     sampled_tokens: IntCounter,
     model_failures: IntCounter,
-    /// Scored tokens a second, smoothed; bits of an f64.
+    /// Scored tokens per second, smoothed; bits of an f64.
     pace: AtomicU64,
 }
 
@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(metrics.seconds_for(2500), 3);
         assert_eq!(metrics.seconds_for(usize::MAX), MAX_WAIT_SECONDS);
         metrics.scored(2000, Duration::from_secs(1));
-        // 0.8 * 1000 + 0.2 * 2000 = 1200 tokens a second.
+        // 0.8 * 1000 + 0.2 * 2000 = 1200 tokens per second.
         assert_eq!(metrics.seconds_for(2401), 3);
     }
 

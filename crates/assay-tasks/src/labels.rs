@@ -1,7 +1,7 @@
 //! Labels: what people found in traces. A label says which token of a trace is the first wrong one,
 //! or that none is.
 //!
-//! A file of labels holds one label a line and only grows ([`LabelFile`]). Whoever reads it counts
+//! A file of labels holds one label per line and only grows ([`LabelFile`]). Whoever reads it counts
 //! the last label of each annotator for each trace ([`read_labels`]), and can ask what most
 //! annotators of a trace say ([`Labels::consensus`]).
 

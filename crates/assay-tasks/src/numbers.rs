@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// Most digits of a numeral whose value is computed.
+/// Maximum number of digits of a numeral whose value is computed.
 const MOST_DIGITS: usize = 30;
 
 /// A numeral without sign, currency or per cent mark: `1,080`, `2.50`, `.5`.

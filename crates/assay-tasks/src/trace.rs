@@ -22,7 +22,7 @@ pub enum FinishReason {
 ///
 /// # Shapes
 /// `token_ids`, `token_offsets`, `token_rewards`, `policy_logprobs` and `sampling_logprobs` have
-/// one entry a completion token, the end-of-turn token included. `token_offsets` are byte ranges
+/// one entry per completion token, the end-of-turn token included. `token_offsets` are byte ranges
 /// `[start, end)` in `text`; the end-of-turn token has an empty range at the end. All four are
 /// empty in a trace that no model has read yet.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -30,7 +30,7 @@ fn load(path: PathBuf, format: DatasetFormat) -> Result<Vec<Problem>, TasksError
     Ok(load_problems(&settings)?.0)
 }
 
-/// One record a line, in a file that is gone afterwards.
+/// One record per line, in a file that is gone afterwards.
 fn line(text: &str, format: DatasetFormat) -> Result<Problem, String> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("test.jsonl");

@@ -1,8 +1,9 @@
 //! The whole method in one file: `cargo run --release -p assay-train --example airl_loop`.
 //!
-//! A random model learns clock arithmetic from demonstrations of mixed style (supervised fine-tuning). Then two adapters
-//! on the frozen result play the game. The discriminator learns to tell demonstrations from demonstrations with an injected
-//! error, token by token. Its logits are the policy's rewards. Training reads no answer.
+//! A random model learns clock arithmetic from demonstrations of mixed style (supervised
+//! fine-tuning). Then two adapters on the frozen result play the game. The discriminator learns to
+//! tell demonstrations from demonstrations with an injected error, token by token. Its logits are
+//! the policy's rewards. Training reads no answer.
 
 #![allow(clippy::print_stdout)] // an example prints what it does
 
@@ -36,7 +37,7 @@ const GAME_ITERATIONS: usize = 40;
 const PROMPTS: usize = 12;
 /// Samples per prompt.
 const SAMPLES: usize = 8;
-/// Most packed tokens of one pass.
+/// Maximum number of packed tokens of one pass.
 const TOKEN_BUDGET: usize = 1 << 14;
 /// Rank of both adapters.
 const RANK: usize = 8;
@@ -124,7 +125,8 @@ impl Game {
         })
     }
 
-    /// One iteration: update the discriminator; after the warm-up also sample, score, and update the policy.
+    /// One iteration: update the discriminator; after the warm-up also sample, score, and update
+    /// the policy.
     fn play(
         &mut self,
         mut groups: Vec<PromptGroup>,

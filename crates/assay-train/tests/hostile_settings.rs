@@ -1,4 +1,5 @@
-//! Settings of strangers: every value without meaning is refused by its key, every broken file by its name.
+//! Settings of strangers: every value without meaning is refused by its key, every broken file by
+//! its name.
 #![allow(clippy::unwrap_used)]
 
 use std::error::Error;

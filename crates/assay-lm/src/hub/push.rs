@@ -25,9 +25,9 @@ use super::cache::{io, is_commit, is_inner_path};
 use super::{HubSettings, MAIN, RepoName, Watch, hub_error};
 use crate::LmError;
 
-/// Most files of a push.
+/// Maximum number of files of a push.
 const MAX_FILES: usize = 10_000;
-/// Most bytes of all files that the commit itself contains.
+/// Maximum number of bytes of all files that the commit itself contains.
 const MAX_COMMITTED_BYTES: u64 = 64 << 20;
 /// Files that one request asks about.
 const FILES_A_REQUEST: usize = 256;

@@ -8,7 +8,7 @@ use assay_tasks::message::Message;
 
 use crate::{message, tried};
 
-/// Most bytes that any of these may render to: what the work budget pays for.
+/// Maximum number of bytes that any of these may render to: what the work budget pays for.
 const MOST_TEXT: usize = 256 << 20;
 
 fn outcome(source: &str) -> String {

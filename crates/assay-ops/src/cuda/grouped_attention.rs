@@ -13,7 +13,7 @@ const THREADS: usize = 128;
 /// Queries of one work item of a tile of keys. The limit spreads long groups over the device.
 const QUERIES: usize = 512;
 
-/// The kernels' variant for a head size: values a head, rounded up, and rows of a tile.
+/// The kernels' variant for a head size: values per head, rounded up, and rows of a tile.
 fn variant(head_dim: usize) -> CandleResult<(usize, usize)> {
     match head_dim {
         0..=32 => Ok((32, 32)),

@@ -70,7 +70,7 @@ fn dense(t: &[Tensor], layout: &AttentionLayout, shape: HeadShape) -> Tensor {
 /// Rows of each group's prompt and of its completions.
 type Lengths<'a> = &'a [(usize, &'a [usize])];
 
-/// A layout from lengths: a prompt and its completions a group.
+/// A layout from lengths: a prompt and its completions per group.
 pub(crate) fn layout(groups: Lengths<'_>) -> Arc<AttentionLayout> {
     let mut row = 0;
     let mut span = |len: usize| {

@@ -134,7 +134,7 @@ fn text_source(path: &Path, mut reader: TextReader) -> Result<Source, TasksError
     Ok(Source::Lines(Lines::new(path, reader)))
 }
 
-/// Whether the first line is a whole array and another line follows: chats, one a line.
+/// Whether the first line is a whole array and another line follows: chats, one per line.
 fn is_array_a_line(text: &[u8]) -> bool {
     let Some(end) = text.iter().position(|&byte| byte == b'\n') else {
         return false;

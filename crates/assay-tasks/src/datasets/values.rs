@@ -1,4 +1,4 @@
-//! JSON values of a text that is not one record a line: an array of records, or records over
+//! JSON values of a text that is not one record per line: an array of records, or records over
 //! several lines.
 //!
 //! The text is cut at the brackets and never held as a whole; whether a value is JSON is left to

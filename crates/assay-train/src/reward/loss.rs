@@ -1,8 +1,9 @@
-//! What the discriminator minimises, and its gradient with respect to every token logit.
+//! The discriminator's loss and its gradient with respect to every token logit.
 //!
-//! One call sees the *whole update*: every mean is over all labelled positions (or all pairs) of it, so neither the
-//! number of prompts nor the cut into micro-batches changes the gradient. All arithmetic is f64 from logits, in
-//! softplus form; logits of ±1e4 are exact. The sum of the terms, each with its weight (0 turns a term off):
+//! One call takes the *whole update*: every mean is over all its labelled positions (or pairs), so
+//! the gradient depends neither on the number of prompts nor on the split into micro-batches. All
+//! arithmetic is in f64 on logits, in softplus form; logits of ±1e4 are exact. The loss is the sum
+//! of these terms, each times its weight (0 turns a term off):
 //!
 //! | term | formula | where |
 //! |---|---|---|
@@ -12,7 +13,8 @@
 //! | `wgan` | mean_neg z - mean_pos z | [`WganSettings`] |
 //! | `judge` | the judge's token signs and trace order (`judged.rs`) | [`JudgeSettings`] |
 //!
-//! Left out: which tokens carry a label ([`assay_critic::granularity`]) and how often this runs ([`super::schedule`]).
+//! [`assay_critic::granularity`] selects the labelled tokens; [`super::schedule`] says when the
+//! discriminator is trained.
 
 mod judged;
 mod labels;
@@ -26,10 +28,11 @@ use crate::TrainError;
 use crate::trace::{TokenSpans, TraceRole};
 pub use statistics::LossStatistics;
 
-/// One trace of an update, as the loss sees it.
+/// One trace of an update, as an input of the loss.
 ///
 /// # Shapes
-/// `logits`: one f32 a completion token; `positions`: labelled tokens, ascending, within `logits`.
+/// `logits`: one f32 per completion token; `positions`: labelled tokens, ascending, within
+/// `logits`.
 #[derive(Clone, Copy, Debug)]
 pub struct LabelledTrace<'a> {
     /// The prompt it belongs to; pairs are formed within one group.
@@ -42,9 +45,10 @@ pub struct LabelledTrace<'a> {
     pub positions: &'a [usize],
     /// Which tokens are corrupted, or differ from the demonstration.
     pub spans: TokenSpans,
-    /// How much the trace counts within its class and in pairs; 0 leaves it out of the loss, not of the statistics.
+    /// Weight of the trace within its class and in pairs. A trace with weight 0 is left out of the
+    /// loss but not of the statistics.
     pub weight: f32,
-    /// The judge's token rewards, one a token; empty for a trace that was not judged.
+    /// The judge's token rewards, one per token; empty for a trace that was not judged.
     pub judged: &'a [f32],
 }
 
@@ -60,11 +64,11 @@ pub struct DiscriminatorLossSettings {
     pub contrast: ContrastSettings,
     /// Wasserstein critic.
     pub wgan: WganSettings,
-    /// Agreement with a judge that has read the demonstration.
+    /// Agreement with a judge that reads the demonstration.
     pub judge: JudgeSettings,
-    /// What tokens before the corruption of a perturbed demonstration are.
+    /// Labels of the tokens before the corruption of a perturbed demonstration.
     pub prefix_labels: PrefixLabels,
-    /// What tokens after the corrupted span of a perturbed demonstration are.
+    /// Labels of the tokens after the corrupted span of a perturbed demonstration.
     pub suffix_labels: SuffixLabels,
     /// Which tokens of a policy sample are negative.
     pub policy_labels: PolicyLabels,
@@ -76,7 +80,8 @@ pub struct DiscriminatorLossSettings {
 pub struct BceSettings {
     /// Factor of the term; 0 is off.
     pub weight: f64,
-    /// Label smoothing eps in [0, 1/2): positives 1 - eps, negatives eps. The paper's first version halves its eps.
+    /// Label smoothing eps in [0, 1/2): targets are 1 - eps and eps. The first version of the paper
+    /// halves its eps.
     pub smoothing: f64,
 }
 
@@ -91,8 +96,8 @@ impl Default for BceSettings {
 
 /// Relativistic term: softplus(-scale (S_expert - S_negative)), mean over pairs of one prompt.
 ///
-/// A pair counts with the product of its traces' weights. A policy sample equal to the demonstration forms no pair
-/// when `policy_labels` is `from_divergence`.
+/// A pair counts with the product of its traces' weights. A policy sample equal to the
+/// demonstration forms no pair when `policy_labels` is `from_divergence`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RelativisticSettings {
@@ -100,7 +105,7 @@ pub struct RelativisticSettings {
     pub weight: f64,
     /// The trace score S over labelled positions; the gradient flows through it.
     pub score: PairScore,
-    /// Multiplies S_expert - S_negative: how sharply a small difference counts.
+    /// Factor of S_expert - S_negative; larger values give more weight to small differences.
     pub scale: f64,
 }
 
@@ -135,11 +140,11 @@ fn default_temperature() -> f64 {
     1.0
 }
 
-/// Localised pair term: `softplus(-(z_expert[p] - z_perturbed[q]))`, mean over pairs of one prompt, with p and q the
-/// first labelled positions at or after the first corrupted token.
+/// Localised pair term: `softplus(-(z_expert[p] - z_perturbed[q]))`, mean over pairs of one prompt,
+/// with p and q the first labelled positions at or after the first corrupted token.
 ///
-/// Demonstration and perturbation share every token before it, so the comparison sees the error and nothing else.
-/// A pair without such positions is left out.
+/// Demonstration and perturbation share every token before it, so only the error differs. A pair
+/// without such positions is left out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ContrastSettings {
@@ -150,8 +155,8 @@ pub struct ContrastSettings {
 /// Wasserstein critic with hard labels: mean_neg z - mean_pos z, global means.
 ///
 /// The Lipschitz bound is the original one: after each optimiser step every trained parameter is
-/// clipped to [-c, c] with c = [`WganSettings::CLIP`], with the optimiser's decoupled weight decay
-/// acting towards 0 beside it.
+/// clipped to [-c, c] with c = [`WganSettings::CLIP`]. The optimiser's decoupled weight decay still
+/// applies.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WganSettings {
@@ -164,9 +169,9 @@ impl WganSettings {
     pub const CLIP: f32 = 0.1;
 }
 
-/// Agreement with a judge that has read the demonstration, on policy samples.
+/// Agreement with a judge that reads the demonstration, on policy samples.
 ///
-/// It is off by default: judging takes three forward passes over the samples.
+/// It is off by default, because judging takes three forward passes over the samples.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct JudgeSettings {
@@ -174,7 +179,8 @@ pub struct JudgeSettings {
     pub weight: f64,
 }
 
-/// What the tokens before the corruption of a perturbed demonstration are: they are the expert's own.
+/// Labels of the tokens before the corruption of a perturbed demonstration. The expert wrote these
+/// tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PrefixLabels {
@@ -183,20 +189,21 @@ pub enum PrefixLabels {
     Positive,
     /// Without a label.
     LeftOut,
-    /// Negative like the rest (the paper): not localised.
+    /// Negative like the rest (the paper), so the error is not localised.
     Whole,
 }
 
-/// What the tokens after the corrupted span of a perturbed demonstration are: the expert's own words, after an error.
+/// Labels of the tokens after the corrupted span of a perturbed demonstration. The expert wrote
+/// these tokens, but they follow an error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SuffixLabels {
-    /// Negative: what follows from an error is wrong.
+    /// Negative: text that follows from an error is wrong.
     #[default]
     Negative,
     /// Without a label.
     LeftOut,
-    /// Positive: only the corrupted span is negative, so the reward marks where the error is made and recovers.
+    /// Positive: only the corrupted span is negative, so the reward rises again after the error.
     Positive,
 }
 
@@ -204,23 +211,23 @@ pub enum SuffixLabels {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PolicyLabels {
-    /// Those from the first difference to the demonstration; none if there is none.
+    /// Those from the first difference to the demonstration on; none if there is no difference.
     #[default]
     FromDivergence,
     /// All (the paper).
     Whole,
 }
 
-/// The loss of an update, its gradients and what it looked like.
+/// The loss of an update, its gradients and statistics.
 #[derive(Clone, Debug, Default)]
 pub struct LossOutput {
     /// The weighted sum of the terms.
     pub loss: f64,
     /// The terms, each before its weight.
     pub terms: LossTerms,
-    /// dL/dz, one list a trace, one entry a token; 0 where a token has no part in the loss.
+    /// dL/dz, one list per trace, one entry per token; 0 where a token has no part in the loss.
     pub grads: Vec<Vec<f32>>,
-    /// What the discriminator got right.
+    /// Accuracies of the discriminator.
     pub statistics: LossStatistics,
 }
 
@@ -235,7 +242,7 @@ pub struct LossTerms {
     pub contrast: f64,
     /// Wasserstein difference.
     pub wgan: f64,
-    /// Agreement with the judge; `None` where the term is off.
+    /// Agreement with the judge; `None` if the term is off.
     #[serde(default)]
     pub judge: Option<f64>,
 }
@@ -257,8 +264,8 @@ impl LossTerms {
 /// The discriminator's loss over all traces of an update.
 ///
 /// # Errors
-/// [`TrainError::NonFinite`] names the trace and token of a logit that is not finite; [`TrainError::LengthMismatch`] a
-/// trace with a labelled position beyond its end.
+/// [`TrainError::NonFinite`] names the trace and token of a logit that is not finite;
+/// [`TrainError::LengthMismatch`] names a trace with a labelled position beyond its end.
 pub fn discriminator_loss(
     traces: &[LabelledTrace<'_>],
     settings: &DiscriminatorLossSettings,
@@ -305,7 +312,7 @@ pub fn discriminator_loss(
 }
 
 impl DiscriminatorLossSettings {
-    /// Refuses values without meaning; `key` is the dotted path of this table.
+    /// Checks the values; `key` is the dotted path of this table.
     ///
     /// # Errors
     /// [`TrainError::InvalidSetting`] names the key.

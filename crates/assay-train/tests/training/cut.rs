@@ -46,7 +46,8 @@ fn sample(ids: &[u32], rewards: &[f32]) -> Trace {
     }
 }
 
-/// The second update of an iteration compares with the log-probabilities of the first; what a micro-batch has not reached is not 0.
+/// The second update of an iteration compares with the log-probabilities of the first; what a
+/// micro-batch has not reached is not 0.
 #[test]
 fn cut_updates_assume_nothing_about_others() {
     let policy = steep();

@@ -1,4 +1,5 @@
-//! Whole runs of the trainers on a tiny model: resuming, determinism, sampling against recomputation.
+//! Whole runs of the trainers on a tiny model: resuming, determinism, sampling against
+//! recomputation.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // tests stop where something is not as expected
 
@@ -184,8 +185,8 @@ fn bits(tensor: &candle_core::Tensor) -> Vec<u32> {
         .collect()
 }
 
-/// Values of three iterations of the game after the warm start, as a CPU computes them; other devices may round otherwise.
-/// `ASSAY_RECORD=1` writes the file anew.
+/// Values of three iterations of the game after the warm start, as a CPU computes them; other
+/// devices may round otherwise. `ASSAY_RECORD=1` writes the file anew.
 #[test]
 fn three_iterations_have_the_recorded_numbers() {
     let mut settings = settings();
@@ -201,7 +202,8 @@ fn three_iterations_have_the_recorded_numbers() {
     let text = std::fs::read_to_string(&path).unwrap();
     let expected: Vec<BTreeMap<String, f64>> = serde_json::from_str(&text).unwrap();
     assert_eq!(found.len(), expected.len());
-    // On another device a token whose logit is almost 0 may lie on its other side: one of 20 or more.
+    // On another device a token whose logit is almost 0 may lie on its other side: one of 20 or
+    // more.
     let shares = if has_kernels(&place().device) {
         0.05
     } else {
@@ -296,7 +298,7 @@ fn any_number_of_threads_gives_the_same_bits() {
     assert_eq!(results[0], results[2]);
 }
 
-/// A run of the game whose negatives are the wrong traces of a file with one record a problem.
+/// A run of the game whose negatives are the wrong traces of a file with one record per problem.
 fn run_with_wrong_traces(record: impl Fn(&Problem) -> String) -> Result<(), TrainError> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("wrong.jsonl");

@@ -133,7 +133,8 @@ fn refused_memory_halves_the_budget() {
     let policy = policy();
     let whole = gradients(&policy, Execution::single_process(1000));
     let halves = gradients(&policy, Execution::single_process(40));
-    // Forward and backward passes that cannot be done in one, and an update whose budget is smaller than it is.
+    // Forward and backward passes that cannot be done in one, and an update whose budget is smaller
+    // than it is.
     for (budget, room, half) in [
         (1000, (40, 1000), 40),
         (1000, (1000, 40), 40),

@@ -1,7 +1,8 @@
-//! Rollouts from a server: another engine behind vLLM's answers, and servers that fail in every way.
+//! Rollouts from a server: another engine behind vLLM's answers, and servers that fail in every
+//! way.
 //!
-//! The server here samples for real: it loads the adapter that it was handed and draws from the tiny model. Its answers have
-//! the fields of vLLM's `/v1/completions`.
+//! The server here samples for real: it loads the adapter that it was handed and draws from the
+//! tiny model. Its answers have the fields of vLLM's `/v1/completions`.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -216,7 +217,8 @@ fn the_server_samples_from_each_iterations_adapter() {
     );
     let metrics = read(&dir.path().join("metrics.jsonl")).unwrap();
     for iteration in &metrics {
-        // Log-probabilities of the server, unmerged adapter, against the trainer's: the same weights.
+        // Log-probabilities of the server, unmerged adapter, against the trainer's: the same
+        // weights.
         let gap = iteration.values["policy/sampling_gap_max"];
         assert!(gap < 1e-4, "{gap} in iteration {}", iteration.iteration);
     }
@@ -432,7 +434,8 @@ fn demonstration() -> String {
     problems(1).remove(0).demonstration.unwrap()
 }
 
-/// As llama.cpp answers: text alone, and no log-probability of the end-of-turn token. The nth log-probability is -n.
+/// As llama.cpp answers: text alone, and no log-probability of the end-of-turn token. The nth
+/// log-probability is -n.
 fn text_only(text: &str, joined: usize) -> Value {
     let (_, spans) = model().tokenizer.encode_with_offsets(text).unwrap();
     let mut tokens: Vec<&str> = spans
@@ -459,7 +462,8 @@ fn text_alone_must_have_the_same_tokens() {
     settings.run.iterations = 1;
     let dir = tempfile::tempdir().unwrap();
     train(&settings, dir.path(), RunMode::Fresh).unwrap();
-    // Every second answer is cut into other tokens, so six completions take between six and twelve answers.
+    // Every second answer is cut into other tokens, so six completions take between six and twelve
+    // answers.
     let asked = server.seen.lock().unwrap().completions;
     assert!((7..=12).contains(&asked), "{asked}");
     let metrics = read(&dir.path().join("metrics.jsonl")).unwrap();

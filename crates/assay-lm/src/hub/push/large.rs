@@ -20,7 +20,7 @@ use crate::hub::{Download, Watch, hub_error};
 const LFS: &str = "application/vnd.git-lfs+json";
 /// Contents that one request asks about.
 const CONTENTS_A_REQUEST: usize = 100;
-/// Most parts of one file.
+/// Maximum number of parts of one file.
 const MAX_PARTS: u64 = 10_000;
 
 #[derive(Deserialize)]

@@ -10,7 +10,7 @@ use ureq::{Agent, Body, RequestBuilder, SendBody};
 
 use crate::hub::HubSettings;
 
-/// Most bytes of an answer that are read.
+/// Maximum number of bytes of an answer that are read.
 const MAX_ANSWER_BYTES: u64 = 8 << 20;
 /// Tries of a request that may succeed later.
 const TRIES: u32 = 3;
