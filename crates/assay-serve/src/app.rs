@@ -134,7 +134,7 @@ impl App {
         })
     }
 
-    /// Refuses a request that is too large for the model to finish in time.
+    /// Fails for a request that is too large for the model to finish in time.
     pub(crate) fn ensure_tokens(&self, rows: usize) -> Result<(), Refusal> {
         let max = self.limits.request_tokens;
         if rows <= max {
@@ -146,7 +146,7 @@ impl App {
         Err(Refusal::request("too_many_tokens", message))
     }
 
-    /// Refuses a long question with many texts: each text carries its question.
+    /// Fails for a long question with many texts: each text carries its question.
     fn ensure_bytes(&self, pairs: &[Pair]) -> Result<(), Refusal> {
         let bytes: usize = pairs.iter().map(|p| p.question.len() + p.text.len()).sum();
         let max = MAX_TEXTS_PER_BODY * self.limits.body_bytes;
@@ -207,7 +207,7 @@ impl App {
         self.numbered.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Refuses a text beyond the bound of one text.
+    /// Fails for a text beyond the bound of one text.
     pub(crate) fn ensure_text(&self, param: &str, text: &str) -> Result<(), Refusal> {
         let max = self.limits.text_bytes;
         if text.len() <= max {
@@ -217,7 +217,7 @@ impl App {
         Err(Refusal::field(param, message))
     }
 
-    /// Refuses a list beyond the bound of one request, and an empty one.
+    /// Fails for a list beyond the bound of one request, and an empty one.
     pub(crate) fn ensure_count(&self, param: &str, count: usize) -> Result<(), Refusal> {
         let max = self.limits.documents;
         if count == 0 {

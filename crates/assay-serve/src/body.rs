@@ -66,7 +66,7 @@ impl Fields {
     }
 }
 
-/// Refuses any content type but JSON. Other types are refused because a page of another origin can
+/// Fails for any content type but JSON. Other types are refused because a page of another origin can
 /// send them without a CORS preflight request.
 fn ensure_json(headers: &HeaderMap) -> Result<(), Refusal> {
     let given = headers

@@ -30,7 +30,7 @@ const MODELS: [&str; 2] = ["BPE", "WordLevel"];
 /// Longest splitting pattern in bytes; published ones have 200.
 const MAX_PATTERN: usize = 1 << 16;
 
-/// The parts of the file; the vocabulary is passed over.
+/// The parts of the file; the vocabulary is skipped.
 #[derive(Deserialize)]
 struct Outline {
     normalizer: Option<Value>,
@@ -49,7 +49,7 @@ struct Model {
     dropout: Option<f64>,
 }
 
-/// Refuses parts that are not read, a template that names unknown tokens, and random merges.
+/// Fails for parts that are not read, a template that names unknown tokens, and random merges.
 ///
 /// # Errors
 /// [`LmError::Tokenizer`] for what is no tokenizer, [`LmError::UnsupportedTokenizer`] naming the

@@ -1,7 +1,7 @@
-//! Chats as data sets have them: OpenAI's `role` and `content`, ShareGPT's `from` and `value`.
+//! Chats in the formats of data sets: OpenAI's `role` and `content`, ShareGPT's `from` and `value`.
 //!
-//! Content is a text, null, or a list of parts. Reasoning of an assistant turn stands in
-//! `reasoning_content`, `reasoning`, `thinking`, or in a part of that type.
+//! Content is a text, null, or a list of parts. Reasoning of an assistant turn is in
+//! `reasoning_content`, `reasoning` or `thinking`, or in a part of that type.
 
 use serde_json::{Map, Value};
 
@@ -40,7 +40,7 @@ pub(super) struct Exchange {
     pub(super) question: Option<String>,
     /// The last assistant turn, with its reasoning inside `<think>`.
     pub(super) reply: Option<String>,
-    /// What else the chat has.
+    /// Notes on other content of the chat.
     pub(super) notes: Vec<String>,
 }
 
@@ -90,7 +90,7 @@ fn turn(element: &Value) -> Result<Turn, String> {
     })?;
     let content = CONTENT_KEYS.iter().find_map(|key| turn.get(*key));
     let (text, in_parts) = match (content, speaker) {
-        // What tools say is not used.
+        // Output of tools is not used.
         (_, Speaker::Tool) | (None, _) => (String::new(), None),
         (Some(content), _) => content_text(content)?,
     };

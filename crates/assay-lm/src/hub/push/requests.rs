@@ -184,7 +184,7 @@ impl<'s> Requests<'s> {
         }
     }
 
-    /// Refuses an address that is none, and an unencrypted one named by a hub that is encrypted.
+    /// Fails for an address that is none, and an unencrypted one named by a hub that is encrypted.
     fn check(&self, url: &str) -> Result<(), Failure> {
         let scheme = |url: &str| {
             let uri: Uri = url.parse().ok()?;
