@@ -1,9 +1,9 @@
 //! The whole method in one file: `cargo run --release -p assay-train --example airl_loop`.
 //!
-//! A random model learns clock arithmetic from demonstrations of mixed style (supervised
-//! fine-tuning). Then two adapters on the frozen result play the game. The discriminator learns to
-//! tell demonstrations from demonstrations with an injected error, token by token. Its logits are
-//! the policy's rewards. Training reads no answer.
+//! A random model learns clock arithmetic from demonstrations (supervised fine-tuning). Then two
+//! adapters on the frozen result are trained against each other. The discriminator learns, token by
+//! token, to distinguish demonstrations from demonstrations with an injected error. Its logits are
+//! the policy's rewards. Training uses no answers.
 
 #![allow(clippy::print_stdout)] // an example prints what it does
 
@@ -29,7 +29,7 @@ use assay_train::trace::{PromptGroup, traces};
 
 /// Seed of every random decision.
 const SEED: u64 = 1;
-/// Updates of the discriminator before the policy moves.
+/// Updates of the discriminator before the policy is trained.
 const WARMUP_ITERATIONS: usize = 80;
 /// Iterations of the game after the warm-up.
 const GAME_ITERATIONS: usize = 40;

@@ -427,7 +427,7 @@ mod tests {
             (plan.adapters, plan.optimiser)
         );
         assert_eq!(half.weights, plan.weights / 2);
-        // A layer's projections: q and o 576 x 576, k and v 576 x 192, gate, up and down 576 x 1536.
+        // A layer: q and o 576 x 576, k and v 576 x 192, gate, up and down 576 x 1536.
         let projections = 30 * 576 * (2 * 576 + 2 * 192 + 3 * 1536);
         let step = 64 * 30 * (7 * 576 + 3 * 768 + 3 * 1536);
         assert_eq!(

@@ -276,7 +276,7 @@ fn attention_bits_do_not_depend_on_the_group() {
     assert_eq!(packed[0].dtype(), DType::F32);
 }
 
-/// A random tree of completions: each begins with a part of an earlier one, or with nothing.
+/// A random tree of completions: each begins with a part of an earlier one, or shares nothing.
 fn tree(stream: &mut impl FnMut(usize) -> usize) -> GroupSpans {
     let prompt = 0..1 + stream(80);
     let mut row = prompt.end;
