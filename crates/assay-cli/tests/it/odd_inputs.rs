@@ -90,7 +90,7 @@ fn odd_inputs_are_named() {
         ),
         (
             "eval --traces traces.jsonl --out traces.jsonl".to_owned(),
-            "would replace what is read",
+            "would overwrite the input",
         ),
         (
             "eval --traces traces.jsonl --out folder".to_owned(),
@@ -102,7 +102,7 @@ fn odd_inputs_are_named() {
         ),
         (
             "report --traces traces.jsonl --out ./folder/../traces.jsonl".to_owned(),
-            "would replace what is read",
+            "would overwrite the input",
         ),
         ("report --run missing --out r.html".to_owned(), "missing"),
         (format!("{sample} missing"), "missing is no model"),
@@ -136,7 +136,7 @@ fn odd_inputs_are_named() {
         ),
         (
             "sample --model short.gguf --problems problems.jsonl --out problems.jsonl".to_owned(),
-            "would replace what is read",
+            "would overwrite the input",
         ),
         (
             "sample --model short.gguf --problems problems.jsonl --out /dev/null".to_owned(),
