@@ -138,11 +138,11 @@ pub(crate) fn reward(
 pub(crate) fn no_run(dir: &Path) -> String {
     let inside = runs_inside(dir);
     if inside.is_empty() {
-        return format!("{} is no run directory", dir.display());
+        return format!("{} is not a run directory", dir.display());
     }
     let names: Vec<String> = inside.iter().map(|run| run.display().to_string()).collect();
     format!(
-        "{} is no run directory but holds runs; name one of them: {}",
+        "{} is not a run directory but holds runs; name one of them: {}",
         dir.display(),
         names.join(", ")
     )

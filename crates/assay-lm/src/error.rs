@@ -47,7 +47,7 @@ pub enum LmError {
         source: serde_json::Error,
     },
     /// A path names neither a model directory nor a `.gguf` file.
-    #[error("{} is no model: {reason}", path.display())]
+    #[error("{} is not a model: {reason}", path.display())]
     NotAModel {
         /// The path as given.
         path: PathBuf,
@@ -151,7 +151,7 @@ pub enum LmError {
     },
     /// A chat template writes control tokens that the tokenizer does not have, so it belongs to
     /// another model.
-    #[error("{}: the chat template writes {token}, which is no token of this model's tokenizer", path.display())]
+    #[error("{}: the chat template writes {token}, which is not a token of this model's tokenizer", path.display())]
     ForeignTemplate {
         /// The file that holds the template.
         path: PathBuf,

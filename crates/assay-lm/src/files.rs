@@ -38,7 +38,7 @@ pub(crate) fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, LmError> 
 ///
 /// # Errors
 /// [`LmError::LfsPointer`] names the file and says how to download it. A file that cannot be read
-/// is no error here; its reader reports it.
+/// is not an error here; its reader reports it.
 pub(crate) fn refuse_pointer(path: &Path) -> Result<(), LmError> {
     let mut start = Vec::new();
     if let Ok(file) = File::open(path) {

@@ -199,7 +199,7 @@ pub fn locate(name: &Path, settings: &HubSettings, watch: Watch<'_>) -> Result<P
     let Some(repo) = name.to_str().and_then(RepoName::parse) else {
         return Err(LmError::NotAModel {
             path: name.to_owned(),
-            reason: "there is no such file or directory, and it is no hub name like org/name, org/name@revision or \
+            reason: "there is no such file or directory, and it is not a hub name like org/name, org/name@revision or \
                      org/name/file.gguf"
                 .to_owned(),
         });
@@ -366,7 +366,7 @@ impl Transfer<'_, '_> {
     /// One file, from the cache or the hub.
     fn file(&mut self, file: &str) -> Result<PathBuf, LmError> {
         if !cache::is_inner_path(file) {
-            let reason = "the hub names a file that is no path inside its repository";
+            let reason = "the hub names a file that is not a path inside its repository";
             return Err(hub_error(file, reason));
         }
         let target = self.cache.snapshot(self.commit).join(file);

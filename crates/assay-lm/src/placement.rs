@@ -123,7 +123,7 @@ impl FromStr for DeviceName {
             "cuda" => Some(Self::Cuda(0)),
             other => other.strip_prefix("cuda:").and_then(number),
         };
-        found.ok_or_else(|| format!("{name:?} is no device; use auto, cpu, cuda or cuda:N"))
+        found.ok_or_else(|| format!("{name:?} is not a device; use auto, cpu, cuda or cuda:N"))
     }
 }
 
@@ -160,7 +160,7 @@ impl FromStr for Precision {
             "auto" => Ok(Self::Auto),
             "f32" => Ok(Self::F32),
             "bf16" => Ok(Self::Bf16),
-            _ => Err(format!("{name:?} is no type; use auto, f32 or bf16")),
+            _ => Err(format!("{name:?} is not a type; use auto, f32 or bf16")),
         }
     }
 }

@@ -133,7 +133,7 @@ fn aime_answers_are_integers() {
         let record = format!(r#"{{"problem": "P", "answer": {wrong}}}"#);
         let error = line(&record, DatasetFormat::Aime).unwrap_err();
         assert!(
-            error.contains("`answer` is no integer from 0 to 999"),
+            error.contains("`answer` is not an integer from 0 to 999"),
             "{error}"
         );
     }
@@ -156,7 +156,7 @@ fn countdown_answers_are_evaluated() {
     ] {
         let error = line(wrong, DatasetFormat::Countdown).unwrap_err();
         assert!(
-            error.contains("`nums` is no list of 1 to 32 integers"),
+            error.contains("`nums` is not a list of 1 to 32 integers"),
             "{error}"
         );
     }

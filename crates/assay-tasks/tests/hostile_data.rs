@@ -170,9 +170,12 @@ fn records_before_the_offset_are_passed_over() {
 fn chats() {
     let cases: &[Case<'_>] = &[
         (b"{}", "column `messages` is missing"),
-        (b"{\"messages\":null}", "`messages` is no list of turns"),
-        (b"{\"messages\":\"hi\"}", "`messages` is no list of turns"),
-        (b"{\"messages\":[1]}", "a turn that is no object"),
+        (b"{\"messages\":null}", "`messages` is not a list of turns"),
+        (
+            b"{\"messages\":\"hi\"}",
+            "`messages` is not a list of turns",
+        ),
+        (b"{\"messages\":[1]}", "a turn that is not an object"),
         (b"{\"messages\":[]}", "has no user turn"),
         (b"{\"messages\":[{}]}", "has a turn without a `role`"),
         (b"{\"messages\":[{\"role\":\"user\"}]}", "empty question"),
@@ -182,7 +185,7 @@ fn chats() {
         ),
         (
             b"{\"messages\":[{\"role\":\"user\",\"content\":true}]}",
-            "content is no text",
+            "content is not text",
         ),
         (
             b"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"audio\"}]}]}",
@@ -190,7 +193,7 @@ fn chats() {
         ),
         (
             b"{\"messages\":[{\"role\":\"user\",\"content\":[7]}]}",
-            "a part that is no text",
+            "a part that is not text",
         ),
         (
             b"{\"messages\":[{\"role\":\"user\",\"content\":null}]}",

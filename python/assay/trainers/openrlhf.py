@@ -95,7 +95,7 @@ def server(answer: RemoteReward, host: str, port: int) -> ThreadingHTTPServer:
                     raise ValueError(f"a body of {length} bytes: expected 1 to {LARGEST_REQUEST}")
                 body = json.loads(self.rfile.read(length))
                 if not isinstance(body, dict):
-                    raise ValueError("the body is no JSON object")
+                    raise ValueError("the body is not a JSON object")
                 self.reply(200, answer(body["query"], body["prompts"], body.get("labels") or ()))
             except KeyError as error:
                 self.reply(400, {"error": f"the body has no field {error}"})

@@ -66,7 +66,7 @@ fn localise_compares_the_reward_with_people() {
     let hit = (cases - 1) as f64 / cases as f64;
     assert_eq!(value(&summary, "localisation.hit_0"), hit);
     let within_3 = value(&summary, "localisation.hit_3");
-    assert_eq!(within_3, hit, "8 tokens away is no hit");
+    assert_eq!(within_3, hit, "8 tokens away is not a hit");
     assert!(summary["localisation"]["baselines"]["chance"].is_object());
     assert!(summary["localisation"]["baselines"]["lowest_logprob"].is_object());
     assert_eq!(value(&summary, "labels.wrong"), cases as f64);

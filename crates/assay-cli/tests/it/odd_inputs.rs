@@ -105,7 +105,7 @@ fn odd_inputs_are_named() {
             "would overwrite the input",
         ),
         ("report --run missing --out r.html".to_owned(), "missing"),
-        (format!("{sample} missing"), "missing is no model"),
+        (format!("{sample} missing"), "missing is not a model"),
         (
             format!("{sample} folder"),
             "neither config.json nor a .gguf",

@@ -120,7 +120,7 @@ impl Client {
             .read_to_string()
             .map_err(|error| Failure::NoAnswer(format!("{url} broke off: {error}")))?;
         let listing: Listing = serde_json::from_str(&text)
-            .map_err(|error| Failure::Refused(format!("{url} is no listing: {error}")))?;
+            .map_err(|error| Failure::Refused(format!("{url} is not a listing: {error}")))?;
         match is_commit(&listing.sha) {
             true => Ok(listing),
             false => Err(Failure::Refused(format!("{url} names no commit"))),

@@ -95,7 +95,7 @@ fn collect(dir: &Path, prefix: &str, files: &mut Vec<LocalFile>) -> Result<(), L
             let size = entry.metadata().map_err(failed)?.len();
             files.push(LocalFile { name, path, size });
         } else {
-            return refuse("it is no plain file");
+            return refuse("it is not a plain file");
         }
         if files.len() > MAX_FILES {
             return Err(hub_error(

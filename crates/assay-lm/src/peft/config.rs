@@ -103,7 +103,7 @@ impl ConfigFile {
     /// Which modules have a pair, and each pair's rank and scale.
     ///
     /// # Errors
-    /// A pattern that is no regular expression.
+    /// A pattern that is not a regular expression.
     pub(super) fn rules(&self, dir: &Path) -> Result<Rules, LmError> {
         let layers = self.layers_to_transform.clone().map(|layers| match layers {
             Layers::One(layer) => vec![layer],

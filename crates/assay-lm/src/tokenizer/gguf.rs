@@ -160,7 +160,7 @@ fn merges(file: &GgufFile) -> Result<Vec<(String, String)>, LmError> {
             _ => {
                 return file.bad(
                     "tokenizer.ggml.merges",
-                    format!("merge {rank} {line:?} is no pair"),
+                    format!("merge {rank} {line:?} is not a pair"),
                 );
             }
         }

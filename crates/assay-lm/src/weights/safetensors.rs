@@ -166,7 +166,7 @@ impl SafetensorsDirectory {
         shards.dedup();
         for name in shards {
             if !is_plain_file_name(name) {
-                let reason = format!("shard {name:?} is no plain file name of this directory");
+                let reason = format!("shard {name:?} is not a plain file name of this directory");
                 let (path, what) = (index.to_owned(), "weight_map".to_owned());
                 return Err(LmError::InvalidWeightFile { path, what, reason });
             }

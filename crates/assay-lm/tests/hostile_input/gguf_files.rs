@@ -105,7 +105,7 @@ fn gguf_headers_that_are_refused() {
                 .u32(4)
                 .u32(48)
                 .clone(),
-            "48 is no power of two",
+            "48 is not a power of two",
         ),
         (
             Gguf::new(0, 1)
@@ -113,7 +113,7 @@ fn gguf_headers_that_are_refused() {
                 .u32(4)
                 .u32(0)
                 .clone(),
-            "0 is no power of two",
+            "0 is not a power of two",
         ),
         (
             Gguf::new(1, 0).tensor("t", &[], 0, 0).clone(),

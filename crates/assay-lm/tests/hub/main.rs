@@ -229,7 +229,10 @@ fn nothing_that_a_hub_answers_leaves_the_cache() {
         .files
         .insert("model.safetensors.index.json".to_owned(), index.to_vec());
     let error = hub.refused("org/name");
-    assert!(error.contains("no path inside its repository"), "{error}");
+    assert!(
+        error.contains("not a path inside its repository"),
+        "{error}"
+    );
     hub.world
         .lock()
         .unwrap()
@@ -290,7 +293,7 @@ fn a_cache_that_python_filled_is_read() {
     assert_eq!(found, snapshot);
     let error = locate(Path::new("no such model"), &settings, &mut |_| ()).unwrap_err();
     assert!(
-        error.to_string().contains("no hub name like org/name"),
+        error.to_string().contains("not a hub name like org/name"),
         "{error}"
     );
 }

@@ -261,6 +261,6 @@ fn only_plain_files_are_listed() {
     #[cfg(unix)]
     {
         std::os::unix::fs::symlink("/etc/passwd", pushing.dir.path().join("link")).unwrap();
-        assert!(refused(pushing.dir.path()).contains("no plain file"));
+        assert!(refused(pushing.dir.path()).contains("not a plain file"));
     }
 }

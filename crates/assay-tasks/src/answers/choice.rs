@@ -1,6 +1,6 @@
 //! Letters of multiple choice, and yes or no.
 
-/// Species that are written with an initial and a small letter: `E. coli` is no choice E.
+/// Species that are written with an initial and a small letter: `E. coli` is not a choice E.
 const SPECIES: [(char, &str); 28] = [
     ('A', "baumannii"),
     ('A', "fumigatus"),

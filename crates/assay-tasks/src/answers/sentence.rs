@@ -24,8 +24,8 @@ const BOUNDS: [&str; 9] = [
     "not", "no", "never", "least", "most", "than", "between", "cannot", "without",
 ];
 
-/// The only number of a sentence: `She has 42 apples left.`; `None` where it is no sentence or has
-/// several.
+/// The only number of a sentence: `She has 42 apples left.`; `None` where it is not a sentence or
+/// has several.
 pub(super) fn number_of_sentence(plain: &str) -> Option<Quantity> {
     let words: Vec<&str> = plain
         .split(|c: char| !c.is_alphanumeric() && c != '\'')

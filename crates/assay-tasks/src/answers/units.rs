@@ -529,7 +529,7 @@ fn split_power(word: &str) -> Option<(&str, i32)> {
     Some((word, 1))
 }
 
-/// Whether a word can be a unit: it is no variable, constant, function or conjunction.
+/// Whether a word can be a unit: it is not a variable, constant, function or conjunction.
 fn is_plain_word(word: &str) -> bool {
     let lower = word.to_lowercase();
     let stem = singular(&lower);

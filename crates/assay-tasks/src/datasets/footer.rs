@@ -88,7 +88,7 @@ impl Compact<'_> {
         match (byte >> 4, byte & 0xf) {
             (15, STRUCT) => self.number(),
             (length, STRUCT) => Ok(u64::from(length)),
-            _ => refuse("its schema is no list of structs"),
+            _ => refuse("its schema is not a list of structs"),
         }
     }
 
@@ -216,7 +216,7 @@ mod tests {
             (&[0x19, 0x1c], "begin with a version"),
             (&[0x18, 1, 0], "begin with a version"),
             (&[0x15, 2, 0x29, 0x1c], "no schema after the version"),
-            (&[0x15, 2, 0x19, 0x15], "no list of structs"),
+            (&[0x15, 2, 0x19, 0x15], "not a list of structs"),
             (&[0x15, 0xff, 0xff, 0xff, 0xff, 0xff, 1], "too long"),
             (&[0x15, 2, 0x19, 0x1c, 0x05, 2], "out of order"),
             (&[0x15, 2, 0x19, 0x1c, 0x58, 2], "unknown kind"),

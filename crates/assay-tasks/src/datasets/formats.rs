@@ -304,7 +304,7 @@ fn mmlu_pro(record: &Record<'_>) -> Result<Fields, RecordFault> {
     };
     let texts: Option<Vec<&str>> = options.iter().map(Value::as_str).collect();
     let texts = texts.filter(|texts| texts.len() <= 10);
-    let texts = texts.ok_or_else(|| column("options", "is no list of at most ten texts"))?;
+    let texts = texts.ok_or_else(|| column("options", "is not a list of at most ten texts"))?;
     let choices: Vec<(char, &str)> = ('A'..='J').zip(texts).collect();
     let answer = record.required_text("answer")?;
     if !choices
@@ -343,7 +343,7 @@ fn aime(record: &Record<'_>) -> Result<Fields, RecordFault> {
             answer: Some(number.to_string()),
             ..Fields::default()
         }),
-        _ => Err(column("answer", "is no integer from 0 to 999")),
+        _ => Err(column("answer", "is not an integer from 0 to 999")),
     }
 }
 
@@ -361,7 +361,7 @@ fn countdown(record: &Record<'_>) -> Result<Fields, RecordFault> {
     let Some(numbers) = numbers else {
         return Err(column(
             "nums",
-            "is no list of 1 to 32 integers of at least 0",
+            "is not a list of 1 to 32 integers of at least 0",
         ));
     };
     let listed: Vec<String> = numbers.iter().map(i64::to_string).collect();

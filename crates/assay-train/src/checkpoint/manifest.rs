@@ -97,7 +97,7 @@ fn read(path: &Path) -> Result<Result<Manifest, String>, TrainError> {
         Ok(_) => Ok(serde_json::from_str(&text).map_err(|error| format!("{MANIFEST}: {error}"))),
         Err(source) if is_absence(source.kind()) => Ok(Err(format!("{MANIFEST} is missing"))),
         Err(source) if source.kind() == ErrorKind::InvalidData => {
-            Ok(Err(format!("{MANIFEST} is no text")))
+            Ok(Err(format!("{MANIFEST} is not text")))
         }
         Err(source) => Err(TrainError::io("reading", path, source)),
     }

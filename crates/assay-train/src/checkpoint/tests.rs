@@ -103,7 +103,7 @@ fn damage_is_found_and_the_previous_checkpoint_used() {
         ),
         (
             |dir| fs::write(dir.join(MANIFEST), [0xff]).unwrap(),
-            "manifest.json is no text",
+            "manifest.json is not text",
         ),
         (
             |dir| {

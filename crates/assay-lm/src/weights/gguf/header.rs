@@ -282,7 +282,7 @@ fn alignment(path: &Path, metadata: &BTreeMap<String, Value>) -> Result<usize, L
             _ => bad(
                 path,
                 key,
-                format!("{value} is no power of two up to {MAX_ALIGNMENT}"),
+                format!("{value} is not a power of two up to {MAX_ALIGNMENT}"),
             ),
         },
         Some(_) => bad(path, key, "must be an unsigned integer"),
