@@ -1,4 +1,5 @@
-//! Answers in any text: what is found lies in it, reading is idempotent, and equality is symmetric.
+//! Answers in any text: a found answer is a part of it, reading is idempotent, and equality is
+//! symmetric.
 #![no_main]
 
 use assay_tasks::answers::{

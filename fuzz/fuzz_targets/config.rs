@@ -1,4 +1,4 @@
-//! `config.json` and `generation_config.json`: what is accepted passes its own check.
+//! `config.json` and `generation_config.json`: an accepted configuration passes validation.
 #![no_main]
 
 use assay_lm::ModelConfig;

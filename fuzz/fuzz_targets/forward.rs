@@ -1,5 +1,5 @@
-//! A tiny model's passes over any packed batch, which runs the kernels with `unsafe` in them under the sanitizer:
-//! training and sampling see the same hidden states, and gradients are numbers.
+//! A tiny model's passes over any packed batch, which runs the kernels with `unsafe` under the
+//! sanitizer: training and sampling compute the same hidden states, and gradients are finite.
 #![no_main]
 
 use std::sync::LazyLock;

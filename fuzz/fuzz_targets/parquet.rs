@@ -1,4 +1,5 @@
-//! Parquet files: an error or problems. Panics of the reader that are caught and told as errors are no findings.
+//! Parquet files: an error or problems. Panics of the reader that are returned as errors are no
+//! findings.
 #![no_main]
 
 use assay_tasks::datasets::{

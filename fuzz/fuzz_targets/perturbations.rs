@@ -1,4 +1,4 @@
-//! Every perturbation on any text: the range that it names is where the texts part.
+//! Every perturbation on any text: the returned range begins at the first difference of the texts.
 #![no_main]
 
 use assay_tasks::perturbations::Perturbation;

@@ -1,4 +1,4 @@
-//! Settings: what is accepted can be written and reads back equal.
+//! Settings: accepted settings can be written, and reading them back gives the same settings.
 #![no_main]
 
 use assay_train::settings::Settings;

@@ -1,4 +1,4 @@
-//! `tokenizer.json`: what is accepted reads any text, and its ranges are ranges of it.
+//! `tokenizer.json`: an accepted tokenizer encodes any text, and its ranges are inside of the text.
 #![no_main]
 
 use assay_lm::{ControlTokens, Tokenizer};

@@ -1,5 +1,5 @@
-//! Traces: what the reader accepts, the writer writes and the reader reads back equal. Labels and
-//! wrong traces: any file is read or refused.
+//! Traces: accepted traces can be written, and reading them back gives the same traces. Labels and
+//! wrong traces: any file is read or is an error.
 #![no_main]
 
 use std::io::Write;
@@ -27,6 +27,6 @@ fuzz_target!(|bytes: &[u8]| {
         write_traces(&copy, &traces).expect("accepted traces can be written");
         assert_eq!(read_traces(&copy).expect("and read"), traces);
     }
-    // Last: opening a file of labels may mend its end.
+    // Last, because opening a file of labels may repair its end.
     let _ = LabelFile::open(&path);
 });

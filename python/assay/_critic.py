@@ -38,8 +38,8 @@ class Critic:
     ) -> Critic:
         """Opens a reward by a run, a checkpoint, a reward directory or a hub name.
 
-        `model` names another base model than the reward does. `score` is the trace score that stands
-        for a text; without one it is the one of the reward's calibration, else the mean.
+        `model` replaces the base model that the reward names. `score` is the default trace score;
+        without it the score of the reward's calibration is used, else the mean.
         """
         native, notes = _assay.Critic.load(name, model, device, dtype, token_budget)
         for note in notes:
@@ -54,16 +54,16 @@ class Critic:
 
     @property
     def model(self) -> str:
-        """The base model as it was named."""
+        """The name or path of the base model."""
         return self._native.model
 
     @property
     def default_score(self) -> str:
-        """Name of the trace score that stands for a text."""
+        """Name of the default trace score."""
         return self._score
 
     def score(self, question: str | Sequence[str], texts: Sequence[str], *, score: str | None = None) -> list[TextScore]:
-        """Every trace score of each text. One question goes with all texts, or each text has its own."""
+        """Returns every trace score of each text. `question` is one for all texts or one per text."""
         found = self._score_all(_pairs(question, texts, None), "largest_drop")
         name = score or self._score
         return [
@@ -88,10 +88,10 @@ class Critic:
         token_ids: Sequence[int] | None = None,
         predictor: str = "largest_drop",
     ) -> TokenRewards:
-        """The rewards of one text, token by token, and the token that looks most like the first error.
+        """Returns the reward of each token of one text, and the most likely first wrong token.
 
-        `token_ids` are ids of the reward's own tokenizer that a sampler drew. They are scored as
-        they are; their text need not be given.
+        `token_ids` are ids of the reward's own tokenizer, as a sampler returned them. They are scored
+        without tokenizing again, and `text` may be omitted.
         """
         ids = None if token_ids is None else [token_ids]
         texts = None if text is None else [text]
@@ -105,7 +105,7 @@ class Critic:
         token_ids: Sequence[Sequence[int]] | None = None,
         predictor: str = "largest_drop",
     ) -> list[TokenRewards]:
-        """`token_rewards` of many texts in one pass."""
+        """Returns `token_rewards` of many texts, computed in one call."""
         if predictor not in PREDICTORS:
             raise _assay.AssayError(f"predictor `{predictor}` is none of {', '.join(PREDICTORS)}")
         found = self._score_all(_pairs(questions, texts, token_ids), predictor)
@@ -114,7 +114,7 @@ class Critic:
     def rerank(
         self, question: str, texts: Sequence[str], *, top_n: int | None = None, score: str | None = None
     ) -> list[Ranked]:
-        """The texts, best first. Equal scores keep their order; texts without a score come last."""
+        """Returns the texts, best first. Equal scores keep their order; texts without a score come last."""
         scores = [item.score for item in self.score(question, texts, score=score)]
         keys = [-math.inf if score is None else score for score in scores]
         order = sorted(range(len(texts)), key=keys.__getitem__, reverse=True)

@@ -1,4 +1,4 @@
-"""What the functions of this package return. pandas reads lists of these: `pandas.DataFrame(scores)`."""
+"""Results of this package's functions. pandas reads lists of them: `pandas.DataFrame(scores)`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class TextScore:
     """The scores of one text."""
 
     index: int
-    """Its place among the texts of the call."""
+    """Its index among the texts of the call."""
     score: float | None
-    """The trace score that stands for the text; None for an empty text or one longer than the model reads."""
+    """The default trace score; None for an empty text or one longer than the model reads."""
     probability: float | None
     """P(correct) by the reward's calibration; None without one."""
     predicted_answer: str | None
-    """The answer that was read from the text."""
+    """The answer extracted from the text."""
     question: str
     text: str
     """What was scored: the text in the reward's prompt style."""
@@ -37,7 +37,7 @@ class TextScore:
 
 @dataclass(frozen=True)
 class PredictedError:
-    """The token that looks most like the first error."""
+    """The most likely first wrong token."""
 
     token: int
     """Its index."""
@@ -52,7 +52,7 @@ class PredictedError:
 
 @dataclass(frozen=True, eq=False)
 class TokenRewards:
-    """The rewards of one text, token by token. A notebook shows it as a heatmap."""
+    """The reward of each token of one text. A notebook shows it as a heatmap."""
 
     question: str
     text: str
@@ -67,7 +67,7 @@ class TokenRewards:
     rewards: NDArray[np.float32] = field(repr=False)
     """The reward after each token, in logits of the discriminator."""
     score: float | None
-    """The trace score that stands for the text."""
+    """The default trace score."""
     scores: dict[str, float] = field(repr=False)
     """Every trace score by name."""
     probability: float | None
@@ -78,7 +78,7 @@ class TokenRewards:
     """The trace as a record of traces.jsonl."""
 
     def columns(self) -> dict[str, Any]:
-        """One value a token in each column: `pandas.DataFrame(rewards.columns())`."""
+        """Columns with one value per token: `pandas.DataFrame(rewards.columns())`."""
         return {
             "token": self.tokens,
             "start": self.offsets[:, 0],
@@ -99,7 +99,7 @@ class Ranked:
     """One text of a ranking."""
 
     index: int
-    """Its place among the texts of the call."""
+    """Its index among the texts of the call."""
     relevance_score: float
     """1 / (1 + exp(-score)), as the HTTP service returns it; 0 for a text without a score."""
     score: float | None
@@ -109,16 +109,16 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a selector chose among the traces of one problem."""
+    """A selector's choice among the traces of one problem."""
 
     id: str
     """The problem."""
     index: int | None
-    """Place of the chosen trace among all traces; None if no trace has what the selector reads."""
+    """Index of the chosen trace among all traces; None if no trace has the values the selector needs."""
     probability: float | None
-    """The selector's probability of that trace: below 1 where others are as good."""
+    """The selector's probability of that trace; below 1 if other traces are equally good."""
     candidates: list[int]
-    """Places of the traces that were chosen among."""
+    """Indices of the traces that the selector compared."""
     probabilities: list[float]
     """The probability of each candidate."""
 
@@ -131,7 +131,7 @@ class Estimate:
     low: float
     high: float
     n: int
-    """Independent units behind the value."""
+    """Number of independent units."""
 
 
 class Evaluation(Mapping[str, Estimate]):

@@ -1,4 +1,4 @@
-"""Evaluation, selection and heatmaps of traces that carry rewards already."""
+"""Evaluation, selection and heatmaps of traces that already have rewards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Traces = Union[str, "os.PathLike[str]", Iterable[Trace]]
 def evaluate(
     traces: Traces, *, score: str = "mean", calibration: str | os.PathLike[str] | None = None
 ) -> Evaluation:
-    """Everything that scored traces tell, as `assay eval` prints it.
+    """Returns every metric of scored traces that `assay eval` prints.
 
     `calibration` is a reward directory with a calibration.json, which then sets the score.
     """
@@ -35,10 +35,11 @@ def select(
     among: str = "generator",
     calibration: str | os.PathLike[str] | None = None,
 ) -> list[Choice]:
-    """The choice of a selector among the traces of each problem.
+    """Returns the trace that a selector chooses for each problem.
 
     Traces with one `id` belong to one problem; what a critic returned has its question as `id`.
-    `among` is `generator` or `problem`: whether traces of several generators are chosen among.
+    With `among="generator"` the traces of each generator are a group of their own; with
+    `among="problem"` all traces of a problem form one group.
     """
     found = _assay.select(_given(traces), selector, score, among, calibration)
     choices = []
@@ -49,7 +50,7 @@ def select(
 
 
 def heatmap(rewards: Sequence[TokenRewards | TextScore]) -> Heatmap:
-    """Several texts on one colour scale, for `print` and for notebooks."""
+    """Shows several texts on one colour scale, for `print` and for notebooks."""
     return Heatmap(rewards)
 
 

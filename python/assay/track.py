@@ -26,7 +26,7 @@ Log = Callable[[dict[str, float], int], None]
 
 
 class Tracker:
-    """Where metrics go: one call an iteration, and one at the end."""
+    """A tracker: `log` is called once per iteration, `finish` once at the end."""
 
     def __init__(self, log: Log, finish: Callable[[], None]) -> None:
         self.log = log
@@ -60,10 +60,10 @@ TRACKERS = {"wandb": wandb, "trackio": trackio, "mlflow": mlflow}
 
 
 def rows(path: Path, follow: bool, pause: float = 2.0) -> Iterator[tuple[int, dict[str, float]]]:
-    """The iterations of a metrics file and their numbers; with `follow` those that come later too.
+    """Yields each iteration of a metrics file with its values; `follow` also waits for later ones.
 
-    A line that is not finished yet is read again. A run that resumes may write an iteration again; the
-    repetition is left out, because it has the same numbers.
+    An incomplete last line is read again later. A resumed run may write an iteration again; the
+    repetition is skipped, because its values are the same.
     """
     last, text = -1, ""
     with open(path) as file:
@@ -82,7 +82,7 @@ def rows(path: Path, follow: bool, pause: float = 2.0) -> Iterator[tuple[int, di
 
 
 def settings_of(run: Path) -> dict[str, Any]:
-    """The settings of a run; empty where the interpreter reads no TOML."""
+    """The settings of a run; empty if the interpreter has no TOML reader."""
     path = run / "settings.toml"
     if tomllib is None or not path.exists():
         return {}

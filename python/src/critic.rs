@@ -114,7 +114,8 @@ impl NativeCritic {
         Ok(traces)
     }
 
-    /// P(correct) of a scored trace; `None` for a reward without a calibration, and for a text without a reward.
+    /// P(correct) of a scored trace; `None` for a reward without a calibration, and for a text
+    /// without a reward.
     fn probability(&self, trace: &ScoredTrace) -> Option<f64> {
         let calibration = self.calibration.as_ref();
         calibration

@@ -1,7 +1,8 @@
 //! The native half of the Python package `assay`: arguments in, library calls, plain results out.
 //!
-//! The Python half (`assay/__init__.py`) has the types that users see. Work runs without the interpreter's lock, and an
-//! error becomes `assay.AssayError` with the text that the command line prints.
+//! The Python half (`assay/__init__.py`) has the types that users see. Work runs without the
+//! interpreter's lock, and an error becomes `assay.AssayError` with the text that the command line
+//! prints.
 
 mod critic;
 mod results;

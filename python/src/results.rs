@@ -15,8 +15,9 @@ pub(crate) struct Shown {
 
 /// Everything that is known of a scored text.
 ///
-/// Arrays are the bytes of their numbers, from which the Python half makes numpy arrays: u32, f32 and pairs of i64.
-/// `offsets` are characters of `text`, as Python counts them; `byte_offsets` are those of `traces.jsonl`.
+/// Arrays are the bytes of their numbers, from which the Python half makes numpy arrays: u32, f32
+/// and pairs of i64. `offsets` are characters of `text`, as Python counts them; `byte_offsets` are
+/// those of `traces.jsonl`.
 pub(crate) fn scored<'py>(
     py: Python<'py>,
     trace: &ScoredTrace,

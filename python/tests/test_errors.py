@@ -41,7 +41,7 @@ def test_names_that_are_unknown_are_named(critic, records):
         critic.score("q", ["3-5=5"], score="lowest")
     with pytest.raises(assay.AssayError, match="unknown group `all`"):
         assay.select(records, among="all")
-    with pytest.raises(assay.AssayError, match="is no device; use auto, cpu"):
+    with pytest.raises(assay.AssayError, match="is not a device; use auto, cpu"):
         assay.Critic.load("x", device="gpu")
     with pytest.raises(assay.AssayError, match="predictor `largest` is none of"):
         critic.token_rewards("q", "3-5=5", predictor="largest")

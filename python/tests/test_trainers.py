@@ -111,7 +111,7 @@ def test_openrlhf_posts_queries_with_their_prompts(critic, records, remote):
     ("body", "message"),
     [
         ({"prompts": ["a"]}, "the body has no field 'query'"),
-        ([1], "the body is no JSON object"),
+        ([1], "the body is not a JSON object"),
         ({"query": ["ab"], "prompts": []}, "1 queries do not go with 0 prompts"),
         ({"query": ["ab"], "prompts": ["<user>b<bot>"]}, "a query does not begin with its prompt"),
         ({"query": ["ab"], "prompts": ["a"]}, "the pattern finds no question"),

@@ -1,9 +1,9 @@
-//! The allocator of the process, and when it keeps the pages that it once had.
+//! The allocator of the process, and when it returns freed pages to the system.
 //!
-//! Training and decoding allocate and free large tensors all the time. Pages that go back to the
-//! system are cleared and faulted in again: a third of the time of an update that keeps its
-//! activations. What a model is read from and laid out in leaves holes that later tensors
-//! fill in part only: these pages are returned to the system.
+//! Training and decoding allocate and free large tensors all the time. The system clears returned
+//! pages and faults them in again, which takes a third of the time of an update that keeps its
+//! activations. So freed pages are kept. The exception is loading a model: the buffers that it
+//! frees leave holes that later tensors fill only in part, so these pages are returned.
 
 use std::ffi::{c_int, c_long};
 
@@ -12,12 +12,12 @@ use libmimalloc_sys::{mi_collect, mi_option_get, mi_option_set_default};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// `mi_option_purge_delay`: milliseconds until freed pages go back to the system. The bindings do
-/// not name it.
+/// `mi_option_purge_delay`: milliseconds until freed pages are returned to the system. The bindings
+/// have no constant for it.
 const PURGE_DELAY: c_int = 15;
-/// The value for never.
+/// Never return pages.
 const NEVER: c_long = -1;
-/// The value for as soon as a page is free.
+/// Return a page as soon as it is free.
 const AT_ONCE: c_long = 0;
 
 /// Keeps freed pages for the next tensor; the user's `MIMALLOC_PURGE_DELAY` takes precedence.
@@ -55,8 +55,8 @@ mod tests {
 
     const VARIABLE: &str = "MIMALLOC_PURGE_DELAY";
 
-    /// Run again as a child with the variable set, which the allocator reads once: so the number is
-    /// the option's.
+    /// Runs this test again in a child process with the variable set, since the allocator reads it
+    /// only once. The result shows that the constant is that of the option.
     #[test]
     fn pages_are_kept_unless_the_user_says_otherwise() {
         if std::env::var_os(VARIABLE).is_some() {

@@ -37,7 +37,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the whole method on a built-in arithmetic task: no files, no network, a few minutes.
     Quickstart(QuickstartArgs),
-    /// Train a policy, and with `airl` a reward.
+    /// Train a policy, and with `airl` also a reward.
     Train(TrainArgs),
     /// Examine, trace by trace, an update that failed on a number that is not finite.
     Replay(ReplayArgs),
@@ -48,7 +48,8 @@ pub(crate) enum Command {
     Search(SearchArgs),
     /// Write token rewards of traces, log-probabilities of a policy, or both.
     Score(ScoreArgs),
-    /// Give traces token rewards from a model that reads each problem's demonstration; nothing is trained.
+    /// Write token rewards of traces from a model that reads each problem's demonstration; trains
+    /// nothing.
     Judge(JudgeArgs),
     /// Choose among the traces of each problem and report the accuracy of the choice.
     Select(SelectArgs),
@@ -81,7 +82,7 @@ pub(crate) enum Command {
 
 #[derive(Args)]
 pub(crate) struct QuickstartArgs {
-    /// Which built-in task.
+    /// Built-in task.
     #[arg(long, value_enum, default_value = "arithmetic")]
     pub(crate) task: Task,
     /// Directory of the results.
@@ -90,7 +91,8 @@ pub(crate) struct QuickstartArgs {
     /// Seed of all random numbers.
     #[arg(long, default_value_t = 42)]
     pub(crate) seed: u64,
-    /// Override a setting of configs/quickstart.toml or configs/deduction.toml. May be repeated; later ones win.
+    /// Override a setting of configs/quickstart.toml or configs/deduction.toml. May be repeated;
+    /// the last value of a setting is used.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
     /// Head of the reward model.
@@ -105,7 +107,7 @@ pub(crate) struct QuickstartArgs {
 pub(crate) enum Task {
     /// Clock arithmetic; negatives are demonstrations with an injected error.
     Arithmetic,
-    /// Deduction in words, without a number; negatives are the policy's own branches.
+    /// Deduction in words, without numbers; negatives are the policy's own branches.
     Deduction,
 }
 
@@ -128,13 +130,14 @@ pub(crate) enum Trainer {
 
 #[derive(Args)]
 pub(crate) struct TrainArgs {
-    /// Which trainer.
+    /// Trainer.
     #[arg(value_enum)]
     pub(crate) trainer: Trainer,
     /// Settings file (TOML).
     #[arg(short, long)]
     pub(crate) config: PathBuf,
-    /// Override a setting: `--set run.iterations=20`. May be repeated; later ones win.
+    /// Override a setting: `--set run.iterations=20`. May be repeated; the last value of a setting
+    /// is used.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
     /// Run directory.
@@ -143,8 +146,8 @@ pub(crate) struct TrainArgs {
     /// Continue from the newest checkpoint in the run directory.
     #[arg(long)]
     pub(crate) resume: bool,
-    /// Command that is run, or http(s) URL that is posted to, for every alarm, with the alarm as
-    /// JSON on stdin or as the body. It has 10 s; if it fails, a warning is printed.
+    /// For every alarm, run this command with the alarm as JSON on stdin, or post that JSON to this
+    /// http(s) URL. The call may take 10 s; if it fails, a warning is printed.
     #[arg(long, value_name = "CMD|URL")]
     pub(crate) on_alarm: Option<OnAlarm>,
     /// Print the resolved settings and stop.
@@ -309,10 +312,10 @@ pub(crate) struct SearchArgs {
     /// Problems and sampling.
     #[command(flatten)]
     pub(crate) draw: DrawArgs,
-    /// Steps drawn per problem and round; a multiple of the width.
+    /// Steps sampled per problem and round; a multiple of the width.
     #[arg(long, default_value_t = 16, value_parser = sample_count)]
     pub(crate) samples: usize,
-    /// Continuations of a prefix.
+    /// Continuations per prefix.
     #[arg(long, default_value_t = 4)]
     pub(crate) width: usize,
     /// Score of a prefix, from its token rewards. The default is the lowest reward: one bad step
@@ -340,11 +343,11 @@ pub(crate) struct ScoreArgs {
     /// policy.
     #[arg(long)]
     pub(crate) model: Option<PathBuf>,
-    /// Traces: assay's, the two foreign shapes, or ProcessBench's; JSON lines, a JSON array or
-    /// parquet.
+    /// Traces in assay's format, in one of the two formats of other programs, or in ProcessBench's
+    /// format: JSON lines, a JSON array or parquet.
     #[arg(long)]
     pub(crate) traces: PathBuf,
-    /// Policy whose log-probabilities are written. It reads prompts of its own chat template.
+    /// Policy whose log-probabilities are written. Prompts are rendered with its own chat template.
     #[arg(long)]
     pub(crate) policy: Option<PathBuf>,
     /// Adapter of the policy.
@@ -481,8 +484,8 @@ pub(crate) struct ServeArgs {
     /// File with the bearer token that requests must carry: one line of 16 characters or more.
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
-    /// File to which labels that people make in the viewer are appended; without one there are
-    /// none.
+    /// File to which the viewer appends the labels that people make. Without it the viewer takes no
+    /// labels.
     #[arg(long, value_name = "FILE")]
     pub(crate) labels: Option<PathBuf>,
     /// Trace score of a text if the request names none. Default: that of the reward's calibration,
@@ -517,17 +520,17 @@ pub(crate) struct ManArgs {
     pub(crate) out: Option<PathBuf>,
 }
 
-/// Checks the address before models are read.
+/// Checks the address, so that a wrong one fails before models are read.
 fn host_and_port(text: &str) -> Result<String, String> {
     let found = text.to_socket_addrs().map(|mut found| found.next());
     match found {
         Ok(Some(_)) => Ok(text.to_owned()),
-        Ok(None) => Err("no address has this name".to_owned()),
+        Ok(None) => Err("the name resolves to no address".to_owned()),
         Err(error) => Err(format!("{error}; give HOST:PORT, as in localhost:8000")),
     }
 }
 
-/// Checks the number of samples per prompt: all of them are in memory at a time.
+/// Checks the number of samples per prompt, which are all in memory at the same time.
 fn sample_count(text: &str) -> Result<usize, String> {
     const MOST: usize = 1 << 16;
     match text.parse() {

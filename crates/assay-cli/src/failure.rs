@@ -1,4 +1,4 @@
-//! From an error to a message and an exit status.
+//! The message and exit status of an error.
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
@@ -9,12 +9,13 @@ use assay_train::TrainError;
 
 use crate::signals::{INTERRUPTED, Interrupted};
 
-/// The user's mistake: a file, a setting, an argument.
+/// Exit status of a user's mistake: a file, a setting or an argument.
 const USER: u8 = 1;
-/// Ours: a number that is not finite, a gradient that is missing, an operation that fails.
+/// Exit status of a fault of assay: a number that is not finite, a missing gradient, a failed
+/// operation.
 const OURS: u8 = 2;
 
-/// Prints the error with its causes and returns the exit status. A closed pipe (`| head`) is no
+/// Prints the error with its causes and returns the exit status. A closed pipe (`| head`) is not an
 /// error.
 pub(crate) fn report(error: &anyhow::Error) -> u8 {
     if error
@@ -27,7 +28,7 @@ pub(crate) fn report(error: &anyhow::Error) -> u8 {
     status(error)
 }
 
-/// An error and its causes, a line each; a cause that the line before it repeats is left out.
+/// An error and its causes, one per line. A cause that the line before it contains is left out.
 pub fn told(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut last = text.clone();

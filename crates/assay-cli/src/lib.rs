@@ -1,7 +1,7 @@
-//! The command line: arguments to settings to command to exit status.
+//! The command line: it parses arguments, runs a command and returns an exit status.
 //!
-//! Data goes to stdout, messages to stderr. Exit 0 is done, 1 the user's mistake, 2 ours. The
-//! binary `assay` calls [`run`], and so does the Python package.
+//! Data goes to stdout, messages to stderr. Exit status 0 means success, 1 a user's mistake, 2 a
+//! fault of assay. The binary `assay` and the Python package call [`run`].
 
 mod allocator;
 mod args;
@@ -63,7 +63,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Completions(args) => commands::manual::completions(&args),
         Command::Man(args) => commands::manual::man(&args),
     };
-    // A host other than Rust's own start code does not empty this buffer when it ends.
+    // Only Rust's own runtime flushes this buffer at exit; the Python package has another.
     let result = result.and_then(|()| Ok(std::io::stdout().flush()?));
     match result {
         Ok(()) => 0,
@@ -71,7 +71,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
-/// A reader's panic that becomes an error is told once, as that error.
+/// Silences the panic hook for panics of a file reader that are caught and returned as errors, so
+/// that each is reported once.
 fn leave_caught_panics_untold() {
     let tell = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

@@ -1,9 +1,9 @@
 //! `assay train --on-alarm`: runs a command, or posts to a URL, for every alarm.
 //!
-//! Both receive the alarm as one JSON object. They have [`LIMIT`] to end; then the command and all
-//! that it started are killed, or the request is given up. What goes wrong is a message for the
-//! user and never an error of the run. What a command prints on stdout is not read, and of stderr
-//! the first bytes are kept for that message.
+//! Both receive the alarm as one JSON object. After [`LIMIT`] the command and all processes that it
+//! started are killed, or the request is cancelled. A failure is a message to the user, never an
+//! error of the run. The command's stdout is not read; the first bytes of its stderr are kept for
+//! that message.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -17,9 +17,9 @@ use serde_json::json;
 use ureq::Agent;
 use ureq::http::Uri;
 
-/// Time for one alarm. The run waits this long at most.
+/// Time limit of one call. The run waits at most this long.
 const LIMIT: Duration = Duration::from_secs(10);
-/// How often a command is asked whether it has ended.
+/// Interval at which a command is polled for its end.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Bytes of a failed command's stderr that are shown.
 const SHOWN: usize = 400;
@@ -27,7 +27,7 @@ const SHOWN: usize = 400;
 /// The command or the address that is called for an alarm.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum OnAlarm {
-    /// A command line for the shell; it reads the alarm from stdin.
+    /// A shell command line, which reads the alarm from stdin.
     Command(String),
     /// An address that receives the alarm as the body of a POST request.
     Webhook(String),
@@ -36,7 +36,7 @@ pub(crate) enum OnAlarm {
 impl FromStr for OnAlarm {
     type Err = String;
 
-    /// `http://` and `https://` begin an address, anything else is a command.
+    /// Text that begins with `http://` or `https://` is an address; other text is a command.
     fn from_str(text: &str) -> Result<Self, String> {
         let lower = text.to_ascii_lowercase();
         if !(lower.starts_with("http://") || lower.starts_with("https://")) {
@@ -55,10 +55,10 @@ impl FromStr for OnAlarm {
 }
 
 impl OnAlarm {
-    /// Tells of an alarm of a run.
+    /// Runs the command, or posts to the address, for an alarm of a run.
     ///
     /// # Errors
-    /// What went wrong, for a warning. Addresses are left out of it, since they may hold a secret.
+    /// The text of a warning. It does not contain the address, which may hold a secret.
     pub(crate) fn tell(&self, alarm: &Alarm, run: &Path) -> Result<(), String> {
         self.tell_within(alarm, run, LIMIT)
     }
@@ -116,7 +116,7 @@ fn call(command: &str, payload: &str, limit: Duration) -> Result<(), String> {
         .spawn()
         .map_err(|error| format!("the command does not start: {error}"))?;
     if let Some(mut input) = child.stdin.take() {
-        // A pipe holds more than an alarm, so this does not wait for a command that reads nothing.
+        // An alarm fits into a pipe, so this does not wait for a command that reads nothing.
         let _ = input.write_all(payload.as_bytes());
     }
     let said = child.stderr.take().map(first_bytes);
@@ -137,7 +137,8 @@ fn call(command: &str, payload: &str, limit: Duration) -> Result<(), String> {
     }
 }
 
-/// The shell with a command line, in a process group of its own, so that all of it can be killed.
+/// The shell with a command line, in its own process group, so that all its processes can be
+/// killed.
 fn shell(command: &str) -> Command {
     if cfg!(windows) {
         let mut shell = Command::new("cmd");
@@ -170,8 +171,8 @@ fn wait(child: &mut Child, limit: Duration) -> std::io::Result<Option<ExitStatus
     Ok(None)
 }
 
-/// Reads all of stderr, so that the command is never blocked, and gives its first bytes as one safe
-/// line.
+/// Reads all of stderr, so that the command is never blocked, and sends its first bytes as one line
+/// without control characters.
 fn first_bytes(mut stderr: ChildStderr) -> Receiver<String> {
     let (send, receive) = channel();
     std::thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! Opening what commands name: models, adapters, rewards, problems, traces.
+//! Opens the files that commands name: models, adapters, rewards, problems, traces.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::progress::{Downloads, message};
 /// The file that every run directory has.
 const SETTINGS_FILE: &str = "settings.toml";
 
-/// The local path of a file, directory or hub name; downloads what is not there yet.
+/// The local path of a file, directory or hub name. Downloads the files that are not in the cache.
 pub(crate) fn locate(name: &Path) -> Result<PathBuf, LmError> {
     let mut downloads = Downloads::default();
     let path = hub::locate(name, &HubSettings::from_env(), &mut |download| {
@@ -33,12 +33,12 @@ pub(crate) fn locate(name: &Path) -> Result<PathBuf, LmError> {
     path
 }
 
-/// A model by its directory, file or hub name, which is what adapters made with it will name.
+/// Opens a model by its directory, file or hub name. Adapters trained on it store this name.
 pub(crate) fn model(name: &Path, placement: &Placement) -> Result<LanguageModel, LmError> {
     stored(name, Storage::Expanded, placement)
 }
 
-/// The device that settings or options name; prints which one `auto` chose.
+/// The device that settings or options name. Prints the device that `auto` selects.
 pub(crate) fn placement(settings: PlacementSettings) -> Result<Placement> {
     placement_on(settings, 0)
 }
@@ -52,7 +52,7 @@ pub(crate) fn placement_on(settings: PlacementSettings, local_rank: usize) -> Re
     Ok(placement)
 }
 
-/// [`model`] with its quantised matrices kept as `storage` says.
+/// [`model`], with quantised matrices stored as `storage` says.
 pub(crate) fn stored(
     name: &Path,
     storage: Storage,
@@ -78,8 +78,7 @@ pub(crate) fn settings_of_run(player: &Path) -> Result<Option<Settings>> {
     Ok(Some(settings))
 }
 
-/// How prompts of a policy are written: the style and template asked for, else what the adapter's
-/// run used.
+/// The prompt settings of a policy: the given style and template, else those of the adapter's run.
 pub(crate) fn prompt_settings(
     adapter: Option<&Path>,
     style: Option<Style>,
@@ -97,7 +96,7 @@ pub(crate) fn prompt_settings(
     Ok(prompt)
 }
 
-/// A policy: a model with or without an adapter; nothing of it is trained.
+/// A policy for inference: a model with or without an adapter.
 pub(crate) fn policy(model: &LanguageModel, adapter: Option<&Path>) -> Result<PolicyModel> {
     let Some(dir) = adapter else {
         return Ok(PolicyModel {
@@ -127,7 +126,7 @@ pub(crate) fn policy(model: &LanguageModel, adapter: Option<&Path>) -> Result<Po
     })
 }
 
-/// A reward and the base model it names, or `base` instead of that.
+/// Opens a reward and its base model: `base`, or the one that the reward names.
 pub(crate) fn reward(
     dir: &Path,
     base: Option<&Path>,
@@ -139,29 +138,29 @@ pub(crate) fn reward(
     Ok((stored.model, stored.reward))
 }
 
-/// Says that a directory is no run, and which runs lie in it: a quickstart's or a sweep's directory
-/// holds several.
+/// The message that a directory is not a run, with the runs inside it: a quickstart's or a sweep's
+/// directory holds several.
 pub(crate) fn no_run(dir: &Path) -> String {
     let inside = runs_inside(dir);
     if inside.is_empty() {
-        return format!("{} is no run directory", dir.display());
+        return format!("{} is not a run directory", dir.display());
     }
     let names: Vec<String> = inside.iter().map(|run| run.display().to_string()).collect();
     format!(
-        "{} is no run directory but holds runs; name one of them: {}",
+        "{} is not a run directory but holds runs; name one of them: {}",
         dir.display(),
         names.join(", ")
     )
 }
 
-/// Refuses a directory that is no run itself but holds runs.
+/// Fails for a directory that is not a run itself but holds runs.
 pub(crate) fn refuse_several_runs(dir: &Path) -> Result<()> {
     let several = !dir.join(SETTINGS_FILE).is_file() && !runs_inside(dir).is_empty();
     ensure!(!several, "{}", no_run(dir));
     Ok(())
 }
 
-/// The run directories in a directory and in those directly below it, by name.
+/// The run directories among a directory's subdirectories and their subdirectories, sorted by name.
 fn runs_inside(dir: &Path) -> Vec<PathBuf> {
     let below = |dir: &Path| -> Vec<PathBuf> {
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
@@ -180,7 +179,7 @@ fn runs_inside(dir: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The reward that a directory is or holds; prints which one is used.
+/// The reward directory that `dir` is or contains. Prints which one is used.
 pub(crate) fn reward_dir(dir: PathBuf) -> Result<PathBuf> {
     let dir = stored_reward::directory(dir, &mut note)?;
     if !dir.join(peft::CONFIG_FILE).exists() {
@@ -195,8 +194,8 @@ pub(crate) fn reward_dir(dir: PathBuf) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// A reward on its base model; other weights than it was trained on are refused unless `base` names
-/// them.
+/// Opens a reward on its base model. Fails if the weights differ from those that it was trained on,
+/// unless `base` names the model.
 pub(crate) fn reward_on(
     model: &LanguageModel,
     dir: &Path,
@@ -205,12 +204,12 @@ pub(crate) fn reward_on(
     Ok(stored_reward::on_model(model, dir, base, &mut note)?)
 }
 
-/// Writes what the user should know to stderr; a closed stderr stops nothing.
+/// Writes a note to stderr; a closed stderr is not an error.
 fn note(text: &str) {
     drop(message(text));
 }
 
-/// The problems of a data set; prints what is left out.
+/// The problems of a data set. Prints which records are left out.
 pub(crate) fn problems(settings: &DatasetSettings) -> Result<Vec<Problem>> {
     ensure!(settings.limit != Some(0), "--limit must be at least 1");
     let path = settings.path.display();
@@ -220,7 +219,8 @@ pub(crate) fn problems(settings: &DatasetSettings) -> Result<Vec<Problem>> {
     Ok(problems)
 }
 
-/// Prints what was left out of a file and what was noted, each line after the file's name.
+/// Prints the records left out of a file and the notes about it, one line each with the file's
+/// name.
 pub(crate) fn print_report(name: &str, report: &LoadReport) -> Result<()> {
     for line in report.lines() {
         message(&format!("{name}: {line}"))?;
@@ -228,15 +228,16 @@ pub(crate) fn print_report(name: &str, report: &LoadReport) -> Result<()> {
     Ok(())
 }
 
-/// What a file of traces holds.
+/// The contents of a file of traces.
 pub(crate) enum Traces {
     /// Whole texts.
     Texts(Vec<ScoredTrace>),
-    /// Texts cut into steps with the first wrong one (ProcessBench).
+    /// Texts split into steps, with the index of the first wrong step (ProcessBench).
     Steps(Vec<StepTrace>),
 }
 
-/// Reads assay's traces, the two foreign shapes, or ProcessBench's.
+/// Reads traces in assay's format, in one of the two formats of other programs, or in
+/// ProcessBench's.
 pub(crate) fn traces(path: &Path) -> Result<Traces> {
     Ok(if holds_steps(path)? {
         Traces::Steps(step_traces(path)?)
@@ -245,31 +246,32 @@ pub(crate) fn traces(path: &Path) -> Result<Traces> {
     })
 }
 
-/// Reads traces cut into steps; prints what is left out.
+/// Reads traces split into steps. Prints which are left out.
 pub(crate) fn step_traces(path: &Path) -> Result<Vec<StepTrace>> {
     let (traces, report) = read_step_traces(path)?;
     print_report(&path.display().to_string(), &report)?;
     Ok(traces)
 }
 
-/// Whether a file holds traces cut into steps, as ProcessBench is published.
+/// Whether a file holds traces split into steps, in ProcessBench's format.
 pub(crate) fn holds_steps(path: &Path) -> Result<bool> {
     ensure_readable_twice(path)?;
     Ok(holds_step_traces(path)?)
 }
 
-/// Refuses a pipe, which cannot be read twice.
+/// Fails for a pipe, which cannot be read twice.
 pub(crate) fn ensure_readable_twice(path: &Path) -> Result<()> {
     let pipe = std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir());
     ensure!(
         !pipe,
-        "{} is no ordinary file: it is read twice, so write it to a file first",
+        "{} is not a regular file: it is read twice, so write it to a file first",
         path.display()
     );
     Ok(())
 }
 
-/// Refuses, before work begins, an output that is a directory, a device, or one of the inputs.
+/// Fails if the output file is a directory, a device or one of the inputs. Called before the work
+/// begins.
 pub(crate) fn ensure_output(out: &Path, inputs: &[&Path]) -> Result<()> {
     let Ok(found) = std::fs::metadata(out) else {
         return Ok(());
@@ -282,7 +284,7 @@ pub(crate) fn ensure_output(out: &Path, inputs: &[&Path]) -> Result<()> {
     let same = |input: &&&Path| input.canonicalize().ok() == out.canonicalize().ok();
     if let Some(input) = inputs.iter().find(same) {
         bail!(
-            "--out {} would replace what is read from {}; name another file",
+            "--out {} would overwrite the input {}; name another file",
             out.display(),
             input.display()
         );

@@ -8,7 +8,7 @@ use assay_train::metrics::IterationMetrics;
 use assay_train::run::Observer;
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// How often a line is written where there is no terminal.
+/// Interval of progress lines where stderr is not a terminal.
 const QUIET: Duration = Duration::from_secs(15);
 
 /// Writes one line to stderr.
@@ -24,7 +24,7 @@ pub(crate) struct Downloads {
 }
 
 impl Downloads {
-    /// Shows how far a download is.
+    /// Shows the progress of a download.
     pub(crate) fn show(&mut self, download: Download<'_>) {
         if self.file != download.file {
             self.finish();
@@ -47,7 +47,7 @@ impl Downloads {
         }
     }
 
-    /// Leaves the last bar as it is.
+    /// Ends the last bar and leaves it on the screen.
     pub(crate) fn finish(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish();
@@ -55,7 +55,7 @@ impl Downloads {
     }
 }
 
-/// Progress of long work.
+/// Progress of a long computation.
 pub(crate) struct Progress {
     bar: ProgressBar,
     label: String,
@@ -66,7 +66,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Starts a piece of work of `total` steps.
+    /// Starts the progress of `total` steps.
     pub(crate) fn new(label: &str, total: usize) -> Self {
         let terminal = stderr().is_terminal();
         let bar = if terminal {
@@ -92,7 +92,7 @@ impl Progress {
         }
     }
 
-    /// Sets how much is done.
+    /// Sets the number of steps done.
     pub(crate) fn set(&mut self, done: usize, total: usize, text: &str) {
         self.bar.set_length(total as u64);
         self.bar.set_position(done as u64);
@@ -137,7 +137,7 @@ impl Observer for Progress {
     }
 }
 
-/// The metrics shown while training, if an iteration has them.
+/// Those of the metrics shown during training that an iteration has.
 fn headline(metrics: &IterationMetrics) -> String {
     const SHOWN: [(&str, &str); 7] = [
         ("sft/loss", "loss"),

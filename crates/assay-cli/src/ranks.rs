@@ -1,4 +1,4 @@
-//! The processes that train one run together: how they start, and how they stop when one fails.
+//! Starts the processes that train one run together, and stops them when one fails.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use assay_train::ranks::Collective;
 
 use crate::failure;
 
-/// How long a failed rank waits for the first rank to print the error of all and to stop them.
+/// Time that a failed rank waits for rank 0 to print an error common to all ranks and to stop them.
 const FIRST_SPEAKS: Duration = Duration::from_secs(5);
 
 /// All processes that `mpirun` started.
@@ -19,7 +19,7 @@ pub(crate) fn join() -> Result<Box<dyn Collective>> {
 /// This process.
 ///
 /// # Errors
-/// It was started as one of several.
+/// The process was started as one of several.
 #[cfg(not(feature = "mpi"))]
 pub(crate) fn join() -> Result<Box<dyn Collective>> {
     // Set by Open MPI, and by MPICH and its relatives.
@@ -35,9 +35,10 @@ pub(crate) fn join() -> Result<Box<dyn Collective>> {
     Ok(Box::new(assay_train::ranks::SingleProcess))
 }
 
-/// Prints the error and, if there are others, stops all ranks: they may wait for this one.
+/// Prints the error and stops all ranks, since they may wait for this one. Does nothing if this is
+/// the only rank.
 ///
-/// An error that all ranks met is printed once, by the first.
+/// An error that occurs on all ranks is printed once, by rank 0.
 pub(crate) fn give_up(ranks: &dyn Collective, error: &anyhow::Error) {
     if ranks.size() == 1 {
         return;
@@ -46,7 +47,9 @@ pub(crate) fn give_up(ranks: &dyn Collective, error: &anyhow::Error) {
         std::thread::sleep(FIRST_SPEAKS);
     }
     let (rank, size) = (ranks.rank(), ranks.size());
-    let _ = crate::progress::message(&format!("rank {rank} of {size} failed and ends all:"));
+    let _ = crate::progress::message(&format!(
+        "rank {rank} of {size} failed and stops all ranks:"
+    ));
     let _ = failure::report(error);
     ranks.abort(failure::status(error));
 }

@@ -22,11 +22,11 @@ pub(crate) const INTERRUPTED: u8 = 130;
 pub(crate) struct StopFlag(Arc<AtomicBool>);
 
 impl StopFlag {
-    /// Listens from now on; a second signal ends the process.
+    /// Installs the signal handlers. A second signal ends the process.
     pub(crate) fn listen() -> io::Result<Self> {
         let asked = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
-            // In this order: the second signal finds the flag that the first one set.
+            // This order matters: the second signal must find the flag that the first one set.
             flag::register_conditional_shutdown(signal, INTERRUPTED.into(), Arc::clone(&asked))?;
             flag::register(signal, Arc::clone(&asked))?;
         }
@@ -42,17 +42,17 @@ impl StopFlag {
 #[derive(Debug, thiserror::Error)]
 #[error("stopped after {done} of {all} {what}; {} holds them", .path.display())]
 pub(crate) struct Interrupted {
-    /// How much is done.
+    /// Number done.
     pub(crate) done: usize,
-    /// How much was requested.
+    /// Number requested.
     pub(crate) all: usize,
-    /// What is counted.
+    /// Name of the things counted.
     pub(crate) what: &'static str,
     /// The file or directory of the results.
     pub(crate) path: PathBuf,
 }
 
-/// Progress of a run that a signal stops; none for a rank that stays silent.
+/// Observer of a run that a signal can stop. It has no progress on ranks that print nothing.
 pub(crate) struct Stoppable {
     progress: Option<Progress>,
     on_alarm: Option<AlarmCall>,
@@ -60,7 +60,7 @@ pub(crate) struct Stoppable {
     told: bool,
 }
 
-/// What is called when a run raises an alarm.
+/// The call for each alarm of a run.
 pub(crate) struct AlarmCall {
     /// The command or address.
     pub(crate) action: OnAlarm,
@@ -69,7 +69,7 @@ pub(crate) struct AlarmCall {
 }
 
 impl Stoppable {
-    /// Listens from now on.
+    /// Installs the signal handlers.
     pub(crate) fn new(progress: Option<Progress>, on_alarm: Option<AlarmCall>) -> io::Result<Self> {
         Ok(Self {
             progress,

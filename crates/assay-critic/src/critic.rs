@@ -3,7 +3,7 @@
 //! This module decides which token ids a trace is scored on and which traces share a packed prompt.
 //! A trace that carries token ids of this model is scored on those ids. Text alone, or text with
 //! another tokenizer's ids, is rendered in the reward's prompt style and encoded. A trace that
-//! cannot be scored keeps its place and is counted.
+//! cannot be scored stays in the list without rewards and is counted.
 //!
 //! Scoring has three parts: [`Critic::encode`] needs the tokenizer, [`Critic::outputs`] runs the
 //! models on token ids, [`Critic::finish`] turns logits into rewards and scores. The server runs
@@ -57,9 +57,10 @@ pub struct Critic<'m> {
 pub struct ScoreReport {
     /// Traces with rewards.
     pub scored: usize,
-    /// Traces without a token, or beyond the model's positions: kept in place without rewards.
+    /// Traces without tokens or longer than the model's positions. They stay in the list without
+    /// rewards.
     pub unscored: usize,
-    /// Those of them that have, with their question, more tokens than the model has positions.
+    /// Unscored traces that, with their question, have more tokens than the model has positions.
     pub too_long: usize,
     /// Traces that carried another tokenizer's ids: they are encoded again and lose their
     /// log-probabilities.
@@ -75,7 +76,7 @@ impl AddAssign for ScoreReport {
     }
 }
 
-/// A trace in the reward's tokens with its answer read and compared, before the models run.
+/// A trace in the reward's tokens, before the models run. Its answer is already read and compared.
 #[derive(Clone, Debug)]
 pub struct EncodedTrace {
     trace: ScoredTrace,
@@ -99,7 +100,7 @@ pub struct TokenOutputs {
 /// Outputs of a policy for one completion, one value per token.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PolicyOutputs {
-    /// log pi(token | before).
+    /// log pi(token | tokens before it).
     pub logprobs: Vec<f32>,
     /// Entropies before each token, in nats.
     pub entropies: Vec<f32>,
@@ -137,7 +138,7 @@ pub struct ErrorCase {
 pub type ScoredSteps = (ScoredTrace, Vec<Range<usize>>);
 
 impl ErrorCase {
-    /// The case as localisation reads it.
+    /// The case as an input of localisation.
     pub fn view(&self) -> LocalisationCase<'_> {
         LocalisationCase {
             id: &self.trace.id,
@@ -155,8 +156,8 @@ impl ErrorCase {
 }
 
 impl<'m> Critic<'m> {
-    /// A critic over the model its reward was trained on. A trace may fill all positions of the
-    /// model together with its prompt.
+    /// A critic on the model that its reward was trained on. A prompt and its trace may fill all
+    /// positions of the model.
     pub fn new(reward: &'m RewardModel, model: &'m LanguageModel, token_budget: usize) -> Self {
         let positions = model.transformer.config().max_positions;
         let limits = TokenLimits {
@@ -171,15 +172,15 @@ impl<'m> Critic<'m> {
         }
     }
 
-    /// Fills tokens, rewards, trace scores, answers and correctness; with a policy its
-    /// log-probabilities too.
+    /// Fills in tokens, rewards, trace scores, answers and correctness, and with a policy its
+    /// log-probabilities.
     ///
     /// Traces with the same question share their prompt. The order is kept, and the results of a
     /// trace do not depend on the other traces.
     ///
     /// # Errors
-    /// A model or tokenizer fails; [`CriticError::NonFiniteReward`] names the trace whose reward is
-    /// not a number.
+    /// A model or tokenizer fails. [`CriticError::NonFiniteReward`] names a trace whose reward is
+    /// not finite.
     pub fn score(
         &self,
         traces: &mut [ScoredTrace],
@@ -188,7 +189,7 @@ impl<'m> Critic<'m> {
         self.score_watched(traces, policy, |_| ())
     }
 
-    /// As [`Critic::score`]; `on_scored` receives the number of traces scored so far.
+    /// The same as [`Critic::score`]; `on_scored` receives the number of traces scored so far.
     ///
     /// # Errors
     /// As [`Critic::score`].
@@ -302,7 +303,7 @@ impl<'m> Critic<'m> {
         Ok(scored.into_iter().zip(ranges).collect())
     }
 
-    /// Runs the models on encoded traces and finishes them, in their order.
+    /// Runs the models on encoded traces and fills in their rewards, in order.
     fn score_encoded(
         &self,
         encoded: Vec<EncodedTrace>,
@@ -360,11 +361,11 @@ impl<'m> Critic<'m> {
         Ok(all)
     }
 
-    /// Fills rewards and trace scores from the models' outputs. Without outputs the trace is
-    /// returned as it was encoded.
+    /// Fills in rewards and trace scores from the models' outputs. Without outputs the encoded
+    /// trace is returned unchanged.
     ///
     /// # Errors
-    /// [`CriticError::NonFiniteReward`] names the trace whose reward is not a number.
+    /// [`CriticError::NonFiniteReward`] names a trace whose reward is not finite.
     pub fn finish(
         &self,
         encoded: EncodedTrace,
@@ -408,7 +409,7 @@ impl<'m> Critic<'m> {
     /// Encodes a trace in this model's tokens, reads its answer and, if a gold answer is known,
     /// compares them.
     ///
-    /// A trace that is empty, or whose text exceeds the model's positions, stays without tokens.
+    /// A trace that is empty, or whose text exceeds the model's positions, gets no tokens.
     ///
     /// # Errors
     /// The chat template or the tokenizer fails.
@@ -421,8 +422,7 @@ impl<'m> Critic<'m> {
         })
     }
 
-    /// Prepares a trace with this model's ids for the models. Earlier rewards and scores are
-    /// removed.
+    /// Prepares a trace that has this model's ids. Removes earlier rewards and scores.
     fn ready(&self, mut trace: ScoredTrace) -> EncodedTrace {
         let count = trace.token_ids.len();
         trace.token_rewards = vec![None; count];
@@ -485,7 +485,7 @@ pub(crate) fn is_too_long(trace: &ScoredTrace, positions: usize) -> bool {
     }
 }
 
-/// Reads the answer and compares it with the gold answer, unless the trace has the results already.
+/// Reads the answer and compares it with the gold answer, unless the trace already has the results.
 pub(crate) fn grade(trace: &mut ScoredTrace) {
     if trace.predicted_answer.is_none() {
         trace.predicted_answer = extract_lenient(&trace.text).map(|found| found.text.to_owned());
@@ -513,12 +513,12 @@ fn trace_of(
     }
 }
 
-/// Steps as one rendered completion, and where each step lies in it.
+/// The steps as one rendered completion, and the byte range of each step in it.
 ///
 /// A step ends where the next one begins: a token that ends a step and its line (`.\n`) belongs to
-/// the step that it ends. Rendering may rewrite a step that states the final answer; such a step
-/// reaches from the end of the one before to the end of the text if it is the last, and is empty
-/// otherwise.
+/// the step that it ends. Rendering may rewrite a step that states the final answer. Such a step
+/// reaches from the end of the previous step to the end of the text if it is the last one, and is
+/// empty otherwise.
 fn rendered_steps(prompt: &PromptSettings, steps: &[String]) -> (String, Vec<Range<usize>>) {
     let trimmed: Vec<&str> = steps.iter().map(|step| step.trim()).collect();
     let text = prompt.render_foreign(&trimmed.join("\n")).text;

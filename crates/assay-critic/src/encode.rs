@@ -1,9 +1,10 @@
-//! From problems and texts to token ids: the one place where prompts and completions are encoded.
+//! Encodes problems and texts as token ids. Prompts and completions are encoded only here.
 //!
-//! A prompt is the model's own chat template with the question; a completion is the text's tokens
+//! A prompt is the model's own chat template with the question. A completion is the text's tokens
 //! and one end-of-turn token. The two are joined as ids, never by encoding again. Neither is ever
-//! cut: a cut prompt has lost its system turn and the beginning of the question, a cut completion
-//! its answer. A text beyond its limit is an error, or it is left out and counted.
+//! truncated: a truncated prompt would lose its system turn and the beginning of the question, a
+//! truncated completion its answer. A text longer than its limit is an error, or it is left out and
+//! counted.
 
 use std::ops::Range;
 
@@ -19,17 +20,17 @@ use crate::CriticError;
 /// Token limits of prompts and completions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenLimits {
-    /// Most prompt tokens; a longer prompt is refused.
+    /// Maximum number of prompt tokens. A longer prompt is an error.
     pub prompt: usize,
-    /// Most completion tokens, end-of-turn token included.
+    /// Maximum number of completion tokens, including the end-of-turn token.
     pub completion: usize,
 }
 
 /// A completion as text and as tokens.
 ///
 /// # Shapes
-/// `offsets` has one byte range of `text` a token; the end-of-turn token has an empty one at the
-/// end.
+/// `offsets` has one byte range of `text` per token. That of the end-of-turn token is empty and at
+/// the end.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EncodedCompletion {
     /// The text.
@@ -41,7 +42,7 @@ pub struct EncodedCompletion {
 }
 
 impl EncodedCompletion {
-    /// The first token that overlaps a byte span, or the last token when none does.
+    /// Index of the first token that overlaps a byte span, or of the last token if none does.
     pub fn token_at(&self, span: &Range<usize>) -> usize {
         let overlaps = |&(start, end): &(usize, usize)| {
             start < span.end.max(span.start + 1) && end > span.start
@@ -52,10 +53,11 @@ impl EncodedCompletion {
             .unwrap_or(self.ids.len().saturating_sub(1))
     }
 
-    /// The first token that begins at byte `end` or later and comes after token `from`; the number
-    /// of tokens when none does.
+    /// Index of the first token after token `from` that begins at byte `end` or later; the number
+    /// of tokens if there is none.
     ///
-    /// A token that reaches past `end` (`4>>` of a span `4`) still holds a part of the span.
+    /// A token that reaches past `end` (`4>>` for the span `4`) contains a part of the span and
+    /// does not count.
     pub fn first_after(&self, end: usize, from: Option<usize>) -> usize {
         let after = self.offsets.partition_point(|&(start, _)| start < end);
         after.max(from.map_or(0, |from| from + 1))
@@ -85,7 +87,7 @@ pub struct Demonstration {
     pub completion: EncodedCompletion,
 }
 
-/// What was left out while encoding, by reason.
+/// Numbers of problems left out during encoding, by reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EncodeReport {
     /// Problems without a demonstration.
@@ -105,7 +107,7 @@ impl EncodedCompletion {
     }
 }
 
-/// Renders and encodes for one model.
+/// Renders and encodes prompts and completions for one model.
 pub struct Encoder<'m> {
     model: &'m LanguageModel,
     prompt: &'m PromptSettings,
@@ -138,8 +140,8 @@ impl<'m> Encoder<'m> {
         Ok(ids)
     }
 
-    /// The rendered prompt of a question, of any length: whether it fits together with a completion
-    /// is decided where both are known.
+    /// The rendered prompt of a question, without a limit on its length. The caller checks whether
+    /// it fits together with a completion.
     ///
     /// # Errors
     /// The chat template fails or is missing.
@@ -148,7 +150,8 @@ impl<'m> Encoder<'m> {
         Ok(self.model.prompt_ids_by(self.prompt.template, &messages)?)
     }
 
-    /// Checks the prompts of all problems before work begins that would meet a long one late.
+    /// Checks the length of the prompts of all problems, so that a long one fails before the work
+    /// begins.
     ///
     /// # Errors
     /// As [`Encoder::prompt`], for the first problem whose prompt does not fit.
@@ -158,7 +161,7 @@ impl<'m> Encoder<'m> {
             .try_for_each(|problem| self.prompt(&problem.question).map(drop))
     }
 
-    /// A completion's text as tokens with the end-of-turn token; `None` beyond the limit.
+    /// The tokens of a completion's text and the end-of-turn token; `None` beyond the limit.
     ///
     /// # Errors
     /// The tokenizer fails.
@@ -175,12 +178,12 @@ impl<'m> Encoder<'m> {
         )
     }
 
-    /// Gives a trace this model's ids where it has none or another tokenizer's; returns whether it
-    /// had others.
+    /// Encodes a trace that has no ids or another tokenizer's ids. Returns whether it had another
+    /// tokenizer's.
     ///
-    /// Ids that spell the trace's text in this tokenizer are kept, never encoded again. Other text
-    /// is rendered in the prompt style and encoded. A trace that is empty, or whose text
-    /// exceeds the limit, stays without tokens.
+    /// Ids that spell the trace's text in this tokenizer are kept. Other text is rendered in the
+    /// prompt style and encoded. A trace that is empty, or whose text exceeds the limit, gets no
+    /// tokens.
     ///
     /// # Errors
     /// The chat template or the tokenizer fails.
@@ -211,8 +214,8 @@ impl<'m> Encoder<'m> {
         Ok(carried)
     }
 
-    /// Whether a trace's ids are its text in this tokenizer: they read back to it, or it encodes to
-    /// them.
+    /// Whether a trace's ids are its text in this tokenizer: they decode to the text, or the text
+    /// encodes to them.
     ///
     /// # Errors
     /// The tokenizer fails.
@@ -233,7 +236,7 @@ impl<'m> Encoder<'m> {
         ids.iter().all(|&id| (id as usize) < vocabulary)
     }
 
-    /// Sampled tokens as text with offsets.
+    /// Decodes sampled tokens into text with offsets.
     pub fn decode(&self, ids: &[u32]) -> EncodedCompletion {
         let (text, offsets) = self.model.decode(ids);
         EncodedCompletion {
@@ -243,7 +246,7 @@ impl<'m> Encoder<'m> {
         }
     }
 
-    /// Encodes every problem's demonstration; what is left out is counted, never silently dropped.
+    /// Encodes every problem's demonstration. Returns also the numbers of problems left out.
     ///
     /// # Errors
     /// As [`Encoder::prompt`]; [`CriticError::NoDemonstrations`] when none is left.
@@ -286,7 +289,7 @@ impl<'m> Encoder<'m> {
     }
 }
 
-/// The first characters of a question, by which a reader finds it.
+/// The first characters of a question, to identify it in a message.
 pub(crate) fn start_of(question: &str) -> String {
     const SHOWN: usize = 60;
     let mut start: String = question.chars().take(SHOWN).collect();

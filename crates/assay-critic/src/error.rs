@@ -1,4 +1,4 @@
-//! Errors of the critic, each with the thing it happened to.
+//! Errors of the critic. Each names the file, setting or trace that it concerns.
 
 use std::path::{Path, PathBuf};
 
@@ -50,7 +50,7 @@ impl FileError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum CriticError {
-    /// A setting has a value without meaning.
+    /// A setting has an invalid value.
     #[error("setting `{key}`: {reason}")]
     InvalidSetting {
         /// Dotted path of the key.
@@ -86,7 +86,7 @@ pub enum CriticError {
         /// The prompt limit in tokens.
         prompt_limit: usize,
     },
-    /// A prompt does not fit beside the completions that are to follow it.
+    /// A prompt leaves too little room for the completions after it.
     #[error(
         "the prompt of \"{question}\" has {tokens} tokens, and {limit} fit beside a completion: a prompt is never cut; \
          allow longer prompts or shorter completions, or leave the problem out"
@@ -99,7 +99,7 @@ pub enum CriticError {
         /// Tokens that are allowed.
         limit: usize,
     },
-    /// A policy reads a trace as other tokens than the reward.
+    /// The policy's tokenizer splits a trace into other tokens than the reward's.
     #[error(
         "trace {trace}: the policy splits its text into other tokens than the reward's model, so there is no \
          log-probability for each reward; score the traces with the policy alone, without --reward"
@@ -133,7 +133,7 @@ impl CriticError {
         FileError::malformed(path, reason).into()
     }
 
-    /// A setting without meaning.
+    /// A setting with an invalid value.
     pub fn setting(key: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::InvalidSetting {
             key: key.into(),
@@ -141,7 +141,7 @@ impl CriticError {
         }
     }
 
-    /// Whether memory was refused, on the CPU or on a device.
+    /// Whether the error is a failed allocation, on the CPU or on a device.
     pub fn is_out_of_memory(&self) -> bool {
         match self {
             Self::Model(error) => error.is_out_of_memory(),

@@ -1,14 +1,14 @@
 //! Which completion tokens carry a label and which logit scores each token.
 //!
-//! Everything is counted in completion tokens: index 0 is the first sampled (or demonstration) token, the last index is
-//! the end-of-turn token. The prompt, and whatever the chat template writes around it, has no index here.
+//! Indices count completion tokens. Index 0 is the first sampled (or demonstration) token, the last
+//! index is the end-of-turn token. The prompt and the text of the chat template have no index.
 
 use serde::{Deserialize, Serialize};
 
 use crate::CriticError;
 use crate::transform::RewardTransform;
 
-/// How densely the reward is given.
+/// How densely tokens carry labels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Granularity {
@@ -32,11 +32,12 @@ fn default_every() -> usize {
 }
 
 impl Granularity {
-    /// The labelled positions of a completion, ascending, without repetition, the last token always among them.
+    /// The labelled positions of a completion, ascending and without duplicates. They always
+    /// include the last token. An empty completion has none.
     ///
-    /// `step_ends` are the token indices that end a reasoning step; only `step` reads them, and indices beyond the
-    /// completion are ignored. With `interval`, positions are n-1, 2n-1, ...: the n-th token, the 2n-th token, ...
-    /// An empty completion has none.
+    /// `step_ends` are the indices of tokens that end a reasoning step. Only `step` uses them, and
+    /// indices beyond the completion are ignored. With `interval`, positions are n-1, 2n-1, ...:
+    /// the n-th token, the 2n-th token, ...
     pub fn labelled_positions(self, completion_len: usize, step_ends: &[usize]) -> Vec<usize> {
         let Some(last) = completion_len.checked_sub(1) else {
             return Vec::new();
@@ -60,10 +61,11 @@ impl Granularity {
         positions
     }
 
-    /// Token rewards of a completion: logits at labelled positions, backfilled, transformed.
+    /// Token rewards of a completion: the logits at labelled positions, backfilled and transformed.
     ///
     /// # Shapes
-    /// `logits`: one f32 per completion token, as is the result. `step_ends`: see [`Granularity::labelled_positions`].
+    /// `logits` and the result have one f32 per completion token. `step_ends`: see
+    /// [`Granularity::labelled_positions`].
     pub fn rewards(
         self,
         logits: &[f32],
@@ -74,7 +76,7 @@ impl Granularity {
         transform.rewards(&backfill(logits, &positions))
     }
 
-    /// Refuses values without meaning; `key` is the dotted path of this table.
+    /// Checks the values; `key` is the dotted path of this table.
     ///
     /// # Errors
     /// [`CriticError::InvalidSetting`] names the key.
@@ -89,12 +91,12 @@ impl Granularity {
     }
 }
 
-/// Scores every token with the logit of the next labelled position (its own, if it is one); tokens after the last
-/// labelled position take the last one's.
+/// Gives every token the logit of the next labelled position, or its own if it is labelled. Tokens
+/// after the last labelled position get the logit of that position.
 ///
 /// # Shapes
-/// `logits`: one a completion token. `positions`: ascending, within `logits`. The result has the length of `logits`;
-/// without positions it is `logits` unchanged.
+/// `logits` has one value per completion token; `positions` are ascending indices into it. The
+/// result has the length of `logits`. Without positions it equals `logits`.
 pub fn backfill(logits: &[f32], positions: &[usize]) -> Vec<f32> {
     let mut scores = logits.to_vec();
     let mut start = 0;
@@ -136,8 +138,8 @@ mod tests {
         assert!(Granularity::Dense.labelled_positions(0, &[]).is_empty());
     }
 
-    /// The mask is a function of the completion alone: no header, no newline and no prompt can shift it, and its last
-    /// entry is the end-of-turn token.
+    /// The mask depends on the completion alone: no header, newline or prompt can shift it. Its
+    /// last entry is the end-of-turn token.
     #[test]
     fn fault_07_mask_counts_completion_tokens_only() {
         for completion in 1..70 {

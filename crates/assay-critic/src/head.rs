@@ -1,10 +1,10 @@
-//! The head of a reward model: how a hidden state becomes a logit.
+//! The head of a reward model: the formula of a logit from a hidden state.
 
 use serde::{Deserialize, Serialize};
 
 use crate::CriticError;
 
-/// How a hidden state becomes a logit.
+/// The formula of a logit from a hidden state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum HeadSettings {
@@ -16,16 +16,18 @@ pub enum HeadSettings {
         /// Logits per nat.
         #[serde(default = "default_beta")]
         beta: f64,
-        /// rho: how much of the reference is subtracted; 1 is the log-ratio, 0 leaves the reference out.
+        /// rho: how much of the reference is subtracted; 1 is the log-ratio, 0 leaves the reference
+        /// out.
         #[serde(default = "default_reference_weight")]
         reference_weight: f64,
     },
-    /// The sum of both.
+    /// The sum of both, with one bias.
     Hybrid {
         /// Logits per nat.
         #[serde(default = "default_beta")]
         beta: f64,
-        /// rho: how much of the reference is subtracted; 1 is the log-ratio, 0 leaves the reference out.
+        /// rho: how much of the reference is subtracted; 1 is the log-ratio, 0 leaves the reference
+        /// out.
         #[serde(default = "default_reference_weight")]
         reference_weight: f64,
     },
@@ -49,7 +51,7 @@ pub(crate) struct LogRatio {
 }
 
 impl HeadSettings {
-    /// The log-ratio term, where the head has one.
+    /// The log-ratio term, if the head has one.
     pub(crate) fn log_ratio(self) -> Option<LogRatio> {
         match self {
             Self::Linear => None,
@@ -67,7 +69,7 @@ impl HeadSettings {
         }
     }
 
-    /// Refuses constants without meaning; `key` is the dotted path of this table.
+    /// Checks the constants; `key` is the dotted path of this table.
     ///
     /// # Errors
     /// [`CriticError::InvalidSetting`] names the key.

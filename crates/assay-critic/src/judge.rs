@@ -1,18 +1,19 @@
-//! The judge: a model that has read the demonstration, as a source of token rewards without training.
+//! The judge: token rewards without training, from a model that reads the demonstration.
 //!
 //! The model reads the question with a hint, which is the demonstration or a misleading version of
-//! it ([`Hints`]), and then the trace. A token is rewarded when the
-//! demonstration makes it likelier than the misleading hints do:
+//! it ([`Hints`]), and then the trace. A token's reward is positive if the demonstration makes it
+//! likelier than the misleading hints do:
 //!
 //! r_t = p(y_t | x, h, y_<t) - 1/K sum_k p(y_t | x, h_k, y_<t),
 //!
-//! h the demonstration, h_1..h_K the misleading versions. Where the hints agree about the next
-//! token, r_t is near 0. The trace's score weighs each token by how much the hints disagree about it:
+//! where h is the demonstration and h_1..h_K are the misleading versions. If the hints agree about
+//! the next token, r_t is near 0. The trace's score weights each token by the disagreement of the
+//! hints:
 //!
 //! J = sum_t |r_t| r_t / sum_t |r_t|.
 //!
-//! It reads demonstrations and no labels. It ranks traces; it does not find the first error, because
-//! a wrong number appears in no hint.
+//! The judge needs demonstrations and no labels. It ranks traces. It does not find the first error,
+//! because a wrong number appears in no hint.
 
 use assay_lm::LanguageModel;
 use assay_lm::adapter::Adapter;
@@ -25,20 +26,20 @@ use crate::CriticError;
 use crate::encode::start_of;
 use crate::policy_model::logprobs_and_entropies;
 
-/// A model that judges traces with the demonstration before it.
+/// A model that judges traces after reading the demonstration.
 #[derive(Clone, Copy)]
 pub struct Judge<'m> {
     /// Tokenizer and chat template.
     pub model: &'m LanguageModel,
-    /// The weights that read the hints; the model's own, or the policy's base.
+    /// The weights that read the hints: the model's own, or the policy's base.
     pub transformer: &'m Transformer,
-    /// An adapter on them.
+    /// An adapter on these weights.
     pub adapter: Option<&'m Adapter>,
     /// The prompt style of the traces.
     pub prompt: &'m PromptSettings,
 }
 
-/// Traces of one question with the hints they are judged by.
+/// Traces of one question and the hints for judging them.
 #[derive(Clone, Debug)]
 pub struct JudgedTraces<'t> {
     /// The question.
@@ -50,7 +51,7 @@ pub struct JudgedTraces<'t> {
 }
 
 impl Judge<'_> {
-    /// The prompt that asks the question beside a hint, as token ids.
+    /// The token ids of the prompt with a question and a hint.
     ///
     /// # Errors
     /// The chat template fails or is missing.
@@ -67,8 +68,8 @@ impl Judge<'_> {
     /// misleading hint.
     ///
     /// # Errors
-    /// As [`Judge::prompt`]; [`CriticError::PromptTooLong`] for a question and hint that leave no room
-    /// for the longest trace.
+    /// As [`Judge::prompt`]; [`CriticError::PromptTooLong`] for a question and hint that leave no
+    /// room for the longest trace.
     pub fn groups(&self, judged: &JudgedTraces<'_>) -> Result<Vec<Group>, CriticError> {
         let longest = judged.completions.iter().map(Vec::len).max().unwrap_or(0);
         let limit = self
@@ -138,7 +139,7 @@ pub fn judged_rewards(logprobs: &[Vec<f32>], traces: usize) -> Vec<Vec<f32>> {
     rewards.collect()
 }
 
-/// J = sum |r| r / sum |r|; 0 for a trace about which the hints agree.
+/// J = sum |r| r / sum |r|; 0 if all rewards are 0.
 pub fn judged_score(rewards: &[f32]) -> f32 {
     let weight: f32 = rewards.iter().map(|reward| reward.abs()).sum();
     if weight == 0.0 {

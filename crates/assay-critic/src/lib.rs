@@ -1,9 +1,9 @@
-//! The critic: a reward model that gives every token of a reasoning trace a reward, and what
-//! scoring and searching with it need.
+//! The critic: a reward model that gives every token of a reasoning trace a reward, and the scoring
+//! and search that use it.
 //!
 //! A [`player::Player`] maps a packed batch to one scalar per completion token. There are two: the
-//! [`PolicyModel`] returns log-probabilities, the [`RewardModel`] returns logits. [`Critic`] joins a
-//! reward model with an [`encode::Encoder`] and scores traces. Training is in `assay-train`.
+//! [`PolicyModel`] returns log-probabilities, the [`RewardModel`] returns logits. [`Critic`] joins
+//! a reward model with an [`encode::Encoder`] and scores traces. Training is in `assay-train`.
 //!
 //! # Example
 //!

@@ -1,9 +1,9 @@
-//! The two players as trainable maps from packed batches to one scalar a completion token.
+//! The two players as trainable maps from packed batches to one scalar per completion token.
 //!
-//! The policy returns log-probabilities, the discriminator returns logits. Losses see only these scalars
-//! and return their gradients; [`Player::backward`] turns those into gradients of parameters. A player
-//! says only which transformer computes its hidden states and how its head reads them; the forward and
-//! backward passes through both are here, once.
+//! The policy returns log-probabilities, the discriminator logits. Losses depend only on these
+//! scalars and return their gradients; [`Player::backward`] turns those into gradients of
+//! parameters. A player defines the transformer that computes its hidden states and the head that
+//! reads them. The forward and backward passes through both are implemented here.
 
 use assay_lm::adapter::Adapter;
 use assay_lm::gradients::{Gradients, Tape};
@@ -14,38 +14,39 @@ use candle_core::{Device, Tensor, Var};
 
 use crate::CriticError;
 
-/// One scalar a completion token, one list a completion, in the order of the groups.
+/// One scalar per completion token and one list per completion, in the order of the groups.
 pub type TokenScalars = Vec<Vec<f32>>;
 
 /// What a forward pass in training keeps for the backward pass.
 pub struct Recording {
-    /// Inputs of the layers, or all they computed.
+    /// Inputs of the layers, or all their activations.
     tape: Tape,
     /// Hidden states after the final norm, `[T, hidden]`.
     hidden: Var,
-    /// What the head made of them, `[N]` f32, with its way back.
+    /// The head's scalars `[N]` f32, with their graph for the backward pass.
     scalars: Tensor,
 }
 
-/// A trainable map from a packed batch to one scalar a completion token: head(body(batch)) + offset(batch).
+/// A trainable map from a packed batch to one scalar per completion token:
+/// head(body(batch)) + offset(batch).
 pub trait Player {
-    /// What a scalar is, with its article.
+    /// Name of a scalar, with its article.
     fn scalar(&self) -> &'static str;
 
-    /// What computes the hidden states.
+    /// The transformer and adapter that compute the hidden states.
     fn body(&self) -> (&Transformer, Option<&Adapter>);
 
-    /// Scalars `[N]` f32 of completion tokens from hidden states `[T, hidden]`, differentiable in these and in
-    /// [`Player::head_tensors`].
+    /// Scalars `[N]` f32 of completion tokens from hidden states `[T, hidden]`, differentiable in
+    /// these and in [`Player::head_tensors`].
     ///
     /// # Errors
-    /// Fails when the batch does not fit the model.
+    /// The batch does not fit the model.
     fn head(&self, hidden: &Tensor, batch: &PackedBatch) -> Result<Tensor, CriticError>;
 
-    /// Trained tensors that the head reads beside the hidden states.
+    /// Trained tensors that the head reads in addition to the hidden states.
     fn head_tensors(&self) -> Vec<&Tensor>;
 
-    /// What is added to the head's scalars, `[N]` f32 without gradients; `None` for nothing.
+    /// Values added to the head's scalars, `[N]` f32 without gradients; `None` for none.
     ///
     /// # Errors
     /// As [`Player::head`].
@@ -66,7 +67,8 @@ pub trait Player {
         self.read(&self.head(&hidden.detach(), batch)?, batch)
     }
 
-    /// Scalars and what [`Player::backward`] needs; activations as far as they fit `kept_bytes`.
+    /// Scalars, and the recording for [`Player::backward`]. It keeps the activations of as many
+    /// layers as fit into `kept_bytes`.
     ///
     /// # Errors
     /// As [`Player::head`].
@@ -88,7 +90,7 @@ pub trait Player {
         Ok((values, recording))
     }
 
-    /// The head's scalars, offset included, one list a completion.
+    /// The head's scalars plus the offset, one list per completion.
     ///
     /// # Errors
     /// As [`Player::head`].
@@ -128,7 +130,7 @@ pub trait Player {
     }
 }
 
-/// A flat `[N]` tensor of per-token gradients, where the scalars are.
+/// A flat `[N]` tensor of per-token gradients, on the device of the scalars.
 fn flatten(grads: &[Vec<f32>], device: &Device) -> Result<Tensor, CriticError> {
     let flat = grads.concat();
     let n = flat.len();

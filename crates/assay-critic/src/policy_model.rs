@@ -1,4 +1,5 @@
-//! The policy: a transformer, trained whole or through an adapter, giving token log-probabilities.
+//! The policy: a transformer that returns token log-probabilities. Either all its weights or an
+//! adapter are trained.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use candle_core::{Tensor, Var};
 use crate::CriticError;
 use crate::player::{Player, TokenScalars};
 
-/// What of the policy is trained.
+/// The trained part of the policy.
 pub enum Trainable {
     /// The LoRA pairs of an adapter on a frozen base.
     Adapter(Adapter),
@@ -21,7 +22,7 @@ pub enum Trainable {
 
 /// A policy.
 pub struct PolicyModel {
-    /// The base, with variables in it when it is trained whole.
+    /// The base. Its weights are variables if it is trained whole.
     pub transformer: Arc<Transformer>,
     /// What is trained.
     pub trainable: Trainable,
@@ -65,7 +66,7 @@ pub fn logprobs_and_entropies(
     Ok((split(&out.logprobs)?, split(&out.entropies)?))
 }
 
-/// log pi(token | before) of completion tokens from hidden states `[T, hidden]`.
+/// log pi(token | tokens before it) of completion tokens from hidden states `[T, hidden]`.
 pub(crate) fn completion_logprobs(
     transformer: &Transformer,
     hidden: &Tensor,

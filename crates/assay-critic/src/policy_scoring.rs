@@ -1,8 +1,8 @@
-//! Log-probabilities of traces under a policy, without a reward or with one that reads other prompts.
+//! Log-probabilities of traces under a policy, with or without a reward.
 //!
-//! The policy reads prompts of its own chat template. Alone it encodes foreign traces in its own
-//! tokens ([`PolicyScorer::score`]). After a reward it keeps the reward's tokens, so that each token
-//! has a reward and a log-probability ([`PolicyScorer::add`]).
+//! The policy reads prompts of its own chat template. [`PolicyScorer::score`] uses no reward and
+//! encodes text without ids in the policy's tokens. [`PolicyScorer::add`] runs after a reward and
+//! keeps the reward's tokens, so that each token has a reward and a log-probability.
 
 use assay_lm::LanguageModel;
 use assay_lm::packed::{PackedBatch, PromptGroups, PromptedCompletion};
@@ -13,7 +13,7 @@ use crate::CriticError;
 use crate::critic::{ScoreReport, ScoringPolicy, grade, is_too_long, policy_outputs};
 use crate::encode::{Encoder, TokenLimits};
 
-/// A policy with what its log-probabilities need.
+/// A policy with its tokenizer and chat template.
 pub struct PolicyScorer<'m> {
     policy: ScoringPolicy<'m>,
     encoder: Encoder<'m>,
@@ -42,10 +42,10 @@ impl<'m> PolicyScorer<'m> {
         }
     }
 
-    /// Fills tokens, log-probabilities, entropies, answers and correctness; the traces keep no reward
-    /// and no score of others.
+    /// Fills in tokens, log-probabilities, entropies, answers and correctness. Removes earlier
+    /// rewards and scores.
     ///
-    /// `on_scored` gets the number of traces done.
+    /// `on_scored` receives the number of traces done.
     ///
     /// # Errors
     /// The model or the tokenizer fails.
@@ -71,13 +71,13 @@ impl<'m> PolicyScorer<'m> {
         Ok(report)
     }
 
-    /// Adds log-probabilities and entropies to traces that have a reward model's tokens, on prompts of
-    /// the policy's own template; returns how many have them. A trace without a question keeps its
-    /// prompt's ids.
+    /// Adds log-probabilities and entropies to traces that have a reward model's tokens, on prompts
+    /// of the policy's own template; returns how many have them. A trace without a question keeps
+    /// its prompt's ids.
     ///
     /// # Errors
-    /// [`CriticError::OtherTokens`] when the policy's tokenizer reads a trace as other tokens; the model
-    /// or the template fails.
+    /// [`CriticError::OtherTokens`] if the policy's tokenizer splits a trace into other tokens. The
+    /// model or the template fails.
     pub fn add(&self, traces: &mut [ScoredTrace]) -> Result<usize, CriticError> {
         let mut prompts = Vec::with_capacity(traces.len());
         for trace in traces.iter() {
@@ -106,7 +106,7 @@ impl<'m> PolicyScorer<'m> {
             completion: &trace.token_ids,
         });
         let groups = PromptGroups::new(completions, self.positions);
-        // Those of another policy must not stay with a trace that this one cannot read.
+        // A trace that this policy cannot read must not keep another policy's values.
         for trace in traces.iter_mut() {
             trace.policy_logprobs = None;
             trace.entropies = None;

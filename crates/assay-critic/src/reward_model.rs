@@ -1,7 +1,7 @@
-//! The discriminator: an adapted backbone and a head that gives one logit a completion token.
+//! The discriminator: an adapted backbone and a head that returns one logit per completion token.
 //!
-//! With h_t the hidden state after token t (final norm applied), pi_D the adapted backbone with its own output matrix
-//! and pi_ref the adapter-off backbone:
+//! Let h_t be the hidden state after token t (after the final norm), pi_D the adapted backbone with
+//! its own output matrix, and pi_ref the backbone without the adapter:
 //! - `linear`:   z_t = w . h_t + b
 //! - `implicit`: z_t = beta (log pi_D(y_t | y_<t) - rho log pi_ref(y_t | y_<t)) + b
 //! - `hybrid`:   the sum of the two, one b
@@ -31,33 +31,34 @@ use crate::player::Player;
 use crate::policy_model::completion_logprobs;
 use crate::transform::RewardTransform;
 
-/// File beside a reward adapter that says how its token rewards are computed.
+/// File next to a reward adapter that says how its token rewards are computed.
 pub const HEAD_FILE: &str = "reward_head.toml";
-/// Weight and bias of an implicit or hybrid head: its adapter is a causal language model's, which has no score.
+/// File of the weight and bias of an implicit or hybrid head. Its adapter is that of a causal
+/// language model, which has no classifier weights.
 pub const HEAD_WEIGHTS_FILE: &str = "reward_head.safetensors";
-/// Most bytes of [`HEAD_FILE`] that are read.
+/// Maximum size of [`HEAD_FILE`] in bytes.
 const MAX_HEAD_FILE: u64 = 1 << 20;
 const SCORE_WEIGHT: &str = "base_model.model.score.weight";
 const SCORE_BIAS: &str = "base_model.model.score.bias";
 
-/// What scoring a trace needs beside the weights; saved with the reward so that it needs nothing else.
+/// The settings for scoring a trace. They are saved with the reward.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScoringSettings {
-    /// How questions are asked and completions are laid out.
+    /// The format of prompts and completions.
     pub prompt: PromptSettings,
-    /// Which tokens carry a reward of their own.
+    /// Which tokens carry a label.
     pub granularity: Granularity,
-    /// From logit to reward.
+    /// The map from logit to reward.
     pub transform: RewardTransform,
 }
 
 /// A token reward model.
 pub struct RewardModel {
-    /// How its logits become rewards of traces.
+    /// The settings for scoring traces.
     pub scoring: ScoringSettings,
     backbone: Arc<Transformer>,
-    /// Whether it comes from a file that says it was trained on other weights.
+    /// Whether it was read from a file that names other base weights.
     on_other_weights: bool,
     adapter: Adapter,
     head: HeadSettings,
@@ -67,7 +68,7 @@ pub struct RewardModel {
     bias: Var,
 }
 
-/// The head as written beside the adapter.
+/// The head as written next to the adapter.
 #[derive(Serialize, Deserialize)]
 struct HeadFile {
     formula: String,
@@ -92,7 +93,7 @@ impl HeadFile {
         Ok(file)
     }
 
-    /// A stranger's constants must have a meaning, as those of the settings must.
+    /// Checks constants read from a file as strictly as those of the settings.
     fn validate(&self) -> Result<(), CriticError> {
         self.head.validate("head")?;
         self.scoring.granularity.validate("scoring.granularity")?;
@@ -101,10 +102,11 @@ impl HeadFile {
 }
 
 impl RewardModel {
-    /// A fresh reward model where its backbone is: adapter as PEFT starts one, head weight and bias zero.
+    /// A new reward model on its backbone's device. The adapter is initialised as in PEFT; the
+    /// head's weight and bias are zero.
     ///
     /// # Errors
-    /// Fails when a tensor cannot be made.
+    /// A tensor cannot be created.
     pub fn new(
         backbone: Arc<Transformer>,
         adapter: Adapter,
@@ -138,7 +140,8 @@ impl RewardModel {
     /// # Errors
     /// Names the file and the thing that is missing or does not match the backbone.
     pub fn load(dir: &Path, backbone: Arc<Transformer>) -> Result<Self, CriticError> {
-        // A head of ours is trained with pairs alone; a foreign one may change the backbone itself.
+        // assay trains LoRA pairs alone. An adapter of another program may also change the
+        // backbone.
         let (mut loaded, changed) = match dir.join(HEAD_FILE).exists() {
             true => (peft::load(dir, backbone.config())?, Arc::clone(&backbone)),
             false => peft::load_with_base(dir, &backbone)?,
@@ -270,7 +273,7 @@ impl RewardModel {
         self.head
     }
 
-    /// Weight `[hidden]` and bias `[1]` of a linear head; `None` where the logit has other terms.
+    /// Weight `[hidden]` and bias `[1]` of a linear head; `None` for other heads.
     pub fn linear_head(&self) -> Option<(&Tensor, &Tensor)> {
         let weight = self.weight.as_ref()?;
         let linear = matches!(self.head, HeadSettings::Linear);
@@ -287,10 +290,10 @@ impl RewardModel {
         &self.adapter
     }
 
-    /// Sets the head's bias, e.g. to a reference value.
+    /// Sets the head's bias.
     ///
     /// # Errors
-    /// Fails when the variable cannot be written.
+    /// The variable cannot be written.
     pub fn set_bias(&self, bias: f32) -> Result<(), CriticError> {
         Ok(self
             .bias
@@ -298,7 +301,8 @@ impl RewardModel {
     }
 }
 
-/// z_t = weight . h_t + bias of every completion token of a batch, completion after completion, by a model without an adapter.
+/// z_t = weight . h_t + bias of every completion token of a batch, completion after completion,
+/// with a model without an adapter.
 ///
 /// # Shapes
 /// `weight` holds `hidden` values, `bias` one.
@@ -388,7 +392,7 @@ impl Player for RewardModel {
 mod tests {
     use super::*;
 
-    /// A head file with one thing changed, and what must be said about it.
+    /// Head files with one change each, and the expected error.
     #[test]
     fn heads_of_strangers() {
         let good =

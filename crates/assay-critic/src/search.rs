@@ -3,9 +3,9 @@
 //!
 //! A round extends every open prefix by one reasoning step (sampling stops after a token that holds
 //! a line break), the critic scores the extended prefixes, and each tree keeps its best. Beam
-//! search is one tree that keeps N/M prefixes, DVTS is N/M trees that keep one prefix each; M is
-//! the number of children of a prefix. Every completion that ended is a candidate, also one that
-//! its tree does not keep. `assay_evals` chooses among the candidates.
+//! search is one tree that keeps N/M prefixes. DVTS is N/M trees that keep one prefix each. M is
+//! the number of children per prefix. Every completion that ended is a candidate, even if its tree
+//! does not keep it. `assay_evals` chooses among the candidates.
 //!
 //! Sources: Beeching et al., "Scaling test-time compute with open models" (2024); Snell et al.,
 //! arXiv 2408.03314.
@@ -38,19 +38,19 @@ pub enum SearchStrategy {
 pub struct SearchPlan<'p> {
     /// Which prefixes are compared with each other.
     pub strategy: SearchStrategy,
-    /// N: children drawn per round; a multiple of `width`.
+    /// N: children sampled per round; a multiple of `width`.
     pub samples: usize,
-    /// M: children of a prefix.
+    /// M: children per prefix.
     pub width: usize,
     /// The score of a prefix, from its token rewards.
     pub score: TraceScore,
     /// Temperature, top-p, top-k.
     pub draw: &'p DrawSettings,
-    /// Tokens of a whole completion, the tokens that end one, sequences at a time.
+    /// Maximum tokens of a completion, stop tokens, and sequences decoded at a time.
     pub limits: &'p SamplingLimits,
     /// Seed of the samples.
     pub seed: u64,
-    /// Number of the first problem in its data set: each problem has its own random streams.
+    /// Index of the first problem in its data set. It selects the random streams of each problem.
     pub first_problem: usize,
     /// Name written into the traces.
     pub generator: &'p str,
@@ -59,9 +59,9 @@ pub struct SearchPlan<'p> {
 /// The result of a search.
 #[derive(Debug, Default)]
 pub struct SearchOutcome {
-    /// Candidates of each problem, problem after problem, scored.
+    /// Scored candidates, problem after problem.
     pub traces: Vec<ScoredTrace>,
-    /// Tokens drawn from the policy, including those of dropped prefixes.
+    /// Tokens sampled from the policy, including those of dropped prefixes.
     pub generated_tokens: usize,
     /// Tokens of prefixes that the critic scored.
     pub scored_tokens: usize,
@@ -92,7 +92,7 @@ struct Tree {
 }
 
 impl<'s> Searcher<'s> {
-    /// A search over the model that policy and critic read.
+    /// A search with a policy and a critic on the same base model.
     pub fn new(
         policy: &'s PolicyModel,
         critic: &'s Critic<'s>,
@@ -110,8 +110,8 @@ impl<'s> Searcher<'s> {
     /// Searches `problems` and returns every ended completion as a scored trace.
     ///
     /// # Errors
-    /// [`CriticError::InvalidSetting`] when `samples` is not a positive multiple of `width`;
-    /// sampling or scoring fails.
+    /// [`CriticError::InvalidSetting`] if `samples` is not a positive multiple of `width`. Sampling
+    /// or scoring fails.
     pub fn search(
         &self,
         problems: &[Problem],
@@ -292,8 +292,8 @@ impl Prefix {
     }
 }
 
-/// Indices of the `keep` best children, best first; of children with the same tokens only the first
-/// is kept.
+/// Indices of the `keep` best children, best first. Of children with the same tokens only the first
+/// counts.
 fn best_distinct(children: &[Prefix], scores: &[f64], keep: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..children.len()).collect();
     order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));

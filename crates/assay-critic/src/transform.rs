@@ -1,4 +1,4 @@
-//! From logit to reward.
+//! The map from logit to reward.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,16 +6,16 @@ use crate::CriticError;
 
 /// r = clamp(z / temperature, lower, upper).
 ///
-/// With D = sigmoid(z) the reward log D - log(1 - D) is z itself; this is all that is done to it.
+/// With D = sigmoid(z), the reward log D - log(1 - D) equals z, so no other step is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RewardTransform {
     /// Divides the logit; above 0.
     pub temperature: f64,
-    /// Least reward, if there is one.
+    /// Lower bound of the reward, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lower: Option<f64>,
-    /// Largest reward, if there is one.
+    /// Upper bound of the reward, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upper: Option<f64>,
 }
@@ -38,12 +38,12 @@ impl RewardTransform {
             .min(self.upper.unwrap_or(f64::INFINITY)) as f32
     }
 
-    /// The rewards of a trace's logits, one a token.
+    /// The rewards of a trace's logits, one per token.
     pub fn rewards(&self, logits: &[f32]) -> Vec<f32> {
         logits.iter().map(|&logit| self.reward(logit)).collect()
     }
 
-    /// Refuses values without meaning; `key` is the dotted path of this table.
+    /// Checks the values; `key` is the dotted path of this table.
     ///
     /// # Errors
     /// [`CriticError::InvalidSetting`] names the key.

@@ -1,6 +1,6 @@
 //! Agreement between people who labelled the same traces.
 //!
-//! A trace that one person labelled says nothing here. Formulas are in `docs/metrics.md`.
+//! Traces that only one person labelled are left out. Formulas are in `docs/metrics.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,16 +10,16 @@ use crate::summary::Summary;
 /// Tolerances w of `within_w`, in tokens.
 pub const AGREEMENT_WINDOWS: [usize; 3] = [0, 1, 3];
 
-/// What one annotator says of one trace.
+/// One annotator's judgement of one trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement<'a> {
     /// The problem of the trace. The bootstrap resamples problems.
     pub problem: &'a str,
     /// The trace.
     pub trace: &'a str,
-    /// Who says it.
+    /// The annotator.
     pub annotator: &'a str,
-    /// The first wrong token; `None` where there is no error.
+    /// The first wrong token; `None` if there is no error.
     pub first_error: Option<usize>,
 }
 
@@ -103,8 +103,8 @@ impl<'a> Units<'a> {
         }
     }
 
-    /// The share of pairs of annotators of one trace for which `agree` holds, among those for which
-    /// it is defined.
+    /// The share of pairs of annotators of one trace for which `agree` returns true, among those
+    /// for which it is defined.
     fn share(
         &self,
         weights: &[f64],
@@ -125,9 +125,9 @@ impl<'a> Units<'a> {
         (all > 0.0).then(|| held / all)
     }
 
-    /// Cohen's kappa of two annotators on whether a trace has an error: (o - e) / (1 - e), o the
-    /// share of traces on which they agree, e the share expected of independent annotators with
-    /// the same shares of wrong traces. `None` where e is 1.
+    /// Cohen's kappa of two annotators on whether a trace has an error: (o - e) / (1 - e), where o
+    /// is the share of traces on which they agree and e the share expected of independent
+    /// annotators with the same shares of wrong traces. `None` if e is 1.
     fn kappa(&self, weights: &[f64]) -> Option<f64> {
         let mut table = [[0.0; 2]; 2];
         for unit in &self.units {
@@ -148,8 +148,8 @@ impl<'a> Units<'a> {
     }
 
     /// Krippendorff's alpha for nominal data on whether a trace has an error, for any number of
-    /// annotators: 1 - (n - 1) o / (2 n_0 n_1), where o = sum over traces of 2 k_0 k_1 / (k - 1), k
-    /// judgements of a trace of which k_1 see an error. `None` where all judgements are the same.
+    /// annotators: 1 - (n - 1) o / (2 n_0 n_1), where o = sum over traces of 2 k_0 k_1 / (k - 1). A
+    /// trace has k judgements, k_1 of them with an error. `None` if all judgements are the same.
     fn alpha(&self, weights: &[f64]) -> Option<f64> {
         let (mut totals, mut disagreement) = ([0.0; 2], 0.0);
         for unit in &self.units {
@@ -171,7 +171,8 @@ impl<'a> Units<'a> {
 mod tests {
     use super::*;
 
-    /// Who, and for each trace the first wrong token; -1 where there is none, -2 without a label.
+    /// One row per annotator with the first wrong token of each trace: -1 without an error, -2
+    /// without a label.
     fn of<'a>(rows: &[(&'a str, &[i64])], names: &'a [String]) -> Vec<Judgement<'a>> {
         let mut all = Vec::new();
         for &(annotator, row) in rows {
@@ -209,8 +210,9 @@ mod tests {
         );
     }
 
-    /// Both see an error in 20 of 50 traces, only the first in 5, only the second in 10: they agree
-    /// on 0.7, and would by chance on 0.5 0.6 + 0.5 0.4 = 0.5; (0.7 - 0.5) / 0.5 = 0.4.
+    /// Both mark an error in 20 of 50 traces, only the first in 5, only the second in 10. They
+    /// agree on 0.7; by chance they would agree on 0.5 0.6 + 0.5 0.4 = 0.5. (0.7 - 0.5) / 0.5 =
+    /// 0.4.
     #[test]
     fn kappa_is_that_of_the_table() {
         let of_counts = |errors: [i64; 4]| -> Vec<i64> {
@@ -237,7 +239,7 @@ mod tests {
         close(value(&found, "has_error.alpha"), 1.0 - 152.0 / 168.0);
     }
 
-    /// Three annotators, one label missing. Judgements that see an error: t0 3 of 3, t1 1 of 3, t2
+    /// Three annotators, one label missing. Judgements with an error: t0 3 of 3, t1 1 of 3, t2
     /// 0 of 2; t3 has one label and does not count. o = 2 * 1 * 2 / 2 = 2; n_1 = 4, n_0 = 4, n = 8:
     /// 1 - 7 * 2 / 32.
     #[test]

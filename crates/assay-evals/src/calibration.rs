@@ -90,8 +90,7 @@ impl Calibration {
     /// Reads the calibration of a reward directory; `None` if there is none.
     ///
     /// # Errors
-    /// [`EvalError::File`], [`EvalError::Json`]; [`EvalError::Calibration`] for numbers
-    /// without meaning.
+    /// [`EvalError::File`], [`EvalError::Json`]; [`EvalError::Calibration`] for invalid numbers.
     pub fn read(dir: &Path) -> Result<Option<Self>, EvalError> {
         let path = dir.join(CALIBRATION_FILE);
         let failed = |source| EvalError::File {

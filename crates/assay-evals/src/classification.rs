@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn auroc_within_ignores_differences_between_problems() {
-        // Pooled the ranking looks good, within each problem it is upside down.
+        // The pooled ranking is good; within each problem it is reversed.
         let scores = [10.0, 11.0, 12.0, 0.0, 1.0, 2.0, 13.0];
         let correct = [true, true, false, true, false, false, true];
         let problems = [7, 7, 7, 3, 3, 3, 9];

@@ -19,7 +19,7 @@ pub enum EvalError {
     /// A number that is NaN or infinite.
     #[error("{measurement} of a trace of problem `{id}` by `{generator}` is not finite")]
     NonFinite {
-        /// Which measurement.
+        /// The measurement's name.
         measurement: String,
         /// The problem's identifier.
         id: String,
@@ -48,7 +48,7 @@ pub enum EvalError {
         /// The cause.
         source: std::io::Error,
     },
-    /// A file that is not the JSON it should be.
+    /// A file with malformed JSON.
     #[error("{file}, line {line}: malformed JSON")]
     Json {
         /// The file.

@@ -1,4 +1,4 @@
-//! From a stream of traces to the `policy.*`, `select.*` and `critic.*` entries of `summary.json`.
+//! Computes the `policy.*`, `select.*` and `critic.*` entries of `summary.json` from traces.
 //!
 //! Scores are computed from each trace record itself, so a score cannot belong to another trace.
 //! Constants that need fitting (vote temperature, combination weight, calibration) come from

@@ -1,4 +1,4 @@
-//! Localisation: at which token of a trace the reward shows an error.
+//! Localisation: the token of a trace at which the reward shows an error.
 //!
 //! A case is a correct demonstration with one injected error at a known place. A predictor assigns
 //! a suspicion to every token; the predicted error token is the one with the highest. Results

@@ -211,8 +211,8 @@ fn changes(cases: &[StepCase]) -> Vec<Change> {
     changes
 }
 
-/// The `PREFIX.*` entries of traces under several step scores: each list has the same traces under
-/// one.
+/// The `PREFIX.*` entries of traces with several step scores: each list has the same traces with
+/// one score.
 ///
 /// `PREFIX.{f1, accuracy_wrong, accuracy_correct}` are cross-fitted: each of two halves (even and
 /// odd positions after sorting by identifier) is evaluated with the step score and the threshold of

@@ -162,8 +162,8 @@ pub fn score_all(trace: &ScoredTrace, settings: &ScoreSettings) -> BTreeMap<Stri
     fresh.filter(|(_, value)| value.is_finite()).collect()
 }
 
-/// Byte at which the final answer begins: at the tags, box, hashes or sentence that state it, else at
-/// the last non-empty line.
+/// Byte at which the final answer begins: at the tags, box, hashes or sentence that state it, else
+/// at the last non-empty line.
 pub fn answer_start(text: &str) -> usize {
     use AnswerSource::{LastLine, LastNumber};
     extract_lenient(text)

@@ -1,4 +1,5 @@
-//! Selection: which of the N sampled traces of a problem to answer with, and when to stop sampling.
+//! Selection: which of the N sampled traces of a problem becomes the answer, and when sampling
+//! stops.
 
 mod choosing;
 mod selector;

@@ -1,7 +1,7 @@
 //! LoRA adapters. One frozen base may carry several of them.
 //!
 //! An adapter adds `scale * (x A^T) B^T` to a projection, scale = alpha / rank. Names and files are
-//! PEFT's, so each side loads the adapters that the other writes.
+//! those of PEFT, so each program loads the adapters of the other.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -48,7 +48,7 @@ pub enum Projection {
 
 impl Projection {
     /// The seven that are not fused, in the order of the forward pass. A family that fuses some
-    /// takes the fused one.
+    /// uses the fused one.
     pub const ALL: [Self; 7] = [
         Self::Query,
         Self::Key,
@@ -91,7 +91,7 @@ impl Projection {
     }
 }
 
-/// Shape of an adapter: PEFT's `LoraConfig` as far as it is used.
+/// Shape of an adapter: the used fields of PEFT's `LoraConfig`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoraSettings {
@@ -99,7 +99,7 @@ pub struct LoraSettings {
     pub rank: usize,
     /// Numerator of the scale alpha / rank.
     pub alpha: f64,
-    /// Projections that get a pair, by PEFT's names.
+    /// Projections with a pair, by PEFT's names.
     pub targets: Vec<Projection>,
 }
 
@@ -226,10 +226,10 @@ impl Adapter {
         })
     }
 
-    /// An adapter with these pairs, whose tensors come from `source`, asked by PEFT name and shape,
-    /// A before B.
+    /// An adapter with these pairs. `source` returns each tensor by PEFT name and shape, A before
+    /// B.
     ///
-    /// `settings` describe the pairs that name no other rank or scale.
+    /// `settings` describe the pairs without another rank or scale.
     pub(crate) fn build(
         config: &ModelConfig,
         settings: &LoraSettings,
@@ -279,10 +279,10 @@ impl Adapter {
         })
     }
 
-    /// The adapter with its variables on a device; returns itself when they are already there.
+    /// The adapter with its variables on a device; returns itself if they are already there.
     ///
     /// # Errors
-    /// Fails when the device has no memory for it.
+    /// The device has no memory for it.
     pub fn to_device(self, device: &Device) -> Result<Self, LmError> {
         if self
             .parameters
@@ -356,8 +356,9 @@ impl Adapter {
         }
     }
 
-    /// Returns the same weights without gradient tracking. On the CPU it adds a copy in the layout of products with factors of
-    /// type `factors`. Packing the weights for a few rows in each decoding pass would take a tenth of the time.
+    /// Returns the same weights without gradient tracking. On the CPU it adds a copy in the layout
+    /// of products with factors of type `factors`, because packing the weights in each decoding
+    /// pass would take a tenth of the time.
     ///
     /// # Errors
     /// Too little memory for the copy.

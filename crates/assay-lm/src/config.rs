@@ -1,8 +1,8 @@
-//! The shape of a decoder-only transformer, as `config.json` or GGUF metadata states it.
+//! The shape of a decoder-only transformer, from `config.json` or GGUF metadata.
 //!
-//! Decides which models this crate computes and refuses the rest by name: an architecture, an
-//! activation, a sliding window or a rotary embedding that is not implemented is an error here and
-//! never a wrong number later. Reads no weights and no tokenizer.
+//! Decides which models this crate supports. An architecture, activation, sliding window or rotary
+//! embedding that is not implemented is an error that names it, never a wrong number later. Reads
+//! no weights and no tokenizer.
 
 use std::path::Path;
 
@@ -57,7 +57,7 @@ pub struct ModelConfig {
     pub rms_norm_eps: f64,
     /// The rotary embedding.
     pub rope: RopeSettings,
-    /// The longest sequence in tokens; at most the sliding window where layers have one.
+    /// The longest sequence in tokens; at most the sliding window if layers have one.
     pub max_positions: usize,
     /// What differs between layers.
     #[serde(default)]
@@ -96,9 +96,9 @@ impl ModelConfig {
             .map(|projection| projection.shape(self))
     }
 
-    /// Values a row of all that a layer computes on its way from its input to its output, both
-    /// included: the input, two residual sums, rotated queries and keys, the attended values, the
-    /// gated product, and what each norm and projection returns.
+    /// Number of activations per row of a layer, including its input and output: the input, two
+    /// residual sums, rotated queries and keys, the attended values, the gated product, and the
+    /// output of each norm and projection.
     ///
     /// Fused projections are counted twice: their parts are copies.
     pub fn layer_activations(&self) -> u64 {
@@ -224,8 +224,8 @@ mod tests {
     }
 
     /// Llama: 7 x 32 residual, 3 x (32 + 16) attention, 3 x 48 feed-forward values. Qwen 3 norms
-    /// queries and keys; Phi-3 copies the parts of fused projections; Gemma 3 norms what each part
-    /// adds.
+    /// queries and keys; Phi-3 copies the parts of fused projections; Gemma 3 norms the output of
+    /// each part.
     #[test]
     fn activations_follow_the_table() {
         let of = |architecture| {

@@ -1,4 +1,4 @@
-//! Writing a model as a Hugging Face directory that transformers, vLLM and this crate load.
+//! Writes a model as a Hugging Face directory that transformers, vLLM and this crate load.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -17,7 +17,7 @@ pub const SCORE_WEIGHT: &str = "score.weight";
 /// Its bias, `[labels]`.
 pub const SCORE_BIAS: &str = "score.bias";
 const TOKENIZER_FILE: &str = "tokenizer.json";
-/// The files that make up a published tokenizer.
+/// The files of a published tokenizer.
 const TOKENIZER_FILES: [&str; 7] = [
     TOKENIZER_FILE,
     "tokenizer_config.json",
@@ -43,7 +43,7 @@ pub enum WeightType {
     /// 32 bits: the outputs are those of the model in memory.
     #[default]
     F32,
-    /// 16 bits with f32's range: half the size, about three significant digits a weight.
+    /// 16 bits with f32's range: half the size, about three significant digits per weight.
     Bf16,
 }
 
@@ -67,8 +67,8 @@ impl WeightType {
 /// Writes `config.json`, `generation_config.json`, safetensors (several with an index when they are
 /// large), tokenizer and chat template into an existing directory.
 ///
-/// The tokenizer's files are copied from the model's own directory where it has one; those of a
-/// GGUF model are written from its metadata.
+/// The tokenizer's files are copied from the model's directory. For a GGUF model they are written
+/// from its metadata.
 ///
 /// # Errors
 /// Names the file that could not be written; a matrix cannot be expanded.
@@ -76,11 +76,12 @@ pub fn save(model: &LanguageModel, dir: &Path, weights: WeightType) -> Result<()
     save_sharded(model, dir, weights, SHARD_BYTES)
 }
 
-/// Writes a model and a head of one label as the directory of a token classifier: what [`save`]
-/// writes, without output matrix and generation settings, and with `score.weight` and `score.bias`.
+/// Writes a model and a head of one label as the directory of a token classifier. It has the files
+/// of [`save`] without output matrix and generation settings, and with `score.weight` and
+/// `score.bias`.
 ///
 /// # Errors
-/// As [`save`]; a family of which transformers has no token classifier.
+/// As [`save`], and for a family without a token classifier in transformers.
 pub fn save_token_classifier(
     model: &LanguageModel,
     head: ScoreHead<'_>,
@@ -222,7 +223,7 @@ mod tests {
     use super::*;
     use crate::Weights;
 
-    /// Three tensors of 16 bytes each and a limit of 40: two files, the index tells which.
+    /// Three tensors of 16 bytes each and a limit of 40 bytes give two files and an index.
     #[test]
     fn shards_keep_their_size_and_read_back() {
         let dir = tempfile::tempdir().unwrap();

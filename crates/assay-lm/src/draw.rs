@@ -1,8 +1,8 @@
-//! Drawing one token from logits: temperature, top-k, top-p.
+//! Draws one token from logits: temperature, top-k, top-p.
 //!
 //! The sampling distribution is softmax(logits / temperature) restricted to the top k tokens, then
 //! to the smallest set of likeliest tokens whose mass reaches top_p, renormalised. The policy's
-//! log-probability is that of softmax(logits), whatever the sampler did: the two are kept apart.
+//! log-probability is that of softmax(logits), whatever the sampling settings. Both are returned.
 
 use assay_ops::{DeviceDraw, DeviceDrawSettings, draw_on_device, has_kernels};
 use assay_tasks::random::Stream;
@@ -16,7 +16,7 @@ use crate::LmError;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DrawSettings {
-    /// Divides the logits; 0 takes the likeliest token.
+    /// Divides the logits; 0 takes the most probable token.
     pub temperature: f64,
     /// Mass of the likeliest tokens kept, in (0, 1]; 1 keeps all.
     pub top_p: f64,
@@ -107,7 +107,7 @@ pub fn draw_tensor<'s>(
     read_drawn(&draw_on_device(logits, &uniforms, settings.into())?, rows)
 }
 
-/// The first `rows` tokens that were drawn on a device.
+/// The first `rows` tokens drawn on a device.
 ///
 /// # Errors
 /// As [`draw_rows`].
@@ -188,8 +188,8 @@ fn log_sum_exp(logits: &[f32], maximum: f32, scale: f32) -> f64 {
         .ln()
 }
 
-/// The first token at which the cumulated weight exceeds `mass`; the last token of weight if
-/// rounding runs past it.
+/// The first token at which the cumulative weight exceeds `mass`; if rounding prevents that, the
+/// last token with a positive weight.
 fn invert(weights: &[f32], mass: f64) -> usize {
     let mut sum = 0.0;
     let mut last = 0;

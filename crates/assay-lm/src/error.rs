@@ -1,5 +1,4 @@
-//! The one error type of this crate: what was being done, to which file, and which thing in it was
-//! wrong.
+//! The error type of this crate. Errors name the operation, the file and the invalid part of it.
 
 use std::error::Error as StdError;
 use std::path::PathBuf;
@@ -10,12 +9,12 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum LmError {
-    /// A device that cannot be computed on.
+    /// A device that cannot be used.
     #[error("device {name}: {reason}")]
     Device {
-        /// The device as it was named.
+        /// The device's name in the settings.
         name: crate::placement::DeviceName,
-        /// What is wrong, and the way out.
+        /// What is wrong, and how to fix it.
         reason: String,
     },
     /// A file could not be read or written.
@@ -37,25 +36,25 @@ pub enum LmError {
         /// The file.
         path: PathBuf,
     },
-    /// A file is not the JSON it should be.
+    /// A file has invalid JSON.
     #[error("{} is not a valid {what}: {source}", path.display())]
     Json {
         /// The file.
         path: PathBuf,
-        /// What the file should hold.
+        /// The expected contents of the file.
         what: &'static str,
         /// The parser's reason, with line and column.
         source: serde_json::Error,
     },
     /// A path names neither a model directory nor a `.gguf` file.
-    #[error("{} is no model: {reason}", path.display())]
+    #[error("{} is not a model: {reason}", path.display())]
     NotAModel {
         /// The path as given.
         path: PathBuf,
         /// What is missing.
         reason: String,
     },
-    /// The model's architecture is none of those that this crate computes.
+    /// This crate does not support the model's architecture.
     #[error("{}: architecture {name:?} is not supported; supported are {supported}", path.display())]
     UnsupportedArchitecture {
         /// The file that names it.
@@ -65,8 +64,7 @@ pub enum LmError {
         /// The supported names.
         supported: String,
     },
-    /// A configuration is contradictory, out of bounds, or asks for something that is not computed
-    /// here.
+    /// A configuration is contradictory, out of bounds, or needs an unsupported operation.
     #[error("{}: {field}: {reason}", path.display())]
     InvalidConfig {
         /// The file.
@@ -86,7 +84,7 @@ pub enum LmError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A safetensors header is malformed or the file is cut short.
+    /// A safetensors header is malformed, or the file is truncated.
     #[error("{} is not a valid safetensors file: {source}", path.display())]
     Safetensors {
         /// The file.
@@ -124,7 +122,7 @@ pub enum LmError {
         /// The reason.
         source: Box<dyn StdError + Send + Sync>,
     },
-    /// A tokenizer is of a kind that this crate does not read.
+    /// A tokenizer is of an unsupported kind.
     #[error("{}: {reason}", path.display())]
     UnsupportedTokenizer {
         /// The file.
@@ -132,7 +130,7 @@ pub enum LmError {
         /// What is not supported, and what is.
         reason: String,
     },
-    /// A chat prompt was asked of a model that has no chat template.
+    /// A chat prompt was requested from a model without a chat template.
     #[error(
         "{} has no chat template (tokenizer_config.json, chat_template.jinja or tokenizer.chat_template): \
          it is probably a base model; choose the plain template (`prompt.template = \"plain\"`, or --template plain)", path.display()
@@ -151,9 +149,9 @@ pub enum LmError {
         /// The engine's reason.
         source: minijinja::Error,
     },
-    /// A chat template writes control tokens that the tokenizer does not have: it belongs to
+    /// A chat template writes control tokens that the tokenizer does not have, so it belongs to
     /// another model.
-    #[error("{}: the chat template writes {token}, which is no token of this model's tokenizer", path.display())]
+    #[error("{}: the chat template writes {token}, which is not a token of this model's tokenizer", path.display())]
     ForeignTemplate {
         /// The file that holds the template.
         path: PathBuf,
@@ -174,10 +172,10 @@ pub enum LmError {
         /// The group's index in its batch.
         group: usize,
     },
-    /// A model or data set could not be had from the Hugging Face hub or its cache.
+    /// A model or data set could not be loaded from the Hugging Face hub or its cache.
     #[error("{name}: {reason}")]
     Hub {
-        /// The name as given, or the file that was asked for.
+        /// The name as given, or the requested file.
         name: String,
         /// What went wrong and what to do.
         reason: String,
@@ -194,7 +192,7 @@ pub enum LmError {
         /// The setting and its bounds.
         reason: String,
     },
-    /// Logits hold no finite maximum.
+    /// Logits have no finite maximum.
     #[error("the model's logits are not finite")]
     NonFiniteLogits,
     /// A tensor that must receive a gradient received none.
@@ -212,7 +210,7 @@ pub enum LmError {
 }
 
 impl LmError {
-    /// Whether memory was refused, on the CPU or on a device.
+    /// Whether the error is a failed allocation, on the CPU or on a device.
     pub fn is_out_of_memory(&self) -> bool {
         match self {
             Self::Operation(error) => error.is_out_of_memory(),

@@ -1,16 +1,15 @@
 //! The table of model families: the tensors of a layer, and the names that files use for them.
 //!
 //! The loader, the writer, the map of GGUF names, the random model, the adapters and the memory
-//! plan read this table, so a family that needs no new operation is one entry here. What a layer
-//! computes with its tensors is decided in [`crate::transformer`]; which settings of a family are
-//! read is decided in `config`.
+//! plan use this table, so a family that needs no new operation is one entry here. The computation
+//! of a layer is in [`crate::transformer`]; `config` reads the settings of a family.
 
 use serde::{Deserialize, Serialize};
 
 use crate::ModelConfig;
 use crate::adapter::Projection;
 
-/// The families of models that are computed.
+/// The supported model families.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -44,9 +43,9 @@ pub(crate) enum Norm {
     Query,
     /// On every key head, before rotation.
     Key,
-    /// On what attention adds to the residual stream.
+    /// On the output of attention, before it is added to the residual stream.
     AfterAttention,
-    /// On what the feed-forward part adds to the residual stream.
+    /// On the output of the feed-forward part, before it is added to the residual stream.
     AfterFeedForward,
 }
 
@@ -70,7 +69,7 @@ pub(crate) enum Role {
     Embedding,
     /// The weight of the norm after the last layer, `[hidden]`.
     FinalNorm,
-    /// The output matrix `[vocab, hidden]`; absent where it is the embedding.
+    /// The output matrix `[vocab, hidden]`; absent if it is the embedding.
     Output,
 }
 
@@ -79,7 +78,7 @@ pub(crate) enum Role {
 pub(crate) enum Bias {
     /// Never.
     None,
-    /// Where [`ModelConfig::qkv_bias`] says so.
+    /// If [`ModelConfig::qkv_bias`] says so.
     WhereConfigured,
 }
 
@@ -96,7 +95,7 @@ pub(crate) enum Initial {
     One,
 }
 
-/// One tensor of a model: its role, the names that files give to it, its values at the start.
+/// One tensor of a model: its role, its names in files, and its initial values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct TensorSpec {
     /// What it is in the computation.
@@ -118,20 +117,20 @@ pub(crate) enum Activation {
     GeluTanh,
 }
 
-/// Which layers have a sliding window, where the configuration names no kind for each layer.
+/// Which layers have a sliding window if the configuration does not name the kind of each layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WindowRule {
     /// None.
     Never,
     /// Those that `use_sliding_window` and `max_window_layers` switch on.
     ByFlag,
-    /// All, where `sliding_window` has a value.
+    /// All, if `sliding_window` has a value.
     Always,
-    /// All but every n-th, n being `sliding_window_pattern`; they rotate by a base of their own.
+    /// All but every n-th, where n is `sliding_window_pattern`; they have their own rotation base.
     Local,
 }
 
-/// What distinguishes a family.
+/// The properties of a family.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Family {
     pub(crate) architecture: Architecture,
@@ -141,15 +140,15 @@ pub(crate) struct Family {
     pub(crate) gguf: &'static str,
     /// The class that transformers builds for a language model.
     pub(crate) causal_lm_class: &'static str,
-    /// The class that transformers builds for a per-token head, where it has one.
+    /// The class that transformers builds for a per-token head, if it has one.
     pub(crate) token_classification_class: Option<&'static str>,
-    /// What `config.json` means where it leaves a setting out.
+    /// Defaults of settings that are missing in `config.json`.
     pub(crate) defaults: Defaults,
     /// Whether GGUF files interleave the two halves of a query or key head that a rotation pairs.
     pub(crate) interleaved_in_gguf: bool,
     pub(crate) activation: Activation,
     pub(crate) window: WindowRule,
-    /// Hugging Face files hold the weights of norms less this.
+    /// Subtracted from the weights of norms in Hugging Face files.
     pub(crate) norm_offset: f64,
     /// Whether embeddings are multiplied by sqrt(hidden_size).
     pub(crate) scales_embedding: bool,
@@ -157,10 +156,10 @@ pub(crate) struct Family {
     pub(crate) layer: &'static [TensorSpec],
 }
 
-/// What a setting means that `config.json` leaves out.
+/// Defaults of settings that are missing in `config.json`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Defaults {
-    /// Width of a head; `hidden_size / num_attention_heads` where this is none either.
+    /// Width of a head; if `None`, `hidden_size / num_attention_heads`.
     pub(crate) head_dim: Option<usize>,
     pub(crate) rope_theta: f64,
     pub(crate) is_tied: bool,
@@ -185,7 +184,7 @@ const OUTPUT: TensorSpec = TensorSpec {
     gguf: "output",
     initial: Initial::ByWidth(0.5),
 };
-/// The tensors outside the layers, with their whole names but for `.weight`.
+/// The tensors outside the layers, with their full names without `.weight`.
 pub(crate) const OUTER: [TensorSpec; 3] = [EMBEDDING, FINAL_NORM, OUTPUT];
 
 const INPUT_NORM: TensorSpec = norm(Norm::Input, Width::Hidden, "input_layernorm", "attn_norm");
@@ -204,7 +203,7 @@ const QUERY_KEY_VALUE: TensorSpec = projection(Projection::QueryKeyValue, "attn_
 const ATTENTION_OUTPUT: TensorSpec = projection(Projection::Output, "attn_output").residual();
 const GATE: TensorSpec = projection(Projection::Gate, "ffn_gate");
 const UP: TensorSpec = projection(Projection::Up, "ffn_up");
-/// The file's name does not say that gate and up are one matrix here.
+/// Gate and up are one matrix here, although the name in the file does not say so.
 const GATE_UP: TensorSpec = projection(Projection::GateUp, "ffn_up");
 const DOWN: TensorSpec = projection(Projection::Down, "ffn_down").residual();
 
@@ -283,7 +282,7 @@ const GEMMA3: &[TensorSpec] = &[
     DOWN,
 ];
 
-/// Llama, which the other families differ from.
+/// Llama; the other families are defined by their differences from it.
 const LLAMA_FAMILY: Family = Family {
     architecture: Architecture::Llama,
     model_type: "llama",
@@ -304,7 +303,7 @@ const LLAMA_FAMILY: Family = Family {
     layer: LLAMA,
 };
 
-/// Every family. Of those that share a GGUF name, the first is read.
+/// Every family. If several share a GGUF name, the first is used.
 pub(crate) static FAMILIES: &[Family] = &[
     LLAMA_FAMILY,
     Family {
@@ -432,7 +431,7 @@ impl TensorSpec {
 }
 
 impl Width {
-    /// The number that a configuration has for it.
+    /// The value of this width in a configuration.
     pub(crate) fn of(self, config: &ModelConfig) -> usize {
         match self {
             Self::Hidden => config.hidden_size,
@@ -483,7 +482,7 @@ impl Family {
         })
     }
 
-    /// The projections of this family that `targets` mean: where it fuses some, the fused one.
+    /// The projections of this family that `targets` name; fused projections replace their parts.
     pub(crate) fn present(&self, targets: &[Projection]) -> Vec<Projection> {
         let mut present = Vec::new();
         for &target in targets {
@@ -549,7 +548,7 @@ impl Architecture {
         self.family().causal_lm_class
     }
 
-    /// The class that transformers builds for a per-token head on this family, where it has one.
+    /// The class that transformers builds for a per-token head on this family, if it has one.
     pub fn token_classification_class(self) -> Option<&'static str> {
         self.family().token_classification_class
     }

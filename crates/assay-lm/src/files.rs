@@ -1,4 +1,5 @@
-//! Reading small files whole. The limit holds whatever length the file claims.
+//! Reads small files completely, up to a limit that does not depend on the size that the file
+//! claims.
 
 use std::fs::File;
 use std::io::Read;
@@ -37,7 +38,7 @@ pub(crate) fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, LmError> 
 ///
 /// # Errors
 /// [`LmError::LfsPointer`] names the file and says how to download it. A file that cannot be read
-/// passes: its reader reports it.
+/// is not an error here; its reader reports it.
 pub(crate) fn refuse_pointer(path: &Path) -> Result<(), LmError> {
     let mut start = Vec::new();
     if let Ok(file) = File::open(path) {

@@ -1,5 +1,5 @@
-//! Backward passes layer by layer: what a forward pass keeps, and how gradients are propagated and
-//! summed.
+//! Backward passes layer by layer: the activations that a forward pass keeps, and the propagation
+//! and summation of gradients.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use candle_core::{Tensor, TensorId, Var};
 
 use crate::LmError;
 
-/// What a forward pass in training keeps for the backward pass.
+/// The activations that a training forward pass keeps for the backward pass.
 ///
 /// # Shapes
 /// `[T, hidden]` in the type of the model: the input of each layer, and of the final norm.
@@ -19,15 +19,15 @@ pub struct Tape {
     pub(crate) last: Tensor,
 }
 
-/// What is kept of one layer.
+/// The stored activations of one layer.
 pub(crate) enum Kept {
-    /// Its input; the backward pass computes the rest again.
+    /// Its input; the backward pass recomputes the rest.
     Input(Tensor),
     /// All activations.
     Whole(Graph),
 }
 
-/// A part of the computation with everything that its backward pass needs.
+/// A part of the computation with the data for its backward pass.
 pub(crate) struct Graph {
     input: Var,
     output: Tensor,
@@ -101,8 +101,8 @@ impl Graph {
         &self.output
     }
 
-    /// Gradient at the input of `output . grad_output`; gradients of `tensors` are added on the
-    /// way.
+    /// Gradient of `output . grad_output` with respect to the input. Also adds the gradients of
+    /// `tensors`.
     pub(crate) fn pull_back<'t>(
         self,
         grad_output: &Tensor,

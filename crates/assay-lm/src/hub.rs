@@ -1,8 +1,8 @@
-//! Models and data sets by their name on the Hugging Face hub, through the cache that Python's
-//! `huggingface_hub` uses. This module decides which names are hub names, which files of a
-//! repository are fetched, and when a request is sent. The cache's layout is in `cache`, the
-//! requests are in `client`, uploads in `push`. Commits, entity tags and file names in a hub's
-//! answer are checked before they become part of a path.
+//! Downloads models and data sets by their name on the Hugging Face hub, through the cache of
+//! Python's `huggingface_hub`. This module decides which names are hub names, which files of a
+//! repository are fetched, and when a request is sent. The cache's layout is in `cache`, requests
+//! are in `client`, uploads in `push`. Commits, entity tags and file names in a hub's response are
+//! checked before they become part of a path.
 
 mod cache;
 mod client;
@@ -22,8 +22,8 @@ use crate::weights::gguf::first_part;
 
 const MAIN: &str = "main";
 const INDEX_FILE: &str = "model.safetensors.index.json";
-/// Files of a model or adapter other than its weights. They are fetched where they exist, and so is
-/// every file whose name begins with `tokenizer`.
+/// Files of a model or adapter other than its weights. They are fetched if they exist, like every
+/// file whose name begins with `tokenizer`.
 const SMALL_FILES: [&str; 11] = [
     "config.json",
     "generation_config.json",
@@ -61,7 +61,7 @@ pub struct RepoName {
     revision: Option<String>,
 }
 
-/// Where the hub and its cache are.
+/// Addresses of the hub and of its cache.
 #[derive(Clone, Debug)]
 pub struct HubSettings {
     /// Base URL of the hub.
@@ -187,8 +187,8 @@ impl HubSettings {
     }
 }
 
-/// The local path of what `name` says: the path itself where it exists, else a repository's
-/// snapshot, or one file of it.
+/// The local path of `name`: the path itself if it exists, else a repository's snapshot or one file
+/// of it.
 ///
 /// # Errors
 /// [`LmError::NotAModel`] for a name that is neither; [`LmError::Hub`] as [`fetch`].
@@ -199,7 +199,7 @@ pub fn locate(name: &Path, settings: &HubSettings, watch: Watch<'_>) -> Result<P
     let Some(repo) = name.to_str().and_then(RepoName::parse) else {
         return Err(LmError::NotAModel {
             path: name.to_owned(),
-            reason: "there is no such file or directory, and it is no hub name like org/name, org/name@revision or \
+            reason: "there is no such file or directory, and it is not a hub name like org/name, org/name@revision or \
                      org/name/file.gguf"
                 .to_owned(),
         });
@@ -210,15 +210,15 @@ pub fn locate(name: &Path, settings: &HubSettings, watch: Watch<'_>) -> Result<P
 /// Fetches the needed files of a repository into the cache and returns the snapshot directory, or
 /// the named file in it.
 ///
-/// Of a model: configuration, safetensors (with those its index names), tokenizer, chat template;
-/// where there is no safetensors file, its only `.gguf`. Of an adapter: its configuration, its
-/// weights and the files of a head. Of a data set: parquet and JSON files. Cached files are not
+/// For a model: configuration, safetensors (including those that its index names), tokenizer, chat
+/// template; without safetensors files, its only `.gguf`. For an adapter: its configuration, its
+/// weights and the files of a head. For a data set: parquet and JSON files. Cached files are not
 /// requested again, and without a network only the cache is used.
 ///
 /// # Errors
 /// [`LmError::Hub`] names the repository or file and the reason: not found, no access, no network
-/// and nothing cached, a file whose length or digest is not the announced one, an answer that
-/// cannot be trusted as a path.
+/// and nothing cached, a file with another length or digest than announced, an unsafe path in a
+/// response.
 pub fn fetch(
     name: &RepoName,
     settings: &HubSettings,
@@ -283,7 +283,7 @@ struct IndexFile {
 }
 
 impl Transfer<'_, '_> {
-    /// Fetches the needed files and returns the path to open.
+    /// Fetches the required files and returns the path to open.
     fn wanted(&mut self, name: &RepoName, files: &[String]) -> Result<PathBuf, LmError> {
         let has = |file: &str| files.iter().any(|other| other == file);
         if let Some(file) = &name.file {
@@ -299,7 +299,7 @@ impl Transfer<'_, '_> {
             self.all(files.iter().filter(data))?;
             return Ok(snapshot);
         }
-        // An adapter is small, and files other than the weights may decide what it means.
+        // An adapter is small, and its meaning may depend on files other than the weights.
         let adapter = has("adapter_config.json");
         let beside = |file: &str| ADAPTER_ENDINGS.iter().any(|ending| file.ends_with(ending));
         let small = |file: &&String| {
@@ -348,7 +348,8 @@ impl Transfer<'_, '_> {
         }
     }
 
-    /// A file and, where it is part of a split GGUF file, all other parts; returns the first one.
+    /// Fetches a file and, if it is part of a split GGUF file, all other parts. Returns the first
+    /// one.
     fn gguf_parts(&mut self, file: &str, files: &[String]) -> Result<PathBuf, LmError> {
         let parts = files.iter().filter(|other| is_part_of(other, file));
         self.all(parts)?;
@@ -365,7 +366,7 @@ impl Transfer<'_, '_> {
     /// One file, from the cache or the hub.
     fn file(&mut self, file: &str) -> Result<PathBuf, LmError> {
         if !cache::is_inner_path(file) {
-            let reason = "the hub names a file that is no path inside its repository";
+            let reason = "the hub names a file that is not a path inside its repository";
             return Err(hub_error(file, reason));
         }
         let target = self.cache.snapshot(self.commit).join(file);

@@ -2,14 +2,14 @@
 //! adapters and sampling.
 //!
 //! A model is a Hugging Face directory or a `.gguf` file. [`LanguageModel::open`] reads all of it;
-//! [`ModelSource`] reads it part by part. Which families are computed is decided by one table of
-//! tensors, from which the loader, the writer, the map of GGUF names and the random model follow;
-//! [`Architecture`] lists them. Anything that is not computed is an error that names the file and
-//! the setting, never a wrong number.
+//! [`ModelSource`] reads it part by part. One table of tensors defines the supported families,
+//! which [`Architecture`] lists; the loader, the writer, the map of GGUF names and the random model
+//! use it. An unsupported feature is an error that names the file and the setting, never a wrong
+//! number.
 //!
 //! Every forward pass runs on a [`PackedBatch`]: groups of completions that share a prompt, without
 //! padding. [`peft`] reads and writes LoRA adapters in PEFT's format, [`directory`] writes models,
-//! [`hub`] fetches them. Losses, rewards and training are left to the crates above.
+//! [`hub`] fetches them. Losses, rewards and training are in other crates.
 //!
 //! # Example
 //!

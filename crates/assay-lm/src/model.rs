@@ -19,15 +19,15 @@ pub struct LanguageModel {
     pub tokenizer: Tokenizer,
     /// Its chat template.
     pub template: ChatTemplate,
-    /// The path it was opened by, as adapters record it.
+    /// The path it was opened with, which adapters store.
     pub name: String,
 }
 
-/// How quantised matrices are kept in memory.
+/// How quantised matrices are stored in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Storage {
-    /// As blocks, as in the file: needs the least memory and expands them in every pass.
+    /// As blocks, as in the file. This needs the least memory but expands them in every pass.
     AsStored,
     /// Expanded once to the type of the placement: fastest.
     #[default]
@@ -67,7 +67,7 @@ impl LanguageModel {
         self.template.end_of_turn()
     }
 
-    /// The rendered chat prompt of some messages, ready for a completion.
+    /// The token ids of the rendered chat prompt of messages.
     ///
     /// # Errors
     /// The template fails.
@@ -75,7 +75,7 @@ impl LanguageModel {
         self.template.prompt_ids(&self.tokenizer, messages)
     }
 
-    /// The rendered prompt of a conversation with variables, ready for a completion.
+    /// The token ids of the rendered prompt of a conversation with variables.
     ///
     /// # Errors
     /// The template fails.
@@ -84,7 +84,7 @@ impl LanguageModel {
             .conversation_ids(&self.tokenizer, conversation)
     }
 
-    /// As [`LanguageModel::prompt_ids`], by the model's own template or by the plain one of base
+    /// As [`LanguageModel::prompt_ids`], with the model's own template or the plain one of base
     /// models.
     ///
     /// # Errors

@@ -1,10 +1,10 @@
 //! Packed batches: the unit of work of every forward pass.
 //!
-//! A batch is a flat list of tokens without padding. A group's prompt appears once, and so does each
-//! beginning that completions of the group share: the rows of a group form a tree. A completion
-//! attends to its prompt and to itself, and its positions continue from the prompt. This module
-//! decides the order of rows, which row predicts which token, and how an update is cut into
-//! micro-batches of whole completions. Attention itself is in `assay-ops`.
+//! A batch is a flat list of tokens without padding. A group's prompt appears once, and so does
+//! each prefix that completions of the group share, so the rows of a group form a tree. A
+//! completion attends to its prompt and to itself, and its positions continue from the prompt. This
+//! module decides the order of rows, which row predicts which token, and how an update is split
+//! into micro-batches of whole completions. Attention itself is in `assay-ops`.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -24,14 +24,14 @@ pub struct Group {
 }
 
 impl Group {
-    /// Most rows this group takes in a packed batch: prompt once, completions once each. Completions
-    /// that begin alike take fewer.
+    /// Maximum number of rows of this group in a packed batch: the prompt once and each completion
+    /// once. Completions with a common prefix take fewer.
     pub fn rows(&self) -> usize {
         self.prompt.len() + self.completions.iter().map(Vec::len).sum::<usize>()
     }
 }
 
-/// Most rows of some groups in one packed batch.
+/// Maximum number of rows of some groups in one packed batch.
 pub fn rows(groups: &[Group]) -> usize {
     groups.iter().map(Group::rows).sum()
 }
@@ -49,15 +49,15 @@ pub struct PromptedCompletion<'t> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PromptGroups {
     groups: Vec<Group>,
-    /// For each group, where its completions stand in the list they came from.
+    /// For each group, the indices of its completions in the original list.
     places: Vec<Vec<usize>>,
 }
 
 impl PromptGroups {
     /// Groups completions by prompt, in the order in which the prompts first appear.
     ///
-    /// Leaves out a completion without a token, without a prompt, or of more than `max_positions` tokens with its
-    /// prompt: no model can read it.
+    /// Leaves out completions that no model can read: without tokens, without a prompt, or with
+    /// more than `max_positions` tokens including the prompt.
     pub fn new<'t>(
         completions: impl IntoIterator<Item = PromptedCompletion<'t>>,
         max_positions: usize,
@@ -90,8 +90,8 @@ impl PromptGroups {
         rows(&self.groups)
     }
 
-    /// Micro-batches of at most `token_budget` rows, see [`micro_batches`]: their groups, and for each completion its
-    /// place in the list that was grouped.
+    /// Micro-batches of at most `token_budget` rows, see [`micro_batches`]: their groups, and for
+    /// each completion its index in the original list.
     pub fn micro_batches(
         &self,
         token_budget: usize,
@@ -104,14 +104,14 @@ impl PromptGroups {
     }
 }
 
-/// Where a completion lies in a packed batch.
+/// The position of a completion in a packed batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompletionSpan {
     /// Index of its group in the batch.
     pub group: usize,
     /// Index of the completion in its group.
     pub index: usize,
-    /// The row of each token. The first rows may be those of an earlier completion too.
+    /// The row of each token. The first rows may be shared with an earlier completion.
     pub rows: Vec<u32>,
     /// The prompt's last row: its hidden state predicts the completion's first token.
     pub prompt_last_row: u32,
@@ -131,8 +131,8 @@ impl CompletionSpan {
 /// A packed batch: tokens, positions, attention spans.
 ///
 /// # Shapes
-/// `tokens` and `positions` have one entry a row, `[T]`. Rows are, group after group: the prompt,
-/// then of each completion the tokens that no earlier one begins with.
+/// `tokens` and `positions` have one entry per row, `[T]`. Rows are, group after group: the prompt,
+/// then of each completion the tokens that it does not share with an earlier one.
 #[derive(Clone, Debug)]
 pub struct PackedBatch {
     /// Token id of each row.
@@ -239,7 +239,7 @@ impl PackedBatch {
     }
 }
 
-/// Rows of a batch that is being packed.
+/// Rows of a batch during packing.
 #[derive(Default)]
 struct Rows {
     tokens: Vec<u32>,
@@ -256,7 +256,8 @@ impl Rows {
         start..self.tokens.len()
     }
 
-    /// The rows of a completion, new ones from its first token on that no earlier completion has there.
+    /// The rows of a completion. From the first token on that no earlier completion has at this
+    /// place, the rows are new.
     fn completion(&mut self, prompt: &Range<usize>, ids: &[u32]) -> Vec<u32> {
         let mut before = prompt.end as u32 - 1;
         let path = ids
@@ -297,16 +298,15 @@ pub struct MicroBatch {
     /// Groups with the completions of this part; a prompt reappears in each part that has
     /// completions of it.
     pub groups: Vec<Group>,
-    /// For each completion, in batch order: (group, completion) in the update it was cut from.
+    /// For each completion, in batch order: (group, completion) in the update.
     pub origin: Vec<(usize, usize)>,
 }
 
-/// Cuts an update into micro-batches of at most `token_budget` rows.
+/// Splits an update into micro-batches of at most `token_budget` rows.
 ///
-/// Completions are never cut; one that exceeds the budget on its own gets a micro-batch of its own.
-/// A group that fits a micro-batch is not cut either, so that no prompt is computed twice for it.
-/// Order is kept, so concatenating the parts gives the update again. Groups without completions do
-/// not appear.
+/// Completions are never split; one that alone exceeds the budget gets its own micro-batch. A group
+/// that fits a micro-batch is not split either, so its prompt is computed only once. The order is
+/// kept, so concatenating the parts returns the update. Groups without completions are left out.
 pub fn micro_batches(groups: &[Group], token_budget: usize) -> Vec<MicroBatch> {
     let mut parts = Vec::new();
     let mut current = MicroBatch::default();
@@ -344,18 +344,19 @@ pub fn micro_batches(groups: &[Group], token_budget: usize) -> Vec<MicroBatch> {
     parts
 }
 
-/// Row limits of a cut that keeps groups whole.
+/// Row limits of a split that keeps groups whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowLimits {
-    /// Most rows of several groups in one micro-batch.
+    /// Maximum number of rows of several groups in one micro-batch.
     pub micro_batch: usize,
-    /// Most rows of one group in one micro-batch.
+    /// Maximum number of rows of one group in one micro-batch.
     pub token_budget: usize,
 }
 
-/// Cuts an update into lists of micro-batches such that each list has all completions of its
-/// groups: whole groups of at most [`RowLimits::micro_batch`] rows together, or one group of up to
-/// [`RowLimits::token_budget`], in one micro-batch; a larger group in several.
+/// Splits an update into lists of micro-batches such that each list has all completions of its
+/// groups. A list is one micro-batch, of whole groups with at most [`RowLimits::micro_batch`] rows
+/// together or of one group with up to [`RowLimits::token_budget`] rows, or several micro-batches
+/// of a larger group.
 pub fn whole_group_batches(groups: &[Group], limits: RowLimits) -> Vec<Vec<MicroBatch>> {
     let mut lists: Vec<Vec<MicroBatch>> = Vec::new();
     let mut filled = 0;
@@ -409,7 +410,7 @@ mod tests {
     #[test]
     fn the_prompts_last_row_predicts_the_completion() {
         let batch = PackedBatch::new(&[group(3, &[2, 0, 1]), group(1, &[3])]).unwrap();
-        // The third completion is the beginning of the first.
+        // The third completion is a prefix of the first.
         assert_eq!(&*batch.positions, &[0, 1, 2, 3, 4, 0, 1, 2, 3]);
         let (rows, targets) = batch.predictions();
         assert_eq!(rows, [2, 3, 2, 5, 6, 7]);
@@ -481,7 +482,7 @@ mod tests {
                 .map(|part| part.origin.len())
                 .collect::<Vec<_>>()
         };
-        // 13, 13 and 29 rows: the second group would fit in part, the third fits nowhere.
+        // 13, 13 and 29 rows: the second group would fit only in part, the third not at all.
         assert_eq!(cut(20), [2, 2, 2, 1]);
         assert_eq!(cut(26), [4, 2, 1]);
         assert_eq!(cut(55), [7]);

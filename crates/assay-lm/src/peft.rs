@@ -24,15 +24,15 @@ use crate::{LmError, ModelConfig};
 pub const CONFIG_FILE: &str = "adapter_config.json";
 /// File with the tensors.
 pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
-/// The tensors as Python pickles them, which are not read.
+/// File with pickled tensors, which is not read.
 const PICKLED_FILE: &str = "adapter_model.bin";
 /// Module of a token classifier's head.
 const HEAD: &str = "score";
 const EMBEDDING: &str = "model.embed_tokens";
 const OUTPUT: &str = "lm_head";
 
-/// An adapter read from a PEFT directory, with the tensors that are no LoRA pair (e.g. a reward
-/// head).
+/// An adapter read from a PEFT directory, with the tensors outside of LoRA pairs, such as a reward
+/// head.
 #[derive(Debug)]
 pub struct LoadedAdapter {
     /// The pairs.
@@ -41,7 +41,7 @@ pub struct LoadedAdapter {
     pub base_model: String,
     /// `task_type`, if given.
     pub task_type: Option<String>,
-    /// Fingerprint of the frozen weights that it was trained on, where the directory says so.
+    /// Fingerprint of the frozen weights that it was trained on, if the directory has it.
     pub trained_on: Option<String>,
     /// The tensors of a score head by PEFT's names, f32.
     pub extra: HashMap<String, Tensor>,
@@ -49,7 +49,8 @@ pub struct LoadedAdapter {
 }
 
 impl LoadedAdapter {
-    /// Whether the adapter was trained on other weights than `base` has, as far as both are known.
+    /// Whether the adapter was trained on other weights than those of `base`. False if either is
+    /// unknown.
     ///
     /// The same model in another format or precision counts as another.
     pub fn is_on_other_weights(&self, base: &Transformer) -> bool {
@@ -71,10 +72,10 @@ pub fn base_model(dir: &Path) -> Result<String, LmError> {
 /// Loads a PEFT LoRA directory whose pairs can be trained further.
 ///
 /// # Errors
-/// Names the file and the thing: unreadable or malformed files, an unsupported kind of adapter, a
+/// Names the file and the cause: unreadable or malformed files, an unsupported kind of adapter, a
 /// tensor that is missing or whose shape does not match the base model, an adapter that changes the
 /// base model itself (DoRA, `lora_bias`, `modules_to_save`, pairs on the embedding or the output
-/// matrix): see [`load_with_base`].
+/// matrix; see [`load_with_base`]).
 pub fn load(dir: &Path, config: &ModelConfig) -> Result<LoadedAdapter, LmError> {
     let loaded = read(dir, config)?;
     if loaded.changes.is_empty() {
@@ -93,7 +94,7 @@ pub fn load(dir: &Path, config: &ModelConfig) -> Result<LoadedAdapter, LmError> 
 /// copy with the adapter's changes of the base model merged into it.
 ///
 /// # Errors
-/// As [`load`], but for changes of the base model.
+/// As [`load`], except that changes of the base model are allowed.
 pub fn load_with_base(
     dir: &Path,
     base: &Arc<Transformer>,
@@ -165,7 +166,7 @@ struct Parts<'p> {
     head: HashMap<String, Tensor>,
 }
 
-/// What a file has of one pair.
+/// The tensors of one pair in a file.
 #[derive(Default)]
 struct Pair {
     a: Option<Tensor>,
@@ -209,7 +210,8 @@ impl<'p> Parts<'p> {
         Ok(parts)
     }
 
-    /// The pair of a projection, where the file has one; the rules say whether it must.
+    /// The pair of a projection if the file has one. Fails if the rules require one and it is
+    /// missing.
     fn projection(
         &mut self,
         layer: usize,
@@ -261,8 +263,8 @@ impl<'p> Parts<'p> {
         })
     }
 
-    /// Pairs on the embedding and the output matrix, and whole tensors; any other that is left over
-    /// would be missing from the outputs.
+    /// Pairs on the embedding and the output matrix, and whole tensors. Fails for any other
+    /// remaining tensor, which would have no effect on the outputs.
     fn changes_of_the_base(
         &mut self,
         file: &ConfigFile,

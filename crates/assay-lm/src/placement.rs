@@ -1,5 +1,5 @@
-//! Where a model's tensors are and in which type: on the CPU, or on a GPU that this program has
-//! kernels for.
+//! Device and number type of a model's tensors: the CPU, or a GPU that this program has kernels
+//! for.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::LmError;
 
-/// Where to compute, as settings and options name it: `auto`, `cpu`, `cuda`, `cuda:1`.
+/// A device as named in settings and options: `auto`, `cpu`, `cuda`, `cuda:1`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceName {
@@ -32,11 +32,12 @@ pub enum Precision {
     Auto,
     /// f32.
     F32,
-    /// bf16 weights and factors of products. Sums, adapters and log-probabilities stay f32; on a CPU, activations too.
+    /// bf16 weights and factors of products. Sums, adapters and log-probabilities stay f32; on a
+    /// CPU, activations too.
     Bf16,
 }
 
-/// Where a run computes and in which type.
+/// Device and number type of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlacementSettings {
@@ -80,7 +81,7 @@ impl PlacementSettings {
     /// Opens the device.
     ///
     /// # Errors
-    /// [`LmError::Device`] when a GPU is named that this program has no kernels for or that does not answer.
+    /// [`LmError::Device`] for a GPU that this program has no kernels for or that cannot be opened.
     pub fn resolve(self) -> Result<Placement, LmError> {
         self.resolve_on(0)
     }
@@ -150,7 +151,7 @@ impl FromStr for DeviceName {
             "cuda" => Some(Self::Cuda(0)),
             other => other.strip_prefix("cuda:").and_then(number),
         };
-        found.ok_or_else(|| format!("{name:?} is no device; use auto, cpu, cuda or cuda:N"))
+        found.ok_or_else(|| format!("{name:?} is not a device; use auto, cpu, cuda or cuda:N"))
     }
 }
 
@@ -187,7 +188,7 @@ impl FromStr for Precision {
             "auto" => Ok(Self::Auto),
             "f32" => Ok(Self::F32),
             "bf16" => Ok(Self::Bf16),
-            _ => Err(format!("{name:?} is no type; use auto, f32 or bf16")),
+            _ => Err(format!("{name:?} is not a type; use auto, f32 or bf16")),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Sampling completions. Each prompt is computed once, samples of all prompts share a batch, and
+//! Samples completions. Each prompt is computed once, samples of all prompts share a batch, and
 //! finished sequences leave it.
 //!
 //! This module decides which sequences are in the batch at each decoding step and which random
@@ -31,25 +31,23 @@ use recorded::RecordedStep;
 const PREFILL_ROWS: usize = 512;
 const DEVICE_PREFILL_ROWS: usize = 1 << 14;
 
-/// One prompt and the streams of the samples wanted from it.
+/// One prompt and the random streams of its samples.
 #[derive(Clone, Debug)]
 pub struct SampleRequest {
     /// The rendered prompt; never empty.
     pub prompt: Vec<u32>,
-    /// One stream a sample.
+    /// One stream per sample.
     pub streams: Vec<Stream>,
-    /// Largest number of tokens of each of these samples, where it is below the general limit; at
-    /// least 1.
+    /// Maximum number of tokens of each of these samples, if below the general limit; at least 1.
     pub max_new_tokens: Option<usize>,
-    /// A token that none of these samples begins with: the first is drawn from the distribution
-    /// without it.
+    /// A token that is excluded from the distribution of each sample's first token.
     pub not_first: Option<u32>,
 }
 
 /// A sampled completion.
 ///
 /// # Shapes
-/// All three lists have one entry a token, the end-of-turn token included.
+/// All three lists have one entry per token, the end-of-turn token included.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Completion {
     /// Token ids.
@@ -65,17 +63,17 @@ pub struct Completion {
 /// Limits of a sampling run.
 #[derive(Clone, Debug)]
 pub struct SamplingLimits {
-    /// Largest number of tokens of a completion; at least 1.
+    /// Maximum number of tokens of a completion; at least 1.
     pub max_new_tokens: usize,
     /// Tokens that end a completion; they are part of it.
     pub stop_tokens: Vec<u32>,
-    /// Largest number of sequences decoded at a time; at least 1.
+    /// Maximum number of sequences decoded at the same time; at least 1.
     pub max_sequences: usize,
 }
 
-/// Samples every request; the result has the requests' order, one list of completions a prompt.
+/// Samples every request; the result has the requests' order, one list of completions per prompt.
 ///
-/// `on_token` is called with the number of tokens drawn at each step (for progress).
+/// `on_token` receives the number of tokens drawn at each step, for progress.
 ///
 /// # Errors
 /// An empty prompt, a limit of zero, or a failing operation.
@@ -157,9 +155,9 @@ fn for_decoding(
     }
 }
 
-/// The prompts packed, their keys and values, and the hidden state after each, `[prompts, hidden]`.
-/// A few prompts at a time share a forward pass, which bounds memory. No value depends on the
-/// split.
+/// The packed prompts, their keys and values, and the hidden state after each, `[prompts, hidden]`.
+/// A forward pass computes a few prompts at a time, which bounds memory. The values do not depend
+/// on this split.
 fn prefill(
     model: &Transformer,
     adapter: Option<&Adapter>,
@@ -204,18 +202,18 @@ struct Active {
     stream: Stream,
 }
 
-/// Logits after each prompt, `[prompts, vocab]` f32, where tokens are drawn from them.
+/// Logits after each prompt, `[prompts, vocab]` f32, on the device that draws tokens.
 enum FirstLogits {
     Host(Vec<Vec<f32>>),
     Device(Tensor),
 }
 
 impl FirstLogits {
-    /// Prompts whose logits are copied at one time: bounds the copy, not the number of samples.
+    /// Number of prompts whose logits are copied at a time.
     const ROWS: usize = 64;
 
-    /// The logits of every request, without those of tokens that may not come first; these are
-    /// taken out on the host.
+    /// The logits of every request, without those of excluded first tokens, which are removed on
+    /// the host.
     fn new(logits: Tensor, requests: &[SampleRequest]) -> Result<Self, LmError> {
         let excludes = requests.iter().any(|request| request.not_first.is_some());
         if has_kernels(logits.device()) && !excludes {
@@ -267,19 +265,19 @@ struct Decoder<'m> {
     prompt_cache: PromptCache,
     first_logits: FirstLogits,
     caches: Vec<KvCache>,
-    /// Largest number of tokens of a sample, by request.
+    /// Maximum number of tokens of a sample, by request.
     most: Vec<usize>,
     waiting: VecDeque<(usize, usize)>,
     free_slots: Vec<u32>,
     active: Vec<Active>,
     finished: Vec<Vec<Completion>>,
     drawn_last: usize,
-    /// Whether a step is recorded and started again, and the one that is.
+    /// Whether decoding steps are recorded and replayed, and the current recording.
     records: bool,
     recorded: Option<RecordedStep>,
 }
 
-/// The inputs of a decoding step, one entry a row.
+/// The inputs of a decoding step, one entry per row.
 #[derive(Default)]
 struct StepRows {
     tokens: Vec<u32>,
@@ -307,7 +305,7 @@ impl<'m> Decoder<'m> {
         let place = model.placement();
         let records = has_kernels(&place.device) && model.can_be_recorded();
         let (device, dtype) = (&place.device, place.dtype);
-        // One slot more for the rows of a recorded step that stand for no sequence.
+        // One more slot for the idle rows of a recorded step.
         let held = slots + usize::from(records);
         let caches = (0..model.config().layers)
             .map(|_| KvCache::new(held, limits.max_new_tokens, kv_dim, device, dtype))
@@ -342,8 +340,8 @@ impl<'m> Decoder<'m> {
         })
     }
 
-    /// Puts waiting samples into free slots and draws their first tokens; returns false when
-    /// nothing is left to decode.
+    /// Puts waiting samples into free slots and draws their first tokens. Returns false if nothing
+    /// is left to decode.
     fn refill(
         &mut self,
         requests: &[SampleRequest],

@@ -1,4 +1,4 @@
-//! Writing tensors to a safetensors file.
+//! Writes tensors to a safetensors file.
 
 use std::collections::HashMap;
 use std::fs::{self, File, Permissions};
@@ -9,7 +9,7 @@ use candle_core::Tensor;
 
 use crate::LmError;
 
-/// Writes tensors as one safetensors file, with the metadata that transformers asks for; equal
+/// Writes tensors as one safetensors file with the metadata that transformers requires. Equal
 /// tensors give equal bytes.
 ///
 /// # Errors

@@ -1,5 +1,5 @@
-//! Where a model is read from: a Hugging Face directory or one `.gguf` file, opened once for all
-//! its parts.
+//! The source of a model: a Hugging Face directory or one `.gguf` file, opened once for all its
+//! parts.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,9 +1,9 @@
-//! A model's own chat template, rendered as transformers renders it.
+//! A model's own chat template, rendered as in transformers.
 //!
-//! The template comes from the model that is prompted, never from a table of names; a model without
-//! one renders nothing until [`ChatTemplate::plain`] is chosen. Templates are untrusted programs:
-//! they run with a budget of work and memory, see no files and include no other template. Text of
-//! messages never becomes a control token.
+//! The template always comes from the prompted model, never from a table of names. For a model
+//! without one, rendering fails until [`ChatTemplate::plain`] is chosen. Templates are untrusted
+//! programs: they have limits on work and memory, and no access to files or other templates. Text
+//! of messages never becomes a control token.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -58,7 +58,7 @@ enum Kind {
     Jinja(Arc<Environment<'static>>),
     /// Contents of messages, a blank line after each.
     Plain,
-    /// Not at all: the model has no template, and none was chosen.
+    /// Rendering fails: the model has no template, and none was chosen.
     Absent,
 }
 
@@ -94,9 +94,9 @@ impl ChatTemplate {
     /// `origin` is named in errors: the file that the template comes from.
     ///
     /// # Errors
-    /// [`LmError::Template`] when the source does not parse, [`LmError::ForeignTemplate`] when it
-    /// ends a turn with a control token that the tokenizer does not have, [`LmError::NoEndOfTurn`]
-    /// when nothing ends a turn.
+    /// [`LmError::Template`] if the source does not parse, [`LmError::ForeignTemplate`] if it ends
+    /// a turn with a control token that the tokenizer does not have, [`LmError::NoEndOfTurn`] if no
+    /// token ends a turn.
     pub fn new(source: &str, tokenizer: &Tokenizer, origin: &Path) -> Result<Self, LmError> {
         let engine =
             environment::compile(source, NAME, TemplateDate::default()).map_err(|source| {
@@ -128,8 +128,8 @@ impl ChatTemplate {
         Self::without_source(Kind::Plain, tokenizer.path(), tokenizer)
     }
 
-    /// The template of a model that has none: every rendering fails and says what to choose
-    /// instead.
+    /// The template of a model that has none. Every rendering fails with an error that names the
+    /// alternative.
     ///
     /// # Errors
     /// As [`ChatTemplate::plain`].
@@ -230,7 +230,7 @@ impl ChatTemplate {
         prompt: GenerationPrompt,
         variables: Value,
     ) -> Result<String, LmError> {
-        // The first of equal names counts.
+        // Of equal names the first is used.
         let unset = context! { tools => (), documents => () };
         let others = context! { ..variables, ..context! { ..unset, ..self.names.context() } };
         let context = context! {
@@ -248,9 +248,9 @@ impl ChatTemplate {
 
     /// Token ids of a prompt, up to and with the header of the assistant's turn.
     ///
-    /// Control tokens that the template writes are control tokens; names of control tokens in
-    /// messages stay text. The beginning of text is the template's business, so it is never
-    /// doubled; the plain template puts it first where the tokenizer expects it.
+    /// Control tokens of the template become control tokens; their names in messages stay text. The
+    /// template writes the beginning-of-text token, so it is never added twice. The plain template
+    /// puts it first if the tokenizer expects it.
     ///
     /// # Errors
     /// As [`ChatTemplate::render`] and [`Tokenizer::encode`].
@@ -274,8 +274,8 @@ impl ChatTemplate {
         rendered_ids(tokenizer, &text, mark)
     }
 
-    /// The token that ends an assistant's turn: the last token of every completion that was not
-    /// cut.
+    /// The token that ends an assistant's turn, the last token of every completion that is not
+    /// truncated.
     pub fn end_of_turn(&self) -> u32 {
         self.end_of_turn
     }
@@ -377,7 +377,8 @@ fn unused_mark<'t>(texts: impl Iterator<Item = &'t str> + Clone) -> char {
         .unwrap_or('\u{10fffd}')
 }
 
-/// Token ids of a text by the plain template: the beginning of text first where the tokenizer expects it.
+/// Token ids of a text with the plain template: the beginning-of-text token first if the tokenizer
+/// expects it.
 fn plain_ids(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, LmError> {
     let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
     let mut ids: Vec<u32> = bos.into_iter().collect();
@@ -385,7 +386,7 @@ fn plain_ids(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, LmError> {
     Ok(ids)
 }
 
-/// Token ids of a rendered template; names of control tokens that hold the mark are text.
+/// Token ids of a rendered template; names of control tokens with the mark in them are text.
 fn rendered_ids(tokenizer: &Tokenizer, text: &str, mark: char) -> Result<Vec<u32>, LmError> {
     let mut ids = Vec::new();
     for (index, piece) in tokenizer.pieces(text).into_iter().enumerate() {

@@ -1,9 +1,9 @@
-//! Text to token ids and back, byte by byte. Three properties hold that are often broken without
-//! notice: text from outside never becomes a control token ([`Tokenizer::encode`]), a token's bytes
-//! are exact even where they are half a character ([`Tokenizer::token_bytes`]), and byte offsets of
-//! tokens always lie on character boundaries. Never adds a beginning-of-text token by itself.
-//! Byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM), SentencePiece-style BPE (Llama 2, Mistral, Gemma)
-//! and the closed vocabularies of [`Tokenizer::from_vocabulary`]; other kinds are refused.
+//! Converts text to token ids and back. It guarantees three properties: text from outside never
+//! becomes a control token ([`Tokenizer::encode`]), a token's bytes are exact even if they are only
+//! a part of a character ([`Tokenizer::token_bytes`]), and byte offsets of tokens are always on
+//! character boundaries. It never adds a beginning-of-text token by itself. Supported are
+//! byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM), SentencePiece-style BPE (Llama 2, Mistral, Gemma)
+//! and the closed vocabularies of [`Tokenizer::from_vocabulary`]; other kinds are an error.
 
 use std::collections::HashSet;
 use std::fs;
@@ -34,7 +34,7 @@ const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 /// Largest `tokenizer.json` that is read; published ones have up to 35 MB.
 const MAX_TOKENIZER_BYTES: u64 = 1 << 27;
 
-/// Byte ranges `[start, end)` in a text, one a token.
+/// Byte ranges `[start, end)` in a text, one per token.
 pub type ByteSpans = Vec<(usize, usize)>;
 
 /// Whether control tokens appear in decoded text.
@@ -42,7 +42,7 @@ pub type ByteSpans = Vec<(usize, usize)>;
 pub enum ControlTokens {
     /// Their names are part of the text.
     Keep,
-    /// They are left out, as a reader of the completion sees it.
+    /// They are left out.
     Skip,
 }
 
@@ -50,11 +50,11 @@ pub enum ControlTokens {
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     path: PathBuf,
-    /// Reads control tokens as plain text, truncates and pads nothing, adds nothing.
+    /// Reads control tokens as plain text; does not truncate, pad or add tokens.
     inner: tokenizers::Tokenizer,
     post_processor: Option<PostProcessorWrapper>,
     prefix: Prefix,
-    /// Reads a text that does not begin a prompt, where that differs.
+    /// Reads a text that does not begin a prompt, if that differs.
     inside: Option<Box<tokenizers::Tokenizer>>,
     bytes: TokenBytes,
     control: Vec<ControlToken>,
@@ -84,7 +84,7 @@ impl Tokenizer {
     /// `vocabulary[i]`.
     ///
     /// Entries of the form `<|name|>` and `<unk>` are control tokens; `<unk>` (appended when
-    /// absent) stands for text that matches no entry. `<|begin|>`, `<|end|>` and `<|pad|>` take the
+    /// absent) replaces text that matches no entry. `<|begin|>`, `<|end|>` and `<|pad|>` take the
     /// roles of their names.
     ///
     /// # Errors
@@ -223,9 +223,8 @@ impl Tokenizer {
 
     /// Token ids and byte ranges `[start, end)` in `text`, as [`Tokenizer::encode`].
     ///
-    /// Ranges lie on character boundaries, follow each other without gaps or overlaps, and a
-    /// character that several tokens share belongs to the last of them: the one after which it is
-    /// known.
+    /// Ranges are on character boundaries and follow each other without gaps or overlaps. A
+    /// character that several tokens share belongs to the last of them.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
@@ -273,7 +272,7 @@ impl Tokenizer {
         ((id as usize) < self.vocab_size()).then(|| self.bytes.of_token(id))
     }
 
-    /// The tokens whose bytes hold a line break, ascending.
+    /// The tokens whose bytes contain a line break, ascending.
     pub fn line_breaks(&self) -> Vec<u32> {
         let breaks = |id: &u32| {
             let bytes = self.token_bytes(*id);
@@ -358,8 +357,7 @@ impl Tokenizer {
         split(text, &self.control)
     }
 
-    /// A text in which no name of a control token is whole: `mark` stands after the first character
-    /// of each.
+    /// The text with `mark` inserted after the first character of each name of a control token.
     pub(crate) fn guard(&self, text: &str, mark: char) -> String {
         let mut guarded = text.to_owned();
         for token in self
@@ -427,8 +425,8 @@ fn closed_vocabulary(entries: &[&str]) -> Value {
         .filter(|entry| !is_control(entry))
         .collect();
     words.sort_by_key(|word| std::cmp::Reverse(word.len()));
-    // The last alternative cuts what no entry matches into characters: the model looks pieces up by
-    // name, and a piece that spells a control token would become one.
+    // The last alternative splits text that matches no entry into characters. Otherwise the model,
+    // which looks pieces up by name, could turn a piece into a control token.
     let words = words.into_iter().map(escape).chain(["[\\s\\S]".to_owned()]);
     let pattern = words.collect::<Vec<_>>().join("|");
     json!({

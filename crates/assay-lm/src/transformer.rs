@@ -1,8 +1,9 @@
-//! The decoder-only transformer of all model families over packed batches.
+//! The decoder-only transformer on packed batches.
 //!
-//! Decided here: the order of operations of a layer, what a layer keeps in training, and which
-//! tensors are trainable. Left out: reading weights (`weights`), heads (output matrix rows go to
-//! `token_logprobs`), sampling ([`crate::sampling`]).
+//! This module has the order of operations of a layer, the activations that a layer keeps in
+//! training, and the trainable tensors. Reading weights is in `weights`, sampling in
+//! [`crate::sampling`]; heads are outside of this module (rows of the output matrix go to
+//! `token_logprobs`).
 
 mod build;
 mod changes;
@@ -40,11 +41,11 @@ struct Layer {
 /// How a layer rotates queries and keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rotation {
-    /// By the rotary embedding of the model.
+    /// With the rotary embedding of the model.
     Global,
-    /// By that of local layers.
+    /// With that of local layers.
     Local,
-    /// Not at all.
+    /// No rotation.
     None,
 }
 
@@ -107,13 +108,13 @@ impl Transformer {
         &self.config
     }
 
-    /// [`crate::Weights::fingerprint`] of the files that the weights were read from; none for a
-    /// model that was made or changed in memory.
+    /// [`crate::Weights::fingerprint`] of the weights' files; `None` for a model that was created
+    /// or changed in memory.
     pub fn fingerprint(&self) -> Option<&str> {
         self.fingerprint.as_deref()
     }
 
-    /// Where the weights are, and the type of matrices and activations.
+    /// The device of the weights, and the type of matrices and activations.
     pub fn placement(&self) -> Placement {
         let (device, dtype) = self.embedding.placement();
         Placement { device, dtype }
@@ -124,9 +125,8 @@ impl Transformer {
         self.output.as_ref().unwrap_or(&self.embedding)
     }
 
-    /// Whether a step of decoding on a device can be recorded and played again: it runs nothing but
-    /// the operations of `assay-ops`, and no matrix is blocks that are expanded before each
-    /// product.
+    /// Whether a decoding step on a device can be recorded and replayed: it runs only operations of
+    /// `assay-ops`, and no matrix is stored as blocks that are expanded before each product.
     pub(crate) fn can_be_recorded(&self) -> bool {
         let family = self.config.architecture.family();
         let is_fused = family
@@ -139,7 +139,7 @@ impl Transformer {
         !is_composed && !self.expands_blocks()
     }
 
-    /// Whether some matrices are blocks that are expanded before each product.
+    /// Whether some matrices are stored as blocks that are expanded before each product.
     fn expands_blocks(&self) -> bool {
         let projections = self
             .layers
@@ -165,8 +165,9 @@ impl Transformer {
         }
     }
 
-    /// Returns the same weights, frozen, in the layout of the matrix product and stored as `dtype` (F32 or BF16), so that a
-    /// pass neither expands nor packs them. Matrices change one after another, which frees those that only `self` held.
+    /// Returns the same weights, frozen, in the layout of the matrix product and stored as `dtype`
+    /// (F32 or BF16), so that a pass neither expands nor packs them. Matrices are converted one
+    /// after another, and those that only `self` holds are freed.
     ///
     /// # Errors
     /// Too little memory.
@@ -182,7 +183,7 @@ impl Transformer {
     /// As [`Transformer::in_panels`], but quantised matrices stay as they are.
     ///
     /// # Errors
-    /// Fails when the memory cannot be had.
+    /// Too little memory.
     pub(crate) fn for_decoding(self) -> Result<Self, LmError> {
         self.with_matrices(|matrix| match matrix {
             Matrix::Dense(_) => Ok(matrix.in_panels(matrix.factors())?),
@@ -247,7 +248,7 @@ impl Transformer {
         ))
     }
 
-    /// Hidden states `[S, hidden]` of one row a sequence, attention supplied by the caller. No
+    /// Hidden states `[S, hidden]` of one row per sequence. The caller supplies attention. No
     /// gradients.
     pub(crate) fn run(
         &self,
@@ -268,8 +269,8 @@ impl Transformer {
 
     /// Forward pass of training: hidden states after the final norm (no graph) and the tape for
     /// [`Self::backward`]. The tape keeps all activations ([`Transformer::layer_bytes`] each) of
-    /// the last layers, as many as fit `kept_bytes`. Of the other layers it keeps the input, and
-    /// the backward pass computes them again. The results have the same bits either way.
+    /// the last layers, as many as fit into `kept_bytes`. Of the other layers it keeps the input,
+    /// and the backward pass recomputes them. The results have the same bits either way.
     ///
     /// # Errors
     /// As [`Transformer::hidden`].
@@ -301,17 +302,17 @@ impl Transformer {
         Ok((hidden, Tape { layers, last: x }))
     }
 
-    /// Bytes of one layer's activations, kept whole, for a batch of `rows` rows.
+    /// Bytes of all activations of one layer for a batch of `rows` rows.
     pub fn layer_bytes(&self, rows: usize) -> u64 {
         self.config.layer_activations() * (rows * self.placement().dtype.size_in_bytes()) as u64
     }
 
-    /// Backward pass from the gradient at the hidden states, layer after layer: adds to `gradients`
-    /// whatever reaches a variable of the model or the adapter. Gradients of frozen weights are
-    /// never computed.
+    /// Backward pass from the gradient at the hidden states, layer by layer. Adds the gradients of
+    /// variables of the model and the adapter to `gradients`. Gradients of frozen weights are never
+    /// computed.
     ///
     /// # Errors
-    /// Fails when an operation fails.
+    /// An operation fails.
     pub fn backward(
         &self,
         batch: &PackedBatch,
@@ -478,7 +479,7 @@ impl Transformer {
     }
 }
 
-/// Some columns of `x` as a tensor of their own.
+/// Some columns of `x` as a separate tensor.
 fn columns(x: &Tensor, start: usize, count: usize) -> Result<Tensor, LmError> {
     Ok(x.narrow(1, start, count)?.contiguous()?)
 }

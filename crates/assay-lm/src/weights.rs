@@ -1,8 +1,8 @@
 //! Weights by Hugging Face name, from any supported file.
 //!
 //! Two sources: a directory of safetensors files ([`safetensors`](self), one or sharded) and a
-//! `.gguf` file. Files are mapped; a tensor is converted when it is asked for, after its shape was
-//! compared with the one the configuration implies. This module does not know layers, only names.
+//! `.gguf` file. Files are mapped. A tensor is converted when it is requested, after its shape was
+//! compared with that of the configuration. This module knows names only, not layers.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ enum Source {
     Gguf(std::sync::Arc<GgufFile>),
 }
 
-/// Floating-point types that are widened to f32 when they are read.
+/// Floating-point types that are converted to f32 when they are read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum FloatType {
     F32,
@@ -74,8 +74,8 @@ impl Weights {
         }
     }
 
-    /// Whether there is an output matrix that is not the embedding, whatever the configuration says
-    /// about tying them.
+    /// Whether there is an output matrix other than the embedding, whatever the configuration says
+    /// about tying.
     pub(crate) fn has_own_output(&self) -> bool {
         let [embedding, _, output] = OUTER.map(|spec| format!("{}.weight", spec.hugging_face));
         match &self.source {
@@ -84,8 +84,8 @@ impl Weights {
         }
     }
 
-    /// Whether weights of norms are stored less the family's offset: GGUF files hold what is
-    /// multiplied with.
+    /// Whether the family's offset is subtracted from stored weights of norms. GGUF files store the
+    /// factors themselves.
     pub(crate) fn stores_offset_norms(&self) -> bool {
         matches!(self.source, Source::Safetensors(_))
     }
@@ -99,7 +99,8 @@ impl Weights {
     }
 
     /// A digest of the files' contents, independent of their paths. Files of up to 64 MiB are read
-    /// whole; of longer ones, 32 blocks of one MiB, from the first to the last byte.
+    /// completely; of longer ones 32 blocks of 1 MiB, at equal distances from the first to the last
+    /// byte.
     pub fn fingerprint(&self) -> String {
         match &self.source {
             Source::Safetensors(directory) => fingerprint::fingerprint(directory.files()),
@@ -107,16 +108,16 @@ impl Weights {
         }
     }
 
-    /// A matrix by name: f32 on the CPU, or the quantised blocks as the file has them.
+    /// A matrix by name: f32 on the CPU, or the quantised blocks of the file.
     ///
-    /// Query and key rows of Llama GGUF files are put back into Hugging Face's order.
+    /// Query and key rows of Llama GGUF files are reordered as in Hugging Face files.
     ///
     /// # Shapes
     /// `[out, in]`.
     ///
     /// # Errors
-    /// [`LmError::MissingTensor`], [`LmError::TensorShape`], or a type that is not read, naming
-    /// file and tensor.
+    /// [`LmError::MissingTensor`], [`LmError::TensorShape`], or an unsupported type; the error
+    /// names file and tensor.
     pub fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<Matrix, LmError> {
         match &self.source {
             Source::Safetensors(directory) => Ok(Matrix::Dense(directory.tensor(name, &shape)?)),
@@ -147,7 +148,7 @@ impl FloatType {
         }
     }
 
-    /// Widens little-endian bytes to f32.
+    /// Converts little-endian bytes to f32.
     pub(crate) fn widen(self, bytes: &[u8]) -> Vec<f32> {
         match self {
             Self::F32 => bytes

@@ -97,7 +97,7 @@ fn every_kind_of_adapter_has_pefts_numbers() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    // A reader that ignores the adapter is far from every case.
+    // A reader that ignores the adapter fails every case.
     let (loaded, _) = peft::load_with_base(&golden("plain"), &base("tied")).unwrap();
     for (name, case) in expected["cases"].as_object().unwrap() {
         let same = ["plain", "named_keys", "bare_keys"].contains(&name.as_str());

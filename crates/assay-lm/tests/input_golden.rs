@@ -1,8 +1,8 @@
 //! Tokenizers, templates, GGUF values and rotary frequencies against `tokenizers`, `transformers`
 //! and `gguf`.
 //!
-//! Real models are looked for in the directory that `ASSAY_MODELS` names, directly or one level
-//! deep; their tests say that they skip where a file is absent. The other tests always run.
+//! Real models are read from the directory that `ASSAY_MODELS` names, or from its subdirectories.
+//! If a file is missing, its test prints that it is skipped. The other tests always run.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::fs;
@@ -153,7 +153,8 @@ fn sentencepiece_ids_are_those_of_sentencepiece() {
             let expected = ids(&row["ids"]);
             let (found, spans) = tokenizer.encode_with_offsets(text).unwrap();
             assert_eq!(found, expected, "{text:?}");
-            // `Metaspace` adds no space before one, so the file's own decoder drops that one too.
+            // `Metaspace` adds no space before a space, so the file's own decoder drops that one
+            // too.
             let decoded = tokenizer.decode(&found, ControlTokens::Keep);
             let text_of = |text: &str| text.replace('▁', " ");
             let shorter = text.strip_prefix([' ', '▁']).unwrap_or(text);
@@ -432,7 +433,7 @@ fn gguf_files_of_every_family_have_transformers_numbers() {
         for (f, e) in found.iter().zip(&expected) {
             assert!((f - e).abs() < 2e-5, "{name}: {found:?} {expected:?}");
         }
-        // What is written as a Hugging Face directory computes the same.
+        // The model written as a Hugging Face directory computes the same.
         let dir = tempfile::tempdir().unwrap();
         let json = config.to_hf_json("float32").to_string();
         fs::write(dir.path().join("config.json"), json).unwrap();
@@ -552,7 +553,7 @@ fn rotary_frequencies_and_configuration_files_agree_with_transformers() {
     }
 }
 
-/// Method section 11, fault 14: one model's chat template on another.
+/// Fault 14: one model's chat template used for another model.
 #[test]
 fn fault_14_templates_come_from_the_model_itself() {
     let llama = "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content }}<|eot_id|>{% endfor %}";

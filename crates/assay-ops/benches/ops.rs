@@ -1,5 +1,6 @@
-//! Operations at the shapes of SmolLM2-135M over 2000 packed rows. Criterion's "elements" are floating-point operations, so
-//! its Gelem/s are GFLOP/s. `matmul` is candle's own product, the reference for the rest.
+//! Operations at the shapes of SmolLM2-135M over 2000 packed rows. Criterion's "elements" are
+//! floating-point operations, so its Gelem/s are GFLOP/s. `matmul` is candle's own product, the
+//! reference for the rest.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::hint::black_box;
@@ -113,7 +114,8 @@ fn products(c: &mut Criterion) {
     group.finish();
 }
 
-/// Frozen matrices of SmolLM2-135M and Qwen2.5-0.5B in f32 and bf16 panels, forward, and forward and backward.
+/// Frozen matrices of SmolLM2-135M and Qwen2.5-0.5B in f32 and bf16 panels, forward, and forward
+/// and backward.
 fn panels(group: &mut BenchmarkGroup<WallTime>) {
     for (input, out) in [(WIDTH, INNER), (INNER, WIDTH), (896, 4864), (4864, 896)] {
         let weight = Matrix::Dense(tensor(&[out, input]));
@@ -275,8 +277,8 @@ fn elementwise(c: &mut Criterion) {
     group.finish();
 }
 
-/// One transformer layer with an adapter on every projection, as training runs it: forward, then backward to the input and
-/// the adapters.
+/// One transformer layer with an adapter on every projection, as training runs it: forward, then
+/// backward to the input and the adapters.
 fn layer(c: &mut Criterion) {
     use_one_thread_pool();
     let mut group = c.benchmark_group("layer");

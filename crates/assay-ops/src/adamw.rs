@@ -7,7 +7,7 @@ use crate::{OpsError, cpu, cuda};
 
 const NAME: &str = "adamw";
 
-/// Constants of AdamW, as torch.optim.AdamW names them.
+/// Constants of AdamW, with the names of torch.optim.AdamW.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamWSettings {
     /// Learning rate of this update.
@@ -59,14 +59,16 @@ pub struct AdamWTensors<'a> {
 /// p *= 1 - lr * weight_decay; m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2;
 /// p -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps).
 ///
-/// All slices have one length. Values beyond the shortest slice do not change.
+/// All slices should have the same length; values beyond the shortest slice do not change.
 ///
-/// Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019; the order of operations is torch.optim.AdamW's.
+/// Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019; the order of operations is
+/// that of torch.optim.AdamW.
 pub fn adamw(param: &mut [f32], grad: &[f32], moments: MomentSlices<'_>, update: AdamWUpdate<'_>) {
     cpu::adamw::adamw(param, grad, moments, Constants::new(update));
 }
 
-/// Makes the update of [`adamw`] on a device, in place; `finite` (u32 `[1]`) becomes zero when a new value is not finite.
+/// Makes the update of [`adamw`] on a device, in place. `finite` (u32 `[1]`) becomes 0 if a new
+/// value is not finite.
 ///
 /// # Errors
 /// Other shapes or element types, tensors on the CPU, a failure of the device.
@@ -84,7 +86,8 @@ pub fn adamw_on_device(
     Ok(cuda::adamw::adamw(state, finite, Constants::new(update))?)
 }
 
-/// Returns partial sums of squares of an f32 tensor on a device, f64 `[parts]`. A sum is not finite where a value is not.
+/// Returns partial sums of squares of an f32 tensor on a device, f64 `[parts]`. The sum of a part
+/// with a value that is not finite is not finite.
 ///
 /// # Errors
 /// Other element types, a tensor on the CPU, a failure of the device.

@@ -17,7 +17,7 @@ pub struct GroupSpans {
     pub completions: Vec<Branch>,
 }
 
-/// Rows of one completion after its prompt: first those it shares, then its own.
+/// Rows of one completion after its prompt: first shared rows, then its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Branch {
     /// Rows of earlier completions of the group with which this one begins, in order. Each range
@@ -56,8 +56,8 @@ pub struct AttentionLayout {
 }
 
 impl AttentionLayout {
-    /// Checks that the groups cover rows 0, 1, 2, ... without gaps or overlaps, and that shared rows
-    /// are those of earlier completions.
+    /// Checks that the groups cover rows 0, 1, 2, ... without gaps or overlaps, and that shared
+    /// rows are those of earlier completions.
     ///
     /// # Errors
     /// [`OpsError::EmptyPrompt`], [`OpsError::Spans`], [`OpsError::SharedRows`].

@@ -11,8 +11,8 @@ use crate::{HeadShape, OpsError, cpu, cuda, has_kernels};
 
 const NAME: &str = "cached_attention";
 
-/// Keys and values of the completions being sampled, for one layer: `[slots, capacity, kv_width]` each, allocated on the
-/// model's device; f32, on a GPU also bf16.
+/// Keys and values of the completions being sampled, for one layer: `[slots, capacity, kv_width]`
+/// each, allocated on the model's device; f32, on a GPU also bf16.
 #[derive(Debug)]
 pub struct KvCache {
     slots: usize,
@@ -27,8 +27,8 @@ enum Store {
     Device { keys: Tensor, values: Tensor },
 }
 
-/// The rows of one decoding pass and the keys that each attends to. They are copied to the device once per pass, not once
-/// per layer.
+/// The rows of one decoding pass and the keys that each attends to. They are copied to the device
+/// once per pass, not once per layer.
 #[derive(Clone, Debug, Default)]
 pub struct CacheRows {
     rows: Vec<CacheRow>,
@@ -169,14 +169,16 @@ pub struct PromptKeyValues<'a> {
     pub values: &'a Tensor,
 }
 
-/// Returns softmax(q k^T / sqrt(head_dim)) v of one query row per sequence over its prompt and its cached tokens.
+/// Returns softmax(q k^T / sqrt(head_dim)) v of one query row per sequence over its prompt and its
+/// cached tokens.
 ///
 /// # Shapes
-/// q and the result `[S, heads * head_dim]`, keys and values of the prompt `[P, kv_heads * head_dim]`; f32, on a GPU also
-/// bf16. No gradients.
+/// q and the result `[S, heads * head_dim]`, keys and values of the prompt
+/// `[P, kv_heads * head_dim]`; f32, on a GPU also bf16. No gradients.
 ///
 /// # Errors
-/// Shapes that do not fit, a row that names rows, slots or tokens that do not exist, tracked inputs.
+/// Shapes that do not fit, a row that names rows, slots or tokens that do not exist, tracked
+/// inputs.
 pub fn cached_attention(
     q: &Tensor,
     prompt: PromptKeyValues<'_>,
@@ -208,7 +210,7 @@ pub fn cached_attention(
     }
 }
 
-/// Checks all arguments before anything is computed.
+/// Checks all arguments.
 fn check_rows(
     q: &Tensor,
     prompt: PromptKeyValues<'_>,

@@ -19,14 +19,16 @@ const REPEATS: usize = 5;
 /// Measured rates, each the best of five runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Ceilings {
-    /// Multiplications and additions per second of a large matrix product, with all threads of a CPU.
+    /// Multiplications and additions per second of a large matrix product, with all threads of a
+    /// CPU.
     pub product_operations_per_second: f64,
     /// Bytes read and written per second by copying memory, with all threads of a CPU.
     pub copy_bytes_per_second: f64,
 }
 
 impl Ceilings {
-    /// Measures both rates on `device`, the product with factors of type `dtype`. Takes about a second on a CPU.
+    /// Measures both rates on `device`, the product with factors of type `dtype`. Takes about a
+    /// second on a CPU.
     ///
     /// # Errors
     /// An operation fails.

@@ -1,4 +1,5 @@
-//! Operations on the CPU: `x.rs` holds the forward and backward pass of the operation `x`, built from [`routines`].
+//! Operations on the CPU: `x.rs` holds the forward and backward pass of the operation `x`, built
+//! from [`routines`].
 
 pub(crate) mod adamw;
 pub(crate) mod add;

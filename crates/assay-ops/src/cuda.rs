@@ -1,11 +1,14 @@
-//! Operations on a GPU: `x.rs` holds the forward and backward pass of the operation `x`, `kernels/x.cu` its kernels.
+//! Operations on a GPU: `x.rs` holds the forward and backward pass of the operation `x`,
+//! `kernels/x.cu` its kernels.
 //!
-//! The files of this folder put operations together from kernels and matrix products. The module `executor` launches them,
-//! with two implementations: CUDA, and for tests an emulator that runs the same kernel sources on the CPU. So everything in
-//! this folder is tested on machines without a GPU.
+//! The files of this folder build operations from kernels and matrix products. The module
+//! `executor` launches them, with two implementations: CUDA, and for tests an emulator that runs
+//! the same kernel sources on the CPU. So everything in this folder is also tested on machines
+//! without a GPU.
 //!
-//! Activations and matrices are f32 or bf16. Vectors, adapters, logits, log-probabilities and optimiser state are f32. Every
-//! sum is f32 or wider, in an order that does not depend on timing, so results repeat to the bit on one device.
+//! Activations and matrices are f32 or bf16. Vectors, adapters, logits, log-probabilities and
+//! optimiser state are f32. Every sum is f32 or wider, in an order that does not depend on timing,
+//! so results repeat to the bit on one device.
 
 pub(crate) mod adamw;
 pub(crate) mod add;
@@ -45,7 +48,7 @@ pub fn has_kernels(device: &Device) -> bool {
     !device.is_cpu() || cfg!(feature = "emulator")
 }
 
-/// Opens a GPU by its number, with a stream of its own that runs all work in order.
+/// Opens a GPU by its number, with its own stream that runs all work in order.
 ///
 /// # Errors
 /// The GPU does not exist, or this program was built without kernels for it.
@@ -53,7 +56,8 @@ pub fn open_gpu(index: usize) -> CandleResult<Device> {
     executor::open_gpu(index)
 }
 
-/// Returns the number of free bytes on a GPU; `None` for the CPU and where the driver does not report it.
+/// Returns the number of free bytes on a GPU; `None` for the CPU or if the driver does not report
+/// it.
 pub fn free_bytes(device: &Device) -> Option<u64> {
     executor::free_bytes(device)
 }

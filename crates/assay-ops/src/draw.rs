@@ -1,4 +1,4 @@
-//! Logits of the next token, and drawing tokens from them on their device.
+//! Computes logits of the next token, and draws tokens from them on their device.
 
 use candle_core::Tensor;
 
@@ -6,8 +6,8 @@ use crate::cuda;
 use crate::values::{expect_f32, matrix_dims};
 use crate::{Matrix, OpsError, linear};
 
-/// The restrictions of [`draw_on_device`], applied in this order: temperature, top k, then the smallest set of most likely
-/// tokens whose mass reaches top p.
+/// The restrictions of [`draw_on_device`], applied in this order: temperature, top k, then the
+/// smallest set of most likely tokens whose mass reaches top p.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DeviceDrawSettings {
     /// Divides the logits; 0 selects the most likely token.
@@ -29,7 +29,8 @@ pub struct DrawnTokens {
     pub policy_logprobs: Vec<f32>,
 }
 
-/// Returns the logits hidden W^T. They are always f32: rounding them to bf16 would change every log-probability.
+/// Returns the logits hidden W^T. They are always f32: rounding them to bf16 would change every
+/// log-probability.
 ///
 /// # Shapes
 /// hidden `[S, d]`, output `[V, d]`, f32, on a GPU also bf16; result `[S, V]` f32. No gradients.
@@ -72,8 +73,8 @@ impl DeviceDraw {
     }
 }
 
-/// Draws one token per row of logits on their device, by inversion over the token ids, with one uniform number in [0, 1)
-/// per row.
+/// Draws one token per row of logits on their device, by inversion over the token ids, with one
+/// uniform number in [0, 1) per row.
 ///
 /// # Shapes
 /// logits `[S, V]` f32 on a device, uniforms `[S]`.

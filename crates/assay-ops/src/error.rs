@@ -190,7 +190,8 @@ impl From<OpsError> for candle_core::Error {
     fn from(error: OpsError) -> Self {
         match error {
             OpsError::Tensor(inner) => inner,
-            // `is_out_of_memory` finds this kind after the error has passed through the tensor library.
+            // `is_out_of_memory` finds this kind after the error has passed through the tensor
+            // library.
             OpsError::OutOfMemory { .. } => io::Error::new(ErrorKind::OutOfMemory, error).into(),
             other => Self::wrap(other),
         }

@@ -11,12 +11,12 @@ const NAME: &str = "grouped_attention";
 
 /// Returns softmax(q k^T / sqrt(head_dim)) v within the spans of `layout`, head by head.
 ///
-/// Time is proportional to the number of pairs of rows that attend to each other. Only the scores of one block of pairs
-/// are in memory at a time, forward and backward.
+/// Time is proportional to the number of pairs of rows that attend to each other. Only the scores
+/// of one block of pairs are in memory at a time, forward and backward.
 ///
 /// # Shapes
-/// q and the result `[T, heads * head_dim]`, k and v `[T, kv_heads * head_dim]`; f32, on a GPU also bf16. Queries and keys
-/// are already rotated.
+/// q and the result `[T, heads * head_dim]`, k and v `[T, kv_heads * head_dim]`; f32, on a GPU also
+/// bf16. Queries and keys are already rotated.
 ///
 /// Gradients reach q, k and v.
 ///

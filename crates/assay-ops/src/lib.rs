@@ -1,12 +1,14 @@
-//! Fused differentiable operations over candle tensors: f32 on the CPU, f32 or bf16 on an NVIDIA GPU (feature `cuda`).
+//! Fused differentiable operations over candle tensors: f32 on the CPU, f32 or bf16 on an NVIDIA
+//! GPU (feature `cuda`).
 //!
-//! This crate decides which operations a transformer with adapters needs as one unit each, and writes their backward
-//! passes by hand. Models, losses and sampling are elsewhere.
+//! The backward passes are written by hand. Models, losses and sampling are in other crates.
 //!
-//! Every operation keeps three promises:
+//! Every operation guarantees three properties:
 //! - A tracked input that is documented to receive a gradient receives one.
-//! - The bits of a row's result depend neither on the other rows of the batch nor on the number of threads.
-//! - Gradients of inputs that are not tracked ([`candle_core::Tensor::track_op`]) are never computed.
+//! - The bits of a row's result depend neither on the other rows of the batch nor on the number of
+//!   threads.
+//! - Gradients of inputs that are not tracked ([`candle_core::Tensor::track_op`]) are never
+//!   computed.
 //!
 //! # Where an operation is
 //! An operation has one name and up to four files. For [`linear()`]:
@@ -15,8 +17,9 @@
 //! - `src/cuda/linear.rs`: forward and backward pass on a GPU.
 //! - `src/cuda/kernels/linear.cu`: its kernels.
 //!
-//! A *kernel* is a function of a `.cu` file. A *routine* is a function on slices in `src/cpu/routines`, compiled for
-//! several instruction sets. On the CPU, operations are built from routines; on a GPU, from kernels and cuBLAS products.
+//! A *kernel* is a function of a `.cu` file. A *routine* is a function on slices in
+//! `src/cpu/routines`, compiled for several instruction sets. On the CPU, operations are built from
+//! routines; on a GPU, from kernels and cuBLAS products.
 //!
 //! # Example
 //! ```

@@ -18,8 +18,8 @@ pub struct Lora<'a> {
     pub b: &'a Tensor,
     /// alpha / r; multiplies the adapter's output only, never the base output.
     pub scale: f64,
-    /// A and B in the layout of the product, for adapters that do not change between calls. The result has the same bits.
-    /// Only the CPU reads it.
+    /// A and B in the layout of the product, for adapters that do not change between calls. The
+    /// result has the same bits. Only the CPU reads it.
     pub laid_out: Option<&'a LaidOut>,
 }
 
@@ -31,7 +31,8 @@ pub struct LaidOut {
 }
 
 impl LaidOut {
-    /// Copies A `[r, in]` and B `[out, r]`, f32 on the CPU, for products with a matrix whose [`Matrix::factors`] is `dtype`.
+    /// Copies A `[r, in]` and B `[out, r]`, f32 on the CPU, for products with a matrix whose
+    /// [`Matrix::factors`] is `dtype`.
     ///
     /// # Errors
     /// [`OpsError::OutOfMemory`]; another type.
@@ -46,14 +47,15 @@ impl LaidOut {
 /// Returns y = x W^T + bias + scale * (x A^T) B^T.
 ///
 /// # Shapes
-/// x `[T, in]`, weight `[out, in]`, bias `[out]`, A `[r, in]`, B `[out, r]`, result `[T, out]`; all f32. A quantised weight
-/// returns the same bits as its dequantised copy. On a GPU x, a dense weight and the result may be bf16; bias, A and B stay
-/// f32.
+/// x `[T, in]`, weight `[out, in]`, bias `[out]`, A `[r, in]`, B `[out, r]`, result `[T, out]`; all
+/// f32. A quantised weight returns the same bits as its dequantised copy. On a GPU x, a dense
+/// weight and the result may be bf16; bias, A and B stay f32.
 ///
-/// A weight in bf16 panels rounds the factors of all products, forward and backward, to bf16: x, A, B, scale * x A^T and the
-/// gradient. Sums, results and gradients are f32.
+/// A weight in bf16 panels rounds the factors of all products, forward and backward, to bf16: x, A,
+/// B, scale * x A^T and the gradient. Sums, results and gradients are f32.
 ///
-/// Gradients reach x, A, B, a tracked dense weight and a tracked bias. The gradient of a frozen weight is never computed.
+/// Gradients reach x, A, B, a tracked dense weight and a tracked bias. The gradient of a frozen
+/// weight is never computed.
 ///
 /// # Errors
 /// Shapes or element types that do not fit.

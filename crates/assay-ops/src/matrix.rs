@@ -14,7 +14,8 @@ const ROWS: usize = 1024;
 /// A weight matrix `[out, in]`.
 #[derive(Clone, Debug)]
 pub enum Matrix {
-    /// f32 values, on a GPU also bf16. When the tensor is tracked (a variable), operations compute its gradient.
+    /// f32 values, on a GPU also bf16. When the tensor is tracked (a variable), operations compute
+    /// its gradient.
     Dense(Tensor),
     /// f32 or bf16 values in the product's own layout on the CPU, always frozen.
     Panels(Arc<PanelMatrix>),
@@ -35,7 +36,8 @@ impl Matrix {
         }
     }
 
-    /// The device of the matrix and the element type of activations there. On the CPU activations are f32.
+    /// The device of the matrix and the element type of activations there. On the CPU activations
+    /// are f32.
     pub fn placement(&self) -> (Device, DType) {
         match self {
             Self::Dense(tensor) => (tensor.device().clone(), tensor.dtype()),
@@ -56,8 +58,8 @@ impl Matrix {
         }
     }
 
-    /// Type to which products on the CPU round both factors: BF16 for bf16 panels and for blocks with bf16 factors, F32
-    /// otherwise.
+    /// Type to which products on the CPU round both factors: BF16 for bf16 panels and for blocks
+    /// with bf16 factors, F32 otherwise.
     pub fn factors(&self) -> DType {
         match self {
             Self::Panels(panels) => panels.dtype(),
@@ -66,8 +68,8 @@ impl Matrix {
         }
     }
 
-    /// Returns the same matrix in the layout of the matrix product, stored as `dtype`: F32, or BF16, to which its values
-    /// are rounded. On a GPU, returns expanded values in their own type.
+    /// Returns the same matrix in the layout of the matrix product, stored as `dtype`: F32, or
+    /// BF16, to which its values are rounded. On a GPU, returns expanded values in their own type.
     ///
     /// # Errors
     /// As [`Matrix::to_dense`]; another type.
@@ -96,8 +98,9 @@ impl Matrix {
         })
     }
 
-    /// Calls `visit(first, values)` with the rows in order: all rows of a dense matrix at once, blocks of [`ROWS`] expanded
-    /// rows of others. The blocks are whole depth blocks of the matrix product, so sums over rows have the same bits.
+    /// Calls `visit(first, values)` with the rows in order: all rows of a dense matrix at once,
+    /// blocks of [`ROWS`] expanded rows of others. The blocks are whole depth blocks of the matrix
+    /// product, so sums over rows have the same bits.
     pub(crate) fn each_rows(
         &self,
         mut visit: impl FnMut(usize, &[f32]) -> candle_core::Result<()>,

@@ -9,8 +9,9 @@ use crate::values::{Values, matrix_dims, zeros};
 
 /// A frozen matrix `[out, in]` on the CPU, stored as the panels of its transpose, in f32 or bf16.
 ///
-/// Every product needs its right factor in panels. Decoding multiplies a few rows at a time, and packing the weights would
-/// cost as much as multiplying with them. The size is that of the dense matrix, with rows padded to whole panels.
+/// Every product needs its right factor in panels. Decoding multiplies a few rows at a time, and
+/// packing the weights would cost as much as multiplying with them. The size is that of the dense
+/// matrix, with rows padded to whole panels.
 ///
 /// Products with a bf16 matrix round both factors to bf16 and sum in f32.
 #[derive(Clone)]
@@ -35,7 +36,8 @@ impl std::fmt::Debug for PanelMatrix {
 }
 
 impl PanelMatrix {
-    /// Packs a dense f32 matrix `[out, in]`, in `dtype`: F32, or BF16, to which values are rounded, ties to even.
+    /// Packs a dense f32 matrix `[out, in]`, in `dtype`: F32, or BF16, to which values are rounded,
+    /// ties to even.
     ///
     /// # Errors
     /// Another rank, element type or device; [`OpsError::OutOfMemory`].

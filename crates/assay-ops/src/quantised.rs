@@ -1,4 +1,5 @@
-//! Matrices in the block formats of GGUF files, stored as in the file and expanded a few rows at a time.
+//! Matrices in the block formats of GGUF files, stored as in the file and expanded a few rows at a
+//! time.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -46,8 +47,8 @@ impl QuantisedMatrix {
     /// Makes a matrix `[out, input]` from the bytes of its blocks.
     ///
     /// # Errors
-    /// [`OpsError::PartialBlock`] when a row is not a whole number of blocks, [`OpsError::Blocks`] when the number of bytes is
-    /// wrong for the shape.
+    /// [`OpsError::PartialBlock`] when a row is not a whole number of blocks, [`OpsError::Blocks`]
+    /// when the number of bytes is wrong for the shape.
     pub fn new(
         dtype: GgmlDType,
         out: usize,
@@ -84,7 +85,8 @@ impl QuantisedMatrix {
         })
     }
 
-    /// Returns the same blocks for products on the CPU that round both factors to `dtype`, F32 or BF16.
+    /// Returns the same blocks for products on the CPU that round both factors to `dtype`, F32 or
+    /// BF16.
     pub fn with_factors(&self, dtype: DType) -> Self {
         Self {
             factors: dtype,
@@ -189,7 +191,8 @@ impl QuantisedMatrix {
         Ok(())
     }
 
-    /// Expands the whole matrix, `[out, in]`: f32 on the CPU, in parallel; on a device in the type it was placed with.
+    /// Expands the whole matrix, `[out, in]`: f32 on the CPU, in parallel; on a device in the type
+    /// it was placed with.
     ///
     /// # Errors
     /// [`OpsError::OutOfMemory`] or a failure of the device.
@@ -283,8 +286,9 @@ fn expand_blocks<B: GgmlType>(bytes: &[u8], values: &mut [f32]) {
         .chunks_exact(size_of::<B>())
         .zip(values.chunks_exact_mut(B::BLCK_SIZE));
     for (bytes, values) in blocks {
-        // SAFETY: the block types are plain integers and half floats without padding (their sizes are asserted where they
-        // are defined), every bit pattern is a value of them, and `bytes` has exactly the size of one block.
+        // SAFETY: the block types are plain integers and half floats without padding (their sizes
+        // are asserted where they are defined), every bit pattern is a value of them, and `bytes`
+        // has exactly the size of one block.
         let block = unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast::<B>()) };
         B::to_float(std::slice::from_ref(&block), values);
     }

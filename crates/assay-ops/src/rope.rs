@@ -79,8 +79,9 @@ impl RopeTable {
     }
 }
 
-/// Rotates each head of each row by the row's position, in the half-rotation convention of transformers:
-/// (a, b) -> (a cos - b sin, b cos + a sin), where a is the first and b the second half of a head.
+/// Rotates each head of each row by the row's position, in the half-rotation convention of
+/// transformers: (a, b) -> (a cos - b sin, b cos + a sin), where a is the first and b the second
+/// half of a head.
 ///
 /// # Shapes
 /// x and the result `[T, heads * head_dim]`, f32, on a GPU also bf16; positions `[T]`.
@@ -88,7 +89,8 @@ impl RopeTable {
 /// The gradient reaches x.
 ///
 /// # Errors
-/// A width that is not whole heads, another number of positions than rows, a position beyond the table.
+/// A width that is not whole heads, another number of positions than rows, a position beyond the
+/// table.
 ///
 /// Su et al., "RoFormer", 2021.
 pub fn rope(x: &Tensor, positions: &Arc<[u32]>, table: &RopeTable) -> Result<Tensor, OpsError> {

@@ -9,8 +9,8 @@ const NAME: &str = "seed_gradient";
 
 /// Returns a scalar whose backward pass passes exactly `gradient` to `y`.
 ///
-/// The gradients are those of `(y * gradient).sum_all()`, without computing the product and the sum. The scalar's value
-/// is zero.
+/// The gradients are those of `(y * gradient).sum_all()`, without computing the product and the
+/// sum. The scalar's value is zero.
 ///
 /// # Shapes
 /// y and gradient of one shape, f32, on a GPU also bf16; result `[]`.

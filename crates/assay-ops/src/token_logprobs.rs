@@ -20,15 +20,16 @@ pub struct TokenLogprobs {
 
 /// Returns the log-probabilities of `targets` under softmax(hidden W^T), and the entropies.
 ///
-/// The `[N, V]` matrix of logits never exists as a whole, forward or backward. The logits of a few rows and words are
-/// computed at a time and added to running sums. With a frozen output matrix and tracked hidden states, the same pass
-/// computes the gradient at each hidden state, `W[target] - softmax(hidden W^T) W`, and the backward pass only scales it.
-/// With a tracked output matrix, the backward pass computes the logits again. Memory does not grow with V, except for the
+/// The `[N, V]` matrix of logits never exists as a whole, forward or backward. The logits of a few
+/// rows and words are computed at a time and added to running sums. With a frozen output matrix and
+/// tracked hidden states, the same pass computes the gradient at each hidden state,
+/// `W[target] - softmax(hidden W^T) W`, and the backward pass only scales it. With a tracked output
+/// matrix, the backward pass computes the logits again. Memory does not grow with V, except for the
 /// gradient of a tracked output matrix.
 ///
 /// # Shapes
-/// hidden `[N, d]`, output `[V, d]`, targets `[N]`, results `[N]`; f32, logits max-subtracted; on a GPU
-/// hidden and output may be bf16, logits and results stay f32.
+/// hidden `[N, d]`, output `[V, d]`, targets `[N]`, results `[N]`; f32, logits max-subtracted; on a
+/// GPU hidden and output may be bf16, logits and results stay f32.
 ///
 /// Gradients reach hidden and a tracked dense output matrix.
 ///

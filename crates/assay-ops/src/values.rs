@@ -107,7 +107,8 @@ pub(crate) fn slice<'s>(
     }
 }
 
-/// Returns whether activations may have this type on this device: f32 everywhere, bf16 only on a GPU.
+/// Returns whether activations may have this type on this device: f32 everywhere, bf16 only on a
+/// GPU.
 fn is_activation(tensor: &Tensor) -> bool {
     match tensor.dtype() {
         DType::F32 => true,

@@ -4,7 +4,7 @@
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReportError {
-    /// A template that does not compile or that asks for a value it was not given.
+    /// A template that does not compile or that uses an undefined value.
     #[error("cannot render the template `{name}`")]
     Template {
         /// The template's file name.

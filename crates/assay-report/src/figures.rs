@@ -248,7 +248,7 @@ fn score_figures(
 /// A plot of training curves.
 struct Panel<'a> {
     title: &'a str,
-    /// The part of its file name behind `training-`.
+    /// The part of its file name after `training-`.
     name: &'a str,
     series: Vec<Series>,
     marks: Vec<Mark>,

@@ -55,7 +55,7 @@ struct ArticleView<'a> {
     probability: Option<f64>,
     /// Mean token reward.
     score: f64,
-    /// How far the score lies on the wrong side of the median.
+    /// Distance of the score from the median if it is on the wrong side.
     misjudged: f64,
     largest_drop: f64,
     lowest: f64,
@@ -74,7 +74,7 @@ pub(crate) struct PieceView<'a> {
     mark: Option<MarkView>,
 }
 
-/// What is known of a scored token.
+/// The values of a scored token.
 #[derive(Serialize)]
 struct MarkView {
     class: usize,
@@ -217,7 +217,7 @@ impl<'a> ArticleView<'a> {
     }
 }
 
-/// What is known of a trace's tokens.
+/// The predicted error and the drops of a trace's tokens.
 struct Tokens {
     predicted: Option<usize>,
     largest_drop: f64,
@@ -340,7 +340,7 @@ fn discounted(rewards: &[TokenReward]) -> Vec<TokenReward> {
     returns
 }
 
-/// The text, cut behind `limit` characters with an ellipsis.
+/// The text, truncated after `limit` characters with an ellipsis.
 fn clipped(text: &str, limit: usize) -> String {
     match text.char_indices().nth(limit) {
         Some((end, _)) => format!("{} …", &text[..end]),

@@ -5,8 +5,8 @@
 //! prints nothing: every function returns text. Pages and figures are rendered from the templates
 //! in `src/templates`, which escape all text that comes from traces and run names.
 //!
-//! [`render`] returns the page, [`Exhibits::new`] its figures and tables one by one, and
-//! [`terminal::heatmap`] a trace for the terminal, and [`notebook::heatmaps`] traces for a notebook.
+//! [`render`] returns the page, [`Exhibits::new`] its figures and tables, [`terminal::heatmap`] a
+//! trace for the terminal, and [`notebook::heatmaps`] traces for a notebook.
 //!
 //! ```
 //! use assay_evals::{EvalSettings, evaluate};

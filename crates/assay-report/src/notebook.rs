@@ -1,7 +1,8 @@
-//! Heatmaps for a notebook: HTML without a style sheet or a script of its own.
+//! Heatmaps for a notebook: HTML without a style sheet or a script.
 //!
-//! Notebooks show HTML inside a page of theirs and may drop style sheets and scripts. So every token carries its colour
-//! as a style, and its reward as a title. The colours are transparent, so the page's text colour stays readable on them.
+//! Notebooks show HTML inside their own page and may drop style sheets and scripts. So every token
+//! has its colour as a style and its reward as a title. The colours are transparent, so the page's
+//! text colour stays readable on them.
 
 use assay_evals::calibration::PROBABILITY;
 use assay_tasks::trace::ScoredTrace;
@@ -13,7 +14,8 @@ use crate::heatmap::{PieceView, pieces};
 use crate::input::HeatmapTrace;
 use crate::templates::Templates;
 
-/// Background of each class, from the lowest (orange) over none to the highest (blue): those of the report.
+/// Background of each class, from the lowest (orange) over none to the highest (blue), as in the
+/// report.
 const COLOURS: [&str; HEAT_CLASSES] = [
     "rgba(217,106,10,.8)",
     "rgba(217,106,10,.62)",
@@ -42,7 +44,7 @@ struct NotebookView<'a> {
 #[derive(Serialize)]
 struct TraceView<'a> {
     question: &'a str,
-    /// Its trace scores that a heading shows, by name.
+    /// The trace scores in its heading, by name.
     scores: Vec<ScoreView>,
     pieces: Vec<PieceView<'a>>,
 }

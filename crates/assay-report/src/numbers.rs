@@ -1,4 +1,4 @@
-//! How numbers are written for people.
+//! Formats numbers for people.
 
 /// A number with four decimals, or with four significant digits in scientific notation where four
 /// decimals would show too few or too many digits.

@@ -1,7 +1,8 @@
-//! The report as one HTML page: no network, light and dark colours, usable from the keyboard.
+//! The report as one HTML page. It needs no network, has light and dark colours and works with the
+//! keyboard.
 //!
 //! The page shows its input and computes no statistic. A small script sorts and filters traces and
-//! names tokens; without it everything can still be read.
+//! shows the values of tokens; the page is readable without it.
 
 use serde::Serialize;
 

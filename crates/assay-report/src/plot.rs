@@ -1,8 +1,7 @@
 //! Small plots as inline SVG: lines with a band, histograms, reliability diagrams, matrices.
 //!
-//! No kept crate draws these: plotters writes colours as attributes and cannot tag an element with
-//! a class, title or role, charming needs JavaScript, and poloto has no bands and no titles on
-//! points.
+//! No suitable crate draws these: plotters writes colours as attributes and cannot give an element
+//! a class, title or role; charming needs JavaScript; poloto has no bands and no titles on points.
 //!
 //! Colours come from CSS classes (`s0` .. `s5`), so plots follow the light and dark modes of the
 //! page. Points that are not finite are left out.
@@ -50,7 +49,7 @@ pub(crate) struct Point {
 pub(crate) struct Mark {
     /// Horizontal position.
     pub(crate) x: f64,
-    /// What happened there.
+    /// The label of the mark.
     pub(crate) text: String,
 }
 

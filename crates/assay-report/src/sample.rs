@@ -1,5 +1,5 @@
-//! Which traces of a long file are drawn: the most misjudged ones and a random sample, chosen in
-//! one pass.
+//! Chooses the traces of a long file to draw, in one pass: the most misjudged ones and a random
+//! sample.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;

@@ -1,7 +1,7 @@
 //! The templates of pages and figures, and how values are written into them.
 //!
-//! Every value is escaped unless the template marks it `safe`, which only the output of another
-//! template is. A template that names a value it was not given is an error.
+//! Every value is escaped unless the template marks it as `safe`. Only the output of another
+//! template is marked so. A template that uses an undefined value is an error.
 
 use std::fmt;
 
@@ -24,7 +24,7 @@ const SOURCES: [(&str, &str); 6] = [
     ("table.html", include_str!("templates/table.html")),
 ];
 
-/// Colours and lines of figures, on the page and in figures of their own.
+/// Colours and lines of figures, on the page and in separate files.
 pub(crate) const PLOT_STYLE: &str = include_str!("templates/plot.css");
 
 /// The compiled templates.
@@ -93,7 +93,7 @@ fn write_value(out: &mut Output, state: &mut State, value: &Value) -> Result<(),
     }
 }
 
-/// Escapes text for HTML and SVG, attributes included; control characters become U+FFFD.
+/// Escapes text for HTML and SVG, including attributes; control characters become U+FFFD.
 fn escape(text: &str, out: &mut impl fmt::Write) -> fmt::Result {
     for c in text.chars() {
         match c {

@@ -1,5 +1,5 @@
-//! The bodies of answers, as types, and scored traces as their parts. The doc comments describe the fields at
-//! `/openapi.json`.
+//! Types of response bodies, and their parts made from scored traces. The doc comments are the
+//! descriptions of the fields at `/openapi.json`.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// Scores of texts, in their order.
+/// Scores of texts, in order.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Scores {
     pub(crate) object: &'static str,
@@ -25,7 +25,7 @@ pub(crate) struct Scores {
 pub(crate) struct Score {
     pub(crate) object: &'static str,
     pub(crate) index: usize,
-    /// The trace score that stands for the text.
+    /// The trace score of the text.
     pub(crate) score: Option<f64>,
     /// Every trace score by name.
     pub(crate) scores: BTreeMap<String, f64>,
@@ -34,7 +34,7 @@ pub(crate) struct Score {
     pub(crate) predicted_answer: Option<String>,
 }
 
-/// Token rewards of texts, in their order.
+/// Token rewards of texts, in order.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Rewards {
     pub(crate) object: &'static str,
@@ -43,14 +43,14 @@ pub(crate) struct Rewards {
     pub(crate) usage: Usage,
 }
 
-/// Everything that is known of one text.
+/// Token rewards and scores of one text.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct TokenRewards {
     pub(crate) object: &'static str,
     pub(crate) index: usize,
-    /// What was scored: the text in the reward's prompt style.
+    /// The scored text, in the reward's prompt style.
     pub(crate) text: String,
-    /// The text of each token; the last, which ends the turn, is empty.
+    /// The text of each token; the last one, which ends the turn, is empty.
     pub(crate) tokens: Vec<String>,
     /// Byte range of each token in `text`.
     pub(crate) offsets: Vec<(usize, usize)>,
@@ -63,14 +63,14 @@ pub(crate) struct TokenRewards {
     pub(crate) probability: Option<f64>,
     pub(crate) predicted_answer: Option<String>,
     pub(crate) predicted_error: Option<PredictedError>,
-    /// The name of question and text in `/v1/labels`.
+    /// Key of question and text in `/v1/labels`.
     pub(crate) trace: String,
 }
 
-/// The token that looks most like the first error.
+/// The predicted token of the first error.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub(crate) struct PredictedError {
-    /// Its index.
+    /// Index of the token.
     pub(crate) token: usize,
     /// Where the token starts in the text, in bytes.
     pub(crate) start: usize,
@@ -84,9 +84,9 @@ pub(crate) struct PredictedError {
 /// Tokens of a request.
 #[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 pub(crate) struct Usage {
-    /// Tokens that were read, each prompt once.
+    /// Number of tokens read; each prompt counts once.
     pub(crate) prompt_tokens: usize,
-    /// Tokens that were sampled, over all samples.
+    /// Number of tokens sampled, over all samples.
     pub(crate) completion_tokens: usize,
     pub(crate) total_tokens: usize,
 }
@@ -101,7 +101,7 @@ impl Usage {
     }
 }
 
-/// A ranking: an object, or the list of text-embeddings-inference where `texts` were ranked.
+/// A ranking: an object, or a list as in text-embeddings-inference if `texts` were ranked.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub(crate) enum RerankAnswer {
@@ -109,7 +109,7 @@ pub(crate) enum RerankAnswer {
     Texts(Vec<RankedText>),
 }
 
-/// Documents ranked, best first.
+/// Ranked documents, best first.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Ranking {
     pub(crate) id: String,
@@ -129,19 +129,20 @@ pub(crate) struct RankedDocument {
     pub(crate) relevance_score: f64,
     /// The trace score itself; null for an empty document.
     pub(crate) score: Option<f64>,
-    /// The document as an object, where it was asked for.
+    /// The document as an object, if requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) document: Option<Map<String, Value>>,
 }
 
-/// One text of a ranking, as text-embeddings-inference has it.
+/// One text of a ranking, in text-embeddings-inference's format.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct RankedText {
     /// Its place in the request.
     pub(crate) index: usize,
-    /// sigmoid(score), or the score itself where `raw_scores` is true; null for an empty text with `raw_scores`.
+    /// sigmoid(score), or the score itself if `raw_scores` is true; null for an empty text with
+    /// `raw_scores`.
     pub(crate) score: Option<f64>,
-    /// The text, where it was asked for.
+    /// The text, if requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) text: Option<String>,
 }
@@ -153,11 +154,11 @@ pub(crate) struct RerankUsage {
     pub(crate) total_tokens: usize,
 }
 
-/// What Cohere's clients read besides the results.
+/// Additional fields for Cohere's clients.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct RerankMeta {
     pub(crate) billed_units: BilledUnits,
-    /// What was read otherwise than the request may mean.
+    /// Warnings about fields that were read differently than the request may intend.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) warnings: Vec<String>,
 }
@@ -268,7 +269,7 @@ pub(crate) struct TextChunkChoice {
     pub(crate) logprobs: (),
 }
 
-/// How an answer was chosen; candidates stand in the order in which they were drawn.
+/// How an answer was chosen. Candidates are in the order of sampling.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct Choice {
     pub(crate) n: usize,
@@ -282,7 +283,7 @@ pub(crate) struct Choice {
     pub(crate) candidates: Vec<CandidateView>,
 }
 
-/// One sample. `text` and `rewards` are there where `return_candidates` is true.
+/// One sample. `text` and `rewards` are present if `return_candidates` is true.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Candidate")]
 pub(crate) struct CandidateView {
@@ -343,12 +344,12 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// The trace score that stands for a text.
+    /// The trace score of a text.
     pub(crate) fn score(&self, trace: &ScoredTrace) -> Option<f64> {
         trace.scores.get(self.score.name()).copied().map(f64::from)
     }
 
-    /// Everything that is known of a scored text.
+    /// Token rewards and scores of a scored text.
     pub(crate) fn token_rewards(
         &self,
         index: usize,

@@ -1,7 +1,7 @@
-//! What every handler shares, and the one way from texts to scored traces.
+//! State that all handlers share, and the scoring of texts.
 //!
-//! A text is encoded and its answer read on a blocking thread; the model thread reads token ids and returns logits; a
-//! blocking thread turns these into rewards and scores. Each is done once.
+//! A blocking thread encodes a text and reads its answer. The model thread reads token ids and
+//! returns logits. A blocking thread turns these into rewards and scores.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,10 +21,10 @@ use crate::models::Models;
 use crate::refusal::Refusal;
 use crate::token::Token;
 
-/// Blocking threads that encode and finish texts: the model needs the other cores.
+/// Number of blocking threads that encode and finish texts. The model needs the other cores.
 pub(crate) const ENCODERS: usize = 2;
 
-/// Bytes of texts with their questions that a request may have, in units of the bound on its body.
+/// Maximum total size of a request's texts with their questions, as a multiple of the body's limit.
 const MAX_TEXTS_PER_BODY: usize = 4;
 
 pub(crate) struct App {
@@ -33,7 +33,7 @@ pub(crate) struct App {
     pub(crate) limits: Limits,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) token: Option<Token>,
-    /// Where labels are kept.
+    /// The file of labels.
     pub(crate) labels: Option<Arc<LabelFile>>,
     pub(crate) events: Events,
     pub(crate) token_budget: usize,
@@ -42,11 +42,11 @@ pub(crate) struct App {
     pub(crate) started: u64,
     pub(crate) encoders: Arc<Semaphore>,
     pub(crate) requests: Arc<Semaphore>,
-    /// Requests numbered so far: each has an identifier and random streams of its own.
+    /// Number of requests so far. Each request has its own identifier and random streams.
     pub(crate) numbered: AtomicU64,
 }
 
-/// Scored traces of a request and the tokens that were read for them, each prompt once.
+/// Scored traces of a request and the number of tokens read for them; each prompt counts once.
 pub(crate) struct Scored {
     pub(crate) traces: Vec<ScoredTrace>,
     pub(crate) tokens: usize,
@@ -57,12 +57,12 @@ pub(crate) struct Scored {
 pub(crate) struct Pair {
     pub(crate) question: String,
     pub(crate) text: String,
-    /// How errors name the text.
+    /// Name of the text in errors.
     pub(crate) param: String,
 }
 
 impl App {
-    /// Scores texts by one reward. A text that cannot be scored refuses the request by name.
+    /// Scores texts by one reward. Fails, naming the text, if one cannot be scored.
     pub(crate) async fn score(
         self: &Arc<Self>,
         reward: usize,
@@ -93,7 +93,7 @@ impl App {
         self.score_encoded(reward, encoding.await?).await
     }
 
-    /// Scores traces as they are; those that cannot be scored stay without rewards.
+    /// Scores traces; those that cannot be scored get no rewards.
     pub(crate) async fn score_traces(
         self: &Arc<Self>,
         reward: usize,
@@ -134,7 +134,7 @@ impl App {
         })
     }
 
-    /// Refuses a request that is too large for the model to finish in time.
+    /// Fails for a request that is too large for the model to finish in time.
     pub(crate) fn ensure_tokens(&self, rows: usize) -> Result<(), Refusal> {
         let max = self.limits.request_tokens;
         if rows <= max {
@@ -146,7 +146,7 @@ impl App {
         Err(Refusal::request("too_many_tokens", message))
     }
 
-    /// Refuses a long question with many texts: each text carries its question.
+    /// Fails for a long question with many texts, because the question is repeated for each text.
     fn ensure_bytes(&self, pairs: &[Pair]) -> Result<(), Refusal> {
         let bytes: usize = pairs.iter().map(|p| p.question.len() + p.text.len()).sum();
         let max = MAX_TEXTS_PER_BODY * self.limits.body_bytes;
@@ -207,7 +207,7 @@ impl App {
         self.numbered.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Refuses a text beyond the bound of one text.
+    /// Fails for a text longer than the limit of one text.
     pub(crate) fn ensure_text(&self, param: &str, text: &str) -> Result<(), Refusal> {
         let max = self.limits.text_bytes;
         if text.len() <= max {
@@ -217,7 +217,7 @@ impl App {
         Err(Refusal::field(param, message))
     }
 
-    /// Refuses a list beyond the bound of one request, and an empty one.
+    /// Fails for an empty list and for one longer than the limit of a request.
     pub(crate) fn ensure_count(&self, param: &str, count: usize) -> Result<(), Refusal> {
         let max = self.limits.documents;
         if count == 0 {

@@ -1,4 +1,5 @@
-//! A request's body: read within bounds on size, time and depth, then as the type of its route.
+//! Reads a request's body within limits on size, time and depth, and parses it as the type of its
+//! route.
 
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
@@ -43,31 +44,31 @@ impl Fields {
         }
     }
 
-    /// A field as it came.
+    /// A field as sent.
     pub(crate) fn get(&self, name: &str) -> Option<&Value> {
         self.0.get(name)
     }
 
-    /// Takes some fields out; what is left is for another server.
+    /// Removes and returns some fields; the rest is for another server.
     pub(crate) fn take<'n>(&mut self, names: impl IntoIterator<Item = &'n str>) -> Self {
         let names = names.into_iter();
         let taken = names.filter_map(|name| Some((name.to_owned(), self.0.shift_remove(name)?)));
         Self(taken.collect())
     }
 
-    /// All fields as a request's type; fields that it does not know are refused by name.
+    /// All fields as a request's type. An unknown field is an error that names it.
     pub(crate) fn parse<T: RequestBody>(self) -> Result<T, Refusal> {
         T::shape().read(self.0)
     }
 
-    /// All fields as they came, without those that were null.
+    /// All fields as sent, without null fields.
     pub(crate) fn into_map(self) -> Map<String, Value> {
         self.0
     }
 }
 
-/// Refuses any content type but JSON. Other types are refused because a page of another origin can
-/// send them without a CORS preflight request.
+/// Fails for any content type but JSON. Other types are refused because a page of another origin
+/// can send them without a CORS preflight request.
 fn ensure_json(headers: &HeaderMap) -> Result<(), Refusal> {
     let given = headers
         .get(header::CONTENT_TYPE)

@@ -1,4 +1,4 @@
-//! Accepts connections within the limits on their number, headers and times, and ends them.
+//! Accepts connections within the limits on their number, headers and times, and closes them.
 
 use std::future::Future;
 use std::pin::pin;
@@ -19,9 +19,9 @@ use crate::metrics::Metrics;
 /// Smallest buffer that hyper accepts.
 const MIN_BUFFER_BYTES: usize = 8192;
 
-/// Accepts connections until `stop`, then lets requests in flight finish within the grace period.
+/// Accepts connections until `stop`, then lets requests in progress finish within the grace period.
 ///
-/// Returns whether all of them did.
+/// Returns whether all of them finished.
 pub(crate) async fn accept(
     listener: TcpListener,
     router: Router,
@@ -39,7 +39,7 @@ pub(crate) async fn accept(
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
                 Err(_) => {
-                    // Out of descriptors, or a client that left: others may come.
+                    // Out of descriptors, or the client left. Later connections may succeed.
                     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
                     continue;
                 }
@@ -69,7 +69,8 @@ type Service = TowerToHyperService<Router>;
 type Io = TokioIo<std::pin::Pin<Box<TimeoutStream<TcpStream>>>>;
 
 fn connect(stream: TcpStream, router: Router, limits: &Limits) -> http1::Connection<Io, Service> {
-    // Answers are small: waiting to fill a segment only delays them. An error here changes nothing else.
+    // Responses are small, so waiting to fill a segment only delays them. An error here is
+    // harmless.
     drop(stream.set_nodelay(true));
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(limits.write_timeout));

@@ -1,7 +1,8 @@
-//! The one thread that runs models, and the queue before it.
+//! The model thread and its queue.
 //!
-//! The thread reads and writes token ids and numbers; it never sees a text. [`queue`] decides which units of work share
-//! a batch. A batch that fails is run again unit by unit, so that a unit that fails leaves the others unharmed.
+//! The thread processes token ids and numbers only, no texts. [`queue`] decides which units of work
+//! share a batch. A batch that fails is run again unit by unit, so that a failing unit does not
+//! affect the others.
 
 mod queue;
 
@@ -27,12 +28,12 @@ use crate::refusal::Refusal;
 
 use self::queue::{Batch, Queue};
 
-/// How much is packed into one batch.
+/// Limits of one batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Batching {
-    /// Most rows of a packed batch of the critic.
+    /// Maximum number of rows of a packed batch of the critic.
     pub token_budget: usize,
-    /// Most requests that share a batch; 1 runs each alone.
+    /// Maximum number of requests that share a batch; 1 runs each alone.
     pub requests: usize,
 }
 
@@ -45,19 +46,19 @@ impl Default for Batching {
     }
 }
 
-/// Where the result of a unit of work goes.
+/// The receiver of the result of a unit of work.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 
 /// Encoded traces of one request whose tokens are to be scored.
 pub(crate) struct ScoreWork {
     pub(crate) reward: usize,
-    /// Of these, the model thread reads the token ids.
+    /// The traces. The model thread reads their token ids only.
     pub(crate) traces: Arc<Vec<EncodedTrace>>,
-    /// Tokens of the traces, each prompt once.
+    /// Number of tokens of the traces; each prompt counts once.
     pub(crate) rows: usize,
 }
 
-/// One prompt and how it is to be completed.
+/// One prompt and the settings of its samples.
 pub(crate) struct SampleWork {
     pub(crate) prompt: Vec<u32>,
     /// A random stream for each sample.
@@ -67,7 +68,7 @@ pub(crate) struct SampleWork {
 }
 
 impl SampleWork {
-    /// Tokens of the prompt and of every sample at its limit.
+    /// Number of tokens of the prompt and of all samples at their limit.
     pub(crate) fn rows(&self) -> usize {
         self.prompt.len() + self.streams.len() * self.max_tokens
     }
@@ -90,13 +91,13 @@ pub(crate) enum Job {
     Sample(SampleJob),
 }
 
-/// The thread that empties the queue.
+/// The model thread.
 pub(crate) struct Engine {
     client: Client,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What handlers send work to the model thread with.
+/// The handle through which handlers send work to the model thread.
 #[derive(Clone)]
 pub(crate) struct Client {
     queue: Arc<Queue>,
@@ -139,7 +140,7 @@ impl Engine {
         self.client.clone()
     }
 
-    /// Takes no more work, finishes what waits and ends the thread.
+    /// Accepts no more work, finishes the queued work and ends the thread.
     pub(crate) fn stop(mut self) {
         self.client.queue.close();
         if let Some(thread) = self.thread.take() {
@@ -147,7 +148,7 @@ impl Engine {
         }
     }
 
-    /// Takes no more work and drops what waits; what runs ends with its pass.
+    /// Accepts no more work and drops the queued work; running work ends with its current pass.
     pub(crate) fn abandon(&self) {
         self.client.queue.abandon();
     }
@@ -160,7 +161,7 @@ impl Drop for Engine {
 }
 
 impl Client {
-    /// What the reward computes for encoded traces, in their order.
+    /// The reward's outputs for encoded traces, in order.
     pub(crate) async fn score(
         &self,
         work: ScoreWork,
@@ -177,12 +178,12 @@ impl Client {
         self.wait(answer).await
     }
 
-    /// Whether work is still taken.
+    /// Whether work is still accepted.
     pub(crate) fn is_open(&self) -> bool {
         self.queue.is_open()
     }
 
-    /// A request that stops waiting drops its end, and the model thread drops its work.
+    /// Waits for a result. If the request stops waiting, the model thread drops its work.
     async fn wait<T>(&self, answer: oneshot::Receiver<Result<T, Refusal>>) -> Result<T, Refusal> {
         match tokio::time::timeout(self.timeout, answer).await {
             Ok(Ok(result)) => result,
@@ -192,7 +193,7 @@ impl Client {
     }
 }
 
-/// What the model thread has.
+/// The state of the model thread.
 struct Worker {
     queue: Arc<Queue>,
     models: Arc<Models>,
@@ -213,7 +214,7 @@ impl Worker {
         }
     }
 
-    /// Scores the traces of all jobs in one batch; when that fails, each job on its own.
+    /// Scores the traces of all jobs in one batch; if that fails, each job alone.
     fn score(&self, jobs: Vec<ScoreJob>) {
         let rows = jobs.iter().map(|job| job.work.rows).sum();
         self.metrics.batch("score", jobs.len(), rows);
@@ -234,7 +235,7 @@ impl Worker {
         }
     }
 
-    /// What one reward computes for the traces of some jobs; ends early when nobody waits for them.
+    /// One reward's outputs for the traces of some jobs. Stops early if no request waits for them.
     fn outputs(&self, jobs: &[ScoreJob]) -> Result<Vec<Option<TokenOutputs>>, Refusal> {
         let Some(first) = jobs.first() else {
             return Ok(Vec::new());
@@ -251,7 +252,7 @@ impl Worker {
         self.guarded(|| critic.outputs(&ids, None, go_on))
     }
 
-    /// Samples the prompts of all jobs in one batch; when that fails, each job on its own.
+    /// Samples the prompts of all jobs in one batch; if that fails, each job alone.
     fn sample(&self, jobs: Vec<SampleJob>) {
         let rows = jobs.iter().map(|job| job.work.rows()).sum();
         self.metrics.batch("sample", jobs.len(), rows);

@@ -45,7 +45,7 @@ pub enum ServeError {
     },
     /// An upstream address that is neither http nor https.
     #[error(
-        "the upstream server `{url}` is no http or https address such as http://127.0.0.1:9000/v1"
+        "the upstream server `{url}` is not an http or https address such as http://127.0.0.1:9000/v1"
     )]
     Upstream {
         /// The address as given.

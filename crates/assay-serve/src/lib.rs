@@ -1,9 +1,10 @@
-//! A critic as a service: scores, token rewards, reranking, and answers chosen among samples, over HTTP.
+//! An HTTP service for a critic: scores, token rewards, reranking, and answers chosen among
+//! samples.
 //!
-//! Requests are read and encoded on an event loop and its blocking threads; one thread runs the models, and requests
-//! that wait for it at the same time share a batch. Scores are those of `assay score`, bit for bit, whatever shares the
-//! batch. This crate prints nothing and opens no file: models come loaded, and
-//! the file of labels open; messages go to [`Events`].
+//! Requests are read and encoded on an event loop and its blocking threads. One thread runs the
+//! models; requests that wait for it at the same time share a batch. Scores have the bits of
+//! `assay score`, whatever shares the batch. This crate prints nothing and opens no file: the
+//! caller loads the models and opens the file of labels. Messages go to [`Events`].
 //!
 //! ```no_run
 //! use std::path::Path;

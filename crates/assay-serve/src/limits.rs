@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// What a server refuses to hold, read or wait for.
+/// The limits of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of a request's body.
@@ -21,9 +21,9 @@ pub struct Limits {
     pub header_bytes: usize,
     /// Number of headers.
     pub headers: usize,
-    /// Connections open at a time; more are closed as they come.
+    /// Open connections at a time; further ones are closed at once.
     pub connections: usize,
-    /// Requests in progress at a time: read, waiting or answered.
+    /// Requests in progress at a time: being read, waiting or being answered.
     pub requests: usize,
     /// Tokens waiting for the model.
     pub queue_tokens: usize,
@@ -33,9 +33,9 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// Time for a request's body.
     pub body_timeout: Duration,
-    /// Time in which a client must take some of its answer.
+    /// Time within which a client must read some of its response.
     pub write_timeout: Duration,
-    /// Time for an answer, waiting included.
+    /// Time for a response, including waiting.
     pub request_timeout: Duration,
     /// Time for the requests in progress at shutdown.
     pub shutdown_grace: Duration,

@@ -11,7 +11,7 @@ use prometheus::{
 /// Content type of the text format.
 pub(crate) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-/// Longest wait that a refused client is told.
+/// Maximum wait, in seconds, in the response to a refused client.
 const MAX_WAIT_SECONDS: u64 = 60;
 
 /// Counters, gauges and histograms of one server.
@@ -29,7 +29,7 @@ pub(crate) struct Metrics {
     scored_tokens: IntCounter,
     sampled_tokens: IntCounter,
     model_failures: IntCounter,
-    /// Scored tokens a second, smoothed; bits of an f64.
+    /// Smoothed number of scored tokens per second, as the bits of an f64.
     pace: AtomicU64,
 }
 
@@ -145,7 +145,7 @@ impl Metrics {
         self.model_failures.inc();
     }
 
-    /// Whole seconds in which a number of tokens is likely to be scored, between 1 and [`MAX_WAIT_SECONDS`].
+    /// Estimated whole seconds for scoring a number of tokens, between 1 and [`MAX_WAIT_SECONDS`].
     pub(crate) fn seconds_for(&self, tokens: usize) -> u64 {
         let pace = f64::from_bits(self.pace.load(Ordering::Relaxed));
         if pace <= 0.0 {
@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(metrics.seconds_for(2500), 3);
         assert_eq!(metrics.seconds_for(usize::MAX), MAX_WAIT_SECONDS);
         metrics.scored(2000, Duration::from_secs(1));
-        // 0.8 * 1000 + 0.2 * 2000 = 1200 tokens a second.
+        // 0.8 * 1000 + 0.2 * 2000 = 1200 tokens per second.
         assert_eq!(metrics.seconds_for(2401), 3);
     }
 

@@ -1,4 +1,4 @@
-//! What is served: rewards by name, and a policy of this process or an upstream server.
+//! The served models: rewards by name, and a policy of this process or an upstream server.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,15 +19,15 @@ use crate::upstream::Upstream;
 /// The name under which the policy of this process is served.
 pub const POLICY: &str = "policy";
 
-/// A reward with the model it reads.
+/// A reward with its base model.
 pub struct ServedReward {
-    /// The name that requests call it by.
+    /// Its name in requests.
     pub name: String,
-    /// Its base model; rewards of one base share it.
+    /// Its base model; rewards with the same base share it.
     pub model: Arc<LanguageModel>,
     /// The reward.
     pub reward: RewardModel,
-    /// P(correct) from its scores, where its directory has a calibration.
+    /// P(correct) from its scores, if its directory has a calibration.
     pub calibration: Option<Calibration>,
 }
 
@@ -39,7 +39,7 @@ pub struct ServedPolicy {
     pub policy: PolicyModel,
 }
 
-/// Where sampled answers come from.
+/// The source of sampled answers.
 pub enum Generator {
     /// The policy of this process.
     Local(ServedPolicy),
@@ -47,19 +47,19 @@ pub enum Generator {
     Upstream(Upstream),
 }
 
-/// Everything that is served.
+/// All served models.
 pub struct Models {
     pub(crate) rewards: Vec<ServedReward>,
     pub(crate) generator: Option<Generator>,
-    /// The trace score that stands for a whole text where a request names none; else that of the calibration.
+    /// Trace score of a text if the request names none; `None` for that of the calibration.
     score: Option<TraceScore>,
 }
 
 impl Models {
-    /// Checks that there is a reward and that every name is given once.
+    /// Checks that there is a reward and that all names are different.
     ///
-    /// `score` is the trace score of requests that name none. Where it is absent, it is the score that the reward's
-    /// calibration was fitted to, else the mean.
+    /// `score` is the trace score of requests that name none. Its default is the score of the
+    /// reward's calibration, else the mean.
     ///
     /// # Errors
     /// [`ServeError::NoReward`], [`ServeError::DuplicateName`].
@@ -86,7 +86,7 @@ impl Models {
         })
     }
 
-    /// The reward of a request: the one it names, else the first.
+    /// Index of the reward of a request: the one it names, else the first.
     pub(crate) fn reward(&self, param: &str, name: Option<&str>) -> Result<usize, Refusal> {
         let Some(name) = name.filter(|name| !name.is_empty()) else {
             return Ok(0);
@@ -115,7 +115,7 @@ impl Models {
         self.score.or(fitted).unwrap_or(TraceScore::Mean)
     }
 
-    /// The constants of selectors, fitted on validation problems where the reward has a calibration.
+    /// The constants of selectors, fitted on validation problems if the reward has a calibration.
     pub(crate) fn constants(&self, reward: usize) -> SelectorConstants {
         let calibration = self.rewards[reward].calibration.as_ref();
         calibration.map_or_else(SelectorConstants::default, |c| c.fitted.selectors)

@@ -1,4 +1,5 @@
-//! The description at `/openapi.json`, made from the table of routes and the types of requests and answers.
+//! The description at `/openapi.json`, generated from the table of routes and the types of requests
+//! and responses.
 
 use std::sync::OnceLock;
 
@@ -11,7 +12,7 @@ use crate::refusal::ErrorBody;
 use crate::routes::table::{Access, Content, Route, Status, TABLE, status};
 use crate::shape::generator;
 
-/// A route by method and path, as the description names it.
+/// A route by its method and path in the description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct Endpoint {
@@ -35,10 +36,10 @@ pub fn openapi() -> &'static str {
     DOCUMENT.get_or_init(|| document().to_string())
 }
 
-/// Checks a body as the route at `path` does before any model is asked, within the default limits.
+/// Checks a body as the route at `path` does before any model runs, with the default limits.
 ///
 /// # Errors
-/// The message that a client would get; also when no route at `path` has a body.
+/// The message that a client would receive. Also if no route at `path` has a body.
 pub fn check_body(path: &str, body: &[u8]) -> Result<(), String> {
     let mut of_path = TABLE.iter().filter(|route| route.path == path);
     let Some(kind) = of_path.find_map(|route| route.body) else {
@@ -134,7 +135,7 @@ fn described(content: &Content, answers: &mut SchemaGenerator) -> Value {
 
 const FOREIGN: Status = status(403, "The server has no token and was asked for by a name.");
 const NO_TOKEN: Status = status(401, "The bearer token is missing or wrong.");
-/// The refusals of a route that the models work for.
+/// The error statuses of a route that runs models.
 const OF_WORK: &[Status] = &[
     status(
         400,
@@ -154,7 +155,7 @@ const OF_WORK: &[Status] = &[
     status(504, "No answer in time."),
 ];
 
-/// The refusals that a route's access brings.
+/// The error statuses that follow from a route's access.
 fn of_access(access: Access) -> &'static [Status] {
     match access {
         Access::Open => &[FOREIGN],
@@ -163,7 +164,7 @@ fn of_access(access: Access) -> &'static [Status] {
     }
 }
 
-/// Says of every object with named fields that it has no others.
+/// Adds `additionalProperties: false` to every object with named fields.
 fn close(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {

@@ -1,7 +1,7 @@
-//! What a client is told when a request is not answered: a status and OpenAI's error object.
+//! Error responses: a status and OpenAI's error object.
 //!
-//! Messages name the field and the way out. They never hold a path or the text of an internal error: those go to the
-//! server's log.
+//! Messages name the field and the remedy. They never contain a path or the text of an internal
+//! error; those go to the server's log.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// Longest message: parts of a request may be quoted in it.
+/// Maximum length of a message in characters, since it may quote parts of a request.
 const MAX_MESSAGE_CHARS: usize = 400;
 
 /// An error in OpenAI's shape.
@@ -21,16 +21,16 @@ pub(crate) struct ErrorBody {
 
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct ErrorDetail {
-    /// What is wrong and how to mend it.
+    /// What is wrong and how to fix it.
     message: String,
     #[serde(rename = "type")]
     kind: &'static str,
-    /// The field that is at fault.
+    /// The invalid field.
     param: Option<String>,
     code: &'static str,
 }
 
-/// An answer that is an error.
+/// An error response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
@@ -58,7 +58,7 @@ impl Refusal {
         }
     }
 
-    /// A request that cannot be answered as it stands.
+    /// An invalid request.
     pub(crate) fn request(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(
             StatusCode::BAD_REQUEST,
@@ -76,7 +76,7 @@ impl Refusal {
         refusal.about(param)
     }
 
-    /// A request with a status of its own.
+    /// An error with another status.
     pub(crate) fn status(
         status: StatusCode,
         code: &'static str,
@@ -85,7 +85,7 @@ impl Refusal {
         Self::new(status, "invalid_request_error", code, message)
     }
 
-    /// More than the model reads.
+    /// Input longer than the model's context.
     pub(crate) fn too_long(param: impl Into<String>, message: impl Into<String>) -> Self {
         let mut refusal = Self::field(param, message);
         refusal.code = "context_length_exceeded";
@@ -112,7 +112,7 @@ impl Refusal {
         )
     }
 
-    /// More than the service takes on; `retry_after` in seconds.
+    /// More work than the service accepts; `retry_after` in seconds.
     pub(crate) fn overloaded(retry_after: u64) -> Self {
         let message =
             format!("too many requests are waiting; try again in {retry_after} s or later");
@@ -126,7 +126,7 @@ impl Refusal {
         refusal
     }
 
-    /// An answer that took too long.
+    /// A request that took too long.
     pub(crate) fn timed_out(seconds: u64) -> Self {
         let message = format!("no answer within {seconds} s; ask for fewer or shorter texts");
         Self::new(
@@ -137,7 +137,7 @@ impl Refusal {
         )
     }
 
-    /// The service is about to end.
+    /// The service is stopping.
     pub(crate) fn stopping() -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -157,7 +157,7 @@ impl Refusal {
         )
     }
 
-    /// A file that holds as much as it may.
+    /// A file that has reached its maximum size.
     pub(crate) fn full(message: impl Into<String>) -> Self {
         Self::new(
             StatusCode::INSUFFICIENT_STORAGE,
@@ -177,18 +177,18 @@ impl Refusal {
         )
     }
 
-    /// Names the field that is at fault.
+    /// Sets the invalid field.
     pub(crate) fn about(mut self, param: impl Into<String>) -> Self {
         self.param = Some(param.into());
         self
     }
 
-    /// What the client is told.
+    /// The message for the client.
     pub(crate) fn message(&self) -> &str {
         &self.message
     }
 
-    /// The error object, as it also stands in a stream.
+    /// The error object, also used in streams.
     pub(crate) fn body(&self) -> ErrorBody {
         ErrorBody {
             error: ErrorDetail {

@@ -1,7 +1,8 @@
-//! The bodies that clients send, as types. Their doc comments describe the fields at `/openapi.json`.
+//! Types of request bodies. Their doc comments are the descriptions of the fields at
+//! `/openapi.json`.
 //!
-//! Fields of other servers are listed in [`others`]: those that change nothing here, and those of which only the
-//! values that ask for nothing pass.
+//! [`others`] lists fields of other servers: those that have no effect here, and those that are
+//! accepted only with a neutral value.
 
 mod labels;
 mod names;
@@ -33,19 +34,19 @@ pub(crate) enum Texts {
 
 /// Texts to score: a question with its answers, pairs, or traces.
 ///
-/// Give `question` with `text`, or `traces`. One question goes with any number of texts, and a list of questions with
-/// as many texts. `text_1` and `text_2`, `data_1` and `data_2`, `queries` and `documents` or `items` are other names
-/// for the two.
+/// Give `question` and `text`, or `traces`. `question` is one question for all texts, or a list
+/// with one question per text. `text_1` and `text_2`, `data_1` and `data_2`, `queries` and
+/// `documents` or `items` are other names for the two.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(example = serde_json::json!({ "question": "What is 3 plus 4?", "text": "3 + 4 = 7\n#### 7" }))]
 #[schemars(example = serde_json::json!({ "text_1": "What is 3 plus 4?", "text_2": ["3 + 4 = 7", "3 + 4 = 8"] }))]
 #[schemars(example = serde_json::json!({ "traces": [{ "question": "1 + 1?", "text": "2" }], "score": "last" }))]
 pub(crate) struct TextsRequest {
-    /// The reward; the first one where absent.
+    /// The reward. Default: the first one.
     pub(crate) model: Option<String>,
-    /// The trace score that stands for a text; the server's where absent.
+    /// Trace score of a text. Default: the server's.
     pub(crate) score: Option<Name<TraceScore>>,
-    /// How the place of an error is predicted; `largest_drop` where absent.
+    /// How the place of an error is predicted. Default: `largest_drop`.
     pub(crate) predictor: Option<Name<Predictor>>,
     /// The question, or one for each text.
     pub(crate) question: Option<Texts>,
@@ -55,7 +56,7 @@ pub(crate) struct TextsRequest {
     pub(crate) data_1: Option<Texts>,
     /// Another name for `question`.
     pub(crate) queries: Option<Texts>,
-    /// The text that answers, or several.
+    /// The answer text, or several.
     pub(crate) text: Option<Texts>,
     /// Another name for `text`.
     pub(crate) text_2: Option<Texts>,
@@ -75,11 +76,11 @@ pub(crate) struct TextsRequest {
 pub(crate) struct Trace {
     /// The question.
     pub(crate) question: String,
-    /// The text that answers it.
+    /// The answer text.
     pub(crate) text: String,
 }
 
-/// Answers to rank, as Cohere, Jina, vLLM and text-embeddings-inference ask.
+/// Answers to rank, in the formats of Cohere, Jina, vLLM and text-embeddings-inference.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(example = serde_json::json!({ "query": "What is 3 plus 4?", "documents": ["3 + 4 = 7", "3 + 4 = 8", ""], "top_n": 2 }))]
 #[schemars(example = serde_json::json!({
@@ -90,29 +91,32 @@ pub(crate) struct Trace {
 }))]
 #[schemars(example = serde_json::json!({ "query": "What is 3 plus 4?", "texts": ["3 + 4 = 7"], "raw_scores": false }))]
 pub(crate) struct RerankRequest {
-    /// The reward; the first one where absent.
+    /// The reward. Default: the first one.
     pub(crate) model: Option<String>,
-    /// The trace score that stands for a text; the server's where absent.
+    /// Trace score of a text. Default: the server's.
     pub(crate) score: Option<Name<TraceScore>>,
     /// The question.
     pub(crate) query: String,
-    /// The answers to rank: strings, or objects with a `text` or with the fields that `rank_fields` names.
+    /// The answers to rank: strings, or objects with a `text` or with the fields that `rank_fields`
+    /// names.
     pub(crate) documents: Option<Vec<Document>>,
-    /// The answers as text-embeddings-inference has them, instead of `documents`; the answer then has its shape.
+    /// The answers in text-embeddings-inference's format, instead of `documents`. The response then
+    /// has its format too.
     pub(crate) texts: Option<Vec<String>>,
-    /// Fields of document objects that are ranked, one after the other, instead of `text`.
+    /// Fields of document objects that are joined and ranked instead of `text`.
     pub(crate) rank_fields: Option<Vec<String>>,
-    /// How many results are returned; all where absent.
+    /// How many results are returned. Default: all.
     #[schemars(range(min = 1))]
     pub(crate) top_n: Option<usize>,
     /// Another name for `top_n`.
     #[schemars(range(min = 1))]
     pub(crate) top_k: Option<usize>,
-    /// Whether results carry their document; false where absent.
+    /// Whether results contain their document. Default: false.
     pub(crate) return_documents: Option<bool>,
     /// Another name for `return_documents`.
     pub(crate) return_text: Option<bool>,
-    /// With `texts`: whether scores are returned as they are, not as sigmoid(score); false where absent.
+    /// With `texts`: whether scores are returned as they are, not as sigmoid(score). Default:
+    /// false.
     pub(crate) raw_scores: Option<bool>,
 }
 
@@ -125,7 +129,7 @@ pub(crate) enum Document {
     Object(Map<String, Value>),
 }
 
-/// A chat to be answered.
+/// A chat to answer.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(example = serde_json::json!({ "messages": [{ "role": "user", "content": "What is 3 plus 4?" }], "max_tokens": 8, "seed": 1, "assay": { "n": 2 } }))]
 #[schemars(example = serde_json::json!({
@@ -140,10 +144,10 @@ pub(crate) enum Document {
     "chat_template_kwargs": { "enable_thinking": false },
 }))]
 pub(crate) struct ChatRequest {
-    /// The turns. The critic reads the last turn of the user as the question. Without a system turn the policy is
-    /// asked in the reward's prompt style.
+    /// The turns. The critic reads the user's last turn as the question. Without a system turn the
+    /// policy is prompted in the reward's prompt style.
     pub(crate) messages: Vec<Turn>,
-    /// Tools are only shown to the chat template, with `tool_choice: "none"`: no tool is called here.
+    /// Tools, passed only to the chat template, with `tool_choice: "none"`. No tool is called.
     pub(crate) tools: Option<Vec<Value>>,
     /// `none`, or `auto` without tools.
     pub(crate) tool_choice: Option<Value>,
@@ -162,14 +166,14 @@ pub(crate) struct ChatRequest {
 pub(crate) struct Turn {
     /// `system`, `developer`, `user`, `assistant`, `tool` or `function`.
     pub(crate) role: String,
-    /// What is said; absent in a turn that only calls tools.
+    /// The content; absent in a turn that only calls tools.
     pub(crate) content: Option<Content>,
-    /// What else a chat template reads, such as `tool_calls`.
+    /// Other fields that a chat template reads, such as `tool_calls`.
     #[serde(flatten)]
     pub(crate) rest: Map<String, Value>,
 }
 
-/// A string, or parts that are texts.
+/// A string, or a list of text parts.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
 #[schemars(inline)]
@@ -188,7 +192,7 @@ pub(crate) struct Part {
     pub(crate) text: Option<String>,
 }
 
-/// A text to be continued.
+/// A text to continue.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(example = serde_json::json!({ "prompt": "1+1=", "max_tokens": 8, "best_of": 2 }))]
 pub(crate) struct CompletionRequest {
@@ -206,18 +210,18 @@ pub(crate) struct CompletionRequest {
 pub(crate) struct Sampling {
     /// `policy`, or with an upstream server the name of its model.
     pub(crate) model: Option<String>,
-    /// 1 where absent.
+    /// Default: 1.
     #[schemars(range(min = 0, max = 10))]
     pub(crate) temperature: Option<f64>,
-    /// In (0, 1]; 1 where absent.
+    /// In (0, 1]. Default: 1.
     #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))]
     pub(crate) top_p: Option<f64>,
     /// -1 or 0 keeps all tokens.
     #[schemars(range(min = -1))]
     pub(crate) top_k: Option<i64>,
-    /// The same seed gives the same samples; -1 or none draws a new one.
+    /// The same seed gives the same samples. With -1 or null a new seed is drawn.
     pub(crate) seed: Option<Seed>,
-    /// Tokens of a sample; -1 or none: 512, or what the model has room for.
+    /// Maximum tokens of a sample. With -1 or null: 512, or the positions that the model has left.
     #[schemars(range(min = -1))]
     pub(crate) max_tokens: Option<i64>,
     /// Another name for `max_tokens`.
@@ -225,15 +229,15 @@ pub(crate) struct Sampling {
     pub(crate) max_completion_tokens: Option<i64>,
     /// Texts before which an answer ends; at most 16.
     pub(crate) stop: Option<Texts>,
-    /// Whether the chosen answer comes as server-sent events.
+    /// Whether the chosen answer is sent as server-sent events.
     pub(crate) stream: Option<bool>,
-    /// What a stream tells besides the answer.
+    /// Additional content of a stream.
     pub(crate) stream_options: Option<StreamOptions>,
     /// How the answer is chosen.
     pub(crate) assay: Option<Choosing>,
 }
 
-/// What a stream tells besides the answer.
+/// Additional content of a stream.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct StreamOptions {
@@ -251,18 +255,18 @@ pub(crate) struct StreamOptions {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Choosing {
-    /// Samples to choose from; 4 where absent.
+    /// Samples to choose from. Default: 4.
     #[schemars(range(min = 1))]
     pub(crate) n: Option<usize>,
-    /// `best_of_n` where absent.
+    /// Default: `best_of_n`.
     pub(crate) selector: Option<Name<Selector>>,
-    /// The reward that chooses; the first one where absent.
+    /// The reward that chooses. Default: the first one.
     pub(crate) reward: Option<String>,
-    /// The trace score that ranks the samples; the server's where absent.
+    /// The trace score that ranks the samples. Default: the server's.
     pub(crate) score: Option<Name<TraceScore>>,
-    /// Whether every sample is returned with its token rewards; false where absent.
+    /// Whether every sample is returned with its token rewards. Default: false.
     pub(crate) return_candidates: Option<bool>,
-    /// How the place of an error is predicted; `largest_drop` where absent.
+    /// How the place of an error is predicted. Default: `largest_drop`.
     pub(crate) predictor: Option<Name<Predictor>>,
 }
 
@@ -313,7 +317,7 @@ mod tests {
 
     use super::*;
 
-    /// Bodies that are tried for each type.
+    /// Number of bodies that are tried for each type.
     const BODIES: usize = 4000;
     const WORDS: [&str; 6] = ["", "mean", "user", "text", "largest_drop", "a word"];
     const NAMES: [&str; 10] = [
@@ -388,7 +392,8 @@ mod tests {
         jsonschema::validator_for(&schema).unwrap()
     }
 
-    /// Without the null fields of nested objects, which a request may have and the schema of a closed object has not.
+    /// The value without null fields of nested objects. A request may have them, but the schema of
+    /// a closed object does not allow them.
     fn without_nulls(value: &mut Value) {
         match value {
             Value::Object(fields) => {
@@ -400,7 +405,8 @@ mod tests {
         }
     }
 
-    /// A body is read where its type's schema accepts it, and refused with a field's name where it does not.
+    /// Asserts that a body is read if its type's schema accepts it, and otherwise fails with a
+    /// field's name.
     fn agrees<T: RequestBody>() {
         let validator = validator::<T>();
         let mut random = Random(7);

@@ -1,5 +1,5 @@
-//! The routes: one table from which the router and the description are made; who may ask, and what every answer
-//! carries.
+//! The routes: a table from which the router and the description are made, access checks, and
+//! headers of all responses.
 
 pub(crate) mod completions;
 pub(crate) mod labels;
@@ -42,7 +42,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Asks for the token, if there is one.
+/// Checks the bearer token, if the server has one.
 async fn authorise(
     State(app): State<Arc<App>>,
     request: Request,
@@ -54,7 +54,7 @@ async fn authorise(
     }
 }
 
-/// Bounds the number of requests in progress.
+/// Limits the number of requests in progress.
 async fn admit(
     State(app): State<Arc<App>>,
     request: Request,
@@ -69,8 +69,8 @@ async fn admit(
     Ok(next.run(request).await)
 }
 
-/// Counts and times every request, refuses foreign hosts where there is no token, and sets headers so that no answer
-/// is stored or its type guessed.
+/// Counts and times every request, refuses other hosts' names if there is no token, and sets
+/// headers that forbid storing a response and guessing its type.
 async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let route = request.extensions().get::<MatchedPath>();
@@ -94,7 +94,7 @@ async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
     response
 }
 
-/// Counts a request in and, however it ends, out.
+/// Counts a request as in progress until it is dropped.
 struct InFlight(Arc<App>);
 
 impl InFlight {

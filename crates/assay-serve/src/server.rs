@@ -1,4 +1,4 @@
-//! Starting, running and ending the service.
+//! Starts, runs and stops the service.
 
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
@@ -23,24 +23,24 @@ use crate::token::Token;
 /// Threads of the event loop; the model has its own.
 const EVENT_THREADS: usize = 2;
 
-/// How a server is run.
+/// The settings of a server.
 #[derive(Clone, Default)]
 pub struct ServeSettings {
-    /// Bounds on what it accepts.
+    /// Limits on requests.
     pub limits: Limits,
-    /// How much is packed into one batch.
+    /// Limits of one batch.
     pub batching: Batching,
     /// The secret that requests must carry, if any.
     pub token: Option<Token>,
-    /// Where labels that people make in the viewer are kept, if anywhere.
+    /// The file of labels that people make in the viewer; `None` for no labels.
     pub labels: Option<Arc<LabelFile>>,
-    /// Seed of samples whose request names none.
+    /// Seed of samples if the request names none.
     pub seed: u64,
-    /// Where messages for the operator go.
+    /// Receives messages for the operator.
     pub events: Events,
 }
 
-/// A server that listens and can be run.
+/// A server that is listening but not yet running.
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
@@ -73,7 +73,7 @@ impl Server {
         })
     }
 
-    /// The address that is listened on.
+    /// The address on which the server listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -83,7 +83,7 @@ impl Server {
         !self.address.ip().is_loopback() && self.settings.token.is_none()
     }
 
-    /// Runs until SIGINT or SIGTERM, then answers the requests it has accepted.
+    /// Runs until SIGINT or SIGTERM, then answers the accepted requests.
     ///
     /// # Errors
     /// As [`Server::run_until`].
@@ -106,11 +106,11 @@ impl Server {
         })
     }
 
-    /// Runs until `stop` is ready, then accepts no more requests and answers those it has within the grace period.
-    /// Blocks.
+    /// Runs until `stop` is ready, then accepts no more requests and answers the accepted ones
+    /// within the grace period. Blocks.
     ///
     /// # Errors
-    /// [`ServeError::System`] when threads or the listener cannot be set up.
+    /// [`ServeError::System`] if threads or the listener cannot be set up.
     pub fn run_until(self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
         let system = |doing| move |source| ServeError::System { doing, source };
         let runtime = tokio::runtime::Builder::new_multi_thread()

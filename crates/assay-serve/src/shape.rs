@@ -1,8 +1,9 @@
-//! The shape of a request: the JSON schema of its type, against which a body is checked field by field.
+//! The shape of a request: the JSON schema of its type. A body is checked against it field by
+//! field.
 //!
-//! The schema served at `/openapi.json` is the one that bodies are checked against, so the two cannot differ. A field
-//! that is `null` is absent, as clients mean it. A value that does not fit is refused with the field's path and what
-//! was expected there.
+//! Bodies are checked against the same schema that `/openapi.json` serves, so the two cannot
+//! differ. A field that is `null` counts as absent. The error for an invalid value names the
+//! field's path and the expected type.
 
 mod words;
 
@@ -13,16 +14,16 @@ use serde_json::{Map, Value};
 
 use crate::refusal::Refusal;
 
-/// Similarity from which a known name is offered for an unknown one.
+/// Minimum similarity at which a known name is suggested for an unknown one.
 const MIN_SIMILARITY: f64 = 0.8;
 /// Whole numbers below this are exact as floating-point numbers.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// A field of other servers that must not ask for anything here.
+/// A field of other servers that is accepted only with a neutral value.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Unsupported {
     pub(crate) name: &'static str,
-    /// The values that ask for nothing, as a JSON list.
+    /// The neutral values, as a JSON list.
     pub(crate) neutral: &'static str,
     /// Why other values are refused.
     pub(crate) reason: &'static str,
@@ -30,15 +31,15 @@ pub(crate) struct Unsupported {
 
 /// The body of a request.
 pub(crate) trait RequestBody: DeserializeOwned + JsonSchema {
-    /// Fields of other servers that change nothing here.
+    /// Fields of other servers that have no effect here.
     fn ignored() -> Vec<&'static str>;
-    /// Fields of other servers whose neutral values pass.
+    /// Fields of other servers that are accepted only with a neutral value.
     fn unsupported() -> Vec<Unsupported>;
     /// The type's shape, made once.
     fn shape() -> &'static Shape;
 }
 
-/// The schema of a request with the schemas it refers to.
+/// The schema of a request with the schemas that it refers to.
 pub(crate) struct Shape {
     pub(crate) name: String,
     pub(crate) definitions: Map<String, Value>,
@@ -94,7 +95,8 @@ impl Shape {
         }
     }
 
-    /// Reads fields as a type: drops what changes nothing, refuses by name what is unknown or does not fit.
+    /// Reads fields as a type. Drops fields without effect; fails for unknown fields and invalid
+    /// values.
     pub(crate) fn read<T: RequestBody>(
         &self,
         mut fields: Map<String, Value>,
@@ -125,7 +127,7 @@ impl Shape {
             .unwrap_or(schema)
     }
 
-    /// Checks a value, drops its `null` fields and writes whole numbers as such.
+    /// Checks a value, drops its `null` fields and writes whole numbers as integers.
     fn fit(&self, schema: &Value, value: &mut Value, path: &str) -> Result<(), Refusal> {
         let schema = self.resolve(schema);
         if !self.takes(schema, value) {
@@ -187,7 +189,8 @@ impl Shape {
         Ok(())
     }
 
-    /// Whether a value has the type, the range and, where they are listed, one of the values of a schema.
+    /// Whether a value has the type and the range of a schema, and is one of its values if it lists
+    /// any.
     fn takes(&self, schema: &Value, value: &Value) -> bool {
         let schema = self.resolve(schema);
         if let Some(branches) = branches(schema) {
@@ -223,7 +226,7 @@ fn unknown(name: &str, properties: &Map<String, Value>, path: &str) -> Refusal {
     Refusal::request("unknown_field", message).about(path)
 }
 
-/// A field's name with the path of the object it stands in.
+/// A field's name with the path of its object.
 fn join(path: &str, name: &str) -> String {
     match path {
         "" => name.to_owned(),

@@ -1,4 +1,4 @@
-//! The optional bearer token, and which hosts may be asked for without one.
+//! The optional bearer token, and the host names that are accepted without one.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use subtle::ConstantTimeEq;
 
 use crate::error::ServeError;
 
-/// Fewest characters of a token.
+/// Minimum number of characters of a token.
 const MIN_CHARS: usize = 16;
 
 /// A secret that requests must carry.
@@ -15,10 +15,11 @@ const MIN_CHARS: usize = 16;
 pub struct Token(String);
 
 impl Token {
-    /// A token from the text of its file: one line, white space around it dropped.
+    /// A token from the text of its file: one line, without white space around it.
     ///
     /// # Errors
-    /// [`ServeError::Token`] when it is shorter than 16 characters or holds others than visible ASCII.
+    /// [`ServeError::Token`] if it has fewer than 16 characters or characters other than visible
+    /// ASCII.
     pub fn parse(text: &str) -> Result<Self, ServeError> {
         let token = text.trim();
         if token.len() >= MIN_CHARS && token.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -31,7 +32,8 @@ impl Token {
         })
     }
 
-    /// Whether a request carries the token; the comparison's time does not depend on where it differs.
+    /// Whether a request has the token. The time of the comparison does not depend on the position
+    /// of a difference.
     pub(crate) fn is_in(&self, headers: &HeaderMap) -> bool {
         let given = headers
             .get(header::AUTHORIZATION)
@@ -43,8 +45,8 @@ impl Token {
     }
 }
 
-/// Whether a request asks for an address or for `localhost`: without a token, a page of another origin must not reach
-/// the service by letting its own name point here.
+/// Whether a request's host is an IP address or `localhost`. Without a token, a page of another
+/// origin must not reach the service by resolving its own name to this address (DNS rebinding).
 pub(crate) fn names_an_address(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(header::HOST) else {
         return true;

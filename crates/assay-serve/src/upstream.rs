@@ -1,7 +1,7 @@
-//! Another server that speaks OpenAI's API, asked for several samples of one request.
+//! Requests several samples from another server with OpenAI's API.
 //!
-//! Servers that answer with fewer choices than asked for are asked again, with the next seed. The request is passed on
-//! as it came, without what concerns assay and streaming.
+//! If a server returns fewer choices than requested, the request is repeated with the next seed.
+//! The request is forwarded as sent, without the fields for assay and streaming.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::error::ServeError;
 use crate::refusal::Refusal;
 
-/// Largest answer that is read.
+/// Maximum size of a response in bytes.
 const MAX_ANSWER_BYTES: u64 = 16 << 20;
 
 /// An upstream server.
@@ -18,7 +18,7 @@ pub struct Upstream {
     agent: ureq::Agent,
     url: String,
     key: Option<String>,
-    /// For all rounds of one request together.
+    /// Timeout of all rounds of one request together.
     timeout: Duration,
 }
 
@@ -29,7 +29,7 @@ pub(crate) struct Choice {
     pub(crate) finish_reason: &'static str,
 }
 
-/// What an upstream server answered.
+/// The response of an upstream server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) choices: Vec<Choice>,
@@ -38,7 +38,8 @@ pub(crate) struct Answer {
 }
 
 impl Upstream {
-    /// A server by the address before `/chat/completions`, such as `http://127.0.0.1:9000/v1`; `key` is its bearer token.
+    /// A server by the address before `/chat/completions`, such as `http://127.0.0.1:9000/v1`;
+    /// `key` is its bearer token.
     ///
     /// # Errors
     /// [`ServeError::Upstream`] when the address is neither http nor https.
@@ -66,7 +67,7 @@ impl Upstream {
         })
     }
 
-    /// `n` samples of a request; blocks, all rounds together no longer than the time-out.
+    /// `n` samples of a request. Blocks; all rounds together take at most the timeout.
     pub(crate) fn complete(
         &self,
         endpoint: &str,

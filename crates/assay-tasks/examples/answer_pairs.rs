@@ -1,7 +1,8 @@
-//! Reads JSON lines `{"text", "gold"}` or `{"answer", "gold"}` from standard input and prints, for each, whether they agree.
+//! Reads JSON lines `{"text", "gold"}` or `{"answer", "gold"}` from standard input and prints, for
+//! each, whether they agree.
 //!
-//! `text` is a whole completion, `answer` a bare answer. `tools/golden/answers_math_verify.py` compares the output with
-//! math-verify.
+//! `text` is a whole completion, `answer` a bare answer. `tools/golden/answers_math_verify.py`
+//! compares the output with math-verify.
 
 use std::io::{BufRead, Write};
 

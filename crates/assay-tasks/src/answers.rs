@@ -1,9 +1,11 @@
-//! What answer a text states, and whether two answers mean the same. Everything that reads or compares answers asks here.
+//! Reads the answer that a text states, and compares answers. All commands use this module for
+//! both.
 //!
-//! [`extract_lenient`] finds the answer of a text, [`extract_strict`] only one in the form that was asked for,
-//! [`same_answer`] compares two answers, [`check`] does both. An answer is compared by its canonical form, [`Answer`]: an
-//! exact number with its unit, a choice, yes or no, a sequence, a set, or normalised text. There is no algebra: `x+1` and
-//! `1+x` are different texts. All work is bounded: it is linear in the text, and numbers have 128 bits.
+//! [`extract_lenient`] finds the answer of a text, [`extract_strict`] only an answer in the
+//! requested form. [`same_answer`] compares two answers; [`check`] reads and compares. Answers are
+//! compared by their canonical form, [`Answer`]: an exact number with its unit, a choice, yes or
+//! no, a sequence, a set, or normalised text. There is no algebra: `x+1` and `1+x` are different
+//! texts. The work is linear in the text, and numbers have at most 128 bits.
 
 mod canonical;
 mod choice;
@@ -48,7 +50,7 @@ pub enum AnswerSource {
     Boxed,
     /// The last `\boxed{...}`, on a line `The answer is \boxed{26}` with nothing else.
     BoxedLine,
-    /// The rest of the line after the last `####` that is no heading.
+    /// The rest of the line after the last `####` that is not a heading.
     Hashes,
     /// A line that only states the answer: `The answer is 26.`
     Line,
@@ -61,7 +63,7 @@ pub enum AnswerSource {
 }
 
 impl AnswerSource {
-    /// Whether the answer stands in a form that prompts ask for: tags, a box, hashes.
+    /// Whether the answer is in a form that prompts request: tags, a box, hashes.
     pub fn is_marked(self) -> bool {
         matches!(
             self,
@@ -69,7 +71,7 @@ impl AnswerSource {
         )
     }
 
-    /// Whether nothing but the answer stands where it is stated, so that it can be moved into another form.
+    /// Whether the statement contains only the answer, so that it can be rewritten in another form.
     pub fn is_separate(self) -> bool {
         matches!(
             self,
@@ -78,29 +80,30 @@ impl AnswerSource {
     }
 }
 
-/// An answer as it stands in a text.
+/// An answer found in a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundAnswer<'a> {
     /// The answer without surrounding white space; never empty.
     pub text: &'a str,
     /// Its byte range in the text.
     pub span: Range<usize>,
-    /// Byte range of the whole statement, tags, box, hashes or `The answer is` included.
+    /// Byte range of the whole statement, including tags, box, hashes or `The answer is`.
     pub mark: Range<usize>,
     /// Where it was found.
     pub source: AnswerSource,
 }
 
-/// The answer of a text and how it compares with the gold answer.
+/// The answer of a text and whether it equals the gold answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckedAnswer {
-    /// The answer as the text states it.
+    /// The answer that the text states.
     pub predicted: Option<String>,
-    /// Whether it equals the gold answer; `None` without a gold answer. A text without an answer is wrong.
+    /// Whether it equals the gold answer; `None` without a gold answer. A text without an answer is
+    /// wrong.
     pub correct: Option<bool>,
 }
 
-/// The answer in the form that was asked for, and nothing else.
+/// The answer in the requested form; `None` for an answer in any other form.
 pub fn extract_strict(text: &str, form: AnswerForm) -> Option<FoundAnswer<'_>> {
     match form {
         AnswerForm::Tags => locate::in_tags(text),
@@ -108,10 +111,11 @@ pub fn extract_strict(text: &str, form: AnswerForm) -> Option<FoundAnswer<'_>> {
     }
 }
 
-/// The answer in any form, read from what follows the hidden reasoning, else from the whole text.
+/// The answer in any form, from the text after the hidden reasoning, else from the whole text.
 ///
-/// In this order: the last tags, the last box, the last hashes that are no heading, the last sentence or line that states
-/// an answer, a last line that is a choice or yes or no, the last number.
+/// In this order: the last tags, the last box, the last hashes that are not a heading, the last
+/// sentence or line that states an answer, a last line that is a choice or yes or no, the last
+/// number.
 pub fn extract_lenient(text: &str) -> Option<FoundAnswer<'_>> {
     locate::anywhere(text)
 }
@@ -123,14 +127,14 @@ pub fn check(text: &str, gold: Option<&str>) -> CheckedAnswer {
     CheckedAnswer { predicted, correct }
 }
 
-/// Whether a predicted answer equals the gold answer. No predicted answer is a wrong one.
+/// Whether a predicted answer equals the gold answer. A missing answer is wrong.
 pub fn is_correct(predicted: Option<&str>, gold: &str) -> bool {
     predicted.is_some_and(|predicted| same_answer(predicted, gold))
 }
 
 /// Whether two answers mean the same: [`Answer::agrees`] of both.
 ///
-/// Where the gold answer is a [`CountdownTask`], the prediction is its solution instead.
+/// If the gold answer is a [`CountdownTask`], the prediction must be a solution of it.
 pub fn same_answer(predicted: &str, gold: &str) -> bool {
     if let Some(task) = CountdownTask::parse(gold) {
         return task.accepts(predicted);
@@ -138,7 +142,7 @@ pub fn same_answer(predicted: &str, gold: &str) -> bool {
     Answer::read(predicted).agrees(&Answer::read(gold))
 }
 
-/// The number an answer states, or `None` where it is not one number. That of `50 %` is 50.
+/// The number that an answer states; `None` if it is not one number. `50 %` gives 50.
 pub fn parse_number(answer: &str) -> Option<Rational> {
     match Answer::read(answer) {
         Answer::Number(quantity) => Some(quantity.value),
@@ -146,14 +150,15 @@ pub fn parse_number(answer: &str) -> Option<Rational> {
     }
 }
 
-/// Classes of equal answers, for votes: answers that agree with the first of a class join it.
+/// Classes of equal answers, for votes. An answer belongs to a class if it agrees with its first
+/// answer.
 #[derive(Clone, Debug, Default)]
 pub struct AnswerClasses {
     first: Vec<(String, Answer)>,
 }
 
 impl AnswerClasses {
-    /// The number of the class that an answer belongs to; a new one where no class has an equal answer.
+    /// The number of an answer's class; a new one if no class has an equal answer.
     pub fn class(&mut self, answer: &str) -> u32 {
         let written = |(text, _): &(String, Answer)| text == answer;
         if let Some(class) = self.first.iter().position(written) {

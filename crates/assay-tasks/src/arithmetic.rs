@@ -1,5 +1,5 @@
-//! The built-in task of `assay quickstart`: several operations of clock arithmetic, solved by an
-//! expert of mixed style.
+//! The built-in task of `assay quickstart`: several operations of clock arithmetic. The expert
+//! writes one or several operations per line.
 //!
 //! A question lists operations to apply from left to right; every value is kept modulo a small
 //! number, so a value is one digit. `start 3 times 4 add 6 take 2:` is demonstrated by
@@ -40,7 +40,7 @@ pub struct ArithmeticSettings {
     pub largest_operand: u32,
     /// Probability that a line of the demonstration does several operations.
     pub merge_probability: f64,
-    /// Minimum number of operations of such a line, where as many are left.
+    /// Minimum number of operations of such a line, if enough are left.
     pub fewest_merged: usize,
     /// Maximum number of operations of such a line.
     pub most_merged: usize,
@@ -68,11 +68,11 @@ impl Default for ArithmeticSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Split {
-    /// Problems to learn from.
+    /// Problems for training.
     Train,
-    /// Problems to choose by: temperatures, scores, checkpoints.
+    /// Problems for choosing temperatures, scores and checkpoints.
     Validation,
-    /// Problems to report.
+    /// Problems for reported results.
     Test,
 }
 
@@ -168,7 +168,7 @@ pub fn alphabet(settings: &ArithmeticSettings) -> String {
         .collect()
 }
 
-/// Draws allowed for one new problem of a split before the settings are refused as too narrow.
+/// Maximum number of draws for one new problem of a split. If they fail, the settings are an error.
 const DRAWS_A_PROBLEM: usize = 200;
 
 /// Connectives with their cumulative probabilities in hundredths: a long tail.

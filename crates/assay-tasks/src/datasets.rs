@@ -1,9 +1,8 @@
 //! Reading problems from JSON lines, JSON arrays (both plain or compressed with gzip or zstd) and
 //! parquet: GSM8K, MedReason, MMLU-Pro, AIME and Countdown as published, any columns, or chats.
 //!
-//! A record that cannot be used is left out, counted and named by its number in the file; the
-//! records after it are read. A file that cannot be read to its end is an error, and so is a data
-//! set in which no record can be used.
+//! A record that cannot be used is left out, counted and reported with its number in the file. A
+//! file that cannot be read to its end is an error, and so is a data set without usable records.
 
 mod chat;
 mod columns;
@@ -34,7 +33,7 @@ use crate::problem::Problem;
 use crate::prompts::{split_completion, without_calculator_marks};
 use crate::{RecordFault, TasksError};
 
-/// How a file's records are laid out.
+/// The layout of a file's records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DatasetFormat {
@@ -47,7 +46,7 @@ pub enum DatasetFormat {
     /// last user turn before it the question.
     Messages,
     /// MedReason (`UCSC-VLAA/MedReason`): `question`, `options`, `reasoning`, `answer`; the answer
-    /// is a choice's letter where it is one of the options.
+    /// is a choice's letter if it is one of the options.
     Medreason,
     /// MMLU-Pro (`TIGER-Lab/MMLU-Pro`): `question`, `options`, `answer`, a letter; `cot_content` is
     /// the demonstration.
@@ -67,11 +66,11 @@ const MAX_TEXT: usize = 4 << 30;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Required {
-    /// The question only: sampling.
+    /// Only the question, for sampling.
     Question,
-    /// A demonstration: learning from an expert without answers.
+    /// A demonstration, for training without answers.
     Demonstration,
-    /// A gold answer: evaluation.
+    /// A gold answer, for evaluation.
     Answer,
     /// Both.
     #[default]
@@ -83,22 +82,21 @@ pub enum Required {
 #[serde(default, deny_unknown_fields)]
 pub struct DatasetSettings {
     /// A file of JSON lines, a JSON array (both plain or compressed with gzip or zstd) or parquet;
-    /// `*` in its name stands for any text, and the files it matches are read in order of their
-    /// names.
+    /// `*` in its name matches any text; the matching files are read in order of their names.
     pub path: PathBuf,
-    /// How its records are laid out.
+    /// The layout of its records.
     pub format: DatasetFormat,
     /// Column of the question (`columns`, `gsm8k`), or of the chat (`messages`). A dotted name
-    /// leads into nested columns: `reward_model.ground_truth`.
+    /// selects a nested column: `reward_model.ground_truth`.
     pub question: String,
     /// Column of the expert's reasoning (`columns`, `gsm8k`).
     pub demonstration: String,
     /// Column of the gold answer (`columns`, `gsm8k`, `messages`).
     pub answer: String,
-    /// Column of the identifier. A record without it is called after the file and its line, counted
+    /// Column of the identifier. The default identifier consists of file name and line, counted
     /// from 0: `gsm8k-train-0` for GSM8K, `train-0` otherwise.
     pub id: String,
-    /// Which fields a problem must have; what the command needs where it is absent.
+    /// Which fields a problem must have; if absent, those that the command needs.
     pub required: Option<Required>,
     /// Number of records to leave out at the start.
     pub offset: usize,
@@ -122,7 +120,7 @@ impl Default for DatasetSettings {
     }
 }
 
-/// Reads the problems of one file, or of those that a `*` matches.
+/// Reads the problems of one file, or of all files that a `*` matches.
 ///
 /// Without [`DatasetSettings::required`] a problem must have a demonstration and an answer.
 ///
@@ -217,7 +215,7 @@ impl Loader<'_> {
         Ok(())
     }
 
-    /// The problem of a record, and what was not used or was changed.
+    /// The problem of a record, and notes on content that was ignored or changed.
     fn problem(
         &self,
         place: Place<'_>,
@@ -252,8 +250,8 @@ impl Loader<'_> {
     }
 }
 
-/// The reasoning of an expert's text, and the answer that it states: apart from the reasoning, or in
-/// a box inside it. A number alone is an answer without reasoning.
+/// The reasoning of an expert's text, and its answer, which is separate or in a box inside the
+/// reasoning. A single number is an answer without reasoning.
 fn split_expert(expert: &str) -> (String, Option<String>) {
     let plain = without_calculator_marks(expert);
     if is_bare_number(plain.trim()) {
@@ -273,8 +271,7 @@ fn is_bare_number(text: &str) -> bool {
     text.chars().all(is_part) && text.contains(|c: char| c.is_ascii_digit())
 }
 
-/// Refuses a problem that lacks what is required; says which column was looked for and does not
-/// exist.
+/// Fails for a problem that lacks a required field. The error names the column that does not exist.
 fn check_required(
     problem: &Problem,
     required: Required,

@@ -1,8 +1,8 @@
 //! The built-in task of `assay quickstart --task deduction`: chains of rules about invented things,
-//! in words, solved by an expert of mixed style.
+//! in words. The expert applies one or several rules per line.
 //!
-//! A question states two facts and shuffled rules, and asks whether a thing is of some kind. There
-//! is no digit anywhere. `tam is a vex. ulo is a quol. every lorn is not a dax. every quol is a dax.
+//! A question states two facts and shuffled rules and asks whether a thing is of some kind. There
+//! are no digits. `tam is a vex. ulo is a quol. every lorn is not a dax. every quol is a dax.
 //! every vex is a lorn. is tam a dax?` is demonstrated by
 //! ```text
 //! so tam is a vex
@@ -41,7 +41,7 @@ pub struct DeductionSettings {
     pub distractors: usize,
     /// Probability that a line of the demonstration applies several rules.
     pub skip_probability: f64,
-    /// Minimum number of rules of such a line, where as many are left.
+    /// Minimum number of rules of such a line, if enough are left.
     pub fewest_skipped: usize,
     /// Maximum number of rules of such a line.
     pub most_skipped: usize,
@@ -119,7 +119,7 @@ pub fn vocabulary() -> Vec<&'static str> {
     LAYOUT.into_iter().chain(connectives).chain(names).collect()
 }
 
-/// Draws allowed for one new problem of a split before the settings are refused as too narrow.
+/// Maximum number of draws for one new problem of a split. If they fail, the settings are an error.
 const DRAWS_A_PROBLEM: usize = 200;
 
 /// Connectives with their cumulative probabilities in hundredths: a long tail.
@@ -156,7 +156,7 @@ const THINGS: [&str; 8] = ["tam", "ulo", "pim", "ria", "ked", "fay", "jun", "wes
 /// Names of kinds.
 const KINDS: [&str; 8] = ["vex", "lorn", "brim", "grap", "zork", "dax", "flim", "quol"];
 
-/// A thing, the kinds it belongs to one after the other, and whether it is denied the last.
+/// A thing, its successive kinds, and whether the last one is negated.
 struct Chain {
     names: Vec<&'static str>,
     denies: bool,
@@ -182,7 +182,7 @@ impl Chain {
     }
 }
 
-/// Two chains that end in the same kind, one of which denies it.
+/// Two chains that end in the same kind; one of them negates it.
 struct World {
     asked: Chain,
     other: Chain,
@@ -289,7 +289,7 @@ mod tests {
         }
     }
 
-    /// Rules and facts of a question, as `name -> (whether it is denied, kind)`.
+    /// Rules and facts of a question, as `name -> (whether it is negated, kind)`.
     fn stated(question: &str) -> BTreeSet<(String, bool, String)> {
         let sentences = question.rsplit_once(". is ").unwrap().0.split(". ");
         let stated = sentences.map(|sentence| {
@@ -378,7 +378,7 @@ mod tests {
                 .all(|problem| !known.contains(&rules(problem)))
         );
         assert_eq!(of(10, Split::Train, 1), train[..10]);
-        // The split reads the rules alone: the same ontology under other things stays in it.
+        // The split depends on the rules alone, so the same rules about other things stay in it.
         let mut world = World::draw(&settings(1), &mut Stream::new(4, &[]));
         let before = world.ontology();
         world.asked.names[0] = "someone";

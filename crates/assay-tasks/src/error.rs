@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// What went wrong, where, and with which file.
+/// An error of this crate. Each names the file and place that it concerns.
 #[derive(Debug, Error)]
 pub enum TasksError {
     /// A file could not be opened or read.
@@ -44,7 +44,7 @@ pub enum TasksError {
         /// What is wrong with the record.
         fault: RecordFault,
     },
-    /// A file is of a kind that is not read.
+    /// A file is of an unsupported kind.
     #[error("{path}: {reason}")]
     FileKind {
         /// The file.
@@ -62,8 +62,8 @@ pub enum TasksError {
     },
     /// A column was named for a layout whose columns are fixed.
     #[error(
-        "format `{format}` has fixed columns, so `{setting} = \"{column}\"` has no meaning: columns are named for \
-         gsm8k, columns and messages"
+        "format `{format}` has fixed columns, so `{setting} = \"{column}\"` is invalid: only gsm8k, columns and messages \
+         take column names"
     )]
     FixedColumns {
         /// The layout, as settings name it.
@@ -73,7 +73,7 @@ pub enum TasksError {
         /// The column.
         column: String,
     },
-    /// A parquet file is malformed, or larger than is read.
+    /// A parquet file is malformed or too large.
     #[error("{path}: not readable as parquet")]
     Parquet {
         /// The file.
@@ -81,7 +81,7 @@ pub enum TasksError {
         /// The reader's reason.
         source: parquet::errors::ParquetError,
     },
-    /// Problems hold more text than is kept in memory.
+    /// The problems have too much text for memory.
     #[error("{path}: more than {limit} bytes of text; read a part of it with `limit` and `offset`")]
     TooMuchText {
         /// The file, or the pattern of files.
@@ -176,7 +176,7 @@ pub enum TasksError {
         /// The file.
         path: PathBuf,
     },
-    /// A file of labels has, or would have, more bytes than are kept in one.
+    /// A file of labels has, or would have, too many bytes.
     #[error("{path}: a file of labels has at most {limit} bytes; name a new file")]
     LabelsFull {
         /// The file.
@@ -235,7 +235,7 @@ pub enum RecordFault {
     /// The bytes are not UTF-8.
     #[error("invalid UTF-8")]
     InvalidUtf8,
-    /// A string holds half of a UTF-16 surrogate pair, which is no character.
+    /// A string has an unpaired UTF-16 surrogate, which is not a character.
     #[error(
         "unpaired surrogate {escape} in a string: it is half of a UTF-16 pair and no character"
     )]
@@ -289,8 +289,8 @@ pub enum RecordFault {
 }
 
 impl RecordFault {
-    /// The parser's error as a fault; a record is one line to its reader, so only the column is
-    /// named.
+    /// The parser's error as a fault. It names only the column, since a record is parsed as one
+    /// line.
     pub(crate) fn json(error: &serde_json::Error) -> Self {
         let reason = error
             .to_string()
@@ -298,7 +298,7 @@ impl RecordFault {
         Self::Json { reason }
     }
 
-    /// The reason without what differs from record to record, so that records can be counted by it.
+    /// The reason without details of single records, so that records can be counted by it.
     pub(crate) fn kind(&self) -> String {
         match self {
             Self::Json { .. } | Self::NotAnObject { .. } => "not the expected JSON".to_owned(),

@@ -1,9 +1,9 @@
-//! Records of data files as JSON values, with the text of their numbers kept.
+//! Records of data files as JSON values. The digits of numbers are kept.
 //!
-//! Python writes what JSON does not have: `NaN`, `Infinity` and unpaired surrogates. Here NaN and
-//! infinities become null and are counted; an unpaired surrogate is a fault of its own. A number
-//! that a 64-bit integer or float does not write back as it stands in the file (30 digits, `1.50`,
-//! `1e5`) becomes a string with its digits.
+//! Python writes values that JSON does not have: `NaN`, `Infinity` and unpaired surrogates. Here
+//! NaN and infinities become null and are counted; an unpaired surrogate is a separate fault. A
+//! number that would change if a 64-bit integer or float wrote it back (30 digits, `1.50`, `1e5`)
+//! becomes a string with its digits.
 
 use std::borrow::Cow;
 
@@ -58,8 +58,8 @@ pub(crate) fn type_name(value: &Value) -> &'static str {
     }
 }
 
-/// The text with NaN and infinities replaced by null, and their number; numbers that would change
-/// are quoted.
+/// The text with NaN and infinities replaced by null and with numbers that would change quoted, and
+/// the number of replacements by null.
 fn with_json_numbers(text: &str) -> (Cow<'_, str>, usize) {
     let bytes = text.as_bytes();
     let mut changed = String::new();

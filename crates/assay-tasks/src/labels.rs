@@ -1,9 +1,9 @@
-//! Labels: what people found in traces. A label says which token of a trace is the first wrong one,
-//! or that none is.
+//! Labels that people gave to traces. A label says which token of a trace is the first wrong one,
+//! or that none is wrong.
 //!
-//! A file of labels holds one label a line and only grows ([`LabelFile`]). Whoever reads it counts
-//! the last label of each annotator for each trace ([`read_labels`]), and can ask what most
-//! annotators of a trace say ([`Labels::consensus`]).
+//! A file of labels has one label per line and is only appended to ([`LabelFile`]). The last label
+//! of each annotator for each trace counts ([`read_labels`]). [`Labels::consensus`] is the majority
+//! of a trace's annotators.
 
 mod consensus;
 mod file;
@@ -31,7 +31,8 @@ pub const MAX_ANNOTATOR_CHARS: usize = 64;
 pub struct FirstError {
     /// Where the token starts in the text, in bytes.
     pub start: usize,
-    /// Where it ends: the byte after its last one. The token that ends a turn is empty and stands at the end.
+    /// Where it ends: the byte after its last one. The end-of-turn token is empty, at the end of
+    /// the text.
     pub end: usize,
     /// Its index among the tokens that the annotator saw; other models have other tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,7 +46,7 @@ impl FirstError {
         marked.is_some_and(|marked| rendered.as_bytes().starts_with(marked))
     }
 
-    /// Refuses a range that is no part of `text`.
+    /// Fails for a range that is not inside of `text`.
     fn check(&self, text: &str) -> Result<(), RecordFault> {
         let problem = if self.end < self.start {
             "ends before it starts"
@@ -71,23 +72,23 @@ pub struct Label {
     pub question: String,
     /// The text that was shown: a trace in the prompt style of the reward that was served.
     pub text: String,
-    /// The first wrong token; `None` where all of the text is right.
+    /// The first wrong token; `None` if the whole text is right.
     pub first_error: Option<FirstError>,
-    /// Whether this only takes back the annotator's earlier label.
+    /// Whether this record only withdraws the annotator's earlier label.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub withdrawn: bool,
-    /// Who says so; may be empty.
+    /// Name of the annotator; may be empty.
     pub annotator: String,
-    /// When, in seconds since 1970; 0 where it is not known.
+    /// Time in seconds since 1970; 0 if unknown.
     pub time: u64,
 }
 
 impl Label {
-    /// A label of a trace, checked.
+    /// Checks the label.
     ///
     /// # Errors
-    /// [`RecordFault::Column`] names what cannot be used: an empty question or text, a range that
-    /// is no part of the text, a name that is too long.
+    /// [`RecordFault::Column`] names the invalid field: an empty question or text, a range outside
+    /// of the text, a name that is too long.
     pub fn checked(self) -> Result<Self, RecordFault> {
         for (name, text) in [("question", &self.question), ("text", &self.text)] {
             if text.trim().is_empty() {
@@ -112,8 +113,8 @@ impl Label {
     }
 }
 
-/// A name of a trace: 16 hexadecimal digits of its question, without white space around it, and its
-/// text.
+/// The key of a trace: 16 hexadecimal digits, a hash of its question (without white space around
+/// it) and its text.
 pub fn trace_key(question: &str, text: &str) -> String {
     format!("{:016x}", text_key(&format!("{}\0{text}", question.trim())))
 }

@@ -8,13 +8,13 @@ use crate::{RecordFault, TasksError};
 
 /// Maximum length of a line, in bytes.
 pub(crate) const MAX_LINE: usize = 16 * 1024 * 1024;
-/// Maximum number of bytes that are passed over to find the end of a line that is too long.
+/// Maximum number of bytes that are skipped to find the end of a line that is too long.
 pub(crate) const MAX_PASSED_OVER: u64 = 256 * 1024 * 1024;
 
 /// Non-blank lines with their numbers, from 1.
 ///
-/// A line that is too long or not UTF-8 is an error, and the lines after it follow. Nothing follows
-/// an error of the file itself.
+/// A line that is too long or not UTF-8 is an error, after which the next lines can be read. An
+/// error of the file itself ends the reading.
 pub(crate) struct Lines<R> {
     path: PathBuf,
     reader: R,
@@ -25,7 +25,7 @@ pub(crate) struct Lines<R> {
     done: bool,
 }
 
-/// What stops a line from being used.
+/// Why a line cannot be used.
 #[derive(Debug)]
 pub(crate) enum LineFault {
     /// The line with this number cannot be used.

@@ -1,8 +1,8 @@
-//! Numerals in running text: where they stand, how they are written, and how another value is written the same way.
+//! Numerals in running text: their position and notation, and other values in the same notation.
 
 use std::ops::Range;
 
-/// Most digits of a numeral whose value is computed.
+/// Maximum number of digits of a numeral whose value is computed.
 const MOST_DIGITS: usize = 30;
 
 /// A numeral without sign, currency or per cent mark: `1,080`, `2.50`, `.5`.
@@ -29,7 +29,8 @@ impl Numeral {
         digits.parse().ok()
     }
 
-    /// Writes `scaled` with this numeral's decimals, separators and style of a leading zero; `None` if negative.
+    /// Writes `scaled` with this numeral's decimals, separators and style of a leading zero; `None`
+    /// if negative.
     pub(crate) fn format_like(&self, text: &str, scaled: i128) -> Option<String> {
         if scaled < 0 {
             return None;
@@ -74,7 +75,8 @@ pub(crate) fn numerals(text: &str) -> Vec<Numeral> {
     found
 }
 
-/// The numerals that state a quantity: not parts of words, ordinals, dates, times, bullets, labels or versions.
+/// The numerals that state a quantity: not parts of words, ordinals, dates, times, bullets, labels
+/// or versions.
 pub(crate) fn quantities(text: &str) -> Vec<Numeral> {
     let all = numerals(text);
     let kept: Vec<bool> = (0..all.len())

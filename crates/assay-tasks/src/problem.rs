@@ -1,4 +1,4 @@
-//! A question with what an expert wrote about it, and the check that problem sets do not overlap.
+//! A question with its demonstration, and the check that problem sets do not overlap.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::TasksError;
 /// Maximum number of overlapping problems that an error names.
 const MAX_EXAMPLES: usize = 5;
 
-/// One question, with the expert's reasoning and the gold answer where they are known.
+/// One question, with the expert's reasoning and the gold answer if they are known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// Identifier, unique in its data set.
@@ -26,8 +26,8 @@ pub struct Problem {
 
 /// Checks that no problem is in two of the three sets, by identifier and by question.
 ///
-/// Questions are compared without regard to case and white space, so a renumbered copy is still
-/// found.
+/// Questions are compared without regard to case and white space, so a copy with another identifier
+/// is found.
 ///
 /// # Errors
 /// [`TasksError::Overlap`] naming the two sets and the first shared identifiers or questions.

@@ -1,8 +1,8 @@
 //! Prompt styles: the messages that ask a question, and the layout of a completion.
 //!
-//! Demonstrations, policy samples and foreign traces are written in the same layout. Otherwise a
-//! discriminator would learn their layout instead of their reasoning. Chat templates belong to the
-//! model, not to this module.
+//! Demonstrations, policy samples and traces of other programs are written in the same layout.
+//! Otherwise a discriminator would learn their layout instead of their reasoning. Chat templates
+//! belong to the model, not to this module.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,10 +14,10 @@ use crate::problem::Problem;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PromptStyle {
-    /// Reasoning inside `<think>`, the answer inside `<answer>`, asked for by a system message.
+    /// Reasoning inside `<think>`, the answer inside `<answer>`, as a system message requests.
     #[default]
     ThinkAnswer,
-    /// Reasoning lines, then `#### answer`, asked for by a system message.
+    /// Reasoning lines, then `#### answer`, as a system message requests.
     Gsm8k,
     /// The question alone; completions as in `Gsm8k`.
     Plain,
@@ -43,7 +43,7 @@ pub struct WorkedExample {
     pub answer: String,
 }
 
-/// How questions are asked.
+/// The prompt of a question.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PromptSettings {
@@ -66,7 +66,7 @@ pub enum Template {
     Plain,
 }
 
-/// A foreign text in the layout of a style.
+/// A text of another program in the layout of a style.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RenderedTrace {
     /// The completion text.
@@ -121,7 +121,7 @@ impl PromptSettings {
         }
     }
 
-    /// The completion of a problem's demonstration, or `None` where it has no demonstration.
+    /// The completion of a problem's demonstration; `None` if it has no demonstration.
     ///
     /// Without a gold answer the completion ends with the reasoning.
     pub fn demonstration(&self, problem: &Problem) -> Option<String> {
@@ -132,11 +132,12 @@ impl PromptSettings {
         })
     }
 
-    /// Rewrites a foreign text in this style.
+    /// Rewrites a text of another program in this style.
     ///
-    /// Calculator marks and control tokens at the end are stripped. An answer that stands apart (`<answer>`, `####`, `A: 26`,
-    /// a line `The answer is 26.`) is moved into the style's form; what follows it stays, before it. A text that states
-    /// none ends with its reasoning; no answer is added to it.
+    /// Calculator marks and control tokens at the end are removed. A separate answer (`<answer>`,
+    /// `####`, `A: 26`, a line `The answer is 26.`) is moved to the end in the style's form; text
+    /// after it is kept before it. A text without an answer ends with its reasoning; no answer is
+    /// added.
     pub fn render_foreign(&self, text: &str) -> RenderedTrace {
         let plain = without_calculator_marks(text);
         let (reasoning, stated) = split_completion(&plain);
@@ -176,9 +177,9 @@ pub fn without_calculator_marks(text: &str) -> String {
     plain
 }
 
-/// The reasoning of a completion in any layout, and the answer that stands apart from it.
+/// The reasoning of a completion in any layout, and its separate answer.
 ///
-/// What follows the answer belongs to the reasoning too: nothing is cut.
+/// Text after the answer belongs to the reasoning, so no text is lost.
 pub(crate) fn split_completion(text: &str) -> (String, Option<String>) {
     let text = &text[..without_trailing_control(text, 0..text.len()).end];
     let Some(found) = extract_lenient(text).filter(|found| found.source.is_separate()) else {
@@ -298,7 +299,7 @@ mod tests {
         }
     }
 
-    /// A heading, a text behind the answer, a box and a control token do not shorten what is scored.
+    /// A heading, a text after the answer, a box and a control token do not shorten what is scored.
     #[test]
     fn no_text_is_cut_for_an_answer() {
         let plain = settings(PromptStyle::Plain);

@@ -1,5 +1,5 @@
-//! Counter-based randomness: every random decision has its own stream, named by a seed and a path
-//! of numbers. The path begins with the word of a [`StreamKey`].
+//! Counter-based randomness: every random decision has its own stream, which a seed and a path of
+//! numbers determine. The path begins with the word of a [`StreamKey`].
 //!
 //! A stream is ChaCha8 with the 32-byte key mixed from `(seed, path)`. Nothing is shared between
 //! streams, so results do not depend on the order in which streams are used, on threads, or on
@@ -79,23 +79,24 @@ impl Stream {
     }
 }
 
-/// What a stream of random numbers is for.
+/// The purpose of a random stream.
 ///
-/// Every random decision of the program takes its stream from here, so that two purposes do not share
-/// one by accident.
+/// Every random decision of the program takes its stream from here, so that two purposes never
+/// share one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamKey {
-    /// The order in which a run visits its data. Path: epoch.
+    /// The order of a run's data. Path: epoch.
     DataOrder,
-    /// Which demonstrations a robustness study replaces by wrong ones, and how. Path: demonstration.
+    /// Demonstrations that a robustness study replaces, and their replacements. Path:
+    /// demonstration.
     WrongDemonstrations,
     /// Samples of a training iteration. Path: iteration, problem, sample.
     Rollout,
-    /// Samples that measure a policy. Path: problem, sample.
+    /// Samples of an evaluation. Path: problem, sample.
     Evaluation,
     /// Perturbations of demonstrations. Path: iteration, discriminator update, problem.
     Perturbation,
-    /// Which past samples the discriminator sees again. Path: iteration, discriminator update.
+    /// Past samples that the discriminator replays. Path: iteration, discriminator update.
     Replay,
     /// The error injected into a demonstration that localisation scores. Path: [`text_key`] of the
     /// problem.
@@ -108,14 +109,15 @@ pub enum StreamKey {
     Arithmetic,
     /// Problems of the deduction task. Path: draw.
     Deduction,
-    /// Where branches of a demonstration begin, and how they go on. Path: iteration, problem; or nothing, with a
-    /// number of that stream as the seed.
+    /// Where branches of a demonstration begin, and their continuations. Path: iteration, problem;
+    /// or empty, with a number of that stream as the seed.
     Branch,
-    /// Misleading versions of a demonstration that a judge reads. Path: problem, or its [`text_key`].
+    /// Misleading versions of a demonstration that a judge reads. Path: problem, or its
+    /// [`text_key`].
     Hints,
-    /// Resamples of a bootstrap. Path: resample; where it has two draws, which of them.
+    /// Resamples of a bootstrap. Path: resample; and the index of the draw if there are two.
     Bootstrap,
-    /// Texts of a benchmark. Path: nothing.
+    /// Texts of a benchmark. Path: empty.
     BenchTexts,
     /// Samples of a benchmark. Path: prompt, sample.
     BenchSamples,
@@ -123,7 +125,7 @@ pub enum StreamKey {
     PolicyAdapter,
     /// The reward's adapter before its first update: a seed.
     RewardAdapter,
-    /// Random weights. Path: number of the tensor. The seed is one made for these weights.
+    /// Random weights. Path: number of the tensor. The seed is derived for these weights.
     Weights,
 }
 
@@ -159,14 +161,15 @@ impl StreamKey {
         }
     }
 
-    /// A seed of this purpose, made from the seed of a run: the first number of the purpose's stream
-    /// without a path. So neighbouring seeds of runs do not meet in another purpose.
+    /// A seed of this purpose, derived from the seed of a run: the first number of the purpose's
+    /// stream without a path. So seeds of different purposes do not coincide for neighbouring run
+    /// seeds.
     pub fn seed(self, seed: u64) -> u64 {
         self.stream(seed, &[]).next_u64()
     }
 
-    /// The first word of the paths of this purpose. [`StreamKey::Weights`] has none: the only one
-    /// whose paths may be one word long, which tells them from all others.
+    /// The first word of the paths of this purpose. [`StreamKey::Weights`] has none: only its paths
+    /// are one word long, which distinguishes them from all others.
     fn word(self) -> Option<u64> {
         Some(match self {
             Self::DataOrder => 0x0d,
@@ -192,8 +195,8 @@ impl StreamKey {
     }
 }
 
-/// A fixed 64-bit number of a text, which makes an identifier part of a stream's key: FNV-1a, then
-/// the splitmix64 finaliser.
+/// A 64-bit hash of a text, so that an identifier can be part of a stream's key: FNV-1a, then the
+/// splitmix64 finaliser.
 pub fn text_key(text: &str) -> u64 {
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -244,8 +247,8 @@ mod tests {
 
     #[test]
     fn purposes_share_no_stream() {
-        // A run's seed and its neighbours: with an exclusive or, seed 42's reward adapter was seed
-        // 41's policy adapter.
+        // A run's seed and its neighbours. With an exclusive or, the reward adapter of seed 42 had
+        // the seed of seed 41's policy adapter.
         let mut seen = std::collections::BTreeSet::new();
         for seed in 0..64 {
             for key in StreamKey::ALL {

@@ -1,13 +1,13 @@
 //! Reasoning steps as byte ranges: lines or sentences.
 //!
-//! A step's range has no surrounding white space, so its last byte belongs to the token that closes
-//! the step. Lines that hold only a layout tag (`<think>`, `</answer>`, ...) are not steps.
+//! A step's range has no surrounding white space, so its last byte belongs to the token that ends
+//! the step. Lines with only a layout tag (`<think>`, `</answer>`, ...) are not steps.
 
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-/// What counts as one reasoning step.
+/// The unit of a reasoning step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepUnit {

@@ -1,5 +1,5 @@
-//! Traces cut into steps, with the first wrong one: `problem`, `steps` and `label` as ProcessBench
-//! publishes them, or `prompt`, `completions` and `labels` as TRL's stepwise supervision has them.
+//! Traces split into steps, with the first wrong one: `problem`, `steps` and `label` of
+//! ProcessBench, or `prompt`, `completions` and `labels` of TRL's stepwise supervision.
 
 use std::path::Path;
 
@@ -11,24 +11,24 @@ use crate::datasets::{LoadReport, files};
 use crate::trace_io::TextOrNumber;
 use crate::{RecordFault, TasksError};
 
-/// A trace cut into steps, with the index of the first wrong one.
+/// A trace split into steps, with the index of the first wrong one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepTrace {
     /// Identifier.
     pub id: String,
-    /// What produced the steps; `unknown` where the file does not say.
+    /// What produced the steps; `unknown` if the file does not say.
     pub generator: String,
     /// The question.
     pub question: String,
     /// The steps' texts.
     pub steps: Vec<String>,
-    /// Index of the first wrong step; `None` where all are right.
+    /// Index of the first wrong step; `None` if all are right.
     pub label: Option<usize>,
 }
 
 /// Reads step traces from JSON lines, a JSON array or parquet.
 ///
-/// A record that cannot be used is left out and counted, one whose label names no step among them.
+/// A record that cannot be used, such as one whose label names no step, is left out and counted.
 ///
 /// # Errors
 /// [`TasksError::Read`], [`TasksError::Parquet`], [`TasksError::FileKind`] where a file cannot be
@@ -59,11 +59,11 @@ pub fn read_step_traces(path: &Path) -> Result<(Vec<StepTrace>, LoadReport), Tas
     Ok((traces, report))
 }
 
-/// Whether a file holds step traces, by its first record: it has `steps`, a list, beside `label` or
+/// Whether the first record of a file is a step trace: it has a list `steps`, and `label` or
 /// `problem`.
 ///
 /// # Errors
-/// What stops the file from being opened or its first record from being read.
+/// The file cannot be opened, or its first record cannot be read.
 pub fn holds_step_traces(path: &Path) -> Result<bool, TasksError> {
     let Some(first) = files(path)?.into_iter().next() else {
         return Ok(false);
@@ -88,7 +88,7 @@ pub fn holds_step_traces(path: &Path) -> Result<bool, TasksError> {
 
 #[derive(Deserialize)]
 struct StepRecord {
-    /// Its number in the file where it has none.
+    /// The identifier; by default the number of the record in the file.
     id: Option<TextOrNumber>,
     generator: Option<String>,
     #[serde(alias = "question", alias = "prompt")]

@@ -1,8 +1,9 @@
-//! Opens text files that may be compressed with gzip or zstd, by their first bytes and not by their
+//! Opens text files that may be compressed with gzip or zstd. Their first bytes decide, not their
 //! names.
 //!
-//! Files of other kinds (xz, zip, UTF-16, a Git LFS pointer, ...) are refused by name. A compressed
-//! file may expand to [`MAX_DECOMPRESSED`] bytes; it is never in memory as a whole.
+//! For files of other kinds (xz, zip, UTF-16, a Git LFS pointer, ...) the error names the kind. A
+//! compressed file may expand to at most [`MAX_DECOMPRESSED`] bytes; it is never in memory as a
+//! whole.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -22,7 +23,7 @@ const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
 /// The first bytes of a parquet file.
 pub(crate) const PARQUET: &[u8] = b"PAR1";
 
-/// Formats that are refused: the first bytes of a file, and the reason with a way out.
+/// Unsupported formats: the first bytes of a file, and the error with a remedy.
 const REFUSED: [(&[u8], &str); 9] = [
     (
         b"\xfd7zXZ\0",
@@ -68,7 +69,7 @@ pub(crate) type TextReader = Box<dyn BufRead + Send>;
 /// Opens a file as UTF-8 text, decompressing gzip and zstd.
 ///
 /// # Errors
-/// [`TasksError::Read`]; [`TasksError::FileKind`] for a kind that is not read.
+/// [`TasksError::Read`]; [`TasksError::FileKind`] for an unsupported kind.
 pub(crate) fn open(path: &Path) -> Result<TextReader, TasksError> {
     let reading = |source| TasksError::Read {
         path: path.to_owned(),
@@ -119,7 +120,7 @@ fn bounded(decoder: impl Read + Send + 'static) -> TextReader {
     Box::new(BufReader::with_capacity(BUFFER, bounded))
 }
 
-/// Fails instead of expanding without end.
+/// A reader that fails beyond the maximum size.
 struct Bounded<R> {
     inner: R,
     left: u64,

@@ -1,7 +1,7 @@
-//! The trace record: the file format between models and the commands that run without a model.
+//! The trace record: the file format between commands that run models and commands that do not.
 //!
-//! `traces.jsonl` holds one [`ScoredTrace`] a line. Selection, evaluation, localisation and the
-//! report are functions of it. Reading and writing live in [`crate::trace_io`].
+//! `traces.jsonl` holds one [`ScoredTrace`] per line. Selection, evaluation, localisation and the
+//! report are functions of it. [`crate::trace_io`] reads and writes it.
 
 use std::collections::BTreeMap;
 
@@ -17,13 +17,12 @@ pub enum FinishReason {
     Length,
 }
 
-/// One completion of one problem, with its rewards, log-probabilities and scores where they are
-/// known.
+/// One completion of one problem, with its rewards, log-probabilities and scores if they are known.
 ///
 /// # Shapes
 /// `token_ids`, `token_offsets`, `token_rewards`, `policy_logprobs` and `sampling_logprobs` have
-/// one entry a completion token, the end-of-turn token included. `token_offsets` are byte ranges
-/// `[start, end)` in `text`; the end-of-turn token has an empty range at the end. All four are
+/// one entry per completion token, including the end-of-turn token. `token_offsets` are byte ranges
+/// `[start, end)` in `text`; the end-of-turn token has an empty range at the end. The lists are
 /// empty in a trace that no model has read yet.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ScoredTrace {
@@ -47,7 +46,7 @@ pub struct ScoredTrace {
     /// Byte range of each token in `text`.
     #[serde(default)]
     pub token_offsets: Vec<(usize, usize)>,
-    /// Reward after each token; `None` where nothing was scored.
+    /// Reward after each token; `None` for a token without a reward.
     #[serde(default)]
     pub token_rewards: Vec<Option<f32>>,
     /// log pi(token | tokens before it) of the policy at temperature 1. Samples hold the sampler's

@@ -1,8 +1,9 @@
-//! Reading and writing traces: `traces.jsonl`, foreign traces, and step traces (`step_traces`).
+//! Reads and writes traces: `traces.jsonl`, traces of other programs, and step traces
+//! (`step_traces`).
 //!
 //! Numbers are written with the fewest digits that read back to the same f32. A file is written
-//! under a temporary name in the folder of its destination and then renamed: a reader sees the old
-//! file or the whole new one.
+//! under a temporary name in the destination's folder and then renamed, so a reader sees either the
+//! old file or the complete new one.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -69,7 +70,7 @@ impl TraceWriter {
     /// Appends one trace.
     ///
     /// # Errors
-    /// What [`check_trace`] finds, [`TasksError::Encode`], [`TasksError::Write`].
+    /// The errors of [`check_trace`], [`TasksError::Encode`], [`TasksError::Write`].
     pub fn write(&mut self, trace: &ScoredTrace) -> Result<(), TasksError> {
         check_trace(trace, &format!("trace {}", trace.id))?;
         let mut line = serde_json::to_vec(trace).map_err(|source| TasksError::Encode {
@@ -106,7 +107,7 @@ pub fn read_traces(path: &Path) -> Result<Vec<ScoredTrace>, TasksError> {
     TraceReader::open(path)?.collect()
 }
 
-/// Writes `traces.jsonl` whole or not at all.
+/// Writes `traces.jsonl` atomically.
 ///
 /// # Errors
 /// The first error of a [`TraceWriter`].
@@ -118,15 +119,14 @@ pub fn write_traces(path: &Path, traces: &[ScoredTrace]) -> Result<(), TasksErro
     writer.finish()
 }
 
-/// Reads traces that another system wrote, one trace a record or one problem with its `traces` a
-/// record.
+/// Reads traces of other programs. A record is one trace, or one problem with its `traces`.
 ///
-/// The records stand in JSON lines, in a JSON array or in parquet. One with `token_ids` is one of
-/// ours and keeps everything it carries. A missing generator becomes `unknown`.
+/// The file is JSON lines, a JSON array or parquet. A record with `token_ids` is a trace of assay
+/// and keeps all its fields. A missing generator becomes `unknown`.
 ///
 /// # Errors
 /// [`TasksError::Record`], [`TasksError::Json`] or [`TasksError::Column`] naming file and record;
-/// what [`check_trace`] finds; what stops the file from being read.
+/// the errors of [`check_trace`]. The file cannot be read.
 pub fn read_foreign_traces(path: &Path) -> Result<Vec<ScoredTrace>, TasksError> {
     let mut traces = Vec::new();
     for record in Records::open(path)? {
@@ -136,8 +136,8 @@ pub fn read_foreign_traces(path: &Path) -> Result<Vec<ScoredTrace>, TasksError> 
     Ok(traces)
 }
 
-/// Traces from records that are in memory, each the text of a JSON object as [`read_foreign_traces`] reads it from a
-/// file; `name` stands for the file in errors.
+/// Traces from records in memory, each the text of a JSON object in the format of
+/// [`read_foreign_traces`]. `name` replaces the file's name in errors.
 ///
 /// # Errors
 /// As [`read_foreign_traces`].
@@ -150,7 +150,7 @@ pub fn parse_traces(name: &Path, records: &[String]) -> Result<Vec<ScoredTrace>,
     Ok(traces)
 }
 
-/// The traces of one record: one of ours, or another system's.
+/// The traces of one record, of assay or of another program.
 fn traces_of(
     path: &Path,
     number: usize,
@@ -167,7 +167,7 @@ fn traces_of(
         (Err(_), None) => false,
     };
     match text {
-        // Read from the text, so that each number is rounded to 32 bits once.
+        // Parsed from the text, so that each number is rounded to 32 bits only once.
         Some(text) if is_ours => Ok(vec![parse_trace(path, number, &text)?]),
         _ => {
             let columns = columns.map_err(|fault| Fault::Record(number, fault).error(path))?;
@@ -214,7 +214,7 @@ fn foreign_traces(
 /// Checks that the token arrays have one length, that offsets ascend on character boundaries inside
 /// the text, and that every number is finite. `place` names the trace in errors.
 ///
-/// `token_rewards` may be empty in a trace that no reward has read.
+/// `token_rewards` may be empty in a trace without rewards.
 ///
 /// # Errors
 /// [`TasksError::Length`], [`TasksError::Offset`], [`TasksError::NonFinite`].
@@ -396,7 +396,7 @@ fn folder_of(path: &Path) -> &Path {
         .unwrap_or(Path::new("."))
 }
 
-/// A temporary file in the destination's folder, with the permissions an ordinary new file has.
+/// A temporary file in the destination's folder, with the permissions of an ordinary new file.
 fn temporary_in_folder_of(path: &Path) -> std::io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]

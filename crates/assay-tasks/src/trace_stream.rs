@@ -1,4 +1,4 @@
-//! A long `traces.jsonl` read on several threads, in bounded memory, its order kept.
+//! Reads a long `traces.jsonl` on several threads, in order and in bounded memory.
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -19,14 +19,14 @@ type Numbered = Vec<(usize, String)>;
 /// The results of a batch, up to the first error.
 type Mapped<T> = Vec<Result<T, TasksError>>;
 
-/// Parses and checks each trace and applies `map` to it on several threads; `sink` gets the results
-/// in file order.
+/// Parses and checks each trace and applies `map` to it on several threads. `sink` receives the
+/// results in file order.
 ///
-/// Two batches a thread are in memory, whatever the length of the file.
+/// Two batches per thread are in memory, whatever the length of the file.
 ///
 /// # Errors
-/// The first error of the file in its order, as of [`crate::trace_io::TraceReader`], or the first
-/// of `sink`. Nothing after it reaches `sink`.
+/// The first error in file order, of [`crate::trace_io::TraceReader`] or of `sink`. Nothing after
+/// it reaches `sink`.
 pub fn map_traces<T: Send, E: From<TasksError>>(
     path: &Path,
     map: impl Fn(ScoredTrace) -> T + Sync,
@@ -104,7 +104,7 @@ fn work_through<T>(
     }
 }
 
-/// The next lines up to [`BATCH`] bytes, at least one; a line that cannot be read ends the reading.
+/// The next lines up to [`BATCH`] bytes, at least one. Reading stops at a line that cannot be read.
 fn next_batch<R: std::io::BufRead>(
     lines: &mut Lines<R>,
     failed: &mut Option<TasksError>,

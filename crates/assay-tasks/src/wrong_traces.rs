@@ -1,8 +1,8 @@
-//! Wrong traces that a user knows: negatives for training a reward.
+//! Wrong traces from the user: negatives for training a reward.
 //!
-//! A record names its problem by `id` or by `question` and holds the trace as `text`. The records
-//! stand in JSON lines, in a JSON array or in parquet. Other columns are passed over. A file of
-//! [labels](crate::labels) is one too: its wrong traces, each with its first wrong token.
+//! A record names its problem by `id` or by `question` and has the trace as `text`. The file is
+//! JSON lines, a JSON array or parquet. Other columns are ignored. A file of
+//! [labels](crate::labels) can also be read: its wrong traces, each with its first wrong token.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ pub struct WrongTrace {
     pub question: Option<String>,
     /// Reasoning and answer, in any layout.
     pub text: String,
-    /// The first wrong token, where a person marked it.
+    /// The first wrong token, if a person marked it.
     pub first_error: Option<FirstError>,
 }
 
@@ -31,20 +31,20 @@ pub struct WrongTrace {
 pub struct WrongTraces {
     /// The traces.
     pub traces: Vec<WrongTrace>,
-    /// What was left out of a file of labels, one line for each reason.
+    /// The records of a file of labels that were left out, one line per reason.
     pub notes: Vec<String>,
 }
 
 /// Reads a file of wrong traces, or of labels.
 ///
-/// Of labels, traces are read that most of their annotators mark as wrong; a record that cannot be
-/// used is left out and named in [`WrongTraces::notes`].
+/// From labels, it reads the traces that most of their annotators mark as wrong. A label that
+/// cannot be used is left out and named in [`WrongTraces::notes`].
 ///
 /// # Errors
 /// [`TasksError::Record`] names file, record and column of the first record of a wrong trace that
-/// cannot be used; what stops the file from being read.
+/// cannot be used. The file cannot be read.
 pub fn read_wrong_traces(path: &Path) -> Result<WrongTraces, TasksError> {
-    // A pipe cannot be looked at twice.
+    // A pipe cannot be read twice.
     if path.is_file() && holds_labels(path)? {
         return labelled(path);
     }
@@ -111,7 +111,7 @@ fn wrong_trace(columns: &Columns) -> Result<WrongTrace, RecordFault> {
     })
 }
 
-/// A column that is a text or a number; `None` where it is missing or null.
+/// A column that is a text or a number; `None` if it is missing or null.
 fn text(columns: &Columns, column: &str) -> Result<Option<String>, RecordFault> {
     match columns.values.get(column) {
         None | Some(Value::Null) => Ok(None),

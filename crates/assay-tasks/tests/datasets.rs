@@ -1,6 +1,5 @@
-//! Data files as they are published: parquet, compressed lines, the layouts of MedReason, MMLU-Pro,
-//! AIME and Countdown; and files that are made to do harm. The binary files come from
-//! tools/golden/datasets.py.
+//! Data files in published formats (parquet, compressed lines, the layouts of MedReason, MMLU-Pro,
+//! AIME and Countdown) and hostile files. The binary files come from tools/golden/datasets.py.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // tests stop where something is not as expected
 
@@ -30,7 +29,7 @@ fn load(path: PathBuf, format: DatasetFormat) -> Result<Vec<Problem>, TasksError
     Ok(load_problems(&settings)?.0)
 }
 
-/// One record a line, in a file that is gone afterwards.
+/// Reads a temporary file with one record per line.
 fn line(text: &str, format: DatasetFormat) -> Result<Problem, String> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("test.jsonl");
@@ -39,7 +38,7 @@ fn line(text: &str, format: DatasetFormat) -> Result<Problem, String> {
     Ok(loaded.into_iter().next().unwrap())
 }
 
-/// The published files are two parquet shards and JSON lines; all three say the same.
+/// The published files are two parquet shards and JSON lines; all three have the same contents.
 #[test]
 fn gsm8k_reads_the_same_from_every_container() {
     let shards = load(data("train-*-of-*.parquet"), DatasetFormat::Gsm8k).unwrap();
@@ -134,7 +133,7 @@ fn aime_answers_are_integers() {
         let record = format!(r#"{{"problem": "P", "answer": {wrong}}}"#);
         let error = line(&record, DatasetFormat::Aime).unwrap_err();
         assert!(
-            error.contains("`answer` is no integer from 0 to 999"),
+            error.contains("`answer` is not an integer from 0 to 999"),
             "{error}"
         );
     }
@@ -157,7 +156,7 @@ fn countdown_answers_are_evaluated() {
     ] {
         let error = line(wrong, DatasetFormat::Countdown).unwrap_err();
         assert!(
-            error.contains("`nums` is no list of 1 to 32 integers"),
+            error.contains("`nums` is not a list of 1 to 32 integers"),
             "{error}"
         );
     }
@@ -298,7 +297,7 @@ fn a_page_of_wrong_size_is_refused() {
 fn lines_compressed_with_gzip_are_read() {
     let dir = tempfile::tempdir().unwrap();
     let line = |n: u32| format!("{{\"question\": \"Q{n}\", \"answer\": \"a\\n#### {n}\"}}\n");
-    // Two members in one file, as parallel writers leave them; the name does not matter.
+    // Two members in one file, as parallel writers produce them. The name does not matter.
     let members = [packed(line(1).as_bytes()), packed(line(2).as_bytes())].concat();
     let array = packed(format!("[{},{}]", line(1), line(2)).as_bytes());
     for (name, bytes) in [("a.jsonl.gz", members), ("b.json", array)] {
@@ -343,7 +342,7 @@ fn step_traces_are_read_from_parquet() {
     assert_eq!(traces[1].id, "gsm8k-1");
 }
 
-/// Cut anywhere, or with any bytes changed, a file is read or refused; nothing panics.
+/// A file truncated anywhere or with any bytes changed is read or is an error; nothing panics.
 #[test]
 fn damaged_files_are_errors() {
     let dir = tempfile::tempdir().unwrap();

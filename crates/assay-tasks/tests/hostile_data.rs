@@ -1,5 +1,4 @@
-//! Data files of strangers: every malformed one is an error that names the file, the line and the
-//! thing.
+//! Malformed data files: every one is an error that names the file, the line and the cause.
 #![allow(clippy::unwrap_used)]
 
 use std::error::Error;
@@ -10,7 +9,7 @@ use assay_tasks::TasksError;
 use assay_tasks::datasets::{DatasetFormat, DatasetSettings, load_problems};
 use assay_tasks::trace_io::{read_foreign_traces, read_step_traces, read_traces};
 
-/// A file's content and a part of what reading it says.
+/// A file's content and a part of the expected error.
 type Case<'c> = (&'c [u8], &'c str);
 
 const JSON: &str = "not the expected JSON";
@@ -149,8 +148,8 @@ fn problems() {
     check(cases, |path| problems_of(path, DatasetFormat::Gsm8k, 0));
 }
 
-/// A broken record before the offset is passed over like any other; a file that cannot be read is
-/// an error.
+/// A malformed record before the offset is skipped like any other. A file that cannot be read is an
+/// error.
 #[test]
 fn records_before_the_offset_are_passed_over() {
     let cases: &[Case<'_>] = &[
@@ -171,9 +170,12 @@ fn records_before_the_offset_are_passed_over() {
 fn chats() {
     let cases: &[Case<'_>] = &[
         (b"{}", "column `messages` is missing"),
-        (b"{\"messages\":null}", "`messages` is no list of turns"),
-        (b"{\"messages\":\"hi\"}", "`messages` is no list of turns"),
-        (b"{\"messages\":[1]}", "a turn that is no object"),
+        (b"{\"messages\":null}", "`messages` is not a list of turns"),
+        (
+            b"{\"messages\":\"hi\"}",
+            "`messages` is not a list of turns",
+        ),
+        (b"{\"messages\":[1]}", "a turn that is not an object"),
         (b"{\"messages\":[]}", "has no user turn"),
         (b"{\"messages\":[{}]}", "has a turn without a `role`"),
         (b"{\"messages\":[{\"role\":\"user\"}]}", "empty question"),
@@ -183,7 +185,7 @@ fn chats() {
         ),
         (
             b"{\"messages\":[{\"role\":\"user\",\"content\":true}]}",
-            "content is no text",
+            "content is not text",
         ),
         (
             b"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"audio\"}]}]}",
@@ -191,7 +193,7 @@ fn chats() {
         ),
         (
             b"{\"messages\":[{\"role\":\"user\",\"content\":[7]}]}",
-            "a part that is no text",
+            "a part that is not text",
         ),
         (
             b"{\"messages\":[{\"role\":\"user\",\"content\":null}]}",
@@ -209,7 +211,7 @@ fn chats() {
     check(cases, |path| problems_of(path, DatasetFormat::Messages, 0));
 }
 
-/// A good trace with one field replaced, or taken away.
+/// A valid trace with one field replaced or removed.
 fn trace(field: &str, value: &str) -> Vec<u8> {
     let mut fields = vec![
         ("id", "\"a\""),

@@ -1,4 +1,5 @@
-//! A tiny random model and a reward on it, for the tests of several crates. No part of the program.
+//! A tiny random model and a reward on it, for the tests of several crates. Not part of the
+//! program.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,7 +23,8 @@ use assay_tasks::prompts::{PromptSettings, PromptStyle};
 const TEMPLATE: &str = "{% for message in messages %}{{ message['content'] }}\
 {% if message['role'] == 'assistant' %}<|end|>{% endif %}{% endfor %}";
 
-/// A Llama of two layers and 16 values, always the same, that spells the arithmetic task; tokens of `extra` come first.
+/// A fixed Llama with two layers of width 16 and the vocabulary of the arithmetic task. The tokens
+/// of `extra` come first.
 pub fn tiny_model(extra: &[&str], max_positions: usize) -> LanguageModel {
     let entries: Vec<&str> = extra
         .iter()
@@ -62,7 +64,8 @@ pub fn tiny_model(extra: &[&str], max_positions: usize) -> LanguageModel {
     }
 }
 
-/// A linear reward whose weights are a fixed wave times `factor`, so that every token has a reward of its own.
+/// A linear reward whose weights are a fixed wave times `factor`, so that every token has a
+/// different reward.
 pub fn wave_reward(model: &LanguageModel, factor: f64) -> RewardModel {
     let lora = LoraSettings {
         rank: 2,

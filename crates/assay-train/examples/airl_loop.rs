@@ -1,8 +1,9 @@
 //! The whole method in one file: `cargo run --release -p assay-train --example airl_loop`.
 //!
-//! A random model learns clock arithmetic from demonstrations of mixed style (supervised fine-tuning). Then two adapters
-//! on the frozen result play the game. The discriminator learns to tell demonstrations from demonstrations with an injected
-//! error, token by token. Its logits are the policy's rewards. Training reads no answer.
+//! A random model learns clock arithmetic from demonstrations (supervised fine-tuning). Then two
+//! adapters on the frozen result are trained against each other. The discriminator learns, token by
+//! token, to distinguish demonstrations from demonstrations with an injected error. Its logits are
+//! the policy's rewards. Training uses no answers.
 
 #![allow(clippy::print_stdout)] // an example prints what it does
 
@@ -28,7 +29,7 @@ use assay_train::trace::{PromptGroup, traces};
 
 /// Seed of every random decision.
 const SEED: u64 = 1;
-/// Updates of the discriminator before the policy moves.
+/// Updates of the discriminator before the policy is trained.
 const WARMUP_ITERATIONS: usize = 80;
 /// Iterations of the game after the warm-up.
 const GAME_ITERATIONS: usize = 40;
@@ -36,7 +37,7 @@ const GAME_ITERATIONS: usize = 40;
 const PROMPTS: usize = 12;
 /// Samples per prompt.
 const SAMPLES: usize = 8;
-/// Most packed tokens of one pass.
+/// Maximum number of packed tokens of one pass.
 const TOKEN_BUDGET: usize = 1 << 14;
 /// Rank of both adapters.
 const RANK: usize = 8;
@@ -124,7 +125,8 @@ impl Game {
         })
     }
 
-    /// One iteration: update the discriminator; after the warm-up also sample, score, and update the policy.
+    /// One iteration: update the discriminator; after the warm-up also sample, score, and update
+    /// the policy.
     fn play(
         &mut self,
         mut groups: Vec<PromptGroup>,

@@ -1,6 +1,7 @@
-//! AdamW over a player's parameters, with gradient-norm clipping and state that checkpoints exactly.
+//! AdamW over a player's parameters, with gradient-norm clipping. Its state is restored exactly.
 //!
-//! The arithmetic is torch.optim.AdamW's, in `assay_ops::adamw`; the learning-rate schedule is in [`crate::optimiser`].
+//! The arithmetic, in `assay_ops::adamw`, is that of torch.optim.AdamW. The learning-rate schedule
+//! is in [`crate::optimiser`].
 
 mod moments;
 
@@ -15,7 +16,7 @@ use self::moments::{Found, Moments, StepScale, step_all};
 use crate::TrainError;
 use crate::optimiser::clip_coefficient;
 
-/// What is kept of one parameter.
+/// The state of one parameter.
 struct State {
     name: String,
     moments: Moments,
@@ -29,7 +30,7 @@ pub struct AdamW {
     iterations: u64,
 }
 
-/// What an optimiser step did.
+/// Statistics of an optimiser step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepReport {
     /// Norm of all gradients together, before clipping.
@@ -47,7 +48,7 @@ impl AdamW {
         Self::with_factors(parameters, |_| 1.0)
     }
 
-    /// Zero moments; the parameter called `name` learns at `factor(name)` times the learning rate.
+    /// Zero moments; the learning rate of the parameter `name` is multiplied by `factor(name)`.
     ///
     /// # Errors
     /// As [`AdamW::new`].
@@ -76,8 +77,9 @@ impl AdamW {
     /// One step: clips the gradients to `max_norm` together and updates every parameter.
     ///
     /// # Errors
-    /// [`TrainError::MissingGradient`] and [`TrainError::NotFinite`] name the parameter. After a gradient's error nothing has
-    /// changed; after a weight's, parameters and moments are to be restored from a checkpoint.
+    /// [`TrainError::MissingGradient`] and [`TrainError::NotFinite`] name the parameter. After an
+    /// error about a gradient nothing has changed. After an error about a weight, parameters and
+    /// moments must be restored from a checkpoint.
     pub fn step(
         &mut self,
         parameters: &[(String, Var)],

@@ -1,21 +1,23 @@
-//! What a run does when memory is refused: it repeats the work with half as much at a time, and keeps that limit.
+//! Recovery from a failed allocation: the run repeats the work with half as much at a time, and
+//! keeps that limit.
 //!
-//! Passes and samples give the same numbers however they are cut, gradients up to the rounding of their sum. Work that is
-//! repeated must have changed nothing before it failed: passes up to the optimiser's update, sampling.
+//! Passes and samples give the same numbers however they are split; gradients differ by the
+//! rounding of a sum. Only work without side effects may be repeated: sampling, and passes before
+//! the optimiser's update.
 
 use std::cell::Cell;
 
 use crate::TrainError;
 use crate::metrics::IterationMetrics;
 
-/// The limits that a run has halved.
+/// The limits that a run has halved so far.
 #[derive(Debug, Default)]
 pub struct MemoryBackoff {
     tokens: Cell<Option<usize>>,
     sequences: Cell<Option<usize>>,
 }
 
-/// Work that is done a bounded number of items at a time.
+/// Work that is done in batches of bounded size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BoundedWork {
     /// Packed tokens of a pass.
@@ -27,7 +29,7 @@ pub enum BoundedWork {
 impl BoundedWork {
     const ALL: [Self; 2] = [Self::Tokens, Self::Sequences];
 
-    /// The metric that holds the limit since memory ran out.
+    /// The metric that records the limit after memory ran out.
     pub(crate) fn metric(self) -> &'static str {
         match self {
             Self::Tokens => "memory/token_budget",
@@ -43,7 +45,7 @@ impl BoundedWork {
     }
 }
 
-/// A limit that is in force since memory ran out.
+/// A limit that applies since memory ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HalvedLimit {
     /// What is limited.
@@ -70,7 +72,7 @@ impl MemoryBackoff {
         self.cell(work).get()
     }
 
-    /// Every limit that is in force.
+    /// All limits that apply.
     pub fn limits(&self) -> Vec<HalvedLimit> {
         let halved = |work| self.limit(work).map(|limit| HalvedLimit { work, limit });
         BoundedWork::ALL.into_iter().filter_map(halved).collect()
@@ -83,10 +85,11 @@ impl MemoryBackoff {
         }
     }
 
-    /// Calls `run` with at most `most` items at a time. The first time it runs out of memory, calls it once more with half.
+    /// Calls `run` with at most `most` items at a time. The first time it runs out of memory, calls
+    /// it once more with half of them.
     ///
     /// # Errors
-    /// [`TrainError::OutOfMemoryAgain`] when half does not fit either; whatever else `run` returns.
+    /// [`TrainError::OutOfMemoryAgain`] if half does not fit either, and all other errors of `run`.
     pub fn attempt<T>(
         &self,
         work: BoundedWork,
@@ -108,7 +111,7 @@ impl MemoryBackoff {
         }
     }
 
-    /// Takes over the limits of the run whose last metrics these are.
+    /// Restores the limits of a run from its last metrics.
     pub fn restore(&self, metrics: &IterationMetrics) {
         for work in BoundedWork::ALL {
             if let Some(&limit) = metrics.values.get(work.metric()) {

@@ -1,8 +1,9 @@
-//! Checkpoints of a run: written beside, synced, renamed; the newest whole one is found again.
+//! Checkpoints of a run: written atomically, and verified when they are read.
 //!
-//! A checkpoint is a directory `checkpoints/iter-N`. It is filled as `checkpoints/.iter-N.partial`, gets a manifest with
-//! the digest of every file, is synced and renamed. One that is removed loses its name first. So a directory of the
-//! final name was whole when it got it, and [`newest_whole`] finds out whether it still is.
+//! A checkpoint is a directory `checkpoints/iter-N`. It is written as `checkpoints/.iter-N.partial`
+//! with a manifest of the digest of every file, then synced and renamed. Before removal it is
+//! renamed too. So a directory with the final name was complete when it was renamed, and
+//! [`newest_whole`] checks whether it still is.
 
 mod manifest;
 
@@ -17,7 +18,7 @@ const DIRECTORY: &str = "checkpoints";
 const PREFIX: &str = "iter-";
 const DAMAGED: &str = "damaged-";
 
-/// A checkpoint that is no longer what was written.
+/// A checkpoint whose files differ from what was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
     /// Its directory.
@@ -26,20 +27,21 @@ pub struct Damage {
     pub reason: String,
 }
 
-/// What [`newest_whole`] finds.
+/// The result of [`newest_whole`].
 #[derive(Debug)]
 pub struct Newest {
-    /// Iterations done by the newest whole checkpoint and its directory; `None` when there is no checkpoint.
+    /// Iterations done by the newest intact checkpoint, and its directory; `None` without
+    /// checkpoints.
     pub whole: Option<(usize, PathBuf)>,
     /// The damaged checkpoints that are newer.
     pub damaged: Vec<Damage>,
 }
 
-/// Writes a checkpoint atomically: `fill` gets an empty directory.
+/// Writes a checkpoint atomically. `fill` writes its files into an empty directory.
 ///
 /// # Errors
-/// Whatever `fill` returns, or the path that could not be written. The previous checkpoints are untouched then, and
-/// the half-written one is removed.
+/// An error of `fill`, or a path that could not be written. Previous checkpoints are then
+/// unchanged, and the incomplete one is removed.
 pub fn write(
     run: &Path,
     iteration: usize,
@@ -50,7 +52,7 @@ pub fn write(
         .join(format!(".{PREFIX}{iteration}.partial"));
     let filled = fill_and_rename(&path(run, iteration), &partial, fill);
     if filled.is_err() {
-        // The first error is the one to report; what this leaves is removed when the run resumes.
+        // The first error is reported. Remaining files are removed when the run resumes.
         let _ = fs::remove_dir_all(&partial);
     }
     filled
@@ -79,7 +81,7 @@ fn fill_and_rename(
     Ok(target.to_owned())
 }
 
-/// The directory of the checkpoint after `iteration` iterations, whether it is there or not.
+/// The directory of the checkpoint after `iteration` iterations, which need not exist.
 pub fn path(run: &Path, iteration: usize) -> PathBuf {
     run.join(DIRECTORY).join(format!("{PREFIX}{iteration}"))
 }
@@ -97,11 +99,11 @@ pub fn list(run: &Path) -> Result<Vec<(usize, PathBuf)>, TrainError> {
     Ok(found)
 }
 
-/// The newest checkpoint whose files are what was written, and the damaged ones that are newer.
+/// The newest intact checkpoint, and the damaged ones that are newer.
 ///
 /// # Errors
-/// [`TrainError::NoWholeCheckpoint`] when there are checkpoints but none is whole; a file that is there but may not be
-/// read.
+/// [`TrainError::NoWholeCheckpoint`] if there are checkpoints but none is intact. A file exists but
+/// cannot be read.
 pub fn newest_whole(run: &Path) -> Result<Newest, TrainError> {
     let mut damaged: Vec<Damage> = Vec::new();
     for (number, path) in list(run)?.into_iter().rev() {
@@ -128,7 +130,7 @@ pub fn newest_whole(run: &Path) -> Result<Newest, TrainError> {
     }
 }
 
-/// Renames a damaged checkpoint to `damaged-iter-N`, out of the way of later ones; returns its new path.
+/// Renames a damaged checkpoint to `damaged-iter-N` and returns its new path.
 ///
 /// # Errors
 /// Names the directory that could not be renamed.
@@ -155,7 +157,7 @@ pub fn prune(run: &Path, keep: usize, best: Option<usize>) -> Result<(), TrainEr
     Ok(())
 }
 
-/// Removes what killed processes left half written or half removed.
+/// Removes partly written and partly removed checkpoints of killed processes.
 ///
 /// # Errors
 /// Names the directory that could not be removed.
@@ -170,7 +172,7 @@ pub fn remove_leftovers(run: &Path) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// Writes a file so that after a crash it is either the old or the new one, whole.
+/// Writes a file atomically: after a crash it has either its old or its new content.
 ///
 /// # Errors
 /// Names the path.
@@ -216,7 +218,8 @@ fn entries(run: &Path) -> Result<Vec<(String, PathBuf)>, TrainError> {
     Ok(found)
 }
 
-/// Takes a checkpoint's name away, then removes it: killed in between, nothing half removed has the name.
+/// Renames a checkpoint and then removes it, so that no partly removed directory has a checkpoint's
+/// name.
 fn remove(path: &Path) -> Result<(), TrainError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let nameless = path.with_file_name(format!(".{name}.removed"));

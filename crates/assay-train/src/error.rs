@@ -1,4 +1,4 @@
-//! Everything that can go wrong while training, with the thing it went wrong on.
+//! The errors of training. Each names the file, setting, trace or parameter that it concerns.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use crate::failed_update::FailedUpdate;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TrainError {
-    /// All weights are to be trained in a type too short for small steps.
+    /// All weights are to be trained in a number type that rounds small steps away.
     #[error(
         "policy.trained = \"whole\" trains the weights themselves, and {dtype:?} loses small steps: set compute.dtype = \"f32\", or train an adapter"
     )]
@@ -49,7 +49,7 @@ pub enum TrainError {
         /// The number's name and place.
         what: String,
     },
-    /// A setting has a value without meaning.
+    /// A setting has an invalid value.
     #[error("setting `{key}`: {reason}")]
     InvalidSetting {
         /// Dotted path of the key.
@@ -85,7 +85,7 @@ pub enum TrainError {
         /// What is wrong.
         reason: String,
     },
-    /// A file could not be read or written, or its content is not what it should be.
+    /// A file could not be read or written, or its content is invalid.
     #[error(transparent)]
     File(#[from] FileError),
     /// A trainable parameter received no gradient.
@@ -97,65 +97,65 @@ pub enum TrainError {
     /// An update without a completion token.
     #[error("the update has no completion token: every completion of its groups is empty")]
     EmptyUpdate,
-    /// A loss whose gradients depend on scalars that it was said not to see.
+    /// A loss whose gradients depend on scalars outside of its declared reach.
     #[error(
-        "the loss's gradient of completion {completion} changed with the scalars of other completions than it may depend on"
+        "the loss's gradient of completion {completion} depends on scalars of completions outside its declared reach"
     )]
     LossReach {
-        /// Its place in the update.
+        /// Index of the completion in the update.
         completion: usize,
     },
-    /// An update met a number that is not finite.
+    /// An update computed a number that is not finite.
     #[error("{failure}")]
     FailedUpdate {
-        /// The batch and what is known of the failure.
+        /// The batch, and the values computed before the failure.
         failure: Box<FailedUpdate>,
         /// What was not finite.
         source: Box<TrainError>,
     },
     /// A server that samples for the trainer failed.
     #[error(
-        "rollouts from {url}: {reason}; the last checkpoint is whole: bring the server back and go on with --resume"
+        "rollouts from {url}: {reason}; the last checkpoint is intact: restart the server and continue with --resume"
     )]
     RolloutServer {
-        /// The address that was asked.
+        /// The address of the request.
         url: String,
-        /// What it met.
+        /// The cause.
         reason: String,
     },
-    /// A run directory holds another run already.
+    /// A run directory already holds another run.
     #[error("{} holds a run already; continue it with --resume or choose another --out", .path.display())]
     RunExists {
         /// The directory.
         path: PathBuf,
     },
     /// A run was begun with other settings.
-    #[error("{} is of a run with other settings; take them back or choose another --out:{difference}", .path.display())]
+    #[error("{} is of a run with other settings; restore them or choose another --out:{difference}", .path.display())]
     OtherSettings {
         /// The run's settings file.
         path: PathBuf,
-        /// Every key that differs and matters, one a line: before and now.
+        /// The keys whose difference matters, one per line: old and new value.
         difference: String,
     },
     /// A run needs more memory than is free.
-    #[error("memory: {plan}, but {available} are free; the way out: {way_out}")]
+    #[error("memory: {plan}, but {available} are free; to fix this: {way_out}")]
     OutOfMemory {
-        /// What the run would hold.
+        /// The memory that the run would need.
         plan: String,
-        /// What is free.
+        /// The free memory.
         available: String,
         /// Which setting to change.
         way_out: &'static str,
     },
-    /// Memory ran out although a run did half as much at a time already.
+    /// Memory ran out again after the run had halved its batches.
     #[error(
-        "memory ran out with {halved}, which is half of what was tried first; the last checkpoint is intact; the way out: \
+        "memory ran out with {halved}, which is half of what was tried first; the last checkpoint is intact; to fix this: \
          more memory or a smaller `run.activation_mib` and --resume, or a smaller model"
     )]
     OutOfMemoryAgain {
         /// How much was done at a time: `400 tokens at a time`.
         halved: String,
-        /// What was refused.
+        /// The failed allocation.
         source: Box<TrainError>,
     },
     /// A run was begun by another trainer.
@@ -165,13 +165,13 @@ pub enum TrainError {
         path: PathBuf,
         /// The trainer that wrote it.
         before: String,
-        /// The trainer that is to go on.
+        /// The trainer that was to continue.
         now: String,
     },
     /// The demonstrations are not those of the iterations already done.
     #[error(
         "{} learned from other demonstrations: data.train, the tokenizer or the chat template has changed since; \
-         bring the files back or choose another --out", .path.display()
+         restore the files or choose another --out", .path.display()
     )]
     OtherData {
         /// The checkpoint.
@@ -179,7 +179,7 @@ pub enum TrainError {
     },
     /// The frozen weights are not those of the iterations already done.
     #[error(
-        "{} was trained on other weights than those that {model} holds now; bring the model back or choose another --out",
+        "{} was trained on other weights than those that {model} holds now; restore the model or choose another --out",
         .path.display()
     )]
     OtherBase {
@@ -198,7 +198,7 @@ pub enum TrainError {
     },
     /// Every checkpoint of a run is damaged.
     #[error(
-        "no checkpoint is whole: {}: {reason}{}; bring a copy back, or remove the run directory and start again",
+        "no checkpoint is whole: {}: {reason}{}; restore a copy, or remove the run directory and start again",
         .path.display(), more_hint(*.count)
     )]
     NoWholeCheckpoint {
@@ -217,7 +217,7 @@ pub enum TrainError {
         /// The reward beside it.
         reward: PathBuf,
     },
-    /// A reward that does not say which model it reads.
+    /// A reward that does not name its base model.
     #[error("{} names no base model; name it with --model", .path.display())]
     NoBaseModel {
         /// The reward.
@@ -235,8 +235,8 @@ pub enum TrainError {
     },
     /// The base model of a reward has other weights than it was trained on.
     #[error(
-        "{} was trained on other weights than those that {model} holds now; bring them back, or name the model with \
-         --model to use it all the same", .path.display()
+        "{} was trained on other weights than those that {model} holds now; restore them, or name the model with \
+         --model to use it anyway", .path.display()
     )]
     OtherWeights {
         /// The reward.
@@ -244,7 +244,7 @@ pub enum TrainError {
         /// The model's name.
         model: String,
     },
-    /// The ranks of a run cannot talk to each other.
+    /// The ranks of a run cannot communicate.
     #[error("ranks: {doing}: {reason}")]
     Collective {
         /// The operation that failed.
@@ -255,7 +255,7 @@ pub enum TrainError {
     /// Another rank of the run failed.
     #[error("rank {rank}: {reason}")]
     OtherRank {
-        /// Which one.
+        /// The failed rank.
         rank: usize,
         /// Its error.
         reason: String,
@@ -289,7 +289,7 @@ pub enum TrainError {
 }
 
 impl From<CriticError> for TrainError {
-    /// Errors of the layers below both crates keep their own variant.
+    /// Errors of lower crates keep their own variant.
     fn from(error: CriticError) -> Self {
         match error {
             CriticError::File(error) => Self::File(error),
@@ -308,12 +308,12 @@ impl TrainError {
         FileError::io(doing, path, source).into()
     }
 
-    /// A file whose content is not what it should be.
+    /// A file whose content is invalid.
     pub(crate) fn malformed(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
         FileError::malformed(path, reason).into()
     }
 
-    /// Whether memory was refused, on the CPU or on a device.
+    /// Whether the error is a failed allocation, on the CPU or on a device.
     pub fn is_out_of_memory(&self) -> bool {
         match self {
             Self::Critic(error) => error.is_out_of_memory(),
@@ -324,7 +324,7 @@ impl TrainError {
         }
     }
 
-    /// A setting without meaning.
+    /// A setting with an invalid value.
     pub(crate) fn setting(key: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::InvalidSetting {
             key: key.into(),

@@ -1,4 +1,5 @@
-//! How forward and backward passes are executed: rows at a time, activations kept, ranks, memory back-off.
+//! How forward and backward passes are executed: rows per pass, stored activations, ranks, memory
+//! back-off.
 
 use assay_critic::player::{Player, TokenScalars};
 use assay_lm::packed::{Group, PackedBatch, micro_batches, rows};
@@ -10,14 +11,14 @@ use crate::memory::{Residence, training_rows};
 use crate::ranks::{self, Collective, SingleProcess};
 use crate::settings::PassBudget;
 
-/// How the passes over an update are executed. It changes time and memory, not the result.
+/// How the passes over an update are executed. This affects time and memory, not the result.
 #[derive(Clone, Copy)]
 pub struct Execution<'c> {
     /// Rows and activation bytes of one pass.
     pub budget: PassBudget,
     /// The processes that share the micro-batches.
     pub ranks: &'c dyn Collective,
-    /// What to do when memory is refused; `None` returns the error.
+    /// Recovery from failed allocations; `None` returns the error.
     pub backoff: Option<&'c MemoryBackoff>,
 }
 
@@ -27,8 +28,8 @@ impl Execution<'_> {
         training_rows(body.config(), Residence::of(&body.placement()), self.budget)
     }
 
-    /// Runs `passes` over at most `rows` rows at a time. When memory is refused, runs them once more with half the rows
-    /// and half the activations, see [`MemoryBackoff::attempt`].
+    /// Runs `passes` over at most `rows` rows at a time. After a failed allocation, runs them once
+    /// more with half the rows and half the activations, see [`MemoryBackoff::attempt`].
     ///
     /// # Errors
     /// As [`MemoryBackoff::attempt`].
@@ -56,7 +57,7 @@ impl Execution<'_> {
 }
 
 impl Execution<'static> {
-    /// All passes in this process; the backward pass computes every layer again.
+    /// All passes in this process; the backward pass recomputes every layer.
     pub fn single_process(tokens: usize) -> Self {
         Self {
             budget: PassBudget {
@@ -84,7 +85,7 @@ pub fn infer_all(
 /// Scalars of every completion, in order, from a `pass` over each micro-batch.
 ///
 /// # Errors
-/// Whatever `pass` returns.
+/// An error of `pass`.
 pub(crate) fn in_micro_batches(
     groups: &[Group],
     execution: Execution<'_>,

@@ -26,7 +26,7 @@ pub enum FailedPart {
 /// A token at which a number is not finite.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Culprit {
-    /// Place of the completion in the batch.
+    /// Index of the completion in the batch.
     pub trace: usize,
     /// Index of the completion's token.
     pub token: usize,
@@ -43,30 +43,30 @@ pub struct FailedTrace {
     pub group: usize,
     /// Token ids.
     pub token_ids: Vec<u32>,
-    /// The player's scalar of each token; `null` where it is not finite, empty where it was not computed.
+    /// The player's scalar of each token: `null` if it is not finite. Empty if not computed.
     pub scalars: Vec<Option<f32>>,
-    /// The loss's gradient of each scalar; as `scalars`.
+    /// The loss's gradient of each scalar, in the same form as `scalars`.
     pub loss_gradients: Vec<Option<f32>>,
 }
 
-/// An update that can be examined again, alone.
+/// The record of a failed update, for `assay replay`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FailedUpdate {
     /// Iterations done before, over all phases.
     pub iteration: usize,
     /// What failed.
     pub part: FailedPart,
-    /// Which update of that kind in the iteration, from 0.
+    /// Index of the update in the iteration, among those of that kind.
     pub update: usize,
     /// What was not finite.
     pub error: String,
-    /// Where, if the error names a token.
+    /// The token, if the error names one.
     pub culprit: Option<Culprit>,
     /// Prompt of each group.
     pub prompts: Vec<Vec<u32>>,
     /// Every completion, group after group.
     pub traces: Vec<FailedTrace>,
-    /// Where this was written.
+    /// The file of this record.
     #[serde(skip)]
     pub file: Option<PathBuf>,
 }

@@ -1,13 +1,13 @@
-//! Training of the two players: losses, advantages, schedules and settings as plain arithmetic, and
-//! the run that joins them with models and data.
+//! Training of the two players: losses, advantages, schedules and settings, and the run that
+//! applies them to models and data.
 //!
-//! [`run::train`] runs all phases. [`reward`] and [`policy`] hold the mathematics: they see slices
-//! and settings only, no model, path, logger or generator. [`trace`] is the record that travels
-//! through an iteration.
+//! [`run::train`] runs all phases. [`reward`] and [`policy`] hold the mathematics: they read slices
+//! and settings only, no model, path, logger or random generator. [`trace`] is the record of a
+//! trace that all phases of an iteration share.
 //!
 //! # Example
 //!
-//! The rewards of three tokens become discounted returns, each token's own reward included:
+//! The rewards of three tokens become discounted returns, which include the token's own reward:
 //!
 //! ```
 //! let mut values = [1.0, 0.0, 2.0];

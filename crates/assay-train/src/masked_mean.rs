@@ -1,9 +1,9 @@
-//! Means over a mask: the one place that says what an empty mask is worth.
+//! Means over a mask, with one definition for an empty mask.
 
 /// A weighted mean and the factor of its gradient.
 ///
-/// mean = sum(w_i v_i) / sum(w_i); d mean / d v_i = w_i * `scale` with `scale` = 1 / sum(w_i). An empty mask, or one
-/// whose weights are all zero, contributes nothing: mean 0 and scale 0.
+/// mean = sum(w_i v_i) / sum(w_i); d mean / d v_i = w_i * `scale` with `scale` = 1 / sum(w_i). An
+/// empty mask, or one whose weights are all zero, contributes nothing: mean 0 and scale 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct MaskedMean {
     /// The mean, 0 for an empty mask.

@@ -1,8 +1,9 @@
-//! What a run will hold in memory, before it starts.
+//! Memory plan of a run, computed before it starts.
 //!
-//! A plan is arithmetic on shapes: weights, adapters with gradients and optimiser state, the sampling cache and the
-//! activations of one packed batch, where they lie: on the CPU or on a device. It says whether that fits into what the machine has free, and what to change when it
-//! does not. It bounds the large tensors, not every byte: text, tokenizer and thread stacks are left out.
+//! A plan is computed from shapes: weights, adapters with gradients and optimiser state, the
+//! sampling cache, and the activations of one packed batch, in main memory or on a device. If the
+//! plan exceeds the free memory, the error says which setting to change. The plan covers the large
+//! tensors; text, tokenizer and thread stacks are left out.
 
 use std::fmt;
 use std::fs;
@@ -21,22 +22,22 @@ const HIDDEN_TENSORS: u64 = 12;
 /// `[rows, intermediate]` tensors alive at that peak.
 const INNER_TENSORS: u64 = 7;
 
-/// Fewest rows that an update on the processor is cut into: products of fewer are slower.
+/// Minimum number of rows of a micro-batch on the CPU: matrix products of fewer rows are slower.
 const MIN_TRAINING_ROWS: usize = 1024;
 
-/// Values of logits that a device holds at a time, f32.
+/// Maximum number of f32 logits on a device at a time.
 const DEVICE_LOGITS: u64 = 1 << 26;
 
-/// Where a run's tensors lie.
+/// Where a run's tensors are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Residence {
-    /// The computer's memory. Weights take so many bytes a value, everything else is f32.
+    /// Main memory. Weights take `weight` bytes per value; all other tensors are f32.
     Host {
         /// 4 for f32, 2 for bf16.
         weight: u64,
     },
-    /// A device's. Weights, caches and activations take so many bytes a value; adapters, optimiser and logits are f32, and
-    /// sampling merges the adapter into a copy of the projections.
+    /// A device's memory. Weights, caches and activations take `value` bytes per value; adapters,
+    /// optimiser and logits are f32. Sampling merges the adapter into a copy of the projections.
     Device {
         /// 4 for f32, 2 for bf16.
         value: u64,
@@ -50,7 +51,7 @@ impl Default for Residence {
 }
 
 impl Residence {
-    /// Where tensors of a placement lie.
+    /// The residence of a placement's tensors.
     pub fn of(placement: &Placement) -> Self {
         let value = placement.dtype.size_in_bytes() as u64;
         match placement.device.is_cpu() {
@@ -75,12 +76,12 @@ impl Residence {
     }
 }
 
-/// The sizes that a run's tensors depend on beside the model's shape.
+/// The sizes, in addition to the model's shape, that a run's tensors depend on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Workload {
     /// Completions decoded at a time.
     pub sequences: usize,
-    /// Most tokens of a completion.
+    /// Maximum number of tokens of a completion.
     pub new_tokens: usize,
     /// Prompt rows of one sampling call.
     pub prompt_rows: usize,
@@ -88,9 +89,9 @@ pub struct Workload {
     pub training_rows: usize,
     /// Rows of one packed batch that is scored.
     pub scored_rows: usize,
-    /// Most bytes of activations that a pass in training keeps.
+    /// Maximum number of bytes of activations that a pass in training keeps.
     pub kept_bytes: u64,
-    /// Where all of it lies.
+    /// Where the tensors are stored.
     pub residence: Residence,
 }
 
@@ -103,11 +104,11 @@ pub struct AdapterRanks {
     pub reward: usize,
 }
 
-/// A base model, as far as its memory goes.
+/// The properties of a base model that determine its memory.
 pub struct BaseShape {
     /// The model's shape.
     pub config: ModelConfig,
-    /// Bytes of its weights where they are kept as stored; expanded to f32 otherwise.
+    /// Bytes of its weights if they are kept as stored; `None` if they are expanded to f32.
     pub stored_bytes: Option<u64>,
 }
 
@@ -128,17 +129,18 @@ impl BaseShape {
 /// Bytes of values as [`Residence`] says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MemoryPlan {
-    /// Frozen weights: 4 a parameter, 2 in bf16, or the file's size where they are kept as stored.
+    /// Frozen weights: 4 bytes per parameter, 2 in bf16, or the file's size if kept as stored.
     pub weights: u64,
     /// Both players' adapters.
     pub adapters: u64,
-    /// Gradients of one adapter at a time, and two moments of both.
+    /// Gradients of one adapter at a time, and both adapters' two moments.
     pub optimiser: u64,
-    /// Keys and values of prompts and completions while sampling, one step's logits, a copy of the adapter in the layout of the product; on a
-    /// device the merged projections and the activations of one recorded step instead.
+    /// During sampling: keys and values of prompts and completions, one step's logits, and a copy
+    /// of the adapter in the product's layout. On a device, the merged projections and the
+    /// activations of one recorded step replace that copy.
     pub cache: u64,
-    /// For one packed batch: inputs of all layers, what is kept of them, and the working set of one in training; the working
-    /// set alone where it is scored.
+    /// For one packed batch. In training: inputs of all layers, stored activations, and the working
+    /// set of one layer. In scoring: the working set alone.
     pub activations: u64,
 }
 
@@ -163,9 +165,9 @@ impl MemoryPlan {
         let sampling_logits = F32 * workload.sequences as u64 * config.vocab_size as u64;
         let samples = workload.sequences > 0 && policy > 0;
         let (for_decoding, logits) = match workload.residence {
-            // The adapter in the layout of the product.
+            // The adapter in the product's layout.
             Residence::Host { .. } => (F32 * policy * u64::from(samples), 0),
-            // Merged projections, and all that one recorded step of decoding computes.
+            // Merged projections, and the activations of one recorded decoding step.
             Residence::Device { .. } => (
                 value * layers * projections * u64::from(samples)
                     + value * workload.sequences as u64 * layers * config.layer_activations(),
@@ -185,7 +187,8 @@ impl MemoryPlan {
         }
     }
 
-    /// The plan of a run with these settings; `reward` is the discriminator's base where it is another model.
+    /// The plan of a run with these settings; `reward` is the discriminator's base if it has its
+    /// own.
     pub fn of_run(
         base: &BaseShape,
         reward: Option<&BaseShape>,
@@ -219,15 +222,15 @@ impl MemoryPlan {
         plan
     }
 
-    /// Most bytes held at one time: sampling and training do not overlap.
+    /// Maximum number of bytes held at one time: sampling and training do not overlap.
     pub fn total(&self) -> u64 {
         self.weights + self.adapters + self.optimiser + self.cache.max(self.activations)
     }
 
-    /// Refuses a plan that exceeds the memory that is free where `device` computes; one that does not tell is trusted.
+    /// Checks the plan against the free memory of `device`. Passes if the free memory is unknown.
     ///
     /// # Errors
-    /// [`TrainError::OutOfMemory`] with both numbers and the part that is largest.
+    /// [`TrainError::OutOfMemory`] with both numbers and advice on the largest part.
     pub fn check(&self, device: &Device) -> Result<(), TrainError> {
         self.check_against(match device.is_cpu() {
             true => available_bytes(),
@@ -258,9 +261,9 @@ impl MemoryPlan {
     }
 }
 
-/// Rows of a micro-batch of an update: as many as keep all their activations, but not fewer than products need to be fast, within
-/// the token budget; where nothing is kept, all it allows. An accelerator needs many rows more than it needs to spare a second
-/// forward pass.
+/// Rows of a micro-batch of an update, within the token budget. On the CPU: as many as keep all
+/// their activations, but enough for fast matrix products. If no activations are kept, and on an
+/// accelerator, which gains more from many rows than from saving a forward pass: the token budget.
 pub fn training_rows(config: &ModelConfig, residence: Residence, budget: PassBudget) -> usize {
     let PassBudget { tokens, kept_bytes } = budget;
     let row = residence.value() * config.layers as u64 * config.layer_activations();
@@ -271,7 +274,8 @@ pub fn training_rows(config: &ModelConfig, residence: Residence, budget: PassBud
     }
 }
 
-/// Most rows of a packed batch in training: a micro-batch's, or the largest group's, which has to stay whole.
+/// Maximum number of rows of a packed batch in training: those of a micro-batch or, if larger, of
+/// the largest group, which is not split.
 fn max_training_rows(config: &ModelConfig, settings: &Settings, residence: Residence) -> usize {
     let (run, sampling) = (&settings.run, &settings.sampling);
     let reward = &settings.reward;
@@ -297,7 +301,7 @@ impl fmt::Display for MemoryPlan {
     }
 }
 
-/// Bytes for people: `1.5 GB`, `12 MB`.
+/// A number of bytes as text: `1.5 GB`, `12 MB`.
 pub fn bytes(count: u64) -> String {
     if count >= 1_000_000_000 {
         format!("{:.1} GB", count as f64 / 1e9)
@@ -306,7 +310,8 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
-/// Bytes that this process may still take: the machine's free memory or its control group's, whichever is less.
+/// Bytes that this process may still allocate: the minimum of the machine's and the control group's
+/// free memory.
 pub fn available_bytes() -> Option<u64> {
     let free = field("/proc/meminfo", "MemAvailable:");
     let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
@@ -318,12 +323,12 @@ pub fn available_bytes() -> Option<u64> {
     free.into_iter().chain(group).min()
 }
 
-/// Most bytes that this process has held so far.
+/// Peak memory of this process so far, in bytes.
 pub fn peak_bytes() -> Option<u64> {
     field("/proc/self/status", "VmHWM:")
 }
 
-/// A field in kB of one of the kernel's tables.
+/// Reads a field in kB of a file in `/proc`, in bytes.
 fn field(path: &str, name: &str) -> Option<u64> {
     let text = fs::read_to_string(path).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
@@ -378,9 +383,11 @@ mod tests {
             residence: Residence::default(),
         };
         let plan = MemoryPlan::new(&smol(), RANKS, &workload);
-        // SmolLM2-135M has 134,515,008 parameters, 35,136 of them in norms, which the plan leaves out.
+        // SmolLM2-135M has 134,515,008 parameters, 35,136 of them in norms, which the plan leaves
+        // out.
         assert_eq!(plan.weights, 4 * (134_515_008 - 61 * 576));
-        // A rank adds 576+576 (q, o twice), 576+192 (k, v) and 576+1536 (gate, up, down) a layer: 10,176.
+        // A rank adds 576+576 (q, o twice), 576+192 (k, v) and 576+1536 (gate, up, down) a layer:
+        // 10,176.
         assert_eq!(plan.adapters, 4 * 30 * 10_176 * 24);
         assert_eq!(plan.optimiser, 4 * 30 * 10_176 * (2 * 24 + 16));
         let cached = 2 * 30 * 192 * (64 * 150 + 1200);
@@ -388,7 +395,8 @@ mod tests {
         assert_eq!(plan.cache, 4 * cached + 4 * 64 * 49_152 + laid_out);
         let working = 4 * 4096 * (43 * 576 + 7 * 1536);
         assert_eq!(plan.activations, working + (1 << 30));
-        // A row of a layer, whole: 7 x 576 residual values, 3 x (576 + 192) of attention, 3 x 1536 of the feed-forward part.
+        // A row of a layer, whole: 7 x 576 residual values, 3 x (576 + 192) of attention, 3 x 1536
+        // of the feed-forward part.
         let boundless = Workload {
             kept_bytes: u64::MAX,
             ..workload
@@ -419,7 +427,7 @@ mod tests {
             (plan.adapters, plan.optimiser)
         );
         assert_eq!(half.weights, plan.weights / 2);
-        // A layer's projections: q and o 576 x 576, k and v 576 x 192, gate, up and down 576 x 1536.
+        // A layer: q and o 576 x 576, k and v 576 x 192, gate, up and down 576 x 1536.
         let projections = 30 * 576 * (2 * 576 + 2 * 192 + 3 * 1536);
         let step = 64 * 30 * (7 * 576 + 3 * 768 + 3 * 1536);
         assert_eq!(

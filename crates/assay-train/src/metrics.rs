@@ -1,6 +1,7 @@
 //! `metrics.jsonl`: one object an iteration, appended as the run goes.
 //!
-//! Names and formulas are in docs/metrics.md. A value that is not finite is refused before it reaches the file.
+//! docs/metrics.md has names and formulas. A value that is not finite is an error before it reaches
+//! the file.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 
-/// What one iteration measured.
+/// The metrics of one iteration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct IterationMetrics {
     /// Iterations done before this one, over all phases.
@@ -25,10 +26,10 @@ pub struct IterationMetrics {
 }
 
 impl IterationMetrics {
-    /// Sets a value; one that is not finite is an error naming it.
+    /// Sets a value.
     ///
     /// # Errors
-    /// [`TrainError::NotFinite`].
+    /// [`TrainError::NotFinite`] names the metric if the value is not finite.
     pub fn set(&mut self, name: &str, value: f64) -> Result<(), TrainError> {
         if !value.is_finite() {
             return Err(TrainError::NotFinite {
@@ -39,7 +40,7 @@ impl IterationMetrics {
         Ok(())
     }
 
-    /// The line as alarms, curves and reports read it.
+    /// The line in the form that alarms, curves and reports use.
     pub fn row(&self) -> MetricRow {
         MetricRow {
             iteration: self.iteration as f64,
@@ -56,8 +57,8 @@ pub struct MetricsFile {
 }
 
 impl MetricsFile {
-    /// Opens the file, keeping only iterations before `first_iteration`: what a killed run wrote after its last
-    /// checkpoint will be written again.
+    /// Opens the file and keeps only iterations before `first_iteration`. The lines that a killed
+    /// run wrote after its last checkpoint will be written again.
     ///
     /// # Errors
     /// Names the path that cannot be read or written.
@@ -79,7 +80,7 @@ impl MetricsFile {
         })
     }
 
-    /// The last iteration that was there when the file was opened.
+    /// The last iteration in the file when it was opened.
     pub fn last(&self) -> Option<&IterationMetrics> {
         self.last.as_ref()
     }
@@ -95,7 +96,7 @@ impl MetricsFile {
             .map_err(|source| TrainError::io("writing", &self.path, source))
     }
 
-    /// Brings every line to the disk: a checkpoint that outlives a power failure finds the lines before it.
+    /// Syncs the file to disk, so that after a power failure every checkpoint still has its lines.
     ///
     /// # Errors
     /// Names the path that cannot be written.
@@ -106,7 +107,7 @@ impl MetricsFile {
     }
 }
 
-/// Reads a `metrics.jsonl`; what is no whole line of metrics, e.g. a torn last one, is left out.
+/// Reads a `metrics.jsonl`. Invalid lines, such as an incomplete last one, are left out.
 ///
 /// # Errors
 /// Names the path that cannot be read.
@@ -127,7 +128,7 @@ fn lines_before(path: &Path, first_iteration: usize) -> Result<String, TrainErro
     Ok(kept.map(|line| format!("{line}\n")).collect())
 }
 
-/// Damaged bytes spoil their line, not the file.
+/// The file as text. Bytes that are not UTF-8 make only their line invalid.
 fn lossy_text(path: &Path) -> Result<String, TrainError> {
     let bytes = fs::read(path).map_err(|source| TrainError::io("reading", path, source))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())

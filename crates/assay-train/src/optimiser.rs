@@ -1,4 +1,4 @@
-//! Learning rates and gradient clipping; the AdamW kernel itself is an operation on a flat buffer elsewhere.
+//! Settings of the optimisers, learning-rate schedules and gradient clipping.
 
 use assay_ops::AdamWSettings;
 use serde::{Deserialize, Serialize};
@@ -49,7 +49,7 @@ pub struct OptimiserTable {
     pub policy: PlayerOptimiser,
 }
 
-/// One player's learning rate, and values of its own in place of the shared ones.
+/// One player's learning rate, and its values that replace the shared ones.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlayerOptimiser {
@@ -70,7 +70,7 @@ pub struct PlayerOptimiser {
 }
 
 impl PlayerOptimiser {
-    /// A player that differs from the others by its learning rate alone.
+    /// A player with a learning rate and all shared values.
     pub fn with_rate(learning_rate: f64) -> Self {
         Self {
             learning_rate,
@@ -123,7 +123,7 @@ impl OptimiserTable {
         }
     }
 
-    /// Refuses values without meaning; `key` is the dotted path of this table.
+    /// Checks the values; `key` is the dotted path of this table.
     ///
     /// # Errors
     /// [`TrainError::InvalidSetting`] names the key.
@@ -195,7 +195,7 @@ impl OptimiserSettings {
         }
     }
 
-    /// Refuses values without meaning; `key` is the dotted path of this table.
+    /// Checks the values; `key` is the dotted path of this table.
     ///
     /// # Errors
     /// [`TrainError::InvalidSetting`] names the key.
@@ -238,8 +238,9 @@ impl OptimiserSettings {
 
 /// The learning rate as a function of the update, counted from 0.
 ///
-/// With W warm-up updates of N: peak (k + 1) / (W + 1) for k < W, then peak * decay(p), p = (k - W) / (N - W). The first
-/// update after the warm-up has the peak, and no update of the run has rate 0. Beyond the end: p = 1.
+/// With W warm-up updates of N: peak (k + 1) / (W + 1) for k < W, then peak * decay(p), p = (k - W)
+/// / (N - W). The first update after the warm-up has the peak, and no update of the run has rate 0.
+/// Beyond the end: p = 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LrSchedule {
     peak: f64,
@@ -271,8 +272,8 @@ pub fn global_norm<'g>(gradients: impl IntoIterator<Item = &'g [f32]>) -> f64 {
     gradients.into_iter().map(square).sum::<f64>().sqrt()
 }
 
-/// Factor that brings a gradient of norm `norm` to at most `clip_norm`: min(1, clip_norm / (norm + 1e-6)), as
-/// `torch.nn.utils.clip_grad_norm_` computes it.
+/// Factor that brings a gradient of norm `norm` to at most `clip_norm`: min(1, clip_norm / (norm +
+/// 1e-6)), as `torch.nn.utils.clip_grad_norm_` computes it.
 pub fn clip_coefficient(norm: f64, clip_norm: f64) -> f64 {
     (clip_norm / (norm + 1e-6)).min(1.0)
 }
@@ -355,7 +356,7 @@ mod tests {
         steps: Vec<GoldenStep>,
     }
 
-    /// Ten AdamW steps on a quadratic as torch takes them: rates, norms, clipping and where they lead.
+    /// Ten AdamW steps on a quadratic agree with torch: rates, norms, clipping and parameters.
     #[test]
     fn ten_steps_match_torch() {
         let runs: Vec<GoldenRun> =

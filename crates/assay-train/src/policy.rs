@@ -1,5 +1,5 @@
-//! The policy side of the game as plain arithmetic: token rewards to advantages, advantages to a clipped objective and
-//! its gradient with respect to token log-probabilities. No model, no tensor, no path.
+//! The mathematics of the policy: token advantages from token rewards, and the clipped objective
+//! with its gradient with respect to token log-probabilities. It uses no model, tensor or path.
 
 pub mod advantage;
 pub(crate) mod objective;

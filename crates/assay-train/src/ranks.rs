@@ -1,12 +1,13 @@
-//! Ranks: processes that train one run together, each with whole replicas of both players.
+//! Ranks: processes that train one run together, each with complete replicas of both players.
 //!
-//! A rank samples its share of an iteration's problems and passes its share of an update's micro-batches through the
-//! models. Traces and token scalars are gathered, so every rank's losses see the whole update; gradients are added
-//! micro-batch after micro-batch in the order one process would have taken, so every rank takes the same optimiser
-//! step, and the one that a single process takes. Only the first rank writes.
+//! A rank samples for its share of an iteration's problems and runs the passes of its share of an
+//! update's micro-batches. Traces and token scalars are gathered, so every rank computes the loss
+//! of the whole update. Gradients are added micro-batch by micro-batch in the order of a single
+//! process, so all ranks take the same optimiser step as a single process. Only the first rank
+//! writes files.
 //!
-//! What the ranks say to each other is [`Collective`]; how is its implementations' business. An error of one rank
-//! becomes an error of all wherever they meet, so none waits for another that has left.
+//! [`Collective`] is the interface for communication. An error of one rank becomes an error of all
+//! ranks at their next exchange, so no rank waits for one that has stopped.
 
 mod collective;
 #[cfg(feature = "mpi")]
@@ -24,7 +25,7 @@ pub use collective::{Collective, SingleProcess};
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
 
-/// Whether this is the rank that writes.
+/// Whether this is the first rank, which writes files.
 pub fn is_first(ranks: &dyn Collective) -> bool {
     ranks.rank() == 0
 }
@@ -38,10 +39,11 @@ fn share_of(rank: usize, size: usize, count: usize) -> Range<usize> {
     count * rank / size..count * (rank + 1) / size
 }
 
-/// The bytes that every rank made, in rank order, if all could.
+/// The bytes that every rank computed, in rank order.
 ///
 /// # Errors
-/// Its own error on a rank that failed, [`TrainError::OtherRank`] with the first failed rank's on the others.
+/// On a rank that failed its own error; on the others [`TrainError::OtherRank`] with that of the
+/// first failed rank.
 pub(crate) fn exchange(
     ranks: &dyn Collective,
     own: Result<Vec<u8>, TrainError>,
@@ -73,7 +75,7 @@ pub(crate) fn exchange(
     Ok(all)
 }
 
-/// What this rank made, if all ranks could make theirs.
+/// The result of this rank, if no rank failed.
 ///
 /// # Errors
 /// As [`exchange`].
@@ -95,7 +97,7 @@ pub(crate) fn agree<T>(
     })
 }
 
-/// What the first rank makes; `None` on the others.
+/// The result of the first rank; `None` on the others.
 ///
 /// # Errors
 /// As [`exchange`].
@@ -107,7 +109,7 @@ pub(crate) fn on_first<T>(
     agree(ranks, made)
 }
 
-/// The number that the first rank gives, on all ranks; what the others give is not read.
+/// Returns the first rank's number on all ranks.
 ///
 /// # Errors
 /// As [`exchange`].
@@ -120,7 +122,7 @@ pub(crate) fn from_first(
     Ok(String::from_utf8_lossy(&all[0]).parse().ok())
 }
 
-/// Whether it holds on any rank.
+/// Whether `own` is true on any rank.
 ///
 /// # Errors
 /// As [`exchange`].
@@ -129,7 +131,7 @@ pub(crate) fn any(ranks: &dyn Collective, own: bool) -> Result<bool, TrainError>
     Ok(all.iter().any(|said| said.as_slice() == [1]))
 }
 
-/// Makes sure that all ranks hold the same; `what` names it in the plural.
+/// Checks that all ranks have the same value; `what` is its name in the plural.
 ///
 /// # Errors
 /// [`TrainError::RanksDiffer`] names the first rank that differs from rank 0.
@@ -147,8 +149,8 @@ pub(crate) fn same(
     }
 }
 
-/// Token scalars of all micro-batches in order: `pass` gives those of one, and is asked on this rank for every
-/// `size`-th micro-batch from its own rank on.
+/// Token scalars of all micro-batches in order. `pass` computes those of one micro-batch. This rank
+/// computes every `size`-th micro-batch, beginning with the one of its rank.
 ///
 /// # Errors
 /// As [`exchange`].
@@ -172,8 +174,8 @@ pub(crate) fn scalars(
     gathered(ranks, &lengths, passed.map(|()| made))
 }
 
-/// Token scalars of all parts in order, of which a rank made every `size`-th from its own rank on; `lengths` has those of the
-/// completions of each part.
+/// Token scalars of all parts in order. Each rank computed every `size`-th part, beginning with the
+/// one of its rank. `lengths` has the lengths of the completions of each part.
 ///
 /// # Errors
 /// As [`exchange`].

@@ -1,5 +1,5 @@
-//! The reward side of the game as plain arithmetic on token logits: what the discriminator
-//! minimises and when it is trained. No model, no tensor, no path.
+//! The mathematics of the discriminator: its loss on token logits, and its schedule. It uses no
+//! model, tensor or path.
 
 pub mod loss;
 pub mod schedule;

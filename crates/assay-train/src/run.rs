@@ -1,8 +1,9 @@
-//! One run: its phases, its iterations, its checkpoints.
+//! One run: phases, iterations and checkpoints.
 //!
-//! Iterations are counted over all phases: first the supervised ones (when the policy starts from SFT, or in `sft`), then
-//! those of the game. An iteration is a function of its number, the settings and the weights, so a resumed run continues with
-//! the same bits. An iteration of the game has these phases:
+//! Iterations are counted over all phases: first the supervised ones (if the policy starts from
+//! SFT, or in `sft`), then those of the game. An iteration is a function of its number, the
+//! settings and the weights, so a resumed run continues with the same bits. An iteration of the
+//! game has these phases:
 //!
 //! 1. sample completions of the iteration's prompts from the policy;
 //! 2. update the discriminator on demonstrations, perturbed demonstrations, branches and samples;
@@ -90,9 +91,9 @@ struct Run<'i> {
     limits: SamplingLimits,
     sft_iterations: usize,
     players: Players,
-    /// The server that samples; `None` when this process samples.
+    /// The server that samples; `None` if this process samples.
     server: Option<RolloutServer>,
-    /// Samples drawn before; `None` when the policy is asked.
+    /// Samples of a file; `None` if the policy samples.
     stored: Option<StoredSamples>,
     backoff: &'i MemoryBackoff,
     checkpoints: Checkpoints<'i>,
@@ -101,8 +102,9 @@ struct Run<'i> {
 /// Trains in a run directory, which it locks.
 ///
 /// # Errors
-/// Settings or data without meaning, a directory that holds another run or is in use, a number that is not finite, a
-/// trainable parameter without gradient, or a file that cannot be written. The last checkpoint is intact in every case.
+/// Invalid settings or data, a directory that holds another run or is in use, a number that is not
+/// finite, a trainable parameter without gradient, or a file that cannot be written. The last
+/// checkpoint is intact in every case.
 pub fn train(
     inputs: &TrainInputs<'_>,
     dir: &Path,
@@ -166,7 +168,7 @@ pub fn train(
     })
 }
 
-/// Whether the settings end the run here, which the rank that writes decides.
+/// Whether the settings end the run here. The first rank decides.
 fn ends_early(ranks: &dyn Collective, record: Option<&Record>) -> Result<bool, TrainError> {
     ranks::any(ranks, record.is_some_and(Record::ends_early))
 }
@@ -235,7 +237,8 @@ impl<'i> Run<'i> {
         })
     }
 
-    /// Continues from the newest whole checkpoint, which the rank that holds the run directory chooses and all read.
+    /// Continues from the newest intact checkpoint. The first rank chooses it, and all ranks read
+    /// it.
     fn resume(
         &mut self,
         dir: &Path,
@@ -359,7 +362,8 @@ impl<'i> Run<'i> {
         discriminator.map_or(0.0, |own| own.policy_weight(game, &self.settings.reward))
     }
 
-    /// Phase 2: updates the discriminator as often as the schedule says; `None` without a discriminator.
+    /// Phase 2: updates the discriminator as often as the schedule says. Returns `None` without a
+    /// discriminator.
     fn update_discriminator(
         &mut self,
         groups: &[PromptGroup],
@@ -392,7 +396,8 @@ impl<'i> Run<'i> {
         }))
     }
 
-    /// Phase 3: fills the token rewards, from the discriminator, the judge or both; zeros for `grpo`.
+    /// Phase 3: fills in the token rewards of the discriminator, the judge or both; zeros for
+    /// `grpo`.
     fn score(&self, groups: &mut [PromptGroup]) -> Result<Option<RewardsReport>, TrainError> {
         match &self.players.discriminator {
             Some(discriminator) => {
@@ -435,7 +440,7 @@ impl<'i> Run<'i> {
         update_policy(policy, policy_optimiser, groups, &plan)
     }
 
-    /// Whether the iteration is saved; updates the best checkpoint.
+    /// Whether a checkpoint is due. Updates the best checkpoint.
     fn is_due(&self, metrics: &IterationMetrics, best: &mut Option<Best>) -> bool {
         let run = &self.settings.run;
         let every = run.checkpoint_every;
@@ -460,7 +465,7 @@ impl<'i> Run<'i> {
         Execution {
             budget: self.settings.run.pass_budget(),
             ranks: self.inputs.ranks,
-            // Ranks that cut an update in different places would not do the same work.
+            // With several ranks all must split an update in the same way.
             backoff: (self.inputs.ranks.size() == 1).then_some(self.backoff),
         }
     }

@@ -1,8 +1,9 @@
-//! Every setting of a run: what it is called, what it means, and its default.
+//! Every setting of a run: name, meaning and default.
 //!
-//! The defaults are the recommended recipe: a supervised warm start, comparisons within a prompt, localised perturbed
-//! negatives, policy negatives by schedule and one advantage a trace. Files overlay each other ([`load`]); values
-//! without meaning are refused by [`Settings::validate`]. Paths are relative to the working directory.
+//! The defaults are the recommended recipe: a supervised warm start, comparisons within a prompt,
+//! localised perturbed negatives, policy negatives by schedule and one advantage per trace. Later
+//! files override earlier ones ([`load`]); [`Settings::validate`] rejects invalid values. Paths are
+//! relative to the working directory.
 
 mod branches;
 mod data;
@@ -44,15 +45,15 @@ pub struct Settings {
     pub model: ModelSettings,
     /// The discriminator's base model.
     pub reward_model: RewardModelSettings,
-    /// Where both players compute.
+    /// Device and number type of both players.
     pub compute: PlacementSettings,
     /// Low-rank adapters of both players.
     pub lora: LoraPlayers,
-    /// Problems to learn from and to measure on.
+    /// Problems for training and evaluation.
     pub data: DataSettings,
-    /// How a question is asked and a completion is laid out.
+    /// The format of prompts and completions.
     pub prompt: PromptSettings,
-    /// How completions are drawn.
+    /// How completions are sampled.
     pub sampling: SamplingSettings,
     /// The optimisers of all players.
     pub optimiser: OptimiserTable,
@@ -92,14 +93,15 @@ impl RewardSettings {
         matches!(self.source, RewardSource::Learned | RewardSource::Mixed)
     }
 
-    /// Whether samples are judged by a model that has read the demonstration.
+    /// Whether a model that reads the demonstration judges the samples.
     pub fn uses_judge(&self) -> bool {
         self.source != RewardSource::Learned || self.loss.judge.weight > 0.0
     }
 }
 
 impl Settings {
-    /// Where the discriminator's base model is: `reward_model.path`, or the policy's when that is empty.
+    /// Path of the discriminator's base model: `reward_model.path`, or the policy's if that is
+    /// empty.
     pub fn reward_model_path(&self) -> &PathBuf {
         if self.reward_model.path.as_os_str().is_empty() {
             &self.model.path
@@ -115,7 +117,8 @@ impl Settings {
 pub struct ModelSettings {
     /// A Hugging Face directory, a .gguf file, or a hub name.
     pub path: PathBuf,
-    /// How quantised matrices of .gguf files are kept, the discriminator's too: less memory or more speed, the same numbers.
+    /// How quantised matrices of .gguf files are stored, also for the discriminator: less memory or
+    /// more speed, with the same numbers.
     pub storage: Storage,
 }
 
@@ -131,11 +134,11 @@ pub struct RewardModelSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoraPlayers {
-    /// The policy's adapter; unread when the policy is trained whole.
+    /// The policy's adapter; not used if the policy is trained whole.
     pub policy: PlayerLora,
     /// The discriminator's adapter.
     pub reward: PlayerLora,
-    /// Projections that get a pair in both, by PEFT's names.
+    /// Projections with a LoRA pair in both adapters, by PEFT's names.
     pub targets: Vec<Projection>,
 }
 
@@ -145,13 +148,13 @@ pub struct LoraPlayers {
 pub struct PlayerLora {
     /// Rank r of A and B.
     pub rank: usize,
-    /// Numerator of the scale alpha / rank; twice the rank where it is not set.
+    /// Numerator of the scale alpha / rank; twice the rank if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alpha: Option<f64>,
 }
 
 impl PlayerLora {
-    /// Scale 2.
+    /// An adapter with scale 2.
     pub fn with_rank(rank: usize) -> Self {
         Self { rank, alpha: None }
     }
@@ -187,21 +190,22 @@ impl Default for LoraPlayers {
     }
 }
 
-/// How completions are drawn.
+/// How completions are sampled.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SamplingSettings {
-    /// Completions a prompt in training: the group size G.
+    /// Completions per prompt in training: the group size G.
     pub samples: usize,
     /// Divides the logits.
     pub temperature: f64,
-    /// Most prompt tokens; a demonstration with a longer prompt is left out and counted.
+    /// Maximum number of prompt tokens; a demonstration with a longer prompt is left out and
+    /// counted.
     pub max_prompt_tokens: usize,
-    /// Most completion tokens, end-of-turn token included.
+    /// Maximum number of completion tokens, including the end-of-turn token.
     pub max_completion_tokens: usize,
-    /// Most completions decoded at a time.
+    /// Maximum number of completions decoded at the same time.
     pub max_sequences: usize,
-    /// Who samples in training.
+    /// The sampling engine in training.
     pub engine: EngineSettings,
 }
 
@@ -241,27 +245,28 @@ impl Default for SftSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RewardSettings {
-    /// Where the policy's token rewards come from.
+    /// Source of the policy's token rewards.
     pub source: RewardSource,
-    /// Its head.
+    /// Head of the reward model.
     pub head: HeadSettings,
-    /// Where it starts from.
+    /// Initial weights.
     pub start: RewardStart,
     /// Which tokens carry a label.
     pub granularity: Granularity,
-    /// From logit to reward.
+    /// The map from logit to reward.
     pub transform: RewardTransform,
-    /// What it minimises.
+    /// The loss.
     pub loss: DiscriminatorLossSettings,
     /// Demonstrations with an injected error.
     pub perturbations: PerturbationSettings,
-    /// Continuations that leave a demonstration at some token.
+    /// Continuations that differ from a demonstration from some token on.
     pub branches: BranchSettings,
-    /// When it is trained.
+    /// The training schedule.
     pub schedule: DiscriminatorSchedule,
-    /// The head's weight and bias learn at this factor times the learning rate; above 0.
+    /// Factor of the learning rate for the head's weight and bias; above 0.
     pub head_learning_rate_factor: f64,
-    /// Whether samples that a verifier found right become positives: a use of the verifier, marked as such in the run.
+    /// Whether samples that a verifier found right become positives. This uses the verifier, which
+    /// the run records.
     pub label_switch: bool,
 }
 
@@ -283,28 +288,31 @@ impl Default for RewardSettings {
     }
 }
 
-/// Where the policy's token rewards come from.
+/// Source of the policy's token rewards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RewardSource {
     /// The discriminator.
     #[default]
     Learned,
-    /// The base model that has read the demonstration, see [`assay_critic::judge`]; no discriminator is trained.
+    /// The base model that reads the demonstration, see [`assay_critic::judge`]. No discriminator
+    /// is trained.
     Privileged,
-    /// On-policy self-distillation: log pi(y_t | x, demonstration) - log pi(y_t | x), the policy that has read the
-    /// demonstration against the one that has not. With `policy.advantage` uncentred, unscaled and `dense` at gamma 0,
-    /// the update follows the gradient of the KL divergence between the two. No discriminator is trained.
+    /// On-policy self-distillation: log pi(y_t | x, demonstration) - log pi(y_t | x), the policy
+    /// with and without the demonstration in its prompt. With `policy.advantage` uncentred,
+    /// unscaled and `dense` at gamma 0, the update follows the gradient of the KL divergence
+    /// between the two. No discriminator is trained.
     SelfDistilled,
-    /// The sum of discriminator and judge, each divided by its standard deviation over the samples of the iteration.
+    /// The sum of discriminator and judge, each divided by its standard deviation over the samples
+    /// of the iteration.
     Mixed,
 }
 
-/// Where the discriminator starts from.
+/// Initial weights of the discriminator.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum RewardStart {
-    /// A fresh adapter and a zero head.
+    /// A new adapter and a zero head.
     #[default]
     Fresh,
     /// A saved reward directory, of this or another run.
@@ -318,13 +326,13 @@ pub enum RewardStart {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PerturbationSettings {
-    /// Perturbed copies a demonstration in each update; 0 trains without.
+    /// Perturbed copies per demonstration in each update; 0 trains without.
     pub per_demonstration: usize,
     /// Kinds used in training.
     pub kinds: Vec<Perturbation>,
-    /// Kinds kept for measuring localisation on errors never trained on.
+    /// Kinds that are not trained on, for measuring localisation.
     pub held_out: Vec<Perturbation>,
-    /// Characters that perturbed text may use, for models of a small vocabulary; all where it is not set.
+    /// Characters that perturbed text may use, for models with a small vocabulary; all if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alphabet: Option<String>,
 }
@@ -335,7 +343,7 @@ impl PerturbationSettings {
         self.within_alphabet(Registry::of(&self.kinds))
     }
 
-    /// A registry that writes no other characters than the alphabet's.
+    /// A registry that writes only characters of the alphabet.
     pub fn within_alphabet(&self, registry: Registry) -> Registry {
         match &self.alphabet {
             Some(alphabet) => registry.within(alphabet),
@@ -371,11 +379,11 @@ impl Default for PerturbationSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicySettings {
-    /// Where it starts from.
+    /// Initial weights.
     pub start: PolicyStart,
-    /// What of it is trained.
+    /// Which parameters are trained.
     pub trained: TrainedParameters,
-    /// From token rewards to advantages.
+    /// The advantages from token rewards.
     pub advantage: AdvantageSettings,
     /// The clipped objective.
     pub objective: ObjectiveSettings,
@@ -395,13 +403,13 @@ impl Default for PolicySettings {
     }
 }
 
-/// Where the policy starts from.
+/// Initial weights of the policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum PolicyStart {
     /// The base model.
     Base,
-    /// The base model after the fine-tuning that the `sft` table describes, as part of the run.
+    /// The base model after supervised fine-tuning by the `sft` table, which is part of the run.
     #[default]
     Sft,
     /// A saved policy directory, of this or another run.
@@ -411,7 +419,7 @@ pub enum PolicyStart {
     },
 }
 
-/// What of the policy is trained.
+/// Which parameters of the policy are trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TrainedParameters {
@@ -428,38 +436,40 @@ pub enum TrainedParameters {
 pub struct RunSettings {
     /// Iterations of the game.
     pub iterations: usize,
-    /// Prompts an iteration.
+    /// Prompts per iteration.
     pub prompts_per_iteration: usize,
-    /// Most packed tokens a micro-batch; results depend on it by rounding only.
+    /// Maximum number of packed tokens a micro-batch; results depend on it by rounding only.
     pub token_budget: usize,
-    /// MiB of activations that a pass keeps for its backward pass. On the processor an update is cut so that they fit; layers
-    /// that do not are computed again. 0 computes all again, uncut. Results depend on it by rounding only.
+    /// MiB of activations that a pass keeps for its backward pass. On the CPU an update is split so
+    /// that they fit; layers that do not fit are recomputed. 0 recomputes all layers without this
+    /// split. Results depend on it by rounding only.
     pub activation_mib: u64,
     /// Saves every n-th iteration and the last; 0 saves the last only.
     pub checkpoint_every: usize,
-    /// Newest checkpoints kept, beside the one with the highest validation accuracy; 0 keeps all.
+    /// Number of newest checkpoints kept, in addition to the one with the highest validation
+    /// accuracy; 0 keeps all.
     pub keep_last: usize,
-    /// Measures on validation problems every n-th iteration and after the last; 0 never.
+    /// Evaluates on validation problems every n-th iteration and after the last; 0 never.
     pub eval_every: usize,
-    /// Problems a measurement.
+    /// Problems per evaluation.
     pub eval_problems: usize,
-    /// Samples a problem in a measurement.
+    /// Samples per problem in an evaluation.
     pub eval_samples: usize,
     /// When the run ends before its last iteration.
     pub early_stop: EarlyStopSettings,
 }
 
-/// What one pass over an update may hold.
+/// Limits of one pass over an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PassBudget {
-    /// Most packed tokens of a micro-batch.
+    /// Maximum number of packed tokens of a micro-batch.
     pub tokens: usize,
-    /// Bytes of activations that are kept for the backward pass instead of being computed again.
+    /// Bytes of activations that are kept for the backward pass instead of being recomputed.
     pub kept_bytes: u64,
 }
 
 impl RunSettings {
-    /// What one pass over an update may hold.
+    /// Limits of one pass over an update.
     pub fn pass_budget(&self) -> PassBudget {
         PassBudget {
             tokens: self.token_budget,

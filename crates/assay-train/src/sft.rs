@@ -5,7 +5,8 @@ use crate::masked_mean::masked_mean;
 /// The loss of an update and its gradient.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NllOutput {
-    /// -1/N sum of log-probabilities over all N completion tokens of the update; 0 for an empty update.
+    /// -1/N sum of log-probabilities over all N completion tokens of the update; 0 for an empty
+    /// update.
     pub loss: f64,
     /// N.
     pub tokens: usize,
@@ -16,7 +17,8 @@ pub struct NllOutput {
 /// Token-mean negative log-likelihood over all completions of an update.
 ///
 /// # Shapes
-/// `logprobs`: one list a completion, one f32 a token. Every token counts alike, whatever its completion's length.
+/// `logprobs`: one list per completion, one f32 per token. All tokens have the same weight,
+/// whatever the completion's length.
 pub fn token_mean_nll(logprobs: &[Vec<f32>]) -> NllOutput {
     let tokens = logprobs.iter().map(Vec::len).sum();
     let mean = masked_mean(

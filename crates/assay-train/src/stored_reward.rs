@@ -1,7 +1,7 @@
-//! Opening a stored reward: which directory a name means, and the base model that the reward reads.
+//! Opens a stored reward: finds its directory and its base model.
 //!
-//! The caller opens the model, because a program knows how it shows downloads and where a model is
-//! placed. `note` gets what a user should read: which directory was taken, and warnings.
+//! The caller opens the model, because it knows how to show downloads and on which device to place
+//! the model. `note` receives messages for the user: the directory used, and warnings.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use assay_lm::{LanguageModel, LmError, peft};
 use crate::TrainError;
 use crate::checkpoint;
 
-/// A reward and the base model it reads.
+/// A reward and its base model.
 pub struct StoredReward {
     /// The reward's own directory.
     pub dir: PathBuf,
@@ -22,7 +22,8 @@ pub struct StoredReward {
     pub reward: RewardModel,
 }
 
-/// Opens a reward by a reward directory, a checkpoint or a run, with the base model that it names, or with `base`.
+/// Opens the reward of a reward directory, a checkpoint or a run, on `base` or on the base model
+/// that it names.
 ///
 /// # Errors
 /// [`TrainError::RewardIsPolicy`], [`TrainError::NoBaseModel`], [`TrainError::BaseModel`],
@@ -50,10 +51,11 @@ pub fn open(
     Ok(StoredReward { dir, model, reward })
 }
 
-/// The reward that a directory is or holds: a checkpoint has one, a run that of its newest checkpoint.
+/// The reward directory of a path: the path itself, the reward of a checkpoint, or that of a run's
+/// newest checkpoint.
 ///
 /// # Errors
-/// [`TrainError::RewardIsPolicy`] for a policy beside its reward; a run that cannot be read.
+/// [`TrainError::RewardIsPolicy`] for a policy next to its reward. A run cannot be read.
 pub fn directory(dir: PathBuf, note: &mut dyn FnMut(&str)) -> Result<PathBuf, TrainError> {
     if dir.join(peft::CONFIG_FILE).exists() {
         let reward = dir.with_file_name("reward");
@@ -79,7 +81,8 @@ pub fn directory(dir: PathBuf, note: &mut dyn FnMut(&str)) -> Result<PathBuf, Tr
     Ok(found.unwrap_or(dir))
 }
 
-/// A reward on its base model; other weights than it was trained on are refused unless `base` names them.
+/// Opens a reward on its base model. Fails if the weights differ from those that it was trained on,
+/// unless `base` names the model.
 ///
 /// # Errors
 /// [`TrainError::OtherWeights`]; a reward that cannot be read.
@@ -107,8 +110,8 @@ pub fn on_model(
     Ok(reward)
 }
 
-/// The base model that an adapter in `dir` names. A relative path that leads nowhere from here is tried from the directories above the
-/// adapter: that is where the run began.
+/// The base model that an adapter in `dir` names. A relative path that does not exist is also tried
+/// from the directories above the adapter, since the run may have been started there.
 fn base_model(dir: &Path, note: &mut dyn FnMut(&str)) -> Result<PathBuf, TrainError> {
     let named = PathBuf::from(peft::base_model(dir)?);
     if named.as_os_str().is_empty() || named.exists() || named.is_absolute() {

@@ -1,16 +1,19 @@
 //! A run's metrics as a TensorBoard event file.
 //!
-//! An event file is a sequence of TFRecords: length (u64), its masked CRC-32C, the bytes, their masked CRC-32C, all
-//! little-endian. The bytes are an `Event` message in protobuf's wire format: `wall_time` (1, double), `step` (2, int64),
-//! `file_version` (3, string) or `summary` (5), whose `value` (1) has `tag` (1, string) and `simple_value` (2, float).
+//! An event file is a sequence of TFRecords: length (u64), its masked CRC-32C, the bytes, their
+//! masked CRC-32C, all little-endian. The bytes are an `Event` message in protobuf's wire format:
+//! `wall_time` (1, double), `step` (2, int64), `file_version` (3, string) or `summary` (5), whose
+//! `value` (1) has `tag` (1, string) and `simple_value` (2, float).
 
 use crate::metrics::IterationMetrics;
 
 const VERSION: &[u8] = b"brain.Event:2";
 
-/// The bytes of an event file: one event an iteration, one scalar a metric, the iteration as step.
+/// The bytes of an event file: one event an iteration, one scalar per metric, the iteration as
+/// step.
 ///
-/// `end` is when the last iteration ended, in seconds since 1970; earlier ones lie before it by their `seconds`.
+/// `end` is the time at which the last iteration ended, in seconds since 1970. The times of earlier
+/// iterations follow from their `seconds`.
 pub fn event_file(metrics: &[IterationMetrics], end: f64) -> Vec<u8> {
     let took = |row: &IterationMetrics| row.values.get("seconds").copied().unwrap_or(0.0);
     let mut time = end - metrics.iter().map(took).sum::<f64>();
@@ -67,7 +70,7 @@ fn record(file: &mut Vec<u8>, data: &[u8]) {
     file.extend(masked_crc(data).to_le_bytes());
 }
 
-/// A CRC-32C, rotated and shifted so that a checksum of data with checksums in it stays a good one.
+/// A masked CRC-32C: rotated and shifted, because the CRC of data that contains CRCs is weak.
 fn masked_crc(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes)
         .rotate_right(15)
@@ -90,7 +93,8 @@ mod tests {
         assert_eq!(file.len(), 12 + 24 + 4);
     }
 
-    /// Iteration 300 (varint ac 02) with one metric a/b = 0.5; the event ends at second 7 after 2 seconds.
+    /// Iteration 300 (varint ac 02) with one metric a/b = 0.5; the event ends at second 7 after 2
+    /// seconds.
     #[test]
     fn an_iteration_is_one_event_by_hand() {
         let mut row = IterationMetrics {

@@ -1,9 +1,9 @@
-//! The record of a trace: what travels from the rollout to labels, rewards, advantages, objective, replay buffer and
-//! failure report.
+//! The record of a trace, which rollout, labels, rewards, advantages, objective, replay buffer and
+//! failure report share.
 //!
-//! A [`PromptGroup`] holds the traces of one prompt, a [`Trace`] everything that is known about one of them. Groups and
-//! traces are cheap to copy: problem, prompt, tokens and log-probabilities are shared. Losses borrow views of the record
-//! ([`crate::reward::loss::LabelledTrace`], [`crate::policy::objective::PolicyTrace`]).
+//! A [`PromptGroup`] holds the traces of one prompt, a [`Trace`] all data of one of them. Both are
+//! cheap to clone: problem, prompt, tokens and log-probabilities are shared. Losses borrow views of
+//! the record ([`crate::reward::loss::LabelledTrace`], [`crate::policy::objective::PolicyTrace`]).
 
 use std::sync::Arc;
 
@@ -24,36 +24,37 @@ pub enum TraceRole {
     Perturbed,
 }
 
-/// One completion with everything that is known about it.
+/// One completion with all its data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Trace {
     /// Who wrote it.
     pub role: TraceRole,
     /// Text, tokens and offsets.
     pub completion: Arc<EncodedCompletion>,
-    /// How it was drawn; `None` for a trace that was not sampled.
+    /// How it was sampled; `None` for a trace that was not sampled.
     pub sampling: Option<Arc<SampleRecord>>,
-    /// What the answer check found.
+    /// The result of the answer check.
     pub verdict: Verdict,
     /// Which tokens are wrong, or differ from the demonstration.
     pub spans: TokenSpans,
-    /// How much the trace counts among traces of its role; 1 is whole.
+    /// Weight of the trace among traces of its role; usually 1.
     pub weight: f32,
     /// r_t, one f32 per completion token; empty before the trace is scored.
     #[serde(default)]
     pub rewards: Vec<f32>,
-    /// The judge's token rewards, one f32 per completion token; empty for a trace that was not judged.
+    /// The judge's token rewards, one f32 per completion token; empty for a trace that was not
+    /// judged.
     #[serde(default)]
     pub judged: Vec<f32>,
 }
 
-/// How a sampled trace was drawn.
+/// How a trace was sampled.
 ///
 /// # Shapes
 /// Both lists have one f32 per completion token.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SampleRecord {
-    /// log-probabilities under the distribution that the tokens were drawn from.
+    /// log-probabilities under the distribution that the tokens were sampled from.
     pub sampling_logprobs: Vec<f32>,
     /// log-probabilities under the policy itself.
     pub policy_logprobs: Vec<f32>,
@@ -61,7 +62,7 @@ pub struct SampleRecord {
     pub truncated: bool,
 }
 
-/// What the answer check found. Training from demonstrations never reads it.
+/// The result of the answer check. Training from demonstrations never uses it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// The answer read from the text.
@@ -73,9 +74,11 @@ pub struct Verdict {
 /// Tokens of a trace that the labels depend on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenSpans {
-    /// Perturbed traces: the first corrupted token; `None` counts the whole trace as corrupted.
+    /// Perturbed traces: the first corrupted token; with `None` the whole trace counts as
+    /// corrupted.
     pub corrupted_from: Option<usize>,
-    /// Perturbed traces: the first token after the corrupted span; `None` when the span runs to the end.
+    /// Perturbed traces: the first token after the corrupted span; `None` if the span reaches the
+    /// end.
     pub corrupted_until: Option<usize>,
     /// Policy samples, and wrong traces whose error a person marked: the first token that differs
     /// from the demonstration; `None` when they are equal.
@@ -85,7 +88,7 @@ pub struct TokenSpans {
 /// The traces of one prompt.
 #[derive(Clone, Debug)]
 pub struct PromptGroup {
-    /// Index of the problem in its data set: the key of its random streams.
+    /// Index of the problem in its data set, which is part of the keys of its random streams.
     pub index: usize,
     /// The problem.
     pub problem: Arc<Problem>,
@@ -96,7 +99,7 @@ pub struct PromptGroup {
 }
 
 impl Trace {
-    /// A trace that is known by its text only.
+    /// A trace with a completion and no other data.
     pub fn new(role: TraceRole, completion: EncodedCompletion) -> Self {
         Self {
             role,
@@ -159,13 +162,13 @@ impl PromptGroup {
         traces.find(|trace| trace.role == TraceRole::Expert)
     }
 
-    /// The policy's samples, in the order in which they were drawn.
+    /// The policy's samples, in the order of sampling.
     pub fn samples(&self) -> impl Iterator<Item = &Trace> + Clone {
         let is_sample = |trace: &&Trace| trace.role == TraceRole::Policy;
         self.traces.iter().filter(is_sample)
     }
 
-    /// The branches of the demonstration: traces that leave it at a known token.
+    /// The branches of the demonstration: traces that differ from it from a known token on.
     pub fn branches(&self) -> impl Iterator<Item = &Trace> + Clone {
         let is_branch = |trace: &&Trace| trace.role == TraceRole::Perturbed;
         self.traces.iter().filter(is_branch)
@@ -181,7 +184,7 @@ impl PromptGroup {
     }
 }
 
-/// A policy sample of an earlier iteration, as the replay buffer keeps it.
+/// A policy sample of an earlier iteration, in the replay buffer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PastSample {
     problem: String,

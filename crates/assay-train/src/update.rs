@@ -1,4 +1,5 @@
-//! One update of a player: gradients of its parameters from the gradients of its scalars, micro-batch after micro-batch.
+//! One update of a player: gradients of its parameters from the gradients of its scalars, computed
+//! micro-batch by micro-batch.
 
 use std::ops::Range;
 
@@ -13,7 +14,7 @@ use crate::TrainError;
 use crate::execution::Execution;
 use crate::ranks::{self, Collective};
 
-/// What a loss's gradient at a completion's scalars depends on, beside what is known before any pass.
+/// The scalars that a loss's gradient at a completion's scalars depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
     /// The completion's own scalars.
@@ -22,7 +23,7 @@ pub enum Reach {
     Group,
 }
 
-/// How an update is executed, and how far its loss looks.
+/// How an update is executed, and the reach of its loss.
 #[derive(Clone, Copy)]
 pub struct UpdatePasses<'c> {
     /// How passes are executed.
@@ -33,7 +34,7 @@ pub struct UpdatePasses<'c> {
 
 /// What a loss returns: a report, and dL/ds of every scalar.
 pub struct LossGradients<R> {
-    /// Anything the caller wants back.
+    /// A value that is returned to the caller.
     pub report: R,
     /// One list per completion, one f32 per token.
     pub gradients: TokenScalars,
@@ -41,18 +42,23 @@ pub struct LossGradients<R> {
 
 /// One forward and backward pass over an update.
 ///
-/// `loss` gets the scalars of all completions and a range of completions. The gradients of that range are used; scalars
-/// outside of its [`Reach`] may still be 0. The last call has the range of all completions and all scalars: its report is
-/// returned, and its gradients must equal those used before.
+/// `loss` receives the scalars of all completions and a range of completions. Its gradients for
+/// that range are used; scalars outside of the range's [`Reach`] may still be 0. The last call has
+/// all scalars and the range of all completions. Its report is returned, and its gradients must
+/// equal those used before.
 ///
-/// An update is cut into micro-batches of [`Execution::training_rows`] rows, which the ranks share. Each micro-batch goes
-/// forward and backward at once. A group that the loss compares within is cut only if it exceeds the token budget: a separate
-/// pass then computes its scalars first. The cut changes the result by the rounding of a sum; the ranks do not change it. When
-/// memory is refused, [`Execution::backoff`] repeats the whole update, calls of `loss` included.
+/// An update is split into micro-batches of [`Execution::training_rows`] rows, which the ranks
+/// share. The backward pass of a micro-batch follows its forward pass directly. A group whose
+/// completions the loss compares is split only if it exceeds the token budget; a separate pass then
+/// computes its scalars first. The split changes the result by the rounding of a sum; the number of
+/// ranks does not change it. After a failed allocation, [`Execution::backoff`] repeats the whole
+/// update, including the calls of `loss`.
 ///
 /// # Errors
-/// Whatever `loss` returns; [`TrainError::EmptyUpdate`] without a completion token; [`TrainError::MissingGradient`] names a
-/// trainable parameter that received none; [`TrainError::LossReach`] a completion whose gradient depends on more than `reach` says.
+/// An error of `loss`. [`TrainError::EmptyUpdate`] for an update without completion tokens.
+/// [`TrainError::MissingGradient`] names a trainable parameter without gradient.
+/// [`TrainError::LossReach`] names a completion whose gradient depends on scalars outside of
+/// `reach`.
 pub fn update<R>(
     player: &dyn Player,
     groups: &[Group],
@@ -82,7 +88,8 @@ pub fn update<R>(
     Ok((report, gradients))
 }
 
-/// Micro-batches whose gradients can be had from their own scalars: one, or all those of a group that is cut.
+/// Micro-batches whose gradients depend only on their own scalars: one, or all of a group that is
+/// split.
 type Unit = Vec<MicroBatch>;
 
 fn units(groups: &[Group], limits: RowLimits, reach: Reach) -> Vec<Unit> {
@@ -104,24 +111,24 @@ fn completions(unit: &Unit) -> impl Iterator<Item = &Vec<u32>> {
 /// A loss's gradients of all scalars.
 type GradientsOfLoss<'l> = dyn FnMut(&[Vec<f32>]) -> Result<TokenScalars, TrainError> + 'l;
 
-/// An update as it is passed through a player.
+/// An update during its execution.
 struct Update<'u> {
     player: &'u dyn Player,
     execution: Execution<'u>,
     units: &'u [Unit],
 }
 
-/// A unit and the completions of the update that it holds.
+/// A unit and its range of the update's completions.
 struct UnitRange<'u> {
     unit: &'u Unit,
     completions: Range<usize>,
 }
 
-/// What is known while an update runs.
+/// The values computed so far in an update.
 struct Known {
-    /// Scalars of every completion; 0 where they are not known.
+    /// Scalars of every completion; 0 if not computed yet.
     scalars: TokenScalars,
-    /// The gradients that were used; empty where none was yet.
+    /// The gradients that were used; empty if none were used yet.
     gradients: TokenScalars,
 }
 
@@ -233,7 +240,7 @@ impl Update<'_> {
 }
 
 impl Known {
-    /// Refuses a loss whose gradients changed when all scalars were known.
+    /// Fails if the gradients changed once all scalars were known.
     fn check(&self, gradients: &[Vec<f32>]) -> Result<(), TrainError> {
         let bits = |row: &Vec<f32>| row.iter().map(|g| g.to_bits()).collect::<Vec<_>>();
         let mut pairs = self.gradients.iter().zip(gradients);
@@ -247,14 +254,16 @@ impl Known {
 /// Gradients summed unit after unit.
 #[derive(Default)]
 struct Total {
-    /// In a process that is alone.
+    /// With a single rank: the gradients.
     own: Gradients,
-    /// Of several ranks: those of every parameter in order, then how many units reached each.
+    /// With several ranks: the gradients of every parameter in order, then the number of units that
+    /// reached each.
     values: Vec<f32>,
 }
 
 impl Total {
-    /// Where a unit's gradients are added: a process that is alone adds a single micro-batch's to the sum in place.
+    /// The buffer for a unit's gradients. With a single rank, those of a single micro-batch are
+    /// added to the sum in place.
     fn begin(&mut self, ranks: &dyn Collective, unit: &Unit) -> Gradients {
         match (ranks.size(), unit.len()) {
             (1, 1) => std::mem::take(&mut self.own),
@@ -262,7 +271,7 @@ impl Total {
         }
     }
 
-    /// Adds what each rank's unit gave, in rank order.
+    /// Adds the gradients of each rank's unit, in rank order.
     fn add(
         &mut self,
         player: &dyn Player,
@@ -290,7 +299,7 @@ impl Total {
         ranks.accumulate(&mut self.values, &flat)
     }
 
-    /// By parameter again; none for one that no unit reached.
+    /// The sums by parameter, without parameters that no unit reached.
     fn gradients(self, player: &dyn Player) -> Result<Gradients, TrainError> {
         let parameters = player.parameters();
         let mut gradients = self.own;

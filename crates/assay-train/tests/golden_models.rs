@@ -1,5 +1,6 @@
-//! Tiny random models of every family against transformers and peft: logits, log-probabilities, gradients of the SFT,
-//! GRPO and BCE losses and of the implicit head, ten AdamW steps. The references come from tools/golden/models.py.
+//! Compares tiny random models of every family with transformers and peft: logits,
+//! log-probabilities, gradients of the SFT, GRPO and BCE losses and of the implicit head, ten AdamW
+//! steps. The references come from tools/golden/models.py.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // tests stop where something is not as expected
 
@@ -87,7 +88,7 @@ struct Case {
     base: Arc<Transformer>,
 }
 
-/// f32 on the first GPU where the tests are built for one, else on the CPU.
+/// f32 on the first GPU if the tests are built for one, else on the CPU.
 fn place() -> Placement {
     let device = match cfg!(feature = "cuda") {
         true => DeviceName::Cuda(0),
@@ -181,7 +182,8 @@ fn close_lists(found: &[Vec<f32>], expected: &[Vec<f32>], what: &str) {
     }
 }
 
-/// Every gradient within 1e-4 of the largest entry of its reference, and none missing on either side.
+/// Asserts that every gradient is within 1e-4 of the largest entry of its reference, and that none
+/// is missing on either side.
 fn close_gradients(
     player: &dyn Player,
     gradients: &Gradients,
@@ -287,7 +289,8 @@ fn logits_and_logprobs_equal_transformers() {
     }
 }
 
-/// The largest distance from transformers' log-probabilities when `name` is computed with another configuration.
+/// The largest distance from transformers' log-probabilities when `name` is computed with another
+/// configuration.
 fn distance_with(name: &str, change: impl Fn(&mut ModelConfig)) -> f32 {
     let case = case(name);
     let mut config = case.config.clone();
@@ -493,7 +496,8 @@ fn ten_adamw_steps_follow_torch() {
     }
 }
 
-/// Softplus of the difference to the mean of the group's other completions' sums: it sees whole groups.
+/// Softplus of the difference to the mean of the sums of the group's other completions, so the loss
+/// depends on whole groups.
 fn compared(groups: &[Group], scalars: &[Vec<f32>]) -> (f64, TokenScalars) {
     let (mut loss, mut gradients) = (0.0, TokenScalars::new());
     let mut rest = scalars;
@@ -552,7 +556,7 @@ fn any_token_budget_gives_the_same_update() {
             }
         }
     }
-    // A loss that compares completions cannot be cut between them.
+    // The completions that a loss compares cannot be split into several micro-batches.
     let passes = UpdatePasses {
         execution: Execution::single_process(20),
         reach: Reach::Completion,

@@ -1,4 +1,5 @@
-//! Settings of strangers: every value without meaning is refused by its key, every broken file by its name.
+//! Invalid settings: the error of an invalid value names its key, that of a malformed file its
+//! name.
 #![allow(clippy::unwrap_used)]
 
 use std::error::Error;
@@ -27,7 +28,7 @@ fn tried(cases: usize) {
     println!("\nMALFORMED {cases}");
 }
 
-/// An option and a part of what must be said about it.
+/// An option and a part of the expected error.
 const OPTIONS: &[(&str, &str)] = &[
     ("", "expected key=value"),
     ("=", "a part of the key is empty"),
@@ -212,7 +213,7 @@ fn files() {
     assert!(told_bytes.contains("UTF-8"), "{told_bytes}");
 }
 
-/// A link is followed before it is decided where a file lies.
+/// Links are followed before the location of a file is checked.
 #[cfg(unix)]
 #[test]
 fn links_do_not_lead_out() {

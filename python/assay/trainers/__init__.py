@@ -1,6 +1,6 @@
-"""The learned reward in other trainers: `trl`, `verl` and `openrlhf` have an adapter each.
+"""The learned reward in other trainers: one adapter each for `trl`, `verl` and `openrlhf`.
 
-They import no trainer, except for `trl.token_reward_trainer`, which makes a subclass of TRL's.
+None imports a trainer, except `trl.token_reward_trainer`, which makes a subclass of TRL's.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def question_of(prompt: str | Sequence[Mapping[str, Any]]) -> str:
-    """The question in a prompt: the text itself, or the last turn of the user in a chat."""
+    """Returns the question of a prompt: the text itself, or the last user turn of a chat."""
     if isinstance(prompt, str):
         return prompt
     turns = [turn for turn in prompt if turn.get("role") == "user"]
@@ -20,14 +20,14 @@ def question_of(prompt: str | Sequence[Mapping[str, Any]]) -> str:
 
 
 def text_of(completion: str | Sequence[Mapping[str, Any]]) -> str:
-    """The text of a completion: the text itself, or the turns of the assistant in a chat."""
+    """Returns the text of a completion: the text itself, or the assistant turns of a chat."""
     if isinstance(completion, str):
         return completion
     return "\n".join(content_of(turn) for turn in completion if turn.get("role") == "assistant")
 
 
 def content_of(turn: Mapping[str, Any]) -> str:
-    """The text of a chat turn, which may come in parts."""
+    """Returns the text of a chat turn, which may consist of several parts."""
     content = turn.get("content") or ""
     if isinstance(content, str):
         return content

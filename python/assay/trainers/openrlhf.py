@@ -1,4 +1,4 @@
-"""OpenRLHF: a server for its remote reward URL, and a reward function for a file of its own.
+"""OpenRLHF: a server for its remote reward URL, and a reward function for a Python file.
 
     python -m assay.trainers.openrlhf --reward runs/mine --port 5000
     # in the training command: --reward.remote_url http://127.0.0.1:5000/get_reward
@@ -21,7 +21,7 @@ from .. import AssayError, Critic, TextScore
 from .._critic import sigmoid
 
 END = re.compile(r"(?:<\|[^<>|]*\|>|</s>|<eos>|<pad>|\s)+$")
-"""What a decoded response may end with, because OpenRLHF keeps control tokens."""
+"""Control tokens and spaces at the end of a decoded response; OpenRLHF does not remove them."""
 LARGEST_REQUEST = 16 << 20
 
 
@@ -40,7 +40,7 @@ class RemoteReward:
             raise ValueError("the pattern has no group `question`: write (?P<question>...)")
 
     def __call__(self, query: Sequence[str], prompts: Sequence[str], labels: Sequence[Any] = ()) -> dict[str, Any]:
-        """The rewards of queries, and scores in (0, 1) for OpenRLHF's filter. An empty response has 0."""
+        """Returns rewards of queries, and scores in (0, 1) for OpenRLHF's filter; 0 for empty responses."""
         if len(query) != len(prompts):
             raise ValueError(f"{len(query)} queries do not go with {len(prompts)} prompts")
         questions = [self._question(prompt) for prompt in prompts]
@@ -85,7 +85,7 @@ def reward_func(answer: RemoteReward) -> Any:
 
 
 def server(answer: RemoteReward, host: str, port: int) -> ThreadingHTTPServer:
-    """A server that answers every POST; `serve_forever` starts it. Port 0 takes a free one."""
+    """Returns a server that answers every POST; `serve_forever` starts it. Port 0 picks a free port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -95,7 +95,7 @@ def server(answer: RemoteReward, host: str, port: int) -> ThreadingHTTPServer:
                     raise ValueError(f"a body of {length} bytes: expected 1 to {LARGEST_REQUEST}")
                 body = json.loads(self.rfile.read(length))
                 if not isinstance(body, dict):
-                    raise ValueError("the body is no JSON object")
+                    raise ValueError("the body is not a JSON object")
                 self.reply(200, answer(body["query"], body["prompts"], body.get("labels") or ()))
             except KeyError as error:
                 self.reply(400, {"error": f"the body has no field {error}"})

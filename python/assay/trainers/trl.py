@@ -5,8 +5,8 @@
 
     trainer = GRPOTrainer(model=model, reward_funcs=CriticReward(Critic.load("runs/mine")), ...)
 
-TRL reads one number a completion from a reward function. `token_reward_trainer` gives every token its
-own advantage instead, in the shape that GRPOTrainer's loss accepts from subclasses.
+TRL reads one number per completion from a reward function. `token_reward_trainer` gives every token
+its own advantage instead, in the shape that GRPOTrainer's loss accepts from subclasses.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class CriticReward:
 
 
 def token_advantages(rewards: Sequence[NDArray[np.float32]], group: int, discount: float) -> list[NDArray[np.float64]]:
-    """An advantage for every token, from the token rewards of groups of `group` completions.
+    """Returns the advantage of every token, from the token rewards of groups of `group` completions.
 
     With r the rewards of a group, centred on their mean over all its tokens, the return of a token is
     `G_t = r_t + discount * G_(t+1)`. The advantage is G_t over the root of the mean square of the
@@ -90,7 +90,7 @@ def _returns(rewards: NDArray[np.float64], discount: float) -> NDArray[np.float6
 
 
 def token_reward_trainer(reward: CriticReward, *, discount: float = 0.9) -> type[GRPOTrainer]:
-    """A subclass of GRPOTrainer whose advantages are those of the reward's tokens.
+    """Returns a subclass of GRPOTrainer whose advantages come from token rewards.
 
     Pass the same `reward` as its only `reward_funcs`; TRL's `reward` in the log stays the trace score. One
     process only, because the groups of a step are normalised here. `reward.same_tokenizer` must be set:

@@ -4,7 +4,7 @@
     reward.custom_reward_function.name=compute_score
     +reward.custom_reward_function.reward_kwargs.reward=runs/mine
 
-verl reads one number a response and places it at the last token, so this is the trace score.
+verl reads one number per response and places it at the last token, so this is the trace score.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from assay.trainers import question_of
 
 @lru_cache(maxsize=4)
 def critic(reward: str, model: str | None = None) -> Critic:
-    """The reward, opened once a process."""
+    """The reward, loaded once per process."""
     return Critic.load(reward, model=model)
 
 
@@ -43,7 +43,7 @@ def compute_score(
     question_key: str = "question",
     **_: Any,
 ) -> dict[str, Any]:
-    """The score of one response, with what verl logs beside it. An empty response has score 0."""
+    """Returns the score of one response and the values that verl also logs; 0 for an empty response."""
     found = critic(reward, model).score(question(extra_info, question_key), [solution_str], score=score)[0]
     return {
         "score": 0.0 if found.score is None else found.score,

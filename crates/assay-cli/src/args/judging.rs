@@ -8,37 +8,37 @@ use super::{ComputeArgs, LayoutArgs, Style};
 
 #[derive(Args)]
 pub(crate) struct JudgeArgs {
-    /// Where to compute.
+    /// Device and number type.
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
-    /// The model that judges: a directory, a .gguf file or a hub name.
+    /// Judge: a Hugging Face directory, a .gguf file or a hub name.
     #[arg(long)]
     pub(crate) model: PathBuf,
-    /// An adapter on it.
+    /// Adapter of the judge (PEFT directory).
     #[arg(long)]
     pub(crate) adapter: Option<PathBuf>,
     /// Problems with demonstrations; a trace belongs to the problem with its question.
     #[arg(long)]
     pub(crate) problems: PathBuf,
-    /// How the problems are laid out.
+    /// Layout of the problems.
     #[command(flatten)]
     pub(crate) layout: LayoutArgs,
-    /// Traces: assay's or the two foreign shapes.
+    /// Traces in assay's format or in one of the two formats of other programs.
     #[arg(long)]
     pub(crate) traces: PathBuf,
-    /// Prompt style that the traces were written in.
+    /// Prompt style of the traces.
     #[arg(long, value_enum, default_value = "gsm8k")]
     pub(crate) style: Style,
-    /// Misleading versions of each demonstration that the judge reads beside it.
+    /// Number of misleading versions of each demonstration that the judge also reads.
     #[arg(long, default_value_t = 2)]
     pub(crate) hints: usize,
     /// Seed of the misleading versions.
     #[arg(long, default_value_t = 42)]
     pub(crate) seed: u64,
-    /// Rows of a packed batch.
+    /// Maximum number of token rows in a packed batch.
     #[arg(long, default_value_t = 4096)]
     pub(crate) token_budget: usize,
-    /// Where the judged traces go.
+    /// Output file for the scored traces.
     #[arg(long)]
     pub(crate) out: PathBuf,
     /// Print counts as JSON.

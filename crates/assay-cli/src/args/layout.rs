@@ -1,4 +1,4 @@
-//! How a file of problems is laid out: the options of every command that reads problems.
+//! The layout of a file of problems: options of every command that reads problems.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Options of the commands that read traces and rewards and tell what they hold.
+//! Options of the commands that evaluate, print or report traces and rewards.
 
 use std::path::PathBuf;
 
@@ -84,8 +84,8 @@ pub(crate) struct LocaliseArgs {
     /// gzip or zstd), or parquet.
     #[arg(long, required_unless_present = "labels")]
     pub(crate) demonstrations: Option<PathBuf>,
-    /// Labels that people made with `serve --labels`: their first wrong tokens, instead of
-    /// demonstrations.
+    /// File of labels that people made with `serve --labels`. The first wrong tokens that they mark
+    /// are used instead of injected errors.
     #[arg(long, value_name = "FILE",
         conflicts_with_all = ["demonstrations", "kinds", "format", "question", "demonstration", "answer"])]
     pub(crate) labels: Option<PathBuf>,
@@ -132,7 +132,7 @@ pub(crate) enum Color {
     Auto,
     /// Always.
     Always,
-    /// Never: digits below the text instead.
+    /// Never; digits below the text show the rewards.
     Never,
 }
 
@@ -160,8 +160,8 @@ pub(crate) struct ReportArgs {
     /// A run directory. May be repeated to compare runs.
     #[arg(long, required_unless_present = "traces")]
     pub(crate) run: Vec<PathBuf>,
-    /// Scored traces. With one run and one file they are those of the run; else each file is a
-    /// run.
+    /// Scored traces. One file with one --run holds the traces of that run; otherwise each file is
+    /// a run.
     #[arg(long)]
     pub(crate) traces: Vec<PathBuf>,
     /// Output file (HTML).

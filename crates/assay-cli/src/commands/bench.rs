@@ -1,9 +1,9 @@
-//! `assay bench`: how fast each stage of an iteration is at a named shape, and what share of the
-//! machine it uses.
+//! `assay bench`: the speed of each stage of an iteration at a named model shape, and its share of
+//! the machine's peak.
 //!
-//! Weights are random: speed does not depend on them. Prompts are counted twice: packed rows, where
-//! a prompt appears once a group, and tokens as a padded trainer counts them, where it appears with
-//! every sample.
+//! Weights are random, since speed does not depend on them. Speed is reported in two units. Packed
+//! rows count a prompt once per group. Tokens count it once per sample, as a trainer with padded
+//! batches does.
 
 mod shapes;
 mod stages;
@@ -22,22 +22,22 @@ use self::stages::Workbench;
 use crate::args::BenchArgs;
 use crate::progress::message;
 
-/// What was measured of a stage.
+/// Measurements of one stage.
 #[derive(Serialize)]
 struct Measured {
     stage: Stage,
-    /// Every repetition, in the order measured.
+    /// Seconds of every repetition, in order.
     seconds: Vec<f64>,
     median_seconds: f64,
-    /// Packed rows a second: each prompt once a group.
+    /// Packed rows per second; a prompt counts once per group.
     rows_per_second: f64,
-    /// Tokens a second with the prompt counted for every sample; generated tokens only for
-    /// `sample`.
+    /// Tokens per second; a prompt counts once per sample. For `sample`, generated tokens only.
     tokens_per_second: f64,
-    /// Operations of the matrix products that the stage needs, over the measured matrix product's
-    /// rate.
+    /// Operations per second of the stage's matrix products, divided by the rate of the measured
+    /// matrix product.
     share_of_product: f64,
-    /// Bytes of weights that the stage must read, over the measured copy's rate.
+    /// Bytes of weights per second that the stage must read, divided by the rate of the measured
+    /// copy.
     share_of_memory: f64,
 }
 
@@ -50,11 +50,11 @@ struct BenchReport {
     new_tokens: usize,
     rank: usize,
     threads: usize,
-    /// Where the stages ran, and in which type.
+    /// Device and number type of the stages.
     device: String,
-    /// Operations a second of a large matrix product of that type.
+    /// Operations per second of a large matrix product of that type.
     product_operations_per_second: Option<f64>,
-    /// Bytes a second of copying memory.
+    /// Bytes per second of a memory copy.
     copy_bytes_per_second: Option<f64>,
     memory: MemoryPlan,
     peak_bytes: Option<u64>,
@@ -98,7 +98,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     print(&report, args)
 }
 
-/// What the stages asked for will hold.
+/// The memory plan of the requested stages.
 fn plan(args: &BenchArgs, config: &ModelConfig, residence: Residence) -> MemoryPlan {
     let asked = |stages: &[Stage]| {
         let asked = |stage: &Stage| *stage == Stage::Iteration || stages.contains(stage);
@@ -135,7 +135,7 @@ fn plan(args: &BenchArgs, config: &ModelConfig, residence: Residence) -> MemoryP
     plan
 }
 
-/// Packed rows that an update of the policy passes at a time.
+/// Packed rows of one pass of a policy update.
 fn training_rows(args: &BenchArgs, residence: Residence) -> usize {
     memory::training_rows(&stages::config(args), residence, args.pass_budget()).min(rows(args))
 }
@@ -165,7 +165,7 @@ fn measure(args: &BenchArgs, placement: &Placement, report: &mut BenchReport) ->
         }
         timed.push((stage, seconds));
     }
-    // The machine is measured last: the peak above is that of the stages alone.
+    // The machine is measured after this, so the peak is that of the stages alone.
     report.peak_bytes = peak_bytes();
     drop(workbench);
     let ceilings = Ceilings::measure(&placement.device, placement.dtype)?;

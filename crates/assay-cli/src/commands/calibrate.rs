@@ -16,7 +16,7 @@ pub(crate) fn run(args: &CalibrateArgs) -> Result<()> {
     let is_reward = [HEAD_FILE, CONFIG_FILE].map(|file| args.reward.join(file).is_file());
     anyhow::ensure!(
         is_reward.contains(&true),
-        "{} is no reward's directory: name the one that scored the traces",
+        "{} is not a reward directory: name the one that scored the traces",
         args.reward.display()
     );
     let name = args.traces.file_name().unwrap_or(args.traces.as_os_str());
@@ -27,7 +27,7 @@ pub(crate) fn run(args: &CalibrateArgs) -> Result<()> {
     let evaluator = read(&args.traces, EvalSettings::default(), None)?;
     let calibration = evaluator.calibrate(&data).with_context(|| {
         format!(
-            "{} holds too little to fit: it takes scored traces, some known to be correct and some wrong \
+            "{} holds too few traces to fit: scored traces are needed, some known to be correct and some wrong \
              (`assay score` gives rewards)",
             args.traces.display()
         )

@@ -28,8 +28,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     print_summary(&evaluation.summary, args.json)
 }
 
-/// The settings of an evaluation by a named trace score, or by what was fitted on validation
-/// traces.
+/// The settings of an evaluation with a named trace score, or with the calibration of a reward.
 pub(crate) fn settings(score: &str, calibration: Option<&Path>) -> Result<EvalSettings> {
     let score = TraceScore::parse(score)?;
     let Some(dir) = calibration else {
@@ -41,7 +40,7 @@ pub(crate) fn settings(score: &str, calibration: Option<&Path>) -> Result<EvalSe
     Ok(stored_calibration(dir)?.settings())
 }
 
-/// The calibration of a reward directory, which must have one.
+/// Reads the calibration of a reward directory; fails if there is none.
 pub(crate) fn stored_calibration(dir: &Path) -> Result<Calibration> {
     Calibration::read(dir)?.with_context(|| {
         format!(
@@ -52,7 +51,7 @@ pub(crate) fn stored_calibration(dir: &Path) -> Result<Calibration> {
     })
 }
 
-/// Reads a file of traces on all cores; traces to draw go to the sample.
+/// Reads a file of traces on all cores. Traces to show go to the sample.
 pub(crate) fn read(
     path: &Path,
     settings: EvalSettings,
@@ -85,7 +84,7 @@ pub(crate) fn read(
     Ok(evaluator)
 }
 
-/// Refuses a file in which nothing is known to be correct or wrong.
+/// Fails if no trace of a file is known to be correct or wrong.
 pub(crate) fn ensure_judged(evaluation: &Evaluation, path: &Path) -> Result<()> {
     ensure!(
         evaluation.traces > 0,

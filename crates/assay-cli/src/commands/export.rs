@@ -1,8 +1,8 @@
 //! `assay export`: a run's adapters, model and metrics in the formats of other programs.
 //!
-//! `peft`: `OUT/policy` and, after `airl`, `OUT/reward`, adapters that peft loads. `merged`: `OUT`
-//! is a whole Hugging Face directory of the policy, `merged-reward` one of the reward.
-//! `tensorboard`: an event file of `metrics.jsonl` in `OUT`. Every model gets a card. `--push`
+//! `peft` writes adapters that peft loads: `OUT/policy` and, after `airl`, `OUT/reward`. `merged`
+//! writes the policy as a Hugging Face model directory, `merged-reward` the reward. `tensorboard`
+//! writes an event file of `metrics.jsonl` into `OUT`. Every model has a model card. `--push`
 //! uploads `OUT`.
 
 mod adapters;
@@ -76,16 +76,16 @@ fn export(args: &ExportArgs, run: &Path, format: ExportFormat) -> Result<Value> 
     }
 }
 
-/// A run and the checkpoint of it that is exported.
+/// A run and its checkpoint to export.
 struct Run {
     dir: PathBuf,
     settings: Settings,
     iteration: usize,
     checkpoint: PathBuf,
     metrics: Vec<IterationMetrics>,
-    /// The base model to read, where not the one in the settings.
+    /// The base model to read; `None` for the one in the settings.
     model: Option<PathBuf>,
-    /// The base model's name to write, where not the one in the adapters.
+    /// The base model's name to write; `None` for the one in the adapters.
     base_name: Option<String>,
 }
 
@@ -128,7 +128,7 @@ impl Run {
         self.model.clone().unwrap_or_else(|| PathBuf::from(named))
     }
 
-    /// Metrics of the last iteration that the checkpoint has seen.
+    /// Metrics of the last iteration before the checkpoint.
     fn last_metrics(&self) -> Option<&IterationMetrics> {
         self.metrics
             .iter()
@@ -136,7 +136,7 @@ impl Run {
     }
 }
 
-/// Fills a directory under another name and gives it its name when all of it is there.
+/// Writes a directory under a temporary name and renames it once it is complete.
 fn whole(
     args: &ExportArgs,
     run: &Path,
@@ -175,11 +175,11 @@ fn whole(
     Ok(written)
 }
 
-/// The run's metrics as TensorBoard reads them.
+/// Writes the run's metrics as a TensorBoard event file.
 fn events(args: &ExportArgs, run: &Path) -> Result<Value> {
     ensure!(
         args.checkpoint.is_none(),
-        "--checkpoint picks weights; the event file is of the whole run"
+        "--checkpoint selects weights; the event file covers the whole run"
     );
     open::refuse_several_runs(run)?;
     let path = run.join("metrics.jsonl");

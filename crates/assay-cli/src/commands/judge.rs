@@ -21,13 +21,13 @@ use crate::open;
 use crate::progress::Progress;
 use crate::signals::{Interrupted, StopFlag};
 
-/// What was judged.
+/// Counts of the judged traces.
 #[derive(Default)]
 struct Tally {
     judged: usize,
     /// Traces of a problem without a demonstration or without a misleading version of it.
     without_hints: usize,
-    /// Traces without a token, or longer than the model reads.
+    /// Traces without tokens, or longer than the model's context.
     unread: usize,
 }
 
@@ -115,7 +115,7 @@ impl Demonstrations {
         }
     }
 
-    /// The problem with a trace's question; its id is a second way to find it only where the trace has no question.
+    /// The problem of a trace, found by its question, or by its id if the trace has no question.
     fn of(&self, trace: &ScoredTrace) -> Option<&Problem> {
         let question = trace.question.trim();
         let index = match question.is_empty() {
@@ -135,7 +135,7 @@ struct Judging<'j> {
 }
 
 impl Judging<'_> {
-    /// Traces of one question with token rewards and scores, where they could be judged.
+    /// The traces of one question, with token rewards and scores where they could be judged.
     fn judged(&self, traces: &[ScoredTrace], tally: &mut Tally) -> Result<Vec<ScoredTrace>> {
         let mut traces = traces.to_vec();
         let problem = traces
@@ -181,7 +181,7 @@ impl Judging<'_> {
         Ok(traces)
     }
 
-    /// The demonstration of a problem and its misleading versions; `None` where it has none.
+    /// The demonstration of a problem and its misleading versions; `None` if it has none.
     fn hints(&self, problem: &Problem) -> Option<Hints> {
         let demonstration = self.judge.prompt.demonstration(problem)?;
         let mut stream = StreamKey::Hints.stream(self.args.seed, &[text_key(&problem.id)]);

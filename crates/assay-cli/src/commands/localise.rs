@@ -1,5 +1,5 @@
-//! `assay localise`: does the reward find errors injected into demonstrations, the first wrong step
-//! of real traces, or the first wrong token that people marked?
+//! `assay localise`: measures how often the reward finds errors injected into demonstrations, the
+//! first wrong step of real traces, or the first wrong token that people marked.
 
 mod marked;
 
@@ -22,14 +22,14 @@ use crate::open;
 use crate::output::print_summary;
 use crate::progress::{Progress, message};
 
-/// Scores of a step, the one first that names the lowest step of a trace.
+/// Scores of a step. The first one selects the lowest step of a trace.
 const STEP_SCORES: [StepScore; 4] = [
     StepScore::Min,
     StepScore::Mean,
     StepScore::Last,
     StepScore::Drop,
 ];
-/// The kind of a run that names none: one number of the reasoning, as in the published comparisons.
+/// The default kind: one number of the reasoning, as in the published comparisons.
 const DEFAULT_KIND: &str = "corrupt_numbers";
 
 /// Runs the command.
@@ -57,7 +57,8 @@ fn of_demonstrations(args: &LocaliseArgs, path: &Path) -> Result<Summary> {
     };
     ensure!(
         !summary.is_empty(),
-        "{} holds too little to judge: it takes demonstrations with a number to change, or step traces with labels",
+        "{} holds too few records to measure: demonstrations with a number to change, or step traces with labels, \
+         are needed",
         path.display()
     );
     Ok(summary)
@@ -90,7 +91,7 @@ fn injected(args: &LocaliseArgs, path: &Path) -> Result<Summary> {
     if cases.len() < total {
         let rest = total - cases.len();
         message(&format!(
-            "{rest} of {total} demonstrations left out: too long, or they offer no such error"
+            "{rest} of {total} demonstrations left out: too long, or no such error can be injected"
         ))?;
     }
     let result = localise(cases.iter().map(|case| case.view()));
@@ -105,7 +106,7 @@ fn injected(args: &LocaliseArgs, path: &Path) -> Result<Summary> {
     ))
 }
 
-/// The kinds of errors a reward was trained on, where it still lies in its run
+/// The kinds of errors that a reward was trained on; `None` if it is no longer in its run
 /// (`RUN/checkpoints/iter-N/reward`).
 fn trained_kinds(reward: &Path) -> Result<Option<Vec<Perturbation>>> {
     let settings = open::settings_of_run(reward)?;
@@ -151,7 +152,7 @@ fn steps(args: &LocaliseArgs, path: &Path) -> Result<Summary> {
     Ok(summary)
 }
 
-/// The traces under every step score, made of one value a token.
+/// The traces with every step score, computed from one value per token.
 fn step_cases(
     traces: &[StepTrace],
     scored: &[ScoredSteps],

@@ -1,8 +1,9 @@
 //! `assay quickstart`: the whole method on a built-in task, offline, in a few minutes.
 //!
-//! A small Llama learns clock arithmetic, or deduction in words, from demonstrations of mixed style: experts who write every step and experts
-//! who skip some. Then three continuations start from it with equal numbers of tokens: the adversarial game with a
-//! dense reward and no answers, GRPO with the verifier, and more supervised fine-tuning.
+//! A small Llama learns clock arithmetic, or deduction in words, from demonstrations. Some of them
+//! write every step and some skip steps. Training then continues from this model in three ways,
+//! with equal numbers of tokens: AIRL with a dense reward and no answers, GRPO with the verifier,
+//! and more supervised fine-tuning.
 
 mod measure;
 mod outcome;
@@ -21,7 +22,7 @@ use crate::args::{Head, QuickstartArgs, Task};
 use crate::progress::message;
 use stages::Stages;
 
-/// The settings, as in the repository.
+/// The repository's settings files.
 const SETTINGS: &str = include_str!("../../../../configs/quickstart.toml");
 const DEDUCTION: &str = include_str!("../../../../configs/deduction.toml");
 const BASE: &str = include_str!("../../../../configs/base.toml");

@@ -17,7 +17,7 @@ use crate::commands::eval::read;
 use crate::open;
 use crate::progress::message;
 
-/// What was read of one run.
+/// The data of one run.
 #[derive(Default)]
 struct Loaded {
     name: String,
@@ -25,7 +25,7 @@ struct Loaded {
     metrics: Vec<MetricRow>,
     evaluation: Option<Evaluation>,
     traces: Vec<ScoredTrace>,
-    /// Traces with rewards that these were chosen from.
+    /// Number of traces with rewards from which these were chosen.
     chosen_from: usize,
 }
 
@@ -123,7 +123,7 @@ fn load(run: Option<&Path>, traces: Option<&Path>, settings: &ReportSettings) ->
             loaded.evaluation = Some(evaluation);
         }
     }
-    // What the run itself has measured, on the score it chose, stands above what is computed here.
+    // The run's own measurements, on the score it chose, take precedence over those computed here.
     if let Some(path) = run
         .map(|run| run.join("summary.json"))
         .filter(|p| p.exists())
@@ -134,7 +134,7 @@ fn load(run: Option<&Path>, traces: Option<&Path>, settings: &ReportSettings) ->
     Ok(loaded)
 }
 
-/// The rows of a run's `metrics.jsonl`; of the game's where the directory is a quickstart's.
+/// The rows of a run's `metrics.jsonl`; in a quickstart's directory, those of its `airl` run.
 fn training_curves(run: &Path) -> Result<Vec<MetricRow>> {
     let read = |path: &Path| -> Result<Vec<MetricRow>> {
         let text = std::fs::read_to_string(path)
@@ -153,7 +153,7 @@ fn training_curves(run: &Path) -> Result<Vec<MetricRow>> {
     read(&own)
 }
 
-/// Every figure as NAME.svg, every table as NAME.csv and NAME.tex.
+/// Writes every figure as NAME.svg and every table as NAME.csv and NAME.tex.
 fn write_exhibits(dir: &Path, exhibits: &Exhibits) -> Result<()> {
     std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let path = |name: &str, ending: &str| -> PathBuf { dir.join(format!("{name}.{ending}")) };

@@ -18,10 +18,11 @@ use crate::progress::Progress;
 use crate::signals::{Interrupted, StopFlag};
 
 /// Full batches per chunk. The traces of a chunk are in memory together, and a signal stops after a
-/// chunk. A chunk of one batch would decode its last sequences with most of the batch empty.
+/// chunk. In a chunk of one batch, most of the batch would be empty while its last sequences are
+/// sampled.
 const BATCHES_PER_CHUNK: usize = 2;
 
-/// What was sampled so far.
+/// Counts of the samples so far.
 #[derive(Default)]
 struct Tally {
     problems: usize,

@@ -38,7 +38,7 @@ pub(crate) fn run(args: &ScoreArgs) -> Result<()> {
     print(&report, args)
 }
 
-/// Token rewards, and log-probabilities of the policy where one is named.
+/// Fills in token rewards, and log-probabilities of the policy if one is named.
 fn by_reward(args: &ScoreArgs, reward: &Path, traces: &mut [ScoredTrace]) -> Result<ScoreReport> {
     ensure!(
         args.adapter.is_none() || args.policy.is_some(),
@@ -64,7 +64,7 @@ fn by_reward(args: &ScoreArgs, reward: &Path, traces: &mut [ScoredTrace]) -> Res
         None => None,
     };
     let policy = policy.as_ref().map(scoring);
-    // Another model has a tokenizer and a template of its own.
+    // Another model has its own tokenizer and chat template.
     let run = args.adapter.as_deref().map(open::settings_of_run);
     let run = run.transpose()?.flatten();
     let prompt = run.map_or_else(|| reward.scoring.prompt.clone(), |run| run.prompt);
@@ -87,7 +87,7 @@ fn by_reward(args: &ScoreArgs, reward: &Path, traces: &mut [ScoredTrace]) -> Res
     })
 }
 
-/// Log-probabilities and entropies of a policy; no rewards.
+/// Fills in log-probabilities and entropies of a policy, without rewards.
 fn by_policy(args: &ScoreArgs, traces: &mut [ScoredTrace]) -> Result<ScoreReport> {
     let name = match (&args.policy, &args.model) {
         (Some(name), None) | (None, Some(name)) => name,
@@ -116,7 +116,7 @@ fn scoring(policy: &PolicyModel) -> ScoringPolicy<'_> {
     }
 }
 
-/// Scores the traces chunk by chunk and writes them; a signal ends the work after a chunk.
+/// Scores the traces chunk by chunk and writes them. A signal stops it after a chunk.
 fn write_scored(
     args: &ScoreArgs,
     traces: &mut [ScoredTrace],
@@ -186,7 +186,7 @@ fn print(report: &ScoreReport, args: &ScoreArgs) -> Result<()> {
     Ok(())
 }
 
-/// Steps as one text, a line each.
+/// A trace of the steps' text, one line per step.
 fn joined(trace: StepTrace) -> ScoredTrace {
     ScoredTrace {
         id: trace.id,

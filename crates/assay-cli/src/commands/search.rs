@@ -1,4 +1,4 @@
-//! `assay search`: candidates found with the critic while sampling, as scored traces.
+//! `assay search`: writes scored traces found by a search with the critic during sampling.
 
 use std::io::Write;
 
@@ -17,10 +17,10 @@ use crate::open;
 use crate::progress::Progress;
 use crate::signals::{Interrupted, StopFlag};
 
-/// Problems searched together: their prefixes are in memory at a time.
+/// Problems searched together; all their prefixes are in memory at the same time.
 const CHUNK: usize = 16;
 
-/// What was found, in numbers.
+/// Counts of the results.
 #[derive(Default)]
 struct Counts {
     problems: usize,
@@ -57,7 +57,7 @@ pub(crate) fn run(args: &SearchArgs) -> Result<()> {
     print(&counts, args)
 }
 
-/// The prefix score, when all numbers make sense.
+/// The prefix score. Fails if an option is invalid.
 fn validated(args: &SearchArgs) -> Result<TraceScore> {
     ensure!(
         args.width > 0 && args.samples > 0 && args.samples.is_multiple_of(args.width),

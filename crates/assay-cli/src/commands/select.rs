@@ -34,15 +34,15 @@ pub(crate) fn run(args: &SelectArgs) -> Result<()> {
             .any(|(name, _)| name.starts_with("select."))
     {
         bail!(
-            "{} lacks what `{}` chooses by: rewards come from `assay score --reward`, log-probabilities from its --policy, \
-             fitted weights from --calibration",
+            "{} lacks the values that `{}` needs: rewards come from `assay score --reward`, log-probabilities from its \
+             --policy, fitted weights from --calibration",
             args.traces.display(),
             selector.name()
         );
     }
     ensure!(
         !summary.is_empty(),
-        "no problem has the two traces or more that a choice needs; --among problem chooses among those of all generators"
+        "no problem has two or more traces to choose among; --among problem chooses among those of all generators"
     );
     print_summary(&summary, args.json)
 }

@@ -1,4 +1,4 @@
-//! `assay serve`: the critic as a service.
+//! `assay serve`: serves the critic over HTTP.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use crate::progress::message;
 /// Largest file of a secret, in bytes.
 const LARGEST_SECRET: u64 = 4096;
 
-/// Base models by path: rewards and a policy of one base share it.
+/// Base models by path. Rewards and a policy with the same base share it.
 struct Bases {
     opened: Vec<(PathBuf, Arc<LanguageModel>)>,
     placement: Placement,
@@ -44,7 +44,11 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     let score = args.score.as_deref().map(TraceScore::parse).transpose()?;
     if let Some(score) = score {
         let made = TraceScore::OF_REWARDS.contains(&score);
-        ensure!(made, "--score {} is not made of rewards", score.name());
+        ensure!(
+            made,
+            "--score {} is not computed from token rewards",
+            score.name()
+        );
     }
     ensure!(args.token_budget > 0, "--token-budget must be at least 1");
     ensure!(args.max_batch > 0, "--max-batch must be at least 1");
@@ -67,7 +71,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     ))?;
     if server.is_exposed() {
         message(&format!(
-            "warning: {address} can be reached from other machines and no token is asked for; add --token-file"
+            "warning: {address} can be reached from other machines and requests need no token; add --token-file"
         ))?;
     }
     server.run()?;
@@ -92,7 +96,7 @@ fn settings(args: &ServeArgs, timeout: Duration) -> Result<ServeSettings> {
     })
 }
 
-/// Opens a file of labels and says what it holds.
+/// Opens a file of labels and prints how many it holds.
 fn labels(path: &Path) -> Result<Arc<LabelFile>> {
     let OpenedLabels {
         file,
@@ -105,9 +109,11 @@ fn labels(path: &Path) -> Result<Arc<LabelFile>> {
     let name = path.display();
     match repaired {
         Some(RepairedTail::Removed(bytes)) => message(&format!(
-            "{name}: removed the last {bytes} bytes, a part of a label that was not written to its end"
+            "{name}: removed the last {bytes} bytes, an incompletely written label"
         ))?,
-        Some(RepairedTail::Ended) => message(&format!("{name}: ended its last line"))?,
+        Some(RepairedTail::Ended) => {
+            message(&format!("{name}: added the missing end of the last line"))?
+        }
         None => {}
     }
     message(&format!("{name}: {} labels", labels.labels.len()))?;
@@ -173,7 +179,7 @@ fn secret(path: &Path) -> Result<String> {
     let size = fs::metadata(path).with_context(cannot_read)?.len();
     ensure!(
         size <= LARGEST_SECRET,
-        "{} has {size} bytes: that is no file with one token",
+        "{} has {size} bytes, too many for a file with one token",
         path.display()
     );
     fs::read_to_string(path).with_context(cannot_read)

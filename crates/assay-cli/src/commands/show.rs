@@ -11,8 +11,8 @@ use assay_tasks::trace_io::TraceReader;
 
 use crate::args::{Color, ShowArgs};
 
-/// Traces at the head of the file whose rewards also set the scale, so that one trace is shown on
-/// the scale of many.
+/// Number of traces at the beginning of the file whose rewards also set the colour scale, so that a
+/// single trace is not shown on a scale of its own.
 const SCALE_TRACES: usize = 200;
 
 /// Runs the command.
@@ -47,13 +47,13 @@ pub(crate) fn run(args: &ShowArgs) -> Result<()> {
 
 fn ensure_found(args: &ShowArgs, shown: &[ScoredTrace], passed: usize) -> Result<()> {
     let file = args.traces.display();
-    ensure!(args.limit > 0, "--limit 0 shows nothing");
+    ensure!(args.limit > 0, "--limit must be at least 1");
     if let (Some(id), true) = (&args.id, shown.is_empty() && passed == 0) {
         anyhow::bail!("{file} holds no trace of problem `{id}`");
     }
     ensure!(
         !shown.is_empty(),
-        "{file} holds no trace beyond the {passed} that --skip passes over"
+        "{file} holds no trace after the {passed} that --skip leaves out"
     );
     ensure!(
         shown

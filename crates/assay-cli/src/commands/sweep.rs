@@ -1,8 +1,7 @@
-//! `assay sweep`: the train path over arms and seeds, measured alike, in one table.
+//! `assay sweep`: trains over arms and seeds, measures all runs alike and writes one table.
 //!
-//! Every run is an ordinary run directory, `OUT/ARM/seed-N`, with `traces.jsonl` and `summary.json`
-//! of fresh samples and its checkpoints. A run that has its summary is skipped, a stopped one
-//! continues.
+//! Every run is an ordinary run directory, `OUT/ARM/seed-N`. It also holds `traces.jsonl` and
+//! `summary.json` of new samples. A run that has its summary is skipped; a stopped run continues.
 
 mod grid;
 mod measure;
@@ -25,7 +24,7 @@ use crate::progress::message;
 use grid::{Arm, Grid};
 use measure::Measured;
 
-/// What is compared: heading and entry of a run's summary. `at_N` stands for the largest N.
+/// The columns: heading and entry of a run's summary. `at_N` stands for the largest N.
 const COLUMNS: [(&str, &str); 8] = [
     ("pass@1", measure::PASS_AT_1),
     ("majority", "select.majority.at_N"),
@@ -84,7 +83,7 @@ struct SweepRun {
     settings: Settings,
 }
 
-/// Every run with its settings, all of them checked before the first begins.
+/// All runs with their settings, which are checked before the first run begins.
 fn runs(args: &SweepArgs, grid: &Grid) -> Result<Vec<SweepRun>> {
     let mut runs = Vec::new();
     for (place, Arm { name, set }) in grid.arms.iter().enumerate() {
@@ -104,7 +103,7 @@ fn runs(args: &SweepArgs, grid: &Grid) -> Result<Vec<SweepRun>> {
     Ok(runs)
 }
 
-/// Trains and measures a run, or takes what is already there.
+/// Trains and measures a run, or reads its summary if it already has one.
 fn finished(run: &SweepRun, args: &SweepArgs, grid: &Grid) -> Result<Measured> {
     let begun = run.dir.join("settings.toml");
     if begun.exists() && run.dir.join("summary.json").exists() {
@@ -129,13 +128,13 @@ fn finished(run: &SweepRun, args: &SweepArgs, grid: &Grid) -> Result<Measured> {
     })?;
     ensure!(
         ended == train::Ending::Done,
-        "the sweep was stopped: the same command goes on with it"
+        "the sweep was stopped: run the same command again to continue it"
     );
     measure::measure(&run.dir, &run.settings)
 }
 
-/// `sweep.<arm>.<entry>` over seeds, and problems where the entry has a value a problem;
-/// `sweep_difference.<arm>.<entry>`, paired, against the first arm.
+/// `sweep.<arm>.<entry>`: the mean over seeds, and over problems if the entry has a value per
+/// problem. `sweep_difference.<arm>.<entry>`: the paired difference from the first arm.
 fn summary(arms: &[(&str, &[Measured])]) -> Summary {
     let mut summary = Summary::default();
     for (name, runs) in arms {
@@ -152,14 +151,14 @@ fn summary(arms: &[(&str, &[Measured])]) -> Summary {
     summary
 }
 
-/// Mean over seeds, resampled over seeds and, where there are values a problem, over problems.
+/// Mean over seeds. The interval resamples seeds and, if there are values per problem, problems.
 fn over(runs: &[Measured], entry: &str) -> Option<Estimate> {
     let rows: Vec<BTreeMap<String, f64>> =
         runs.iter().filter_map(|run| run.values(entry)).collect();
     crossed(&rows)
 }
 
-/// The same of one arm minus another, on the seeds and problems that both have.
+/// Mean difference of two arms, on the seeds and problems that both have.
 fn difference(runs: &[Measured], base: &[Measured], entry: &str) -> Option<Estimate> {
     let rows: Vec<BTreeMap<String, f64>> = runs
         .iter()
@@ -176,7 +175,7 @@ fn difference(runs: &[Measured], base: &[Measured], entry: &str) -> Option<Estim
     crossed(&rows)
 }
 
-/// Rows of equal problems as a rectangle: problems that some seed lacks are left out.
+/// The estimate of values by seed and problem. Problems that a seed lacks are left out.
 fn crossed(rows: &[BTreeMap<String, f64>]) -> Option<Estimate> {
     let first = rows.first()?;
     let shared: Vec<&String> = first
@@ -241,7 +240,7 @@ fn text(table: &Table) -> String {
     text + &format!("{}\n", table.caption)
 }
 
-/// The newest whole checkpoint of a run.
+/// The newest complete checkpoint of a run.
 fn newest(dir: &Path) -> Result<PathBuf> {
     let newest = assay_train::checkpoint::newest_whole(dir)?.whole;
     let (_, path) = newest.with_context(|| {

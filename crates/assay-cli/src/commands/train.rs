@@ -1,4 +1,4 @@
-//! `assay train sft|grpo|airl`: settings and data to a run directory.
+//! `assay train sft|grpo|airl`: trains with settings and data, and writes a run directory.
 
 use std::fs;
 use std::io::{IsTerminal, Write, stdout};
@@ -101,7 +101,7 @@ fn train_on_ranks(
     say_ending(ranks, &trained, out)
 }
 
-/// Writes the last metrics as JSON, or curves of the whole run if a person reads them.
+/// Writes the last metrics as JSON, or the curves of the whole run to a terminal.
 fn write_results(args: &TrainArgs, trained: &Trained, out: &Path) -> Result<()> {
     if args.json {
         let metrics = serde_json::to_string(&trained.metrics)?;
@@ -172,7 +172,7 @@ fn say_ending(ranks: &dyn Collective, trained: &Trained, out: &Path) -> Result<E
 /// The base models of both players.
 pub(crate) struct Models {
     policy: LanguageModel,
-    /// The discriminator's, where it is another one.
+    /// The discriminator's base model, if it differs from the policy's.
     reward: Option<LanguageModel>,
 }
 
@@ -187,8 +187,8 @@ impl Models {
         })
     }
 
-    /// The inputs of a trainer in this process alone, with problems to learn from and none to
-    /// measure on.
+    /// The inputs of a trainer in a single process, with training problems and without validation
+    /// problems.
     pub(crate) fn inputs<'i>(
         &'i self,
         kind: TrainerKind,
@@ -222,7 +222,7 @@ fn is_shared(settings: &Settings) -> bool {
     *settings.reward_model_path() == settings.model.path
 }
 
-/// The discriminator's own base model, stored as the policy's.
+/// The settings of the discriminator's own base model, with the storage of the policy's.
 fn reward_base(settings: &Settings) -> ModelSettings {
     ModelSettings {
         path: settings.reward_model.path.clone(),
@@ -230,7 +230,7 @@ fn reward_base(settings: &Settings) -> ModelSettings {
     }
 }
 
-/// What the run will hold, from the shapes of its models and the sizes of their files alone.
+/// The memory plan of a run, computed from the shapes of its models and the sizes of their files.
 fn memory_plan(settings: &Settings, residence: Residence) -> Result<MemoryPlan> {
     let shape = |model: &ModelSettings, key: &str| -> Result<BaseShape> {
         ensure_named(&model.path, key)?;
@@ -270,7 +270,7 @@ fn base(model: &ModelSettings, key: &str, placement: &Placement) -> Result<Langu
     Ok(open::stored(&model.path, model.storage, placement)?)
 }
 
-/// What a training problem must have where the settings do not say: only `grpo` reads answers.
+/// Default of the fields that a training problem must have. Only `grpo` reads answers.
 fn required_to_train(trainer: Trainer) -> Required {
     match trainer {
         Trainer::Sft | Trainer::Airl => Required::Demonstration,
@@ -278,7 +278,7 @@ fn required_to_train(trainer: Trainer) -> Required {
     }
 }
 
-/// A data set whose problems must have `required` where its settings do not say.
+/// Sets the required fields of a data set to `required` if its settings do not name them.
 fn requiring(settings: DatasetSettings, required: Required) -> DatasetSettings {
     DatasetSettings {
         required: settings.required.or(Some(required)),
@@ -286,7 +286,7 @@ fn requiring(settings: DatasetSettings, required: Required) -> DatasetSettings {
     }
 }
 
-/// The problems of a data set; none for an empty path. Prints what is left out.
+/// The problems of a data set; none for an empty path. Prints which records are left out.
 fn problems(ranks: &dyn Collective, settings: &DatasetSettings, key: &str) -> Result<Vec<Problem>> {
     if settings.path.as_os_str().is_empty() {
         return Ok(Vec::new());

@@ -23,7 +23,7 @@ fn tell(action: &str, limit: Duration) -> Result<(), String> {
     action.tell_within(&alarm(), Path::new("runs/one"), limit)
 }
 
-/// A refusal that comes well before the command would have ended.
+/// The error of a command that is killed long before it would have ended.
 fn refused_soon(action: &str) -> String {
     let started = Instant::now();
     let said = tell(action, SHORT).unwrap_err();

@@ -1,6 +1,7 @@
-//! The rules of ARCHITECTURE.md that a machine can check: who depends on whom, sizes, and signatures.
+//! The rules of ARCHITECTURE.md that a test can check: dependencies between crates, sizes, and
+//! signatures.
 //!
-//! Dependencies are read from Cargo's own graph, functions from the parsed source.
+//! Dependencies come from `cargo metadata`, functions from the parsed source.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -138,7 +139,7 @@ fn all_sources() -> Vec<PathBuf> {
         .collect()
 }
 
-/// What stands above the test module.
+/// The text before the test module.
 fn before_tests(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
     let code = text.split("#[cfg(test)]\nmod tests").next();
@@ -153,7 +154,7 @@ fn code_lines(text: &str) -> usize {
         .count()
 }
 
-/// A function as it stands in a file.
+/// A function in a file.
 struct Function {
     name: String,
     lines: usize,
@@ -234,7 +235,7 @@ pub(crate) fn is_test_file(path: &Path) -> bool {
     path.iter().any(is_test)
 }
 
-/// Functions of all crates with the files they stand in; tests are left out.
+/// The functions of all crates and their files, without tests.
 fn all_functions() -> Vec<(PathBuf, Function)> {
     let files = all_sources().into_iter().filter(|path| !is_test_file(path));
     let of_file = |path: PathBuf| {
@@ -274,7 +275,7 @@ fn libraries_stay_in_their_layer() {
     }
 }
 
-/// The mathematics of the two players sees numbers only.
+/// The mathematics of the two players depends on numbers only.
 #[test]
 fn losses_import_no_model() {
     let train = root().join("crates/assay-train/src");
@@ -291,7 +292,8 @@ fn losses_import_no_model() {
     }
 }
 
-/// SECURITY.md lists every file that may hold `unsafe`, with the reason; the compiler denies it elsewhere.
+/// SECURITY.md lists every file that may hold `unsafe`, with the reason; the compiler denies it
+/// elsewhere.
 #[test]
 fn security_lists_where_unsafe_stands() {
     let text = fs::read_to_string(root().join("SECURITY.md")).unwrap();
@@ -375,7 +377,7 @@ fn arguments_are_few_and_named() {
     );
 }
 
-/// Names of the tests in a text, those inside `proptest!` too, which no parser of Rust sees.
+/// Names of the tests in a text, including those inside `proptest!`, which `syn` does not parse.
 fn tests_in(text: &str) -> Vec<&str> {
     let mut names = Vec::new();
     let mut is_test = false;
@@ -429,7 +431,7 @@ fn every_fault_has_its_tests() {
     assert_eq!(faults, (1..=FAULTS).collect::<Vec<_>>());
 }
 
-/// Every random decision takes its stream from the list of purposes.
+/// Every random stream is created from a `StreamKey`.
 #[test]
 fn random_streams_come_from_their_keys() {
     for path in all_sources() {

@@ -1,7 +1,7 @@
-//! The trained critic in `artifacts/`: its files, and a stored score that it gives again.
+//! The trained critic in `artifacts/`: its files, and a stored score that it must reproduce.
 //!
-//! The score needs the base model: `ASSAY_MODELS` names the directory that holds its file. Without
-//! it that test says that it skips.
+//! The score needs the base model: `ASSAY_MODELS` names the directory of its file. Without it the
+//! test prints that it is skipped.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 /// The file of the base model.
 const BASE: &str = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf";
-/// Most bytes of an adapter in the repository.
+/// Maximum size in bytes of an adapter in the repository.
 const LARGEST: u64 = 12 << 20;
 
 fn artifact() -> PathBuf {

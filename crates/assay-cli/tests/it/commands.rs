@@ -1,4 +1,5 @@
-//! The commands that use a reward, run as people run them: on a tiny random model in a directory of its own.
+//! The commands that use a reward, run as processes on a tiny random model in a temporary
+//! directory.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,14 +27,14 @@ pub(crate) fn tiny(extra: &[&str]) -> LanguageModel {
     tiny_model(extra, POSITIONS)
 }
 
-/// A reward for every token.
+/// Saves a reward that gives every token a value.
 fn save_reward(model: &LanguageModel, base: &Path, dir: &Path) {
     let reward = wave_reward(model, 1.0);
     fs::create_dir(dir).unwrap();
     reward.save(dir, &base.display().to_string()).unwrap();
 }
 
-/// Generated problems, and the same as GSM8K is published.
+/// Generated problems, and the same problems as lines in GSM8K's format.
 pub(crate) fn problem_lines(problems: usize) -> (Vec<Problem>, String) {
     let settings = ArithmeticSettings {
         problems,
@@ -82,7 +83,7 @@ impl World {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// What a command that is the user's mistake says.
+    /// The error message of a command that fails with exit status 1.
     pub(super) fn refused(&self, arguments: &str) -> String {
         let output = self.assay(arguments);
         let said = String::from_utf8(output.stderr).unwrap();
@@ -99,7 +100,8 @@ impl World {
         read_traces(&self.path("sampled.jsonl")).unwrap()
     }
 
-    /// Foreign texts of every problem: the demonstration, and one with another answer, by four generators each.
+    /// Foreign texts of every problem: the demonstration, and one with another answer, by four
+    /// generators each.
     pub(super) fn foreign(&self) -> Vec<Value> {
         let mut records = Vec::new();
         for (index, problem) in self.problems.iter().enumerate() {
@@ -206,7 +208,8 @@ fn sampling_does_not_depend_on_the_batch() {
     assert!(read("one.jsonl") != read("other.jsonl"));
 }
 
-/// Both strategies give whole candidates with the rewards that `score` gives them, and count what they drew.
+/// Both strategies return complete candidates with the rewards that `score` gives them, and count
+/// the tokens that they sample.
 #[test]
 fn search_gives_scored_candidates_and_counts_every_token() {
     let world = World::new();
@@ -220,8 +223,8 @@ fn search_gives_scored_candidates_and_counts_every_token() {
         let ids: BTreeMap<&str, ()> = found.iter().map(|t| (t.id.as_str(), ())).collect();
         assert_eq!(ids.len(), 6, "every problem has a candidate");
         let generated = counts["generated_tokens"].as_u64().unwrap() as usize;
-        // A prefix is drawn once and shared by its children; the longest candidate of a problem shares
-        // none of its tokens.
+        // A prefix is sampled once and shared by its children. The longest candidate of a problem
+        // shares none of its tokens.
         let longest = |id: &str| {
             let own = found.iter().filter(|trace| trace.id == id);
             own.map(|trace| trace.token_ids.len()).max().unwrap()
@@ -265,13 +268,15 @@ fn search_does_not_depend_on_the_batch() {
     world.json(&format!("{base} --batch 9 --out nine.jsonl --json"));
     let read = |name| fs::read(world.path(name)).unwrap();
     assert!(read("one.jsonl") == read("nine.jsonl"));
-    // Nor on which other problems are searched: a neighbour's long prefix must not cut this one's steps.
+    // Results do not depend on the other problems either: a long prefix of another problem must not
+    // shorten the steps of this one.
     world.json(&format!("{base} --limit 1 --out alone.jsonl --json"));
     let alone = read("alone.jsonl");
     assert!(!alone.is_empty() && read("one.jsonl").starts_with(&alone));
 }
 
-/// Permuting the traces permutes the scored traces; alone, together and in any budget a trace has the same bits.
+/// Permuting the traces permutes the scored traces. A trace scored alone, with others and with any
+/// token budget has the same bits.
 #[test]
 fn fault_16_scores_stay_with_their_traces() {
     let world = World::new();
@@ -282,7 +287,7 @@ fn fault_16_scores_stay_with_their_traces() {
     );
     let straight = read_traces(&world.path("in-scored.jsonl")).unwrap();
     let count = records.len();
-    // 7 is coprime to the 48 records: neighbours of one question are torn apart.
+    // 7 is coprime to the 48 records, so records of one question are no longer adjacent.
     let order: Vec<usize> = (0..count).map(|i| (i * 7 + 3) % count).collect();
     let permuted: Vec<Value> = order.iter().map(|&i| records[i].clone()).collect();
     world.write("permuted.jsonl", &permuted);
@@ -380,7 +385,7 @@ fn another_tokenizers_ids_are_not_scored() {
     assert_eq!(counts["encoded_again"], 2);
     let scored = read_traces(&world.path("out.jsonl")).unwrap();
     assert!(scored[2].sampling_logprobs.is_none() && scored[3].sampling_logprobs.is_some());
-    // Another tokenizer's policy has no log-probability for each reward.
+    // A policy with another tokenizer has no log-probability per token reward.
     let other = tiny(&["9 9", "+ 1"]);
     fs::create_dir(world.path("other")).unwrap();
     other.save(&world.path("other")).unwrap();
@@ -501,7 +506,7 @@ fn mistakes_are_named_with_their_file_and_line() {
     }
 }
 
-/// A reward names its base model; where that is gone the message names both, and `--model` helps.
+/// A reward names its base model. If that is missing, the message names both, and `--model` works.
 #[test]
 fn a_missing_base_model_can_be_replaced() {
     let world = World::new();

@@ -1,4 +1,5 @@
-//! What other programs read: exported adapters and models, event files, completions, manual pages.
+//! Files for other programs: exported adapters and models, event files, shell completions, manual
+//! pages.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -41,7 +42,7 @@ prompts_per_iteration = 1
 eval_every = 0
 "#;
 
-/// A directory with a model, problems, settings, and what `prepare` adds.
+/// A directory with a model, problems and settings.
 fn world() -> TempDir {
     let dir = TempDir::new().unwrap();
     let base = dir.path().join("model");
@@ -78,7 +79,7 @@ fn fixed() -> Group {
     }
 }
 
-/// What a token classifier gives each token of the fixed completion, by hand from its files.
+/// The logits of a token classifier on the fixed completion, computed from its files.
 fn classifier_logits(dir: &Path) -> Vec<f32> {
     let model = LanguageModel::open(dir, Storage::AsStored, &Placement::cpu()).unwrap();
     let tensors =
@@ -193,7 +194,7 @@ fn a_run_is_exported_in_every_format() {
     assert!(!dir.join("other").exists() && !dir.join(".other.partial").exists());
 }
 
-/// A command without a token, and with a hub that does not answer.
+/// Runs a command without a token and with a hub that does not respond.
 fn offline(dir: &Path, arguments: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_assay"))
         .current_dir(dir)
@@ -255,7 +256,7 @@ fn a_dry_push_needs_no_network() {
     }
 }
 
-/// Lays a directory into a hub cache as Python's client would have left it.
+/// Copies a directory into a hub cache in the layout of Python's client.
 fn cached(cache: &Path, name: &str, dir: &Path) {
     let commit = "0123456789abcdef0123456789abcdef01234567";
     let root = cache.join(format!("models--org--{name}"));
@@ -269,7 +270,8 @@ fn cached(cache: &Path, name: &str, dir: &Path) {
     }
 }
 
-/// The critic by its hub name, on the base model that it names itself and on one named with `--model`.
+/// The critic by its hub name, on the base model that it names itself and on one named with
+/// `--model`.
 #[test]
 fn a_reward_is_served_by_its_hub_name() {
     let world = world();
@@ -301,7 +303,7 @@ fn a_reward_is_served_by_its_hub_name() {
             .map_while(Result::ok)
             .take_while(|line| !line.contains("serving ours on http://"))
             .collect();
-        // A server that is up is still running: the line came, and not the end of what it says.
+        // A server that is up keeps running, so its stderr has not ended when the line arrives.
         let running = child.try_wait().unwrap().is_none();
         child.kill().unwrap();
         child.wait().unwrap();
@@ -309,7 +311,7 @@ fn a_reward_is_served_by_its_hub_name() {
     }
 }
 
-/// Zeroes every B of the policy: the export must notice that there is nothing to export.
+/// Sets every B of the policy to zero: the export must detect that there is nothing to export.
 #[test]
 fn an_adapter_that_changes_nothing_is_not_exported() {
     let world = world();

@@ -1,4 +1,4 @@
-//! Labels that people made: localisation of their marks, and files that are no labels.
+//! Labels that people made: localisation of their marks, and files that hold no labels.
 
 use std::fs;
 
@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::commands::{World, value};
 
-/// Traces with the token that the reward suspects; not where that is the end of the turn.
+/// Traces with the index of their suspected token, without traces where that is the end of the
+/// turn.
 fn suspected(world: &World) -> Vec<(ScoredTrace, usize)> {
     let mut records = world.foreign();
     records.retain(|record| record["generator"] == "a");
@@ -60,12 +61,12 @@ fn localise_compares_the_reward_with_people() {
     );
     assert!(said.contains("1 undecided"), "{said}");
     let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
-    // Of the first trace the earlier mark counts; people do not agree on the last.
+    // For the first trace the earlier mark counts. The annotators of the last one disagree.
     let cases = suspected.len() - 1;
     let hit = (cases - 1) as f64 / cases as f64;
     assert_eq!(value(&summary, "localisation.hit_0"), hit);
     let within_3 = value(&summary, "localisation.hit_3");
-    assert_eq!(within_3, hit, "8 tokens away is no hit");
+    assert_eq!(within_3, hit, "8 tokens away is not a hit");
     assert!(summary["localisation"]["baselines"]["chance"].is_object());
     assert!(summary["localisation"]["baselines"]["lowest_logprob"].is_object());
     assert_eq!(value(&summary, "labels.wrong"), cases as f64);

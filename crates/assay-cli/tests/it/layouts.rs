@@ -1,4 +1,4 @@
-//! Problems in the layouts that people have, given to the commands that read them.
+//! Problems in common layouts, passed to the commands that read them.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! The commands that look at traces and runs: calibrate, show, report, sweep.
+//! The commands calibrate, show, report and sweep.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use assay_tasks::trace_io::read_traces;
 
 use super::commands::{World, value};
 
-/// Foreign traces, right and wrong ones, under the reward.
+/// Scores right and wrong traces in another program's format with the reward.
 fn scored(world: &World) {
     world.write("flat.jsonl", &world.foreign());
     world.json("score --reward reward --traces flat.jsonl --out flat.out --json");
@@ -68,7 +68,7 @@ fn traces_are_shown_in_the_terminal() {
         );
         String::from_utf8(output.stdout).unwrap()
     };
-    // No terminal: digits instead of colours.
+    // Without a terminal, digits replace colours.
     let plain = shown("show --traces flat.out --limit 2");
     assert!(
         !plain.contains('\x1b') && plain.contains("reward"),

@@ -1,4 +1,4 @@
-//! One thing given for another is understood, or named.
+//! Arguments of the wrong kind, such as a run for a reward: they work or fail with a clear message.
 
 use std::fs;
 use std::process::Command;
@@ -93,7 +93,7 @@ fn policies_and_rewards_are_told_apart() {
     let said = world.refused("score --reward model --traces in.jsonl --out out.jsonl");
     assert!(said.contains("model is a whole model"), "{said}");
     let said = world.refused("calibrate --traces in.jsonl --reward model");
-    assert!(said.contains("model is no reward's directory"), "{said}");
+    assert!(said.contains("model is not a reward directory"), "{said}");
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn unscored_traces_are_not_called_broken() {
     write_traces(&world.path("sampled.jsonl"), &sampled).unwrap();
     let said = world.refused("select --traces sampled.jsonl --selector best_of_n");
     assert!(
-        said.contains("sampled.jsonl lacks what `best_of_n` chooses by"),
+        said.contains("sampled.jsonl lacks the values that `best_of_n` needs"),
         "{said}"
     );
 }
@@ -219,7 +219,7 @@ fn directories_of_something_else_are_left_alone() {
     let said = world.refused("quickstart --out run");
     assert!(said.contains("run holds a training run"), "{said}");
     let said = world.refused("export --run run --format tensorboard --checkpoint 3 --out events");
-    assert!(said.contains("--checkpoint picks weights"), "{said}");
+    assert!(said.contains("--checkpoint selects weights"), "{said}");
 }
 
 #[test]

@@ -1,11 +1,12 @@
-//! What people and strangers give on the command line: an answer that names the thing, exit status 1, bounded memory.
+//! Invalid and hostile files and arguments: the message names the cause, the exit status is 1, and
+//! memory is bounded.
 
 use std::fs;
 use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
-/// Address space of a child in KiB; hostile claims are far beyond it.
+/// Address space of a child process in KiB. Hostile sizes are far larger.
 const MEMORY: u64 = 6 << 20;
 
 /// Runs the binary in a directory with bounded memory.
@@ -37,7 +38,8 @@ fn world() -> TempDir {
         "problems.jsonl",
         b"{\"question\":\"1+1?\",\"answer\":\"1+1=2\\n#### 2\"}\n",
     );
-    // A page without its header, on which the parquet reader panics; sixty thousand groups inside each other.
+    // A page without its header, on which the parquet reader panics, and sixty thousand nested
+    // groups.
     let mut damaged = include_bytes!("../../../assay-tasks/tests/data/countdown.parquet").to_vec();
     damaged[5] = 0;
     write("damaged.parquet", &damaged);
@@ -88,7 +90,7 @@ fn odd_inputs_are_named() {
         ),
         (
             "eval --traces traces.jsonl --out traces.jsonl".to_owned(),
-            "would replace what is read",
+            "would overwrite the input",
         ),
         (
             "eval --traces traces.jsonl --out folder".to_owned(),
@@ -100,10 +102,10 @@ fn odd_inputs_are_named() {
         ),
         (
             "report --traces traces.jsonl --out ./folder/../traces.jsonl".to_owned(),
-            "would replace what is read",
+            "would overwrite the input",
         ),
         ("report --run missing --out r.html".to_owned(), "missing"),
-        (format!("{sample} missing"), "missing is no model"),
+        (format!("{sample} missing"), "missing is not a model"),
         (
             format!("{sample} folder"),
             "neither config.json nor a .gguf",
@@ -134,7 +136,7 @@ fn odd_inputs_are_named() {
         ),
         (
             "sample --model short.gguf --problems problems.jsonl --out problems.jsonl".to_owned(),
-            "would replace what is read",
+            "would overwrite the input",
         ),
         (
             "sample --model short.gguf --problems problems.jsonl --out /dev/null".to_owned(),
@@ -167,7 +169,7 @@ fn odd_inputs_are_named() {
         ),
         (
             "score --reward folder --traces /dev/zero --out o.jsonl".to_owned(),
-            "is no ordinary file",
+            "is not a regular file",
         ),
         (
             "localise --reward folder --demonstrations problems.jsonl --limit 0".to_owned(),
@@ -215,7 +217,7 @@ fn odd_inputs_are_named() {
     );
 }
 
-/// Files that build on two others each would be read 2^n times.
+/// Files that extend two others each would be read 2^n times.
 #[test]
 fn settings_that_branch_are_not_read_without_end() {
     let dir = world();
@@ -234,7 +236,7 @@ fn settings_that_branch_are_not_read_without_end() {
     assert_eq!(output.status.code(), Some(1));
 }
 
-/// `assay ... | head` is no error.
+/// `assay ... | head` is not an error.
 #[cfg(unix)]
 #[test]
 fn a_closed_pipe_is_no_error() {

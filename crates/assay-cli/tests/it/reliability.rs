@@ -1,6 +1,7 @@
-//! Runs of the binary that are killed, stopped, starved of disk, given damaged files: nothing is ever lost.
+//! Runs of the binary that are killed, stopped, run out of disk space or read damaged files: no
+//! result is lost.
 //!
-//! Every case ends with the run resumed and compared, bit for bit, with one that nothing happened to.
+//! Every case resumes the run and compares it, bit for bit, with an undisturbed run.
 
 mod faults;
 mod kills;
@@ -21,11 +22,11 @@ use tempfile::TempDir;
 
 use crate::commands::tiny;
 
-/// Iterations of a run: two supervised ones and the game.
+/// Iterations of a run: two supervised ones, then AIRL.
 const GAME: usize = 5;
 const TOTAL: usize = GAME + 2;
 
-/// A directory with a model, data and settings, in which runs are made.
+/// A directory with a model, data and settings, in which the tests run.
 pub(crate) struct Lab {
     dir: TempDir,
 }
@@ -77,7 +78,7 @@ impl Lab {
         self.command(out, more).output().unwrap()
     }
 
-    /// A run to its end; what it said.
+    /// Runs to the end and returns stderr.
     pub(crate) fn finish(&self, out: &str, more: &[&str]) -> String {
         let output = self.run(out, more);
         let said = String::from_utf8(output.stderr).unwrap();
@@ -85,7 +86,7 @@ impl Lab {
         said
     }
 
-    /// What a run says that is refused as the user's mistake.
+    /// The error message of a run that fails with exit status 1.
     pub(crate) fn refused(&self, out: &str, more: &[&str]) -> String {
         let output = self.run(out, more);
         let said = String::from_utf8(output.stderr).unwrap();
@@ -93,7 +94,7 @@ impl Lab {
         said
     }
 
-    /// A run in the background that has begun.
+    /// Starts a run in the background and waits until it has begun.
     pub(crate) fn start(&self, out: &str, more: &[&str]) -> Child {
         let child = self
             .command(out, more)
@@ -167,7 +168,7 @@ eval_samples = 2
     )
 }
 
-/// All that a run leaves, wall-clock times aside.
+/// The results of a run, without wall-clock times.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Outcome {
     /// Phase and value bits of each iteration.
@@ -199,7 +200,7 @@ impl Outcome {
     }
 }
 
-/// Waits for something that is bound to happen.
+/// Waits until a condition holds.
 pub(crate) fn wait_until(happened: impl Fn() -> bool) {
     let start = Instant::now();
     while !happened() {
@@ -218,7 +219,8 @@ pub(crate) fn signal(child: &Child, name: &str) {
     assert!(sent.unwrap().success());
 }
 
-/// A row of the table in docs/reliability.md: what was done, how often, and every time survived.
+/// Prints a row of the table in docs/reliability.md: the case and the number of repetitions, all of
+/// which passed.
 #[allow(clippy::print_stdout)] // tools/reliability reads it
 pub(crate) fn row(what: &str, times: usize) {
     println!("\nROW | {what} | {times} | {times} |");

@@ -1,4 +1,4 @@
-//! `assay score`: prompts that are long, policies without a reward, policies with another template.
+//! `assay score`: long prompts, policies without a reward, policies with another template.
 
 use std::fs;
 
@@ -43,7 +43,7 @@ fn a_policy_alone_writes_log_probabilities() {
             assert_eq!(trace.correct, with_reward.correct);
         }
     }
-    // Foreign texts are written in the style asked for, as the reward's are in its own.
+    // Texts of other programs are rendered in the requested style; with a reward, in its style.
     world.write("foreign.jsonl", &world.foreign()[..6]);
     let both = world.scored("score --reward reward --policy model --traces foreign.jsonl");
     let alone = world.scored("score --model model --style plain --traces foreign.jsonl");
@@ -96,7 +96,7 @@ fn a_prompt_that_fits_is_read_whole() {
     assert_eq!(traces[0].prompt_token_ids.len(), fits * per_repeat);
     assert!(traces[0].token_rewards.iter().all(Option::is_some));
     assert!(traces[1].token_rewards.iter().all(Option::is_none));
-    // Sampling needs room beside the prompt and says so before it draws anything.
+    // Sampling needs positions after the prompt. It fails before it samples anything.
     let said = world.refused(
         "sample --model model --problems in.jsonl --format columns --style plain --samples 1 \
          --max-tokens 24 --out sampled.jsonl",
@@ -121,14 +121,14 @@ fn a_policy_reads_its_own_template() {
         difference(&own, &same) > 1e-3,
         "the template made no difference"
     );
-    // The rewards and the prompts beside them are the reward's.
+    // The rewards, and the prompts stored with them, are the reward's.
     for (own, same) in own.iter().zip(&same) {
         assert_eq!(own.token_rewards, same.token_rewards);
         assert_eq!(own.prompt_token_ids, same.prompt_token_ids);
     }
     let alone = world.scored("score --policy other --style plain --traces in.jsonl");
     assert_eq!(difference(&own, &alone), 0.0);
-    // Sampled ids that are not how the text would be encoded are kept.
+    // Sampled ids are kept even if the text would be encoded differently.
     let sampled = world.sampled();
     write_traces(&world.path("in.jsonl"), &sampled).unwrap();
     let own = world.scored("score --reward reward --policy other --traces in.jsonl");

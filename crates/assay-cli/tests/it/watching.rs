@@ -1,5 +1,4 @@
-//! What a run tells while nobody reads along: alarms for commands, an early end, curves on a
-//! terminal.
+//! The output of an unattended run: alarms that call commands, an early stop, curves on a terminal.
 
 use std::fs;
 use std::process::{Command, Output, Stdio};
@@ -8,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::reliability::Lab;
 
-/// Fourteen iterations in which every sample is wrong: the tenth raises the alarm of groups without
-/// spread.
+/// Fourteen iterations in which every sample is wrong. The tenth raises the alarm for groups
+/// without spread.
 const WRONG: [&str; 12] = [
     "--set",
     "policy.start=base",
@@ -97,7 +96,7 @@ fn a_failing_call_is_a_warning() {
     assert!(!lab.path("other").exists());
 }
 
-/// `script` runs a command on a terminal of its own.
+/// Runs a command in a terminal, with `script`.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_terminal_shows_curves() {

@@ -1,4 +1,4 @@
-//! Takes traces one at a time and computes everything at the end.
+//! The evaluator: takes traces one at a time and computes all results at the end.
 
 use std::panic::resume_unwind;
 use std::thread;
@@ -78,7 +78,7 @@ impl Evaluator {
         Some(fitting::calibrate(&self.traces, self.fit()?, data))
     }
 
-    /// Computes everything, on three threads.
+    /// Computes all results, on three threads.
     pub fn finish(self) -> Evaluation {
         let traces = &self.traces;
         let mut result = Evaluation {

@@ -1,4 +1,4 @@
-//! What is fitted on validation traces: the trace score, its calibration, the selectors' constants.
+//! Fits on validation traces: the trace score, its calibration and the selectors' constants.
 
 use super::columns::Columns;
 use super::traces::LabelledTraces;

@@ -1,4 +1,4 @@
-//! What an evaluation computes.
+//! The settings of an evaluation.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,7 @@ pub enum GroupBy {
     Problem,
 }
 
-/// What an evaluation computes.
+/// The settings of an evaluation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvalSettings {

@@ -116,7 +116,7 @@ fn intervals_hold_the_value_and_everything_round_trips() {
 fn fault_16_scores_follow_their_trace() {
     let mut all = traces(30, 1.0);
     let forward = evaluate(all.clone(), &quick()).unwrap();
-    // Problems in reverse, each problem's own order kept: nothing but rounding may change.
+    // The order of problems is reversed, the order within a problem kept: only rounding may change.
     all.sort_by(|a, b| b.id.cmp(&a.id));
     let backward = evaluate(all, &quick()).unwrap();
     for (name, estimate) in forward.summary.iter() {
@@ -241,7 +241,7 @@ fn the_correlation_map_is_symmetric() {
     let rho = map.rho[place("correct")][place("mean")].unwrap();
     let spearman = result.summary.get("critic.spearman").unwrap().value;
     assert!((rho - spearman).abs() < 1e-9, "{rho} {spearman}");
-    // No trace is truncated, and every trace is answered: what does not vary is left out.
+    // No trace is truncated and every trace is answered, so these constant variables are left out.
     assert!(!map.names.contains(&"truncated") && !map.names.contains(&"answered"));
     for (i, row) in map.rho.iter().enumerate() {
         assert!((row[i].unwrap() - 1.0).abs() < 1e-12);

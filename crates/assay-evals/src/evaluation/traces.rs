@@ -173,7 +173,7 @@ impl LabelledTraces {
             .collect()
     }
 
-    /// What selectors need of a row.
+    /// The data of a row that selectors use.
     pub(super) fn candidate(&self, row: usize) -> Candidate {
         let row = &self.rows[row];
         Candidate {

@@ -31,10 +31,10 @@ pub struct LocalisationCase<'a> {
     pub error_end: usize,
 }
 
-/// The tokens that overlap the corrupted span, or after a deletion the first token that ends behind
+/// The tokens that overlap the corrupted span, or after a deletion the first token that ends after
 /// its start.
 ///
-/// The first of them is the error token. `None` if no token ends behind the start.
+/// The first of them is the error token. `None` if no token ends after the start.
 pub fn error_tokens(case: &LocalisationCase<'_>) -> Option<Range<usize>> {
     let first = case
         .token_offsets
@@ -67,7 +67,7 @@ mod tests {
     #[test]
     fn error_tokens_overlap_the_span() {
         assert_eq!(error_tokens(&case(2, 4)), Some(2..4));
-        // A deletion, and a deletion behind the last token.
+        // A deletion, and a deletion after the last token.
         assert_eq!(error_tokens(&case(4, 4)), Some(4..5));
         assert_eq!(error_tokens(&case(6, 6)), None);
     }

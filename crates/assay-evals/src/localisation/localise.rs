@@ -1,4 +1,4 @@
-//! Every predictor on every case, and the `localisation.*` entries of `summary.json`.
+//! Runs every predictor on every case and computes the `localisation.*` entries of `summary.json`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -298,7 +298,7 @@ mod tests {
         let both = localise([named(of_half(0)), named(of_half(1))]);
         assert_eq!(both.outcomes[&Predictor::BelowThreshold].len(), 2);
         assert_eq!(both.hit(Predictor::BelowThreshold, 1), Some(1.0));
-        // One half alone has nothing to take a threshold from.
+        // With one half alone there are no other cases to fit a threshold on.
         let one = localise([named(of_half(0))]);
         assert!(!one.outcomes.contains_key(&Predictor::BelowThreshold));
     }

@@ -15,9 +15,10 @@ pub struct Suspect {
 }
 
 impl Suspect {
-    /// The most suspicious token, the first of equal ones; with the largest drop only a token where the reward falls.
+    /// The token with the highest suspicion, the first at a tie. With the largest drop, only a
+    /// token at which the reward falls.
     ///
-    /// `None` if the trace lacks what the predictor reads, or no reward falls.
+    /// `None` if the trace lacks the predictor's data, or if no reward falls.
     pub fn of(trace: &ScoredTrace, predictor: Predictor) -> Option<Self> {
         let case = LocalisationCase {
             text: &trace.text,

@@ -9,20 +9,20 @@ use super::selector::{Candidate, Selector, SelectorConstants};
 use crate::evaluation::{EvalSettings, GroupBy};
 use crate::scores::TraceScore;
 
-/// What a selector chose among the traces of one problem.
+/// A selector's choice among the traces of one problem.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {
     /// The problem's identifier.
     pub id: String,
-    /// Places of the traces that were chosen among, ascending.
+    /// Indices of the problem's traces, ascending.
     pub traces: Vec<usize>,
-    /// The probability of each of them; empty if none has what the selector reads.
+    /// The probability of each of them; empty if all lack the selector's data.
     pub probabilities: Vec<f64>,
-    /// Place of the chosen trace; `None` if none has what the selector reads.
+    /// Index of the chosen trace; `None` if all lack the selector's data.
     pub chosen: Option<usize>,
 }
 
-/// The likeliest candidate; among equally likely ones that of the highest score, then the first.
+/// Index of the most probable candidate; at a tie the one with the highest score, then the first.
 pub fn likeliest(distribution: &[f64], candidates: &[Candidate]) -> Option<usize> {
     let score = |place: usize| candidates[place].score.unwrap_or(f64::NEG_INFINITY);
     let places = (0..distribution.len()).filter(|&place| distribution[place] > 0.0);
@@ -35,8 +35,8 @@ pub fn likeliest(distribution: &[f64], candidates: &[Candidate]) -> Option<usize
 
 /// Chooses among the traces of each group, in the order in which the groups begin.
 ///
-/// The trace score, the groups and the fitted constants are those of the settings. A trace of unknown correctness counts
-/// as wrong, which only [`Selector::Oracle`] sees.
+/// The trace score, the groups and the fitted constants are those of the settings. A trace of
+/// unknown correctness counts as wrong; only [`Selector::Oracle`] uses correctness.
 pub fn choose_among(
     traces: &[ScoredTrace],
     selector: Selector,
@@ -82,7 +82,7 @@ fn choice(
     }
 }
 
-/// What selectors read of each trace.
+/// The data of each trace that selectors use.
 fn candidates(traces: &[&ScoredTrace], settings: &EvalSettings) -> Vec<Candidate> {
     let mut classes = AnswerClasses::default();
     let fitted = settings.fitted.as_ref();
@@ -133,7 +133,7 @@ mod tests {
         let chosen: Vec<_> = best.iter().map(|choice| choice.chosen).collect();
         assert_eq!(chosen, [Some(2), Some(1), Some(4)]);
         assert_eq!(best[0].traces, [0, 2, 3]);
-        // 5 and 5.0 are one answer; among its traces the one of the higher score stands for it.
+        // 5 and 5.0 are one answer; of its traces the one with the higher score is chosen.
         let vote = choose_among(&traces, Selector::Majority, &settings);
         assert_eq!((vote[0].chosen, vote[0].id.as_str()), (Some(3), "p"));
         assert_eq!(vote[0].probabilities, [0.5, 0.0, 0.5]);

@@ -385,7 +385,7 @@ mod tests {
             .unwrap()
     }
 
-    /// Three wrong 5s against two right 7s that score higher, and one trace without an answer.
+    /// Three wrong 5s, two right 7s with higher scores, and one trace without an answer.
     fn group() -> Vec<Candidate> {
         vec![
             candidate(Some(5), false, 0.0),

@@ -116,8 +116,8 @@ impl Resampler {
         })
     }
 
-    /// As [`Resampler::mean`] of values of which several may belong to one unit: `units` has the
-    /// number of each value's unit, from 0 without gaps. `None` on no values.
+    /// As [`Resampler::mean`], but several values may belong to one unit: `units` has the index of
+    /// each value's unit, from 0 without gaps. `None` on no values.
     pub fn clustered_mean(&self, values: &[f64], units: &[usize]) -> Option<Estimate> {
         let count = units.iter().max()? + 1;
         let mut sums = vec![0.0; count];
@@ -275,7 +275,7 @@ mod tests {
             let e = crossed_mean(rows, &settings).unwrap();
             e.high - e.low
         };
-        // Seeds differ, problems do not; then the other way round.
+        // First only seeds differ, then only problems.
         let seeds: Vec<Vec<f64>> = (0..5).map(|s| vec![f64::from(s); 40]).collect();
         let problems: Vec<Vec<f64>> = vec![(0..40).map(|p| f64::from(p % 5)).collect(); 5];
         // Standard errors: sqrt(2) / sqrt(5) = .632 and sqrt(2) / sqrt(40) = .224; 3.92 of them,

@@ -12,8 +12,8 @@ use crate::weights::gguf::BlockType;
 /// Constants of the published Llama 3 scalings: factor of 3.1 and 3.3, factor of 3.2.
 const LLAMA3_FACTORS: [f64; 2] = [8.0, 32.0];
 
-/// Layers of the one Gemma 3 that scales queries by another width than a head's: hidden size by
-/// heads.
+/// Number of layers of the only Gemma 3 that scales queries by hidden size / heads instead of the
+/// head's width.
 const GEMMA3_27B_LAYERS: usize = 62;
 
 impl ModelConfig {
@@ -89,7 +89,7 @@ fn eos_token_ids(file: &GgufFile) -> Result<Vec<u32>, LmError> {
     Ok(ids)
 }
 
-/// What differs between layers: GGUF files leave it to the reader, who knows it by the family.
+/// The differences between layers. GGUF files do not contain them; they follow from the family.
 fn pattern(file: &GgufFile, family: &Family, layers: usize) -> Result<LayerPattern, LmError> {
     let mut pattern = LayerPattern::default();
     match family.architecture {
@@ -131,7 +131,7 @@ fn refuse_unsupported(file: &GgufFile, architecture: Architecture) -> Result<(),
     Ok(())
 }
 
-/// Rows of the embedding matrix, which padding tokens are part of.
+/// Rows of the embedding matrix, including padding tokens.
 fn vocab_size(file: &GgufFile) -> Result<usize, LmError> {
     match file
         .tensor("token_embd.weight")
@@ -188,7 +188,7 @@ fn rope_divisors(file: &GgufFile) -> Result<Option<Vec<f32>>, LmError> {
     }
 }
 
-/// The published Llama 3 scaling that these divisors come from, if one gives them within rounding.
+/// The published Llama 3 scaling with these divisors up to rounding, if there is one.
 fn named_llama3(theta: f64, head_dim: usize, divisors: &[f32]) -> Option<RopeScaling> {
     let plain = RopeSettings {
         theta,

@@ -15,7 +15,7 @@ use crate::files::{MAX_TEXT_BYTES, read_bounded};
 pub(crate) const CONFIG_FILE: &str = "config.json";
 const GENERATION_FILE: &str = "generation_config.json";
 
-/// The settings that matter here; others are ignored as transformers ignores them.
+/// The settings that are used; others are ignored, as in transformers.
 #[derive(Deserialize)]
 pub(super) struct ConfigFile {
     vocab_size: usize,
@@ -317,8 +317,8 @@ fn rope_scaling(map: &Map<String, Value>, path: &Path) -> Result<RopeScaling, Lm
     }
 }
 
-/// Frequency divisors that do not depend on length and leave attention unscaled: what an exported
-/// model has.
+/// Frequency divisors that do not depend on length and do not scale attention, as in exported
+/// models.
 fn divisors(map: &Map<String, Value>, path: &Path) -> Result<RopeScaling, LmError> {
     let list = |key: &str| -> Option<Vec<f32>> {
         map.get(key)?

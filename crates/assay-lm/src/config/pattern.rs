@@ -1,5 +1,5 @@
-//! What differs between the layers of a model: sliding windows, layers without rotation, local
-//! bases of the rotation.
+//! Differences between the layers of a model: sliding windows, layers without rotation, local bases
+//! of the rotation.
 
 use std::path::Path;
 
@@ -13,15 +13,15 @@ use crate::family::{Architecture, WindowRule};
 
 /// Layers that differ from causal attention over the whole sequence with one rotary embedding.
 ///
-/// Attention with a sliding window is that over the whole sequence as long as the sequence is no
-/// longer than the window. No other is computed here: [`super::ModelConfig::max_positions`] is at
-/// most the window.
+/// Attention with a sliding window equals full attention if the sequence is not longer than the
+/// window. Longer sequences are not supported: [`super::ModelConfig::max_positions`] is at most the
+/// window.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct LayerPattern {
-    /// Tokens that a layer with a sliding window sees, the current one included; none where no
-    /// sequence is longer.
+    /// Size of the sliding window in tokens, including the current one; `None` if no sequence is
+    /// longer.
     pub window: Option<usize>,
     /// Layers that rotate by `local_theta` instead of the rotary embedding of the model.
     pub local: Vec<usize>,
@@ -33,15 +33,14 @@ pub struct LayerPattern {
     pub query_factor: Option<f64>,
 }
 
-/// Base of the rotary embedding of Gemma 3's local layers, where a file names none.
+/// Base of the rotary embedding of Gemma 3's local layers if a file names none.
 pub(super) const LOCAL_THETA: f64 = 10_000.0;
-/// Every so many layers one is global (Gemma 3) or has no rotary embedding (SmolLM 3), where a file
-/// does not say.
+/// Default periods: of global layers (Gemma 3), and of layers without rotary embedding (SmolLM 3).
 pub(super) const GLOBAL_EVERY: usize = 6;
 pub(super) const UNROTATED_EVERY: usize = 4;
 
 impl LayerPattern {
-    /// The window, where sequences may be longer than it.
+    /// Sets the window if sequences may be longer than it.
     pub(super) fn limit(&mut self, window: Option<usize>, max_positions: &mut usize) {
         self.window = window.filter(|window| *window <= *max_positions);
         *max_positions = self.window.unwrap_or(*max_positions);

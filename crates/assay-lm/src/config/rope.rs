@@ -41,7 +41,7 @@ pub enum RopeScaling {
         /// The context length of pretraining.
         original_max_position_embeddings: usize,
     },
-    /// One divisor a frequency, as GGUF files carry it in `rope_freqs.weight`.
+    /// One divisor per frequency, as in `rope_freqs.weight` of GGUF files.
     Divisors {
         /// `head_dim / 2` divisors.
         divisors: Vec<f32>,
@@ -52,7 +52,7 @@ impl RopeSettings {
     /// The angle of one position for every pair of a head's dimensions.
     ///
     /// `f_i = theta^(-2 i / head_dim)`, then the scaling; the arithmetic is single precision in the
-    /// order of transformers' `modeling_rope_utils`, whose numbers this gives.
+    /// order of transformers' `modeling_rope_utils`, so the numbers are the same.
     ///
     /// # Shapes
     /// `head_dim / 2` values, f32, radians a position.

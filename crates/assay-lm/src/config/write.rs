@@ -1,4 +1,4 @@
-//! `config.json` as transformers builds the same model from it.
+//! Writes a `config.json` from which transformers builds the same model.
 
 use serde_json::{Map, Value, json};
 

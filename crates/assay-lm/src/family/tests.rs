@@ -56,7 +56,7 @@ fn targets_mean_the_fused_projection() {
     assert_eq!(one, [Projection::GateUp]);
 }
 
-/// transformers' names of every tensor of two layers, and what the `gguf` package calls them.
+/// transformers' names of every tensor of two layers, and the names of the `gguf` package.
 #[test]
 fn names_are_those_of_the_gguf_package() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/gguf_names.json");

@@ -72,7 +72,7 @@ fn link_to(relative: &str, _blob: &Path, path: &Path) -> std::io::Result<()> {
     std::os::unix::fs::symlink(relative, path)
 }
 
-/// Copies, as Python does: on other systems links need privileges.
+/// Copies the file, as Python does, because links need privileges on other systems.
 #[cfg(not(unix))]
 fn link_to(_relative: &str, blob: &Path, path: &Path) -> std::io::Result<()> {
     fs::copy(blob, path).map(|_| ())

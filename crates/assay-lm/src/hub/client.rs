@@ -1,7 +1,7 @@
 //! Requests to a hub: the listing of a revision, a file's identity, a file's bytes. The crate
 //! `hf-hub` is not used: release 1.0 depends on 284 crates and an asynchronous runtime; release 0.5
-//! joins unchecked commits and entity tags to paths, and appends a whole file where a server
-//! ignores ranges.
+//! joins unchecked commits and entity tags to paths, and appends a whole file if a server ignores
+//! ranges.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -21,7 +21,7 @@ use crate::LmError;
 
 /// The largest listing that is read.
 const MAX_LISTING_BYTES: u64 = 32 << 20;
-/// Attempts in a row that may fail without new bytes; each resumes where the last one ended.
+/// Maximum number of consecutive attempts without new bytes. Each resumes where the last one ended.
 const TRIES: usize = 3;
 const TIMEOUT: Duration = Duration::from_secs(30);
 const REDIRECTS: usize = 3;
@@ -40,9 +40,9 @@ pub(super) struct Client {
 
 /// Why a listing is missing.
 pub(super) enum Failure {
-    /// The hub did not answer.
+    /// The hub did not respond.
     NoAnswer(String),
-    /// The hub refused, or its answer is not valid.
+    /// The hub refused, or its response is invalid.
     Refused(String),
 }
 
@@ -120,7 +120,7 @@ impl Client {
             .read_to_string()
             .map_err(|error| Failure::NoAnswer(format!("{url} broke off: {error}")))?;
         let listing: Listing = serde_json::from_str(&text)
-            .map_err(|error| Failure::Refused(format!("{url} is no listing: {error}")))?;
+            .map_err(|error| Failure::Refused(format!("{url} is not a listing: {error}")))?;
         match is_commit(&listing.sha) {
             true => Ok(listing),
             false => Err(Failure::Refused(format!("{url} names no commit"))),
@@ -170,8 +170,7 @@ impl Client {
         }
     }
 
-    /// Downloads a file to `blob` and resumes from `blob.incomplete` where an earlier attempt left
-    /// one.
+    /// Downloads a file to `blob`. Resumes from `blob.incomplete` if an earlier attempt left one.
     pub(super) fn download(
         &self,
         remote: &RemoteFile,
@@ -186,7 +185,7 @@ impl Client {
             .create(true)
             .open(&path);
         let mut file = opened.map_err(|source| io("opening", &path, source))?;
-        // Another process may be downloading the same: wait for it.
+        // Waits for another process that may be downloading the same file.
         file.lock().map_err(|source| io("locking", &path, source))?;
         if blob.exists() {
             return Ok(());
@@ -250,7 +249,7 @@ impl Client {
             file.set_len(0).map_err(disk)?;
             done = 0;
         }
-        // One byte more than announced is read, so that a longer answer is noticed.
+        // Reads one byte more than announced, to detect a longer response.
         let mut body = answer
             .into_body()
             .into_reader()
@@ -281,7 +280,7 @@ impl Client {
     }
 }
 
-/// The length and, where the entity tag is one, the SHA-256 of a downloaded file.
+/// Checks the length of a downloaded file and, if the entity tag is a SHA-256, its digest.
 fn check(file: &mut File, remote: &RemoteFile) -> Result<(), LmError> {
     let disk = |source: std::io::Error| hub_error(&remote.url, format!("reading back: {source}"));
     let length = file.metadata().map_err(disk)?.len();

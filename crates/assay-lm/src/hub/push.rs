@@ -1,9 +1,9 @@
 //! Uploads a directory as one commit of a model repository.
 //!
-//! The hub says of each file whether the commit contains it or large-file storage holds it (Git
-//! LFS, `large`). A file that is there already is neither stored nor committed again, so a push
-//! that broke off is continued by the same push. Requests are in `requests`. What the hub answers
-//! is checked: names, commits and addresses.
+//! For each file the hub decides between the commit itself and large-file storage (Git LFS,
+//! `large`). A file that is already there is neither stored nor committed again, so repeating an
+//! interrupted push continues it. Requests are in `requests`. Names, commits and addresses in
+//! responses are checked.
 
 mod large;
 mod requests;
@@ -25,13 +25,13 @@ use super::cache::{io, is_commit, is_inner_path};
 use super::{HubSettings, MAIN, RepoName, Watch, hub_error};
 use crate::LmError;
 
-/// Most files of a push.
+/// Maximum number of files of a push.
 const MAX_FILES: usize = 10_000;
-/// Most bytes of all files that the commit itself contains.
+/// Maximum number of bytes of all files that the commit itself contains.
 const MAX_COMMITTED_BYTES: u64 = 64 << 20;
-/// Files that one request asks about.
+/// Number of files of one request.
 const FILES_A_REQUEST: usize = 256;
-/// The beginning of a file, from which the hub tells text from data.
+/// Length of the beginning of a file from which the hub distinguishes text and binary data.
 const SAMPLE: usize = 512;
 
 /// A file of a directory that is pushed.
@@ -45,24 +45,24 @@ pub struct LocalFile {
     pub size: u64,
 }
 
-/// What a push did.
+/// The result of a push.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pushed {
     /// Address of the repository.
     pub url: String,
-    /// The new commit; `None` where the repository had all files before.
+    /// The new commit; `None` if the repository already had all files.
     pub commit: Option<String>,
     /// Names of the files that the new commit adds or changes.
     pub changed: Vec<String>,
-    /// Names of the files that the repository's own rules leave out.
+    /// Names of the files that the repository's .gitignore leaves out.
     pub ignored: Vec<String>,
 }
 
 /// The files of a directory and of those in it, in the order of their names.
 ///
 /// # Errors
-/// [`LmError::Hub`] for an empty directory, for more files than a push may have, for a link, and
-/// for a name that no repository takes; [`LmError::Io`].
+/// [`LmError::Hub`] for an empty directory, too many files, a link, or a name that is invalid in a
+/// repository; [`LmError::Io`].
 pub fn local_files(dir: &Path) -> Result<Vec<LocalFile>, LmError> {
     let mut files = Vec::new();
     collect(dir, "", &mut files)?;
@@ -95,7 +95,7 @@ fn collect(dir: &Path, prefix: &str, files: &mut Vec<LocalFile>) -> Result<(), L
             let size = entry.metadata().map_err(failed)?.len();
             files.push(LocalFile { name, path, size });
         } else {
-            return refuse("it is no plain file");
+            return refuse("it is not a plain file");
         }
         if files.len() > MAX_FILES {
             return Err(hub_error(
@@ -107,13 +107,13 @@ fn collect(dir: &Path, prefix: &str, files: &mut Vec<LocalFile>) -> Result<(), L
     Ok(())
 }
 
-/// Uploads files to a model repository, which is created where it does not exist, as one commit
-/// with `message`.
+/// Uploads files to a model repository as one commit with `message`. Creates the repository if it
+/// does not exist.
 ///
 /// # Errors
-/// [`LmError::Hub`] for a name that is no model repository, without a token, offline, and for every
-/// answer or silence of the hub that ends the push; the same push may be repeated. [`LmError::Io`]
-/// for a file that cannot be read.
+/// [`LmError::Hub`] for a name that is not a model repository, without a token, offline, and if the
+/// hub refuses or does not respond; the same push may be repeated. [`LmError::Io`] for a file that
+/// cannot be read.
 pub fn push(
     files: &[LocalFile],
     name: &RepoName,
@@ -149,22 +149,22 @@ pub fn push(
     })
 }
 
-/// A file with what the hub asks about it.
+/// A file with its digests.
 struct Described<'f> {
     local: &'f LocalFile,
-    /// SHA-256 of the content: its name in large-file storage.
+    /// SHA-256 of the content, its name in large-file storage.
     sha256: String,
-    /// SHA-1 of git's header and the content: its name as a part of a commit.
+    /// SHA-1 of git's header and the content, its name in a commit.
     blob: String,
     sample: Vec<u8>,
 }
 
-/// What is done with a file.
+/// The treatment of a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Plan {
     /// The commit contains it.
     Small,
-    /// Large-file storage holds it, the commit names it.
+    /// Large-file storage contains it, and the commit names it.
     Large,
     /// The repository has the same content under this name.
     Unchanged,
@@ -203,9 +203,9 @@ impl<'f> Described<'f> {
         })
     }
 
-    /// What the hub's answer about this file asks for.
+    /// The treatment that the hub's response about this file requires.
     fn plan(&self, told: &Told) -> Result<Plan, LmError> {
-        // Large-file storage takes no empty file.
+        // Large-file storage does not accept empty files.
         let large = match told.upload_mode.as_str() {
             "lfs" => self.local.size > 0,
             "regular" => false,
@@ -228,7 +228,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What the hub says about a file that may be uploaded.
+/// The hub's response about a file to upload.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Told {
@@ -236,7 +236,7 @@ struct Told {
     upload_mode: String,
     #[serde(default)]
     should_ignore: bool,
-    /// Name of the content that is there.
+    /// Name of the existing content.
     #[serde(default)]
     oid: Option<String>,
 }
@@ -252,7 +252,7 @@ struct Committed {
     commit_oid: String,
 }
 
-/// A repository of a hub that is written to.
+/// A repository of a hub, for writing.
 struct Repository<'s> {
     requests: Requests<'s>,
     repo: &'s str,
@@ -290,7 +290,7 @@ impl<'s> Repository<'s> {
         format!("/api/models/{}/{what}/{revision}", self.repo)
     }
 
-    /// Creates the repository; one that exists is left as it is.
+    /// Creates the repository unless it exists.
     fn create(&self) -> Result<(), LmError> {
         let (organisation, name) = self.repo.split_once('/').unwrap_or(("", self.repo));
         let body = json!({ "type": "model", "organization": organisation, "name": name });
@@ -308,7 +308,7 @@ impl<'s> Repository<'s> {
         self.requests.get(&address).is_ok()
     }
 
-    /// What is done with each file.
+    /// The treatment of each file.
     fn plans(&self, files: &[Described<'_>]) -> Result<Vec<Plan>, LmError> {
         let doing = "asking how to upload";
         let mut told = BTreeMap::new();

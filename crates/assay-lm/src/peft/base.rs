@@ -19,7 +19,7 @@ struct BaseFile {
     weights: String,
 }
 
-/// The fingerprint in a directory; `None` where there is no such file.
+/// The fingerprint in a directory; `None` if there is no such file.
 pub(super) fn read(dir: &Path) -> Result<Option<String>, LmError> {
     let path = dir.join(FILE);
     if !path.exists() {

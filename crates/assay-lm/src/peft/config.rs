@@ -1,9 +1,9 @@
-//! `adapter_config.json`: what is read of it, what is refused by name, what is written.
+//! Reads and writes `adapter_config.json`.
 //!
-//! PEFT's file has some forty fields. Those that change what an adapter computes are read or
-//! refused; those that only describe how it was trained or stored ([`HARMLESS`]) are ignored; a
-//! field that is in neither list is refused unless it is empty or off, so that a kind of adapter
-//! that came later than this list is not misread as plain LoRA.
+//! PEFT's file has some forty fields. Fields that change the computation of an adapter are read, or
+//! are an error if unsupported. Fields that only describe how it was trained or stored
+//! ([`HARMLESS`]) are ignored. An unknown field is an error unless it is empty or off, so that a
+//! newer kind of adapter is not misread as plain LoRA.
 
 use std::path::Path;
 
@@ -38,8 +38,8 @@ const HARMLESS: [&str; 14] = [
     "loftq_config",
 ];
 
-/// Starting points of A and B that leave the base model as it is; others subtract their start from
-/// it.
+/// Initialisations of A and B that do not change the base model. Others subtract their initial
+/// product from it.
 const PLAIN_STARTS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 
 /// The fields that are read.
@@ -91,7 +91,7 @@ impl ConfigFile {
         }
     }
 
-    /// The base model as it is named elsewhere: `name`, or `name@revision`.
+    /// The base model's name in assay: `name`, or `name@revision`.
     pub(super) fn base_model(&self) -> String {
         let name = self.base_model_name_or_path.clone().unwrap_or_default();
         match &self.revision {
@@ -103,7 +103,7 @@ impl ConfigFile {
     /// Which modules have a pair, and each pair's rank and scale.
     ///
     /// # Errors
-    /// A pattern that is no regular expression.
+    /// A pattern that is not a regular expression.
     pub(super) fn rules(&self, dir: &Path) -> Result<Rules, LmError> {
         let layers = self.layers_to_transform.clone().map(|layers| match layers {
             Layers::One(layer) => vec![layer],
@@ -141,19 +141,19 @@ impl ConfigFile {
         }
     }
 
-    /// Whether a module was trained whole: PEFT compares the end of its path.
+    /// Whether a module was trained whole. Like PEFT, it compares the end of the module's path.
     pub(super) fn saves(&self, module: &str) -> bool {
         let mut saved = self.modules_to_save.iter().flatten();
         saved.any(|name| module.ends_with(name))
     }
 
-    /// The modules that were trained whole, but for a classifier's head.
+    /// The modules that were trained whole, except for a classifier's head.
     pub(super) fn saved(&self) -> impl Iterator<Item = &String> {
         let saved = self.modules_to_save.iter().flatten();
         saved.filter(|name| !["score", "classifier"].contains(&name.as_str()))
     }
 
-    /// Why this adapter is not plain LoRA on projections, if it is not.
+    /// The reason why this adapter is not plain LoRA on projections; `None` if it is.
     fn fault(&self) -> Option<String> {
         if let Some(kind) = self.peft_type.as_deref().filter(|kind| *kind != "LORA") {
             return Some(format!("peft_type {kind} is not read, only LORA"));
@@ -198,7 +198,7 @@ impl ConfigFile {
     }
 }
 
-/// The entries of a pattern field in their order: the first that matches a module decides.
+/// The entries of a pattern field in order. The first that matches a module applies.
 fn numbers<T>(
     field: &Option<Map<String, Value>>,
     number: impl Fn(&Value) -> T,
@@ -209,7 +209,7 @@ fn numbers<T>(
         .collect()
 }
 
-/// Whether a field asks for something.
+/// Whether a field is neither empty nor off.
 fn is_on(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => false,
@@ -226,7 +226,7 @@ fn refuse<T>(dir: &Path, reason: &str) -> Result<T, LmError> {
     })
 }
 
-/// The file of an adapter: the fields that every PEFT since 0.11 reads.
+/// The JSON of an adapter, with the fields that PEFT since 0.11 reads.
 pub(super) fn json_of(adapter: &Adapter, card: &AdapterCard) -> Value {
     let name = RepoName::parse(&card.base_model).filter(|_| !Path::new(&card.base_model).exists());
     let revision = name.as_ref().and_then(|name| name.revision());
@@ -267,8 +267,8 @@ pub(super) fn json_of(adapter: &Adapter, card: &AdapterCard) -> Value {
     })
 }
 
-/// `target_modules`, `rank_pattern` and `alpha_pattern`: projections by name where every layer has
-/// the same pairs, else one path a pair.
+/// `target_modules`, `rank_pattern` and `alpha_pattern`: names of projections if every layer has
+/// the same pairs, else one path per pair.
 fn patterns(adapter: &Adapter) -> (Value, Map<String, Value>, Map<String, Value>) {
     let settings = &adapter.settings;
     let (mut ranks, mut alphas) = (Map::new(), Map::new());

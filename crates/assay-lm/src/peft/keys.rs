@@ -3,7 +3,7 @@
 //! PEFT writes `base_model.model.<module>.lora_A.weight`. Other tools insert the adapter's name
 //! (`lora_A.default`) or omit the prefix; both are read as PEFT's own.
 
-/// What a tensor of an adapter file is to its module.
+/// The role of a tensor of an adapter file in its module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Down map of a pair, `[rank, in]`; of an embedding `[rank, vocab]`.
@@ -16,11 +16,11 @@ pub(super) enum Kind {
     Magnitude,
     /// A whole tensor that replaces the base model's.
     Whole,
-    /// A whole tensor that was saved because the vocabulary was resized: the base model's own.
+    /// A tensor of the base model, saved because the vocabulary was resized.
     Base,
 }
 
-/// A tensor's place: the module's path as the base model names it, and what the tensor is to it.
+/// A tensor's module, by its path in the base model, and its role in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Key {
     /// For example `model.layers.0.self_attn.q_proj`.
@@ -30,7 +30,7 @@ pub(super) struct Key {
     pub(super) part: &'static str,
 }
 
-/// Components of a name that say what the tensor is, and what that is.
+/// Components of a name, and the roles that they mean.
 const MARKS: [(&str, Kind); 5] = [
     ("lora_A", Kind::A),
     ("lora_B", Kind::B),
@@ -40,7 +40,7 @@ const MARKS: [(&str, Kind); 5] = [
 ];
 
 impl Key {
-    /// Takes a name apart; `None` for one that is no tensor of an adapter.
+    /// Parses a name; `None` if it is not a tensor of an adapter.
     pub(super) fn parse(name: &str) -> Option<Self> {
         let mut path = name;
         for prefix in ["base_model.model.", "base_model."] {
@@ -81,7 +81,7 @@ impl Key {
         Some(Self { module, kind, part })
     }
 
-    /// The name of the base model's tensor that a whole tensor stands for.
+    /// The name of the base model's tensor that a whole tensor replaces.
     pub(super) fn base_tensor(&self) -> String {
         format!("{}.{}", self.module, self.part)
     }

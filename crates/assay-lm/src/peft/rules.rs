@@ -10,13 +10,13 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged, expecting = "a list of module names or one pattern")]
 pub(super) enum Modules {
-    /// A module matches that has this path, or whose path ends with it.
+    /// A module matches if its path equals an entry or ends with it.
     List(Vec<String>),
-    /// A module matches whose whole path does.
+    /// A module matches if the expression matches its whole path.
     Pattern(String),
 }
 
-/// What `adapter_config.json` says about the pairs.
+/// The rules of `adapter_config.json` about the pairs.
 pub(super) struct Rules {
     pub(super) rank: usize,
     pub(super) alpha: f64,
@@ -24,11 +24,11 @@ pub(super) struct Rules {
     pub(super) is_rank_stabilised: bool,
     pub(super) targets: Option<Modules>,
     pub(super) excluded: Option<Modules>,
-    /// The layers that have pairs; all where absent.
+    /// The layers with pairs; all if absent.
     pub(super) layers: Option<Vec<usize>>,
-    /// Ranks by regular expressions over the end of a path; the first that matches decides.
+    /// Ranks by regular expressions over the end of a path; the first match applies.
     pub(super) ranks: Vec<(String, u64)>,
-    /// Alphas by regular expressions over the end of a path; the first that matches decides.
+    /// Alphas by regular expressions over the end of a path; the first match applies.
     pub(super) alphas: Vec<(String, f64)>,
 }
 
@@ -71,7 +71,7 @@ impl fmt::Display for Modules {
 }
 
 impl Rules {
-    /// Why these rules cannot be applied, if they cannot.
+    /// The reason why these rules cannot be applied; `None` if they can.
     pub(super) fn fault(&self) -> Option<String> {
         let patterns = self.ranks.iter().map(|(pattern, _)| pattern);
         for pattern in patterns.chain(self.alphas.iter().map(|(pattern, _)| pattern)) {
@@ -91,8 +91,8 @@ impl Rules {
         alpha.map(|(pattern, alpha)| format!("alpha_pattern: {pattern:?} has alpha {alpha}"))
     }
 
-    /// Whether a module must have a pair; `None` where a pattern decides it, and what has tensors
-    /// is taken.
+    /// Whether a module must have a pair; `None` with a pattern, in which case modules with tensors
+    /// have one.
     pub(super) fn expects(&self, module: &str) -> Option<bool> {
         if self.excluded.as_ref().and_then(|list| list.lists(module)) == Some(true) {
             return Some(false);

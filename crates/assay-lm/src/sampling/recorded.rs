@@ -1,9 +1,8 @@
-//! A decoding step on an accelerator, which is recorded for a number of rows and then started again
-//! as one piece of work.
+//! A decoding step on an accelerator that is recorded for a number of rows and then replayed.
 //!
-//! Sequences leave the batch as they end; until half of the rows are idle these stand for no
-//! sequence, write to a slot of their own and are not read. Then the step is recorded again, for
-//! the rows that are left.
+//! Sequences leave the batch when they end. Their rows become idle: they write to a separate slot
+//! and are not read. When half of the rows are idle, the step is recorded again for the remaining
+//! rows.
 
 use assay_ops::{CacheRow, CacheRows, DeviceDraw, Recording, StepInput, draw_on_device, record};
 use assay_tasks::random::Stream;
@@ -20,14 +19,14 @@ pub(super) struct RecordedStep {
 }
 
 impl RecordedStep {
-    /// Whether so many sequences fit, and fill more than half of the rows.
+    /// Whether `active` sequences fit and fill more than half of the rows.
     fn suits(&self, active: usize) -> bool {
         active <= self.rows && 2 * active > self.rows
     }
 }
 
 impl Decoder<'_> {
-    /// [`Decoder::step`] by a recording.
+    /// [`Decoder::step`] with a recording.
     pub(super) fn recorded_step(&mut self, settings: &DrawSettings) -> Result<Vec<Drawn>, LmError> {
         let active = self.active.len();
         let streams = self.active.iter_mut().map(|sequence| &mut sequence.stream);
@@ -62,7 +61,7 @@ impl Decoder<'_> {
         drawn
     }
 
-    /// Starts a recorded step with the inputs in the order in which a step reads them.
+    /// Replays a recorded step. The inputs are in the order in which a step reads them.
     fn replay(
         &self,
         recording: &mut Recording,
@@ -84,8 +83,8 @@ impl Decoder<'_> {
 }
 
 impl StepRows {
-    /// Fills up with rows that stand for no sequence: the first token of the vocabulary after the
-    /// first of all prompts' tokens.
+    /// Fills up with idle rows: the first token of the vocabulary after the first token of all
+    /// prompts.
     fn idle_to(&mut self, rows: usize, slot: usize) {
         self.tokens.resize(rows, 0);
         self.positions.resize(rows, 0);

@@ -1,4 +1,4 @@
-//! Conversations as chat clients send them: JSON turns, and variables that a template reads.
+//! Conversations of chat clients: JSON turns, and variables of a template.
 
 use minijinja::Value as TemplateValue;
 use minijinja::value::Serde;
@@ -11,7 +11,8 @@ use crate::tokenizer::Tokenizer;
 /// Turns and variables of one rendering.
 #[derive(Clone, Copy, Debug)]
 pub struct Conversation<'c> {
-    /// JSON objects with `role` and `content`, and what else a template reads: `tool_calls`, `name`.
+    /// JSON objects with `role` and `content`, and other fields that a template reads, such as
+    /// `tool_calls` and `name`.
     pub turns: &'c [Value],
     /// Variables besides the turns, such as `enable_thinking` and `tools`.
     pub variables: &'c Map<String, Value>,
@@ -20,8 +21,8 @@ pub struct Conversation<'c> {
 impl ChatTemplate {
     /// Token ids of a conversation, up to and with the header of the assistant's turn.
     ///
-    /// As [`ChatTemplate::prompt_ids`]: no text of a turn or a variable becomes a control token. The plain template
-    /// reads only `content`.
+    /// As in [`ChatTemplate::prompt_ids`], no text of a turn or a variable becomes a control token.
+    /// The plain template reads only `content`.
     ///
     /// # Errors
     /// As [`ChatTemplate::prompt_ids`].
@@ -65,7 +66,7 @@ impl ChatTemplate {
     }
 }
 
-/// A value in whose texts no name of a control token stands.
+/// The value with `mark` inserted into names of control tokens in its texts.
 fn guarded(value: &Value, tokenizer: &Tokenizer, mark: char) -> Value {
     match value {
         Value::String(text) => Value::String(tokenizer.guard(text, mark)),

@@ -38,7 +38,7 @@ const DAYS: [&str; 7] = [
 ];
 
 impl Default for TemplateDate {
-    /// 26 July 2024, which Llama 3.2's template names itself where no clock is available.
+    /// 26 July 2024, the default of Llama 3.2's template without a clock.
     fn default() -> Self {
         Self {
             year: 2024,
@@ -49,7 +49,7 @@ impl Default for TemplateDate {
 }
 
 impl TemplateDate {
-    /// The date in the letters of C's `strftime`; midnight for times, unknown letters as they are.
+    /// The date in a format of C's `strftime`. Times are midnight; unknown letters are kept.
     pub(super) fn format(self, format: &str) -> String {
         let mut text = String::new();
         let mut letters = format.chars();

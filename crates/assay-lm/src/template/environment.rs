@@ -13,20 +13,20 @@ use serde_json::ser::{Formatter, PrettyFormatter};
 
 use super::{TemplateDate, namespaces};
 
-/// Units of work of one rendering: an instruction or 64 bytes each.
+/// Maximum work of one rendering, in units of one instruction or 64 bytes.
 const FUEL: u64 = 4_000_000;
 /// Longest source; published templates have up to 30 kB.
 const MAX_SOURCE_BYTES: usize = 1 << 18;
 /// Longest text of `tojson`.
 const MAX_JSON_BYTES: usize = 1 << 24;
-/// Time for one compilation or rendering. Both take milliseconds; some operators work longer than
-/// their fuel says.
+/// Time limit of one compilation or rendering. Both take milliseconds; some operators take longer
+/// than their fuel implies.
 const TIME: Duration = Duration::from_secs(5);
-/// Stack of a compilation or rendering, reserved and not filled: values nest as deep as the fuel
-/// reaches, and their destructors recurse.
+/// Stack size of a compilation or rendering, reserved but not filled. Values may nest as deeply as
+/// the fuel allows, and their destructors recurse.
 const STACK: usize = 1 << 29;
 
-/// Compiles a template under a name into an engine of its own.
+/// Compiles a template under a name into its own engine.
 pub(super) fn compile(
     source: &str,
     name: &'static str,
@@ -138,12 +138,13 @@ fn python_constant(value: &Value) -> Option<&'static str> {
     }
 }
 
-/// Jinja2's test: what Python's `iter` accepts. `none` is not iterable there, an undefined name is.
+/// Jinja2's test for values that Python's `iter` accepts. `none` is not iterable; an undefined name
+/// is.
 fn is_iterable(value: &Value) -> bool {
     !value.is_none() && value.try_iter().is_ok() || value.kind() == ValueKind::String
 }
 
-/// Jinja2's test: what has a length and items, texts and mappings among them.
+/// Jinja2's test for values with a length and items, including texts and mappings.
 fn is_sequence(value: &Value) -> bool {
     value.is_undefined()
         || matches!(
@@ -211,7 +212,8 @@ fn write_json(value: &Value, formatter: impl Formatter) -> Result<String, Error>
     String::from_utf8(text.0).map_err(|source| failed(source.to_string()))
 }
 
-/// JSON being written: a value that shares its parts is far larger as text than in memory.
+/// JSON text with a size limit, because a value with shared parts is far larger as text than in
+/// memory.
 struct JsonText(Vec<u8>);
 
 impl std::io::Write for JsonText {

@@ -1,9 +1,9 @@
-//! Namespaces that cannot hold themselves.
+//! Checks that no namespace can contain itself.
 //!
-//! A template's `namespace()` is its one value that changes. One that is stored inside itself
-//! prints without end, deeper than any stack. So a namespace is bound to a name at once, and the
-//! name is used for its attributes alone: then no expression has a namespace as its value, and
-//! nothing can store one.
+//! A template's `namespace()` is its only mutable value. If it is stored inside itself, printing it
+//! recurses without end. So a namespace must be assigned to a name directly, and the name may be
+//! used only for its attributes. Then no expression has a namespace as its value, and none can be
+//! stored.
 
 use std::collections::HashSet;
 
@@ -15,7 +15,7 @@ struct Word<'s> {
     after: Option<char>,
 }
 
-/// The first name of a namespace that is used for more than its attributes.
+/// The first name of a namespace that is used other than for its attributes.
 pub(super) fn escaping(source: &str) -> Option<String> {
     let tags: Vec<Vec<Word<'_>>> = tags(source).into_iter().map(words).collect();
     let mut names = HashSet::new();

@@ -7,10 +7,10 @@ use tokenizers::DecoderWrapper;
 use super::sentencepiece;
 use crate::LmError;
 
-/// How a vocabulary writes bytes.
+/// The encoding of bytes in a vocabulary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Alphabet {
-    /// A printable character for each byte, as GPT-2.
+    /// A printable character for each byte, as in GPT-2.
     ByteLevel,
     /// Text, spaces as `▁`, single bytes as `<0xNN>`.
     SentencePiece,
@@ -111,9 +111,9 @@ const MAX_GAP: usize = 1 << 16;
 
 /// Joins tokens into a text and gives each its byte range in it.
 ///
-/// Bytes that are no valid UTF-8 become one U+FFFD a maximal run of a broken character. A boundary
-/// inside a character moves to the character's start, so a character belongs to the last token that
-/// has part of it.
+/// Each maximal run of an incomplete UTF-8 character becomes one U+FFFD. A boundary inside a
+/// character moves to the character's start, so a character belongs to the last token that has a
+/// part of it.
 pub(super) fn spell<'t>(tokens: impl Iterator<Item = &'t [u8]>) -> (String, Vec<(usize, usize)>) {
     let (mut raw, mut ends) = (Vec::new(), Vec::new());
     for token in tokens {
@@ -162,15 +162,16 @@ pub(super) fn char_spans(offsets: &[(usize, usize)], length: usize) -> Vec<(usiz
     spans
 }
 
-/// Undoes GPT-2's printable alphabet; a token that is not written in it stands for its own UTF-8.
+/// Decodes GPT-2's printable alphabet; a token with other characters is taken as UTF-8.
 fn byte_level_bytes(token: &str) -> Vec<u8> {
     let bytes: Option<Vec<u8>> = token.chars().map(byte_of).collect();
     bytes.unwrap_or_else(|| token.as_bytes().to_vec())
 }
 
-/// The byte that a character of GPT-2's alphabet stands for.
+/// The byte of a character of GPT-2's alphabet.
 ///
-/// Printable Latin-1 stands for itself; the other 68 bytes, in order, are U+0100 and following.
+/// Printable Latin-1 characters are their own bytes; the other 68 bytes, in order, are U+0100 and
+/// following.
 fn byte_of(c: char) -> Option<u8> {
     let printable = |code: u32| matches!(code, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     let code = u32::from(c);

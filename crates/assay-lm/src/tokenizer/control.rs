@@ -93,7 +93,7 @@ pub(super) fn split<'t>(text: &'t str, control: &[ControlToken]) -> Vec<Piece<'t
     interleave(pieces, &found)
 }
 
-/// Puts control tokens among texts; each comes after the number of texts given with it.
+/// Inserts control tokens between texts; each comes after the number of texts given with it.
 fn interleave<'t>(texts: Vec<Piece<'t>>, control: &[(usize, u32)]) -> Vec<Piece<'t>> {
     let mut pieces = Vec::with_capacity(texts.len() + control.len());
     let mut next = 0;

@@ -1,9 +1,8 @@
-//! The tokenizer of a GGUF file, rebuilt as its family publishes it.
+//! The tokenizer of a GGUF file, rebuilt as published by its family.
 //!
-//! The metadata holds vocabulary, merges and token types; of the normaliser and the splitting rules
-//! it has only a name, and the published ones are restored from it here: Qwen composes characters
-//! (NFC), SmolLM splits every digit apart. Without them ids differ from the originals on some
-//! texts.
+//! The metadata has vocabulary, merges and token types, but only a name for the normaliser and the
+//! splitting rules. This module restores the published ones: Qwen composes characters (NFC), SmolLM
+//! splits every digit. Without them, ids would differ from the original tokenizer on some texts.
 
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::normalizers::NFC;
@@ -27,14 +26,14 @@ const LLAMA3_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L
 const CONTROL: f64 = 3.0;
 const USER_DEFINED: f64 = 4.0;
 
-/// A family's way of cutting text before merging.
+/// A family's rule for splitting text before merging.
 #[derive(Clone, Copy, PartialEq)]
 enum Family {
     Gpt2,
     Digits,
     Qwen,
     Llama3,
-    /// Nothing is cut: spaces are part of the vocabulary.
+    /// No splitting: spaces are part of the vocabulary.
     SentencePiece,
 }
 
@@ -134,8 +133,8 @@ fn family(file: &GgufFile) -> Result<Family, LmError> {
     }
 }
 
-/// The family of a file whose converter named none: old files lack `tokenizer.ggml.pre`, and a
-/// Llama 3 or Qwen vocabulary cut by GPT-2's rule gives other tokens than the model was trained on.
+/// The family of a file that names none. Old files lack `tokenizer.ggml.pre`, and a Llama 3 or Qwen
+/// vocabulary with GPT-2's splitting rule gives other tokens than the model was trained on.
 fn by_vocabulary(file: &GgufFile) -> Result<Family, LmError> {
     let tokens = file.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
     let has = |name: &str| tokens.iter().any(|token| token == name);
@@ -161,7 +160,7 @@ fn merges(file: &GgufFile) -> Result<Vec<(String, String)>, LmError> {
             _ => {
                 return file.bad(
                     "tokenizer.ggml.merges",
-                    format!("merge {rank} {line:?} is no pair"),
+                    format!("merge {rank} {line:?} is not a pair"),
                 );
             }
         }
@@ -224,7 +223,7 @@ fn roles(file: &GgufFile, family: Family, vocab_size: usize) -> Result<Roles, Lm
         id => Ok(id.map(|id| id as u32)),
     };
     let bos = token("tokenizer.ggml.bos_token_id")?;
-    // Converters leave the flag out where it has the family's default.
+    // Converters omit the flag if it has the family's default.
     let adds_bos = file
         .flag("tokenizer.ggml.add_bos_token")?
         .unwrap_or(matches!(family, Family::Llama3 | Family::SentencePiece));

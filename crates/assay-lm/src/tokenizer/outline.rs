@@ -1,8 +1,7 @@
 //! Checks the parts of a `tokenizer.json` before it is parsed.
 //!
-//! Byte-level BPE, SentencePiece-style BPE and closed vocabularies need few of the parts that the
-//! format knows. Others change text, or trust constants of the file so much that a malformed one
-//! ends the process.
+//! Byte-level BPE, SentencePiece-style BPE and closed vocabularies need few parts of the format.
+//! Other parts change text, or end the process if constants in the file are malformed.
 
 use std::path::Path;
 
@@ -30,13 +29,13 @@ const MODELS: [&str; 2] = ["BPE", "WordLevel"];
 /// Longest splitting pattern in bytes; published ones have 200.
 const MAX_PATTERN: usize = 1 << 16;
 
-/// The parts of the file; the vocabulary is passed over.
+/// The parts of the file; the vocabulary is skipped.
 #[derive(Deserialize)]
 struct Outline {
     normalizer: Option<Value>,
     pre_tokenizer: Option<Value>,
     post_processor: Option<Value>,
-    /// Read for its syntax alone: the parser of the tokenizer takes it for granted here.
+    /// Parsed only for its syntax, which the tokenizer's parser does not check here.
     #[serde(rename = "decoder")]
     _decoder: Option<Value>,
     model: Model,
@@ -49,11 +48,11 @@ struct Model {
     dropout: Option<f64>,
 }
 
-/// Refuses parts that are not read, a template that names unknown tokens, and random merges.
+/// Fails for unsupported parts, a template that names unknown tokens, and random merges.
 ///
 /// # Errors
-/// [`LmError::Tokenizer`] for what is no tokenizer, [`LmError::UnsupportedTokenizer`] naming the
-/// part.
+/// [`LmError::Tokenizer`] for a file that is not a tokenizer; [`LmError::UnsupportedTokenizer`]
+/// names the part.
 pub(super) fn check(bytes: &[u8], path: &Path) -> Result<(), LmError> {
     let outline: Outline = serde_json::from_slice(bytes)
         .map_err(|source| failed(path, "reading the tokenizer")(source.into()))?;
@@ -115,7 +114,7 @@ fn check_part(value: &Value, part: &str, known: &[&str]) -> Result<(), String> {
     }
 }
 
-/// Only what SentencePiece does: spaces become `▁`, and one more may stand before a text.
+/// Accepts only SentencePiece's behaviour: spaces become `▁`, and one more may precede a text.
 fn check_space(value: &Value, part: &str, kind: &str) -> Result<(), String> {
     let text = |key: &str| value.get(key).and_then(Value::as_str);
     let is_known = match kind {

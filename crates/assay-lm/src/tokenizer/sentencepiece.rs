@@ -4,10 +4,10 @@
 use serde_json::Value;
 use tokenizers::PreTokenizerWrapper;
 
-/// How a space is written in the vocabulary.
+/// A space in the vocabulary.
 pub(super) const SPACE: char = '▁';
 
-/// Which texts begin with a space that they do not have.
+/// Which texts are tokenized with an additional space before them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Prefix {
     /// None.
@@ -53,7 +53,7 @@ pub(super) fn is_decoder(decoder: &Value) -> bool {
     replaces || find(decoder, "Metaspace").is_some()
 }
 
-/// The bytes that a token stands for.
+/// The bytes of a token.
 pub(super) fn bytes(token: &str) -> Vec<u8> {
     let byte = token
         .strip_prefix("<0x")
@@ -69,7 +69,7 @@ pub(super) fn bytes(token: &str) -> Vec<u8> {
 
 const SCHEME: &str = "prepend_scheme";
 
-/// The first part of a kind, in a part or in the sequence that it is.
+/// The first part of a kind: the part itself, or an element if it is a sequence.
 fn find<'v>(part: &'v Value, kind: &str) -> Option<&'v Value> {
     if part.get("type").and_then(Value::as_str) == Some(kind) {
         return Some(part);

@@ -14,14 +14,14 @@ use crate::family::{Bias, OUTER, Role, TensorSpec};
 use crate::weights::Weights;
 use crate::{LmError, ModelConfig, Placement, RopeScaling, RopeSettings};
 
-/// Largest number of positions in a rotation table: a configuration may claim any number.
+/// Maximum number of positions in a rotation table, since a configuration may claim any number.
 const MAX_TABLE_POSITIONS: usize = 1 << 17;
 
 impl Transformer {
-    /// Builds the model from a weight source, tensor after tensor where they belong.
+    /// Builds the model from a weight source and puts each tensor on its device.
     ///
-    /// An output matrix that differs from the embedding is used, as transformers does, even where
-    /// the configuration says that the two are tied.
+    /// As in transformers, an output matrix that differs from the embedding is used even if the
+    /// configuration says that the two are tied.
     ///
     /// # Errors
     /// Names the file and tensor that is missing or whose shape does not match the configuration.
@@ -37,11 +37,11 @@ impl Transformer {
         Ok(model)
     }
 
-    /// The same weights on another device: matrices in its type, vectors in f32. Memory that only
-    /// `self` holds is freed on the way.
+    /// The same weights on another device: matrices in its type, vectors in f32. Frees each tensor
+    /// that only `self` holds once it is copied.
     ///
     /// # Errors
-    /// Fails when the device has no memory for them.
+    /// The device has no memory for them.
     pub fn placed(mut self, placement: &Placement) -> Result<Self, LmError> {
         if !has_kernels(&placement.device) {
             return Ok(self);
@@ -93,8 +93,7 @@ impl Transformer {
         })
     }
 
-    /// A fully trainable model whose tensors come from `source`, asked by Hugging Face name and
-    /// shape.
+    /// A fully trainable model. `source` returns each tensor by Hugging Face name and shape.
     ///
     /// # Errors
     /// Returns the errors of `source`.
@@ -180,7 +179,7 @@ impl Transformer {
         copy.in_panels(self.factors())
     }
 
-    /// Every tensor by Hugging Face name, f32, as a directory of weights holds them.
+    /// Every tensor by Hugging Face name, f32, with the values of a weight directory.
     ///
     /// # Errors
     /// Fails when a quantised matrix cannot be expanded.
@@ -218,7 +217,7 @@ struct Request<'r> {
     name: &'r str,
     shape: &'r [usize],
     start: Start,
-    /// Hugging Face files hold the tensor less this.
+    /// Subtracted from the tensor in Hugging Face files.
     offset: f64,
 }
 
@@ -230,13 +229,13 @@ enum Start {
     Constant(f32),
 }
 
-/// Where a model's tensors come from.
+/// A source of a model's tensors.
 trait TensorSource {
     fn matrix(&mut self, request: &Request<'_>) -> Result<Matrix, LmError>;
     fn vector(&mut self, request: &Request<'_>) -> Result<Tensor, LmError>;
 }
 
-/// Weights as their file has them, on a device: matrices in its type, blocks as they are, vectors
+/// Weights of a file, on a device: matrices in its type, quantised blocks unchanged, vectors in
 /// f32.
 struct Frozen<'w> {
     weights: &'w Weights,
@@ -355,7 +354,7 @@ impl Layer {
     }
 }
 
-/// The rotation table of local layers, where the model has any.
+/// The rotation table of local layers, if the model has any.
 fn local_rope_table(config: &ModelConfig, device: &Device) -> Result<Option<RopeTable>, LmError> {
     let local = config.pattern.local_theta.map(|theta| ModelConfig {
         rope: RopeSettings {

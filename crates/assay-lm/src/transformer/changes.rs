@@ -1,6 +1,6 @@
-//! Changes of a base model that an adapter file asks for and that no LoRA pair on a projection
-//! expresses: whole tensors, pairs on the embedding and the output matrix, DoRA's magnitudes,
-//! biases of up maps. They are merged into the weights.
+//! Changes of a base model by an adapter file other than LoRA pairs on projections: whole tensors,
+//! pairs on the embedding and the output matrix, DoRA's magnitudes, biases of up maps. They are
+//! merged into the weights.
 
 use assay_ops::Matrix;
 use candle_core::{DType, Tensor};
@@ -27,17 +27,17 @@ pub(crate) struct WholeTensor {
     pub(crate) tie: Tie,
 }
 
-/// What becomes of an output matrix that is the embedding, when the embedding changes.
+/// The effect of a changed embedding on an output matrix that is tied to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tie {
     /// It changes with the embedding.
     Kept,
-    /// It keeps the values that it had.
+    /// It keeps its values.
     Cut,
 }
 
-/// A pair that is merged into its matrix: W + scale B A, then each row scaled to its magnitude
-/// where there is one.
+/// A pair that is merged into its matrix: W + scale B A, then each row scaled to its magnitude if
+/// there is one.
 #[derive(Debug)]
 pub(crate) struct MergedPair {
     /// Path of the module, as Hugging Face names it.
@@ -58,7 +58,7 @@ impl Changes {
         self.whole.is_empty() && self.pairs.is_empty()
     }
 
-    /// A module that is changed, for messages.
+    /// The name of a changed module, for messages.
     pub(crate) fn example(&self) -> &str {
         let whole = self.whole.first().map(|change| change.module.as_str());
         let pair = self.pairs.first().map(|change| change.module.as_str());
@@ -168,7 +168,7 @@ impl Transformer {
         Ok(())
     }
 
-    /// Gives a tied model an output matrix of its own.
+    /// Gives a tied model a separate output matrix.
     fn untie(&mut self, output: Matrix) {
         if self.output.is_none() {
             self.output = Some(output);

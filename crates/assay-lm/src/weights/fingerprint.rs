@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use sha2::{Digest, Sha256};
 
-/// Bytes of a file that is digested whole.
+/// Maximum size in bytes of a file that is digested completely.
 const WHOLE: usize = 64 << 20;
 /// Bytes of each block of a longer one.
 const BLOCK: usize = 1 << 20;
-/// Blocks of a longer one, at equal distances from its first byte to its last.
+/// Number of blocks of a longer one, at equal distances from its first byte to its last.
 const BLOCKS: usize = 32;
 
 /// SHA-256, as lower-case hexadecimal, over the length and the blocks of every file in turn.

@@ -1,7 +1,7 @@
 //! GGUF files, mapped: typed access to metadata and tensors, of one file or of all parts of a split
 //! one.
 //!
-//! What metadata and tensors mean is decided by `config`, `tokenizer` and `names`.
+//! `config`, `tokenizer` and `names` interpret metadata and tensors.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -26,7 +26,7 @@ const SPLIT_COUNT: &str = "split.count";
 /// Which part a file is, from 0.
 const SPLIT_NUMBER: &str = "split.no";
 
-/// An open GGUF file, or all parts of a split one: its metadata and where its tensors lie.
+/// An open GGUF file, or all parts of a split one: its metadata and the positions of its tensors.
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
@@ -46,8 +46,8 @@ pub(crate) struct TensorEntry {
 }
 
 impl GgufFile {
-    /// Maps a file and reads its header; of a split file (`-00001-of-00003.gguf`) all parts,
-    /// whichever is named.
+    /// Maps a file and reads its header. Of a split file (`-00001-of-00003.gguf`) it opens all
+    /// parts, whichever is named.
     ///
     /// # Errors
     /// [`LmError::InvalidWeightFile`] names the file and the part: a wrong magic or version,
@@ -93,7 +93,7 @@ impl GgufFile {
         })
     }
 
-    /// Adds the tensors of another part; its metadata but for its number is that of the first.
+    /// Adds the tensors of another part. Only the part number of its metadata is read.
     fn add(&mut self, path: &Path, number: usize) -> Result<(), LmError> {
         let mut other = Self::open_one(path)?;
         if other.unsigned(SPLIT_NUMBER)? != Some(number - 1) {
@@ -118,7 +118,7 @@ impl GgufFile {
     /// `general.architecture`.
     ///
     /// # Errors
-    /// Names the file when the key is missing or no text.
+    /// Names the file if the key is missing or not a text.
     pub fn architecture(&self) -> Result<&str, LmError> {
         match self.text("general.architecture")? {
             Some(name) => Ok(name),

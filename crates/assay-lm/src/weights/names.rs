@@ -10,7 +10,7 @@ use super::{check_shape, dense};
 use crate::LmError;
 use crate::family::Family;
 
-/// Every tensor's Hugging Face name, sorted; tensors without one keep the name they have.
+/// Every tensor's Hugging Face name, sorted; tensors without one keep their own name.
 pub(super) fn hugging_face_names(file: &GgufFile) -> Vec<String> {
     let family = family(file);
     let published = |name: &str| family.and_then(|family| family.hugging_face_name(name));

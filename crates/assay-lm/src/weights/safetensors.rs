@@ -15,7 +15,7 @@ use crate::config::read_json;
 
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
-/// Weights in formats that are not read.
+/// Weight files in unsupported formats.
 const PICKLED_FILES: [&str; 4] = [
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
@@ -23,7 +23,7 @@ const PICKLED_FILES: [&str; 4] = [
     "consolidated.00.pth",
 ];
 
-/// Mapped safetensors files and where each tensor lies in them.
+/// Mapped safetensors files and the position of each tensor.
 #[derive(Debug)]
 pub(crate) struct SafetensorsDirectory {
     path: PathBuf,
@@ -94,7 +94,7 @@ impl SafetensorsDirectory {
         self.entries.keys().cloned().collect()
     }
 
-    /// Whether both tensors are there and hold different values.
+    /// Whether both tensors exist and have different values.
     pub(super) fn differ(&self, one: &str, other: &str) -> bool {
         let (Some(one), Some(other)) = (self.entries.get(one), self.entries.get(other)) else {
             return false;
@@ -166,7 +166,7 @@ impl SafetensorsDirectory {
         shards.dedup();
         for name in shards {
             if !is_plain_file_name(name) {
-                let reason = format!("shard {name:?} is no plain file name of this directory");
+                let reason = format!("shard {name:?} is not a plain file name of this directory");
                 let (path, what) = (index.to_owned(), "weight_map".to_owned());
                 return Err(LmError::InvalidWeightFile { path, what, reason });
             }

@@ -6,7 +6,7 @@ use assay_lm::{GgufFile, LmError, ModelConfig, Tokenizer, Weights};
 
 use crate::{golden, names, tried};
 
-/// A GGUF file by hand.
+/// A builder of GGUF files.
 #[derive(Clone)]
 struct Gguf(Vec<u8>);
 
@@ -105,7 +105,7 @@ fn gguf_headers_that_are_refused() {
                 .u32(4)
                 .u32(48)
                 .clone(),
-            "48 is no power of two",
+            "48 is not a power of two",
         ),
         (
             Gguf::new(0, 1)
@@ -113,7 +113,7 @@ fn gguf_headers_that_are_refused() {
                 .u32(4)
                 .u32(0)
                 .clone(),
-            "0 is no power of two",
+            "0 is not a power of two",
         ),
         (
             Gguf::new(1, 0).tensor("t", &[], 0, 0).clone(),
@@ -183,7 +183,7 @@ fn gguf_headers_that_are_refused() {
     assert!(open_gguf(&Gguf::new(1, 0).tensor("t", &[8], 0, 0).data(32).0).is_ok());
 }
 
-/// A real header cut at every length is an error, never a panic.
+/// A valid header truncated at any length is an error, never a panic.
 #[test]
 fn truncated_gguf_files_are_errors() {
     let bytes = fs::read(golden("blocks.gguf")).unwrap();

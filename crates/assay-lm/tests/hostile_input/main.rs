@@ -1,4 +1,4 @@
-//! Malformed, truncated and contradictory model files: the message names the file and the thing,
+//! Malformed, truncated and contradictory model files: the message names the file and the cause,
 //! and nothing panics.
 #![allow(clippy::unwrap_used)]
 
@@ -194,7 +194,7 @@ fn configurations_that_are_refused() {
     names(ModelConfig::read(dir.path()), &["config.json", "EOF"]);
 }
 
-/// No sequence may be longer than the narrowest window, so attention over all of it is the same.
+/// No sequence may be longer than the smallest window, so full attention gives the same result.
 #[test]
 fn a_sliding_window_bounds_the_positions() {
     let read = |change: Value| {

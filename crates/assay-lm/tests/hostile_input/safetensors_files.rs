@@ -148,7 +148,7 @@ fn shard_indices_that_are_refused() {
         write(json!({"a": name}));
         names(
             open(),
-            &["model.safetensors.index.json", "no plain file name"],
+            &["model.safetensors.index.json", "not a plain file name"],
         );
     }
     write(json!({"a": "1.safetensors"}));

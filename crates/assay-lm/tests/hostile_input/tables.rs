@@ -1,4 +1,4 @@
-//! Valid files with one thing changed, and what must be said about it.
+//! Valid files with one change each, and the expected errors.
 
 use std::fs;
 

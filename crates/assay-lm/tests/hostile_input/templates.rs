@@ -1,5 +1,5 @@
-//! Chat templates written to escape, to hang or to exhaust: each ends in an error or in bounded
-//! text, quickly.
+//! Hostile chat templates that try to read files, run forever or exhaust memory. Each quickly ends
+//! in an error or in a bounded text.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use assay_tasks::message::Message;
 
 use crate::{message, tried};
 
-/// Most bytes that any of these may render to: what the work budget pays for.
+/// Maximum number of bytes that any of these may render to, as limited by the work budget.
 const MOST_TEXT: usize = 256 << 20;
 
 fn outcome(source: &str) -> String {
@@ -26,7 +26,8 @@ fn outcome(source: &str) -> String {
     }
 }
 
-/// Template and a part of what becomes of it: an error's message, or `text` and what it renders to.
+/// A template and a part of its expected result: an error's message, or `text` and the rendered
+/// text.
 const CASES: &[(&str, &str)] = &[
     // Files and other templates.
     ("{% include 'x' %}", "template not found"),
@@ -225,8 +226,8 @@ const CASES: &[(&str, &str)] = &[
     ("{{ undefined_thing.attribute }}", "chat template failed"),
 ];
 
-/// Doubling a list shares its halves, so that asking for its length takes time that the work budget
-/// does not see.
+/// A doubled list shares its halves, so computing its length takes time that the work budget does
+/// not count.
 #[test]
 fn the_clock_stops_slow_templates() {
     let double = "{% set ns = namespace(s=['x']) %}{% for i in range(64) %}{% set ns.s = ns.s + ns.s %}{% endfor %}\

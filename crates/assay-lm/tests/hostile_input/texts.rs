@@ -30,7 +30,7 @@ fn tokenizers_that_are_refused() {
         read(),
         &["tokenizer.json", "not supported, only byte-level"],
     );
-    // Half of a surrogate pair: found by fuzzing, the parser of tokenizers panics at it there.
+    // Half of a surrogate pair, found by fuzzing: the parser of `tokenizers` panics on it.
     good["decoder"] = json!({"type": "HALF"});
     let half = good.to_string().replace("HALF", "\\ud800");
     fs::write(&file, half).unwrap();
@@ -41,7 +41,7 @@ fn tokenizers_that_are_refused() {
     names(read(), &["tokenizer.json", "far beyond"]);
 }
 
-/// A file's own truncation and padding would cut or fill every text.
+/// A file's own truncation and padding would change every text.
 #[test]
 fn truncation_and_padding_of_a_file_are_ignored() {
     let dir = directory(&config_json());

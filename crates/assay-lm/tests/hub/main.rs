@@ -1,5 +1,5 @@
-//! The hub's cache and requests against a server on this machine that answers as the hub does. The
-//! real hub is not asked.
+//! The hub's cache and requests, tested with a local server that behaves like the hub. The real hub
+//! is not contacted.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // tests stop where something is not as expected
 
@@ -80,7 +80,7 @@ fn only_needed_files_enter_the_cache() {
     );
 }
 
-/// The first try ends after 400 bytes, the second after 400 more, the third brings the rest.
+/// The first attempt ends after 400 bytes, the second after 400 more, the third returns the rest.
 #[test]
 fn a_broken_download_continues() {
     let hub = model();
@@ -100,7 +100,7 @@ fn a_broken_download_continues() {
 #[test]
 fn a_stalled_download_is_given_up() {
     let hub = model();
-    // Each answer brings some and stalls: slow, but it gets there.
+    // Each response sends some bytes and then stalls. The download is slow but completes.
     hub.world.lock().unwrap().stalls_after = Some(large().len() / 5 + 1);
     let path = hub.fetch("org/name").unwrap();
     assert_eq!(fs::read(path.join("model.safetensors")).unwrap(), large());
@@ -229,7 +229,10 @@ fn nothing_that_a_hub_answers_leaves_the_cache() {
         .files
         .insert("model.safetensors.index.json".to_owned(), index.to_vec());
     let error = hub.refused("org/name");
-    assert!(error.contains("no path inside its repository"), "{error}");
+    assert!(
+        error.contains("not a path inside its repository"),
+        "{error}"
+    );
     hub.world
         .lock()
         .unwrap()
@@ -265,7 +268,7 @@ fn without_a_network_the_cache_answers() {
     assert!(error.contains("HF_HUB_OFFLINE is set"), "{error}");
 }
 
-/// A cache as `huggingface_hub` leaves it: the same names, made by hand.
+/// A cache with the layout of `huggingface_hub`.
 #[test]
 fn a_cache_that_python_filled_is_read() {
     let cache = TempDir::new().unwrap();
@@ -290,7 +293,7 @@ fn a_cache_that_python_filled_is_read() {
     assert_eq!(found, snapshot);
     let error = locate(Path::new("no such model"), &settings, &mut |_| ()).unwrap_err();
     assert!(
-        error.to_string().contains("no hub name like org/name"),
+        error.to_string().contains("not a hub name like org/name"),
         "{error}"
     );
 }

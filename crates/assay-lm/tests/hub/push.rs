@@ -1,5 +1,4 @@
-//! Pushes: what the server receives, what it is not sent twice, and how a push ends that goes
-//! wrong.
+//! Pushes: the files that the server receives, those that are not sent twice, and failed pushes.
 
 use std::fs;
 use std::path::Path;
@@ -75,7 +74,7 @@ impl Pushing {
         self.push().unwrap_err().to_string()
     }
 
-    /// Everything arrived as it is on the disk.
+    /// Asserts that the server received all files unchanged.
     fn check(&self) {
         let world = self.hub.world.lock().unwrap();
         let pushes = &world.pushes;
@@ -126,7 +125,7 @@ fn large_files_go_in_parts() {
     );
 }
 
-/// Nothing is sent twice, and of a changed directory the changed file alone.
+/// Nothing is sent twice, and of a changed directory only the changed file.
 #[test]
 fn a_repeated_push_sends_what_is_missing() {
     let pushing = Pushing::new();
@@ -262,6 +261,6 @@ fn only_plain_files_are_listed() {
     #[cfg(unix)]
     {
         std::os::unix::fs::symlink("/etc/passwd", pushing.dir.path().join("link")).unwrap();
-        assert!(refused(pushing.dir.path()).contains("no plain file"));
+        assert!(refused(pushing.dir.path()).contains("not a plain file"));
     }
 }

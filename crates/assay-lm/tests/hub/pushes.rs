@@ -1,5 +1,4 @@
-//! The part of the server that pushes talk to: the repository, its commits and its large-file
-//! storage.
+//! The part of the server for pushes: the repository, its commits and its large-file storage.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -10,10 +9,10 @@ use sha1::{Digest, Sha1};
 
 use super::server::{COMMIT, digest};
 
-/// What was pushed to the server, and how it behaves.
+/// The state of the server after pushes, and its behaviour.
 #[derive(Default)]
 pub(crate) struct Pushes {
-    /// Where the server is, for the addresses of its storage.
+    /// Address of the server, for the addresses of its storage.
     pub(crate) endpoint: String,
     repositories: BTreeSet<String>,
     /// Contents in large-file storage, by SHA-256.
@@ -22,7 +21,7 @@ pub(crate) struct Pushes {
     parts: BTreeMap<(String, u64), Vec<u8>>,
     /// Files of the repository: the name of each content.
     pub(crate) files: BTreeMap<String, String>,
-    /// Contents that a commit held itself.
+    /// Contents that a commit contained itself.
     pub(crate) small: BTreeMap<String, Vec<u8>>,
     /// Summaries of the commits.
     pub(crate) commits: Vec<String>,

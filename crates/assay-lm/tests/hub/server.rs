@@ -1,4 +1,4 @@
-//! A server that answers as the hub is documented to.
+//! A server that follows the hub's documentation.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -23,7 +23,7 @@ pub(crate) struct World {
     /// Entity tags that are not the file's digest.
     pub(crate) etags: HashMap<String, String>,
     pub(crate) commit: String,
-    /// Breaks off this many downloads of files over 1000 bytes in the middle.
+    /// Interrupts this many downloads of files over 1000 bytes in the middle.
     pub(crate) breaks: usize,
     /// Sends nothing more after this many bytes of files over 1000 bytes, and keeps the connection.
     pub(crate) stalls_after: Option<usize>,

@@ -16,7 +16,8 @@ pub(crate) struct Cache<'a> {
     pub(crate) width: usize,
 }
 
-/// q and the prompt are f32 and contiguous; the rows are in the prompt and the cache. A task is one row and key-value head.
+/// q and the prompt are f32 and contiguous; the rows are in the prompt and the cache. A task is one
+/// row and key-value head.
 pub(crate) fn cached_attention(
     q: &Tensor,
     prompt: PromptKeyValues<'_>,

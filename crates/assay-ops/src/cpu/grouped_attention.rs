@@ -39,7 +39,8 @@ pub(crate) fn grouped_attention(
 struct GroupedAttention {
     layout: Arc<AttentionLayout>,
     shape: HeadShape,
-    /// `[kv_heads, heads / kv_heads, T]` flattened: log of the sum of exponentials of each row's scores.
+    /// `[kv_heads, heads / kv_heads, T]` flattened: log of the sum of exponentials of each row's
+    /// scores.
     log_normalisers: OnceLock<Vec<f32>>,
 }
 

@@ -47,7 +47,7 @@ fn adapted(x: &Tensor, weight: Option<Matrix>, lora: Lora<'_>) -> Result<Tensor,
         weight,
         factors,
         scale: lora.scale as f32,
-        // Panels of another type have other values.
+        // Panels of another type have other values, so they are not used.
         laid_out: lora
             .laid_out
             .filter(|laid_out| laid_out.a.dtype() == factors)
@@ -391,7 +391,7 @@ impl<'a> Adapted<'a> {
     }
 }
 
-/// y `[rows, out]` = x W^T + the adapter's term. Both are summed while a block of y is in the cache.
+/// y `[rows, out]` = x W^T + the adapter's term, both summed while a block of y is in the cache.
 fn base_forward(
     weight: &Matrix,
     x: Factor<'_>,

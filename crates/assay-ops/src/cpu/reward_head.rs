@@ -7,7 +7,8 @@ use crate::OpsError;
 use crate::cpu::routines::{dispatched, reduce};
 use crate::values::{Values, slice, zeros};
 
-/// Rows of one parallel task; also the unit in which the weight's gradient is summed, so it fixes that sum's order.
+/// Rows of one parallel task; also the unit in which the weight's gradient is summed, so it fixes
+/// that sum's order.
 const ROWS: usize = 64;
 
 /// hidden `[T, d]`, weight `[d]` and bias `[1]`: f32, contiguous.

@@ -7,7 +7,8 @@ use crate::OpsError;
 use crate::cpu::routines::{dispatched, reduce};
 use crate::values::{Values, slice, zeros};
 
-/// Rows of one parallel task; also the unit in which the weight's gradient is summed, so it fixes that sum's order.
+/// Rows of one parallel task; also the unit in which the weight's gradient is summed, so it fixes
+/// that sum's order.
 const ROWS: usize = 32;
 
 /// x `[T, d]` and weight `[d]`: f32, contiguous.
@@ -99,7 +100,8 @@ dispatched! {
 }
 
 dispatched! {
-    /// With s = 1 / sqrt(mean(x^2) + eps): dx = s (g w) - x s^3 mean(g w x); dw += g x s. An empty `dw` is left out.
+    /// With s = 1 / sqrt(mean(x^2) + eps): dx = s (g w) - x s^3 mean(g w x); dw += g x s. An empty
+    /// `dw` is left out.
     fn backward_rows(x: &[f32], grad: &[f32], weight: &[f32], eps: f32, dx: &mut [f32], dw: &mut [f32]) {
         let width = weight.len();
         let rows = x.chunks_exact(width).zip(grad.chunks_exact(width)).zip(dx.chunks_exact_mut(width));

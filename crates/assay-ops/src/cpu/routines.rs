@@ -1,7 +1,8 @@
 //! Routines: arithmetic on slices, from which the CPU's operations are built.
 //!
-//! Every routine is compiled for AVX-512, for AVX2 with FMA and portably. The widest version that the machine supports
-//! runs. All versions do the same additions and multiplications in the same order, so they return the same bits.
+//! Every routine is compiled for AVX-512, for AVX2 with FMA and portably. The widest version that
+//! the machine supports runs. All versions do the same additions and multiplications in the same
+//! order, so they return the same bits.
 
 pub(crate) mod disjoint;
 pub(crate) mod exponential;
@@ -22,7 +23,7 @@ pub(crate) enum Level {
     Portable,
 }
 
-/// The widest level this machine runs; the standard library caches the answer.
+/// The widest level that this machine supports; the standard library caches the result.
 #[inline]
 pub(crate) fn level() -> Level {
     #[cfg(target_arch = "x86_64")]

@@ -27,7 +27,8 @@ impl CustomOp1 for SeedGradient {
     }
 
     fn bwd(&self, _y: &Tensor, _zero: &Tensor, grad: &Tensor) -> CandleResult<Option<Tensor>> {
-        // The gradient of the root is 1. For a sum or a multiple of seeds it is the factor of this seed.
+        // The gradient of the root is 1. For a sum or a multiple of seeds it is the factor of this
+        // seed.
         match grad.to_scalar::<f32>()? {
             1.0 => Ok(Some(self.gradient.clone())),
             factor => Ok(Some((&self.gradient * f64::from(factor))?)),

@@ -90,8 +90,9 @@ impl Logprobs {
             .zip(target_words.chunks_exact(width.max(1)))
             .zip(&states)
         {
-            // W[target] - sum e^(logit - largest) W / sum e^(logit - largest). With bf16 factors the sum leaves out the
-            // target: where its probability is near 1, rounding its weight would hide the rest of the gradient.
+            // W[target] - sum e^(logit - largest) W / sum e^(logit - largest). With bf16 factors
+            // the sum leaves out the target: where its probability is near 1, rounding its weight
+            // would hide the rest of the gradient.
             let scale = 1.0 / state.sum;
             let weight = match self.output.factors() {
                 DType::BF16 => 1.0 - exp(state.target - state.largest) * scale,
@@ -129,7 +130,7 @@ impl Logprobs {
         Ok(dh)
     }
 
-    /// Gradients at hidden and at the output matrix `[V, d]`. Computes the logits again.
+    /// Gradients at hidden and at the output matrix `[V, d]`. Recomputes the logits.
     fn backward(&self, hidden: &[f32], grad: &[f32], dw: &mut [f32]) -> CandleResult<Vec<f32>> {
         let saved = self.saved()?;
         let (_, width) = self.output.dims()?;
@@ -260,7 +261,8 @@ enum PackedPart<'a> {
 }
 
 impl Words<'_> {
-    /// The transpose `[d, count]` in panels; `packed` holds it where the matrix was not packed before.
+    /// The transpose `[d, count]` in panels; `packed` stores it if the matrix was not packed
+    /// before.
     fn forward<'p>(&'p self, width: usize, packed: &'p mut Option<Packed>) -> PackedPart<'p> {
         match self.turned {
             Right::Panels(part) => PackedPart::F32(part),
@@ -354,8 +356,8 @@ struct Fold<'a> {
 }
 
 impl Fold<'_> {
-    /// Folds the logits of one block of words into every row's state, and their weights times their words into `prepared`
-    /// (`[N, d]`, or empty), both relative to the row's largest logit so far.
+    /// Folds the logits of one block of words into every row's state, and their weights times their
+    /// words into `prepared` (`[N, d]`, or empty), both relative to the row's largest logit so far.
     fn words(&self, words: Words<'_>, states: &mut [State], prepared: &mut [f32]) {
         let (count, width) = (words.count, self.width);
         let mut packed = None;
@@ -443,7 +445,8 @@ struct Backward<'a> {
 }
 
 impl Backward<'_> {
-    /// Adds to dh, and sets dw, for one block of words: with G = grad (onehot - softmax), dh += G W and dw = G^T hidden.
+    /// Adds to dh, and sets dw, for one block of words: with G = grad (onehot - softmax), dh += G W
+    /// and dw = G^T hidden.
     fn words(&self, words: Words<'_>, dh: &mut [f32], dw: &mut [f32], kept: &mut Vec<f32>) {
         let (first, count, width) = (words.first, words.count, self.width);
         let mut packed = None;
@@ -482,7 +485,8 @@ impl Backward<'_> {
 }
 
 dispatched! {
-    /// Logits to -grad * e^(logit - log_normaliser): with a row's log normaliser, -grad times the probabilities.
+    /// Logits to -grad * e^(logit - log_normaliser): with a row's log normaliser, -grad times the
+    /// probabilities.
     fn softmax_gradient(logits: &mut [f32], log_normaliser: f32, grad: f32) {
         logits.iter_mut().for_each(|logit| *logit = -grad * exp(*logit - log_normaliser));
     }

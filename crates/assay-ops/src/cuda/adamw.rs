@@ -8,7 +8,7 @@ use crate::adamw::{AdamWTensors, Constants};
 /// Values that one block sums, as in the kernel `squares`.
 const PART: usize = 4096;
 
-/// Partial sums of squares of an f32 tensor, f64; not finite where a value is not.
+/// Partial sums of squares of an f32 tensor, f64; not finite if a value of the part is not.
 pub(crate) fn squares(values: &Tensor) -> CandleResult<Tensor> {
     let (count, device) = (values.elem_count(), values.device());
     let parts = Fresh::new(device, DType::F64, count.div_ceil(PART))?;
@@ -20,7 +20,7 @@ pub(crate) fn squares(values: &Tensor) -> CandleResult<Tensor> {
     Ok(parts.tensor())
 }
 
-/// One update in place; `finite` (u32 `[1]`) becomes zero when a new value is not finite.
+/// One update in place; `finite` (u32 `[1]`) becomes 0 if a new value is not finite.
 pub(crate) fn adamw(state: AdamWTensors<'_>, finite: &Tensor, c: Constants) -> CandleResult<()> {
     let param = state.param;
     let count = param.elem_count();

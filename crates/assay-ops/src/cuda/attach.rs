@@ -12,7 +12,8 @@ use super::launch::Fresh;
 /// Gradients at `N` inputs from the inputs, the result and the gradient at the result.
 pub(crate) type Gradients<const N: usize> = CandleResult<[Option<Tensor>; N]>;
 
-/// Returns the result as a tensor whose backward pass is `backward`. Without a tracked input, the tensor has no history.
+/// Returns the result as a tensor whose backward pass is `backward`. Without a tracked input, the
+/// tensor has no history.
 pub(crate) fn attach1<F>(
     name: &'static str,
     input: &Tensor,

@@ -16,7 +16,8 @@ pub(crate) fn table(rows: &[CacheRow]) -> Vec<[u32; 4]> {
         .collect()
 }
 
-/// The table of sequences that the kernels read, u32 `[S, 4]`: first and end row of the prompt, slot, tokens in the cache.
+/// The table of sequences that the kernels read, u32 `[S, 4]`: first and end row of the prompt,
+/// slot, tokens in the cache.
 pub(crate) fn sequences(rows: &[CacheRow], device: &Device) -> CandleResult<Tensor> {
     let table = table(rows);
     let table = Tensor::from_slice(table.as_flattened(), (rows.len(), 4), device)?;

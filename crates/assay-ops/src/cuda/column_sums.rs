@@ -7,7 +7,8 @@ use super::launch::{Fresh, Launch, ROW_THREADS};
 /// Rows that one thread sums, as in the kernel `column_sums`.
 const SUM_ROWS: usize = 64;
 
-/// Returns the sum over rows i of factors_i a_ij b_ij, f32 `[width]`. Without b or factors, 1 takes their place.
+/// Returns the sum over rows i of factors_i a_ij b_ij, f32 `[width]`. Without b or factors, 1 is
+/// used.
 pub(crate) fn column_sums(
     a: &Tensor,
     b: Option<&Tensor>,

@@ -8,8 +8,8 @@ use crate::DeviceDrawSettings;
 
 const DRAW_THREADS: usize = 512;
 
-/// Draws one token per row of f32 logits `[S, V]`. Returns ids u32, and log-probabilities under the sampling distribution and
-/// under the policy.
+/// Draws one token per row of f32 logits `[S, V]`. Returns ids u32, and log-probabilities under the
+/// sampling distribution and under the policy.
 pub(crate) fn draw_tokens(
     logits: &Tensor,
     uniforms: &[f64],

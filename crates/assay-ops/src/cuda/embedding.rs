@@ -25,7 +25,7 @@ pub(crate) fn embedding(table: &Tensor, ids: &Arc<[u32]>) -> CandleResult<Tensor
     })
 }
 
-/// The gradient at a table of whose rows `ids` were taken: the sum over equal ids, in row order.
+/// The gradient at a table whose rows `ids` were selected: the sum over equal ids, in row order.
 fn scattered(table: &Tensor, ids: &Arc<[u32]>, grad: &Tensor) -> CandleResult<Tensor> {
     let (dtype, device) = (table.dtype(), table.device());
     let sums = table.zeros_like()?;

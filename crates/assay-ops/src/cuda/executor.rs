@@ -42,7 +42,8 @@ pub(super) fn address(storage: &Storage) -> CandleResult<u64> {
     }
 }
 
-/// Launches a kernel. The memory of its arguments lives until this returns, which is enough because a device works in order.
+/// Launches a kernel. The memory of its arguments lives until this returns, which suffices because
+/// a device executes work in order.
 pub(super) fn launch(device: &Device, launch: &Launch) -> CandleResult<()> {
     match device {
         #[cfg(feature = "cuda")]

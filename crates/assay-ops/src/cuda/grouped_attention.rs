@@ -1,4 +1,5 @@
-//! The GPU side of [`crate::grouped_attention()`]. The tiles of queries and of keys are computed once per layout.
+//! The GPU side of [`crate::grouped_attention()`]. The tiles of queries and of keys are computed
+//! once per layout.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ const THREADS: usize = 128;
 /// Queries of one work item of a tile of keys. The limit spreads long groups over the device.
 const QUERIES: usize = 512;
 
-/// The kernels' variant for a head size: values a head, rounded up, and rows of a tile.
+/// The kernels' variant for a head size: values per head, rounded up, and rows of a tile.
 fn variant(head_dim: usize) -> CandleResult<(usize, usize)> {
     match head_dim {
         0..=32 => Ok((32, 32)),
@@ -28,12 +29,13 @@ pub(super) fn kernel(name: &str, head_dim: usize) -> CandleResult<String> {
     Ok(format!("{name}_{}", variant(head_dim)?.0))
 }
 
-/// The tables that the kernels read for a layout.
+/// The kernels' tables for a layout.
 #[derive(Clone)]
 pub(crate) struct Tiles {
     /// `[count, 5]`: first row, rows, first range, end of ranges, first own row of the span.
     queries: Tensor,
-    /// `[count, 2]`: first and end row of the keys that come before a span: its prompt, shared rows.
+    /// `[count, 2]`: first and end row of the keys that come before a span: its prompt, shared
+    /// rows.
     ranges: Tensor,
     /// `[count, 4]`: first key, keys, first query, end of queries.
     items: Tensor,
@@ -69,7 +71,8 @@ impl TileLists {
         lists
     }
 
-    /// Tiles of the queries `own`, which see the rows `before` and their own up to themselves.
+    /// Tiles of the queries `own`, which attend to the rows `before` and to their own up to
+    /// themselves.
     fn add_queries(&mut self, before: &[Range<usize>], own: &Range<usize>, tile_rows: usize) {
         let first_range = self.ranges.len();
         let ranges = before.iter().map(|rows| [rows.start, rows.end]);
@@ -82,8 +85,8 @@ impl TileLists {
         }
     }
 
-    /// Tiles of the keys `own`. The rows from a key to `seen_until` see it, and those of later
-    /// completions that share it.
+    /// Tiles of the keys `own`. The rows from a key to `seen_until` attend to it, and those of
+    /// later completions that share it.
     fn add_keys(
         &mut self,
         own: &Range<usize>,
@@ -133,7 +136,7 @@ fn table<const N: usize>(rows: &[[u32; N]], device: &Device) -> CandleResult<Ten
     Tensor::from_slice(rows.as_flattened(), (rows.len(), N), device)
 }
 
-/// A table that kernels take even where no tile refers to it: of one row at least.
+/// A table of at least one row, since kernels need one even if no tile refers to it.
 fn ranges(rows: &[[u32; 2]], device: &Device) -> CandleResult<Tensor> {
     match rows {
         [] => table(&[[0, 0]], device),

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Result as CandleResult, Shape, Storage, Tensor}
 
 use super::{executor, recording};
 
-/// One argument, as it lies in memory.
+/// One argument, in its memory layout.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(
     not(any(test, feature = "cuda", feature = "emulator")),

@@ -72,8 +72,8 @@ fn trained(x: &Tensor, weight: &Tensor) -> CandleResult<Tensor> {
     })
 }
 
-/// y = x W^T + scale * (x A^T) B^T, W frozen or left out. A and B enter the products in the type of x; their gradients are
-/// summed and kept in f32.
+/// y = x W^T + scale * (x A^T) B^T, W frozen or left out. A and B enter the products in the type of
+/// x; their gradients are summed and kept in f32.
 fn adapted(x: &Tensor, weight: Option<&Matrix>, lora: Lora<'_>) -> CandleResult<Tensor> {
     let (device, dtype, scale) = (x.device(), x.dtype(), lora.scale as f32);
     let (a, b) = (lora.a.contiguous()?, lora.b.contiguous()?);

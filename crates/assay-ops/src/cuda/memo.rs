@@ -1,8 +1,9 @@
-//! A small cache of values computed from a key, so that they are computed once and not in every layer.
+//! A small cache of values computed from a key, so that they are computed once and not in every
+//! layer.
 
 use std::sync::{Mutex, PoisonError};
 
-/// Number of cached values: enough for two players that take turns.
+/// Number of cached values, enough for two players that alternate.
 const ENTRIES: usize = 4;
 
 /// The last few results by key. A clone starts empty.
@@ -36,7 +37,7 @@ impl<K, V> Clone for Memo<K, V> {
     }
 }
 
-/// Caches do not count when their owners are compared.
+/// Caches are always equal, so that they do not affect comparisons of their owners.
 impl<K, V> PartialEq for Memo<K, V> {
     fn eq(&self, _: &Self) -> bool {
         true

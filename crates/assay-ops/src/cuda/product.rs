@@ -36,7 +36,8 @@ pub(crate) struct Factors {
     pub(crate) b: Operand,
 }
 
-/// c = alpha a b + beta c, with c `[rows, columns]` and the sum over `depth`; products are summed in f32.
+/// c = alpha a b + beta c, with c `[rows, columns]` and the sum over `depth`; products are summed
+/// in f32.
 #[derive(Clone, Debug)]
 #[cfg_attr(
     not(any(test, feature = "cuda", feature = "emulator")),
@@ -76,7 +77,7 @@ impl Operand {
         }
     }
 
-    /// Read the other way round.
+    /// The transpose.
     pub(crate) fn t(self) -> Self {
         Self {
             transposed: !self.transposed,
@@ -93,7 +94,7 @@ impl Operand {
 }
 
 impl Factors {
-    /// The factors of a b.
+    /// The factors of the product a b.
     pub(crate) fn new(a: Operand, b: Operand) -> Self {
         Self { a, b }
     }

@@ -1,9 +1,9 @@
-//! Recording a pass of kernels while it runs, and replaying it over the same memory with other inputs.
+//! Records a pass of kernels while it runs, and replays it over the same memory with other inputs.
 //!
-//! A recording holds every kernel and matrix product in order, and the memory that they read and write, except weights and
-//! caches, which the caller keeps. On a GPU the driver runs it as one graph. Where the driver cannot, and in the emulator,
-//! the kernels are launched one by one. Operations of candle are not recorded, so a pass must consist of operations of this
-//! crate.
+//! A recording holds every kernel and matrix product in order, and the memory that they read and
+//! write, except weights and caches, which the caller keeps. On a GPU the driver runs it as one
+//! graph. If the driver cannot, and in the emulator, the kernels are launched one by one.
+//! Operations of candle are not recorded, so a pass must consist of operations of this crate.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -43,7 +43,8 @@ pub(super) enum Work {
 #[derive(Default)]
 struct Recorder {
     work: Vec<Work>,
-    /// Tensors copied to the device, with the list that each is a copy of, so that a pass copies a list once.
+    /// Tensors copied to the device, each with its original list, so that a pass copies a list only
+    /// once.
     inputs: Vec<(Option<Arc<[u32]>>, Tensor)>,
     kept: Vec<Tensor>,
 }
@@ -52,7 +53,7 @@ thread_local! {
     static RECORDER: RefCell<Option<Recorder>> = const { RefCell::new(None) };
 }
 
-/// Stops recording when a pass ends, also by an error.
+/// Stops recording when a pass ends, even with an error.
 struct Stop;
 
 impl Drop for Stop {
@@ -61,10 +62,11 @@ impl Drop for Stop {
     }
 }
 
-/// Runs a pass on `device` in this thread and records it. A replay overwrites the tensors that the pass returned.
+/// Runs a pass on `device` in this thread and records it. A replay overwrites the tensors that the
+/// pass returned.
 ///
 /// # Errors
-/// Whatever `pass` returns.
+/// An error of `pass`.
 pub fn record<R, E>(
     device: &Device,
     pass: impl FnOnce() -> Result<R, E>,
@@ -85,7 +87,8 @@ pub fn record<R, E>(
 }
 
 impl Recording {
-    /// Replays the pass with other inputs of the same sizes, in the order in which the pass first copied them to the device.
+    /// Replays the pass with other inputs of the same sizes, in the order in which the pass first
+    /// copied them to the device.
     ///
     /// # Errors
     /// [`OpsError::Length`] for an input of another size; a failure of the device.
@@ -134,7 +137,8 @@ pub(super) fn keep(tensor: &Tensor) {
     });
 }
 
-/// Returns whether this thread records. A recorded pass must not use or keep cached copies of lists.
+/// Returns whether this thread records. A recorded pass must not use or keep cached copies of
+/// lists.
 pub(super) fn active() -> bool {
     RECORDER.with_borrow(Option::is_some)
 }

@@ -35,7 +35,7 @@ pub(crate) fn reward_head(hidden: &Tensor, weight: &Tensor, bias: &Tensor) -> Ca
     attach3("reward_head", [hidden, weight, bias], logits, gradients)
 }
 
-/// factors weight^T, typed and shaped as `like`.
+/// factors weight^T, with the type and shape of `like`.
 fn outer(factors: &Tensor, weight: &Tensor, like: &Tensor) -> CandleResult<Tensor> {
     let (out, count) = (Fresh::like(like)?, like.elem_count());
     Launch::values("outer", like.dtype(), count)?

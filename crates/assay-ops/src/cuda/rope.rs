@@ -9,7 +9,8 @@ use super::launch::{Fresh, Launch};
 use super::memo::Memo;
 use super::{recording, upload};
 
-/// Cosines and sines of a rotation table on the device, and the positions that were copied there last.
+/// Cosines and sines of a rotation table on the device, and the positions that were copied there
+/// last.
 pub(crate) struct Angles {
     cos: Tensor,
     sin: Tensor,

@@ -1,5 +1,6 @@
-//! Every operation of this folder against the CPU's, forward and backward, in f32 and bf16: on the emulator, which runs the
-//! kernels' sources on the CPU, and on a GPU where the feature `cuda` is on and one answers.
+//! Compares every operation of this folder with the CPU's, forward and backward, in f32 and bf16:
+//! in the emulator, which runs the kernels' sources on the CPU, and on a GPU if the feature `cuda`
+//! is on and there is one.
 
 mod attention;
 mod decoding;
@@ -33,7 +34,7 @@ fn places() -> Vec<Place> {
             }
         }
         Err(reason) => {
-            // Where a compiler is there but cannot compile the kernels, that is their fault.
+            // If there is a compiler but it cannot compile the kernels, the kernels are wrong.
             assert!(!reason.contains("cannot compile"), "{reason}");
             writeln!(std::io::stderr(), "the kernels were not emulated: {reason}").unwrap();
         }
@@ -45,7 +46,7 @@ fn places() -> Vec<Place> {
     places
 }
 
-/// The GPU; a program that is built for one and finds none must not pass.
+/// The GPU. The tests fail if they are built for one and find none.
 fn gpu() -> Option<Device> {
     static GPU: OnceLock<Device> = OnceLock::new();
     match cfg!(feature = "cuda") {
@@ -54,7 +55,7 @@ fn gpu() -> Option<Device> {
     }
 }
 
-/// Numbers in (-1, 1) that look random and never change.
+/// Fixed pseudo-random numbers in (-1, 1).
 fn numbers(count: usize, seed: u64) -> Vec<f32> {
     let mix = |i: u64| {
         let mut z =
@@ -72,7 +73,7 @@ fn tensor(dims: &[usize], seed: u64) -> Tensor {
     Tensor::from_vec(numbers(dims.iter().product(), seed), dims, &Device::Cpu).unwrap()
 }
 
-/// Inputs of one operation; those marked stay f32 whatever the activations are.
+/// An input of an operation. Those marked stay f32 whatever the type of activations.
 type Input = (Tensor, Kind);
 
 #[derive(Clone, Copy, PartialEq)]
@@ -131,13 +132,13 @@ fn relative(found: &[f32], expected: &[f32]) -> f64 {
     })
 }
 
-/// Largest relative difference of bf16 from f32 on the same rounded inputs: the result and one or two intermediate values
-/// are rounded.
+/// Largest relative difference of bf16 from f32 on the same rounded inputs: the result and one or
+/// two intermediate values are rounded.
 const BF16: f64 = 1.5e-2;
 const F32: f64 = 1e-5;
 
-/// Asserts that `kernels` agree with `reference` (the CPU's operation on f32) everywhere, and that on the emulator the order
-/// of threads does not change a bit.
+/// Asserts that `kernels` agree with `reference` (the CPU's operation on f32) everywhere, and that
+/// on the emulator the order of threads does not change a bit.
 fn assert_agree(
     name: &str,
     inputs: &[Input],
@@ -145,7 +146,7 @@ fn assert_agree(
     reference: &dyn Fn(&[Tensor]) -> Tensor,
 ) {
     for dtype in [DType::F32, DType::BF16] {
-        // The reference sees the numbers that bf16 can hold.
+        // The reference uses numbers that bf16 represents exactly.
         let rounded: Vec<Tensor> = inputs
             .iter()
             .map(|(t, kind)| match kind {

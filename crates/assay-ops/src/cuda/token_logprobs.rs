@@ -1,7 +1,7 @@
 //! The GPU side of [`crate::token_logprobs()`]: f32 logits of some rows at a time.
 //!
-//! With a frozen output matrix, the forward pass also computes the gradient at the hidden states. With a tracked one, the
-//! backward pass computes the logits again.
+//! With a frozen output matrix, the forward pass also computes the gradient at the hidden states.
+//! With a tracked one, the backward pass recomputes the logits.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ const NAME: &str = "token_logprobs";
 /// Number of logits in memory at a time: 256 MiB of f32.
 const LOGITS: usize = 1 << 26;
 
-/// Values that the backward pass needs besides the inputs.
+/// Values that the backward pass needs in addition to the inputs.
 #[derive(Clone)]
 struct Saved {
     output: Matrix,
@@ -116,7 +116,8 @@ impl Saved {
     }
 }
 
-/// grad (onehot - softmax) of some rows of logits, from their targets, log normalisers and gradients.
+/// grad (onehot - softmax) of some rows of logits, from their targets, log normalisers and
+/// gradients.
 fn gradient(
     logits: &Tensor,
     [targets, normalisers, grad]: &[Tensor; 3],

@@ -410,7 +410,8 @@ fn token_logprobs_agree_with_their_composed_form() {
 #[test]
 fn frozen_output_gradients_agree_with_composed_form() {
     for (rows, width, vocab) in [(1, 8, 5), (3, 16, 2100), (150, 24, 3500)] {
-        // The first, middle and last words are targets, and later blocks of words have larger logits.
+        // The first, middle and last words are targets, and later blocks of words have larger
+        // logits.
         let targets: Arc<[u32]> = (0..rows)
             .map(|i| [0, vocab / 2, vocab - 1, i * 7919 % vocab][i % 4] as u32)
             .collect();
@@ -512,7 +513,7 @@ fn embedding_agrees_with_its_composed_form() {
 
 #[test]
 fn fault_19_every_tracked_input_receives_a_gradient() {
-    // `pull` panics when an input receives none; here each input is also the only tracked one in turn.
+    // `pull` panics if an input receives none. Here each input in turn is the only tracked one.
     let positions: Arc<[u32]> = vec![0, 1, 2].into();
     let targets: Arc<[u32]> = vec![1, 2, 0].into();
     let table = RopeTable::new(&[1.0, 0.1], 8, &Device::Cpu).unwrap();

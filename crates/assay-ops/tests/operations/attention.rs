@@ -70,7 +70,7 @@ fn dense(t: &[Tensor], layout: &AttentionLayout, shape: HeadShape) -> Tensor {
 /// Rows of each group's prompt and of its completions.
 type Lengths<'a> = &'a [(usize, &'a [usize])];
 
-/// A layout from lengths: a prompt and its completions a group.
+/// A layout from lengths: a prompt and its completions per group.
 pub(crate) fn layout(groups: Lengths<'_>) -> Arc<AttentionLayout> {
     let mut row = 0;
     let mut span = |len: usize| {
@@ -276,7 +276,7 @@ fn attention_bits_do_not_depend_on_the_group() {
     assert_eq!(packed[0].dtype(), DType::F32);
 }
 
-/// A random tree of completions: each begins with a part of an earlier one, or with nothing.
+/// A random tree of completions: each begins with a part of an earlier one, or shares nothing.
 fn tree(stream: &mut impl FnMut(usize) -> usize) -> GroupSpans {
     let prompt = 0..1 + stream(80);
     let mut row = prompt.end;

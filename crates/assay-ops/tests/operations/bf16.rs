@@ -7,7 +7,8 @@ use candle_core::{DType, Device, Tensor, Var};
 
 use crate::compare::*;
 
-/// Numbers with nine bits after the point. bf16 rounds the larger ones, and sums of a few products are exact in f32.
+/// Numbers with nine bits after the point. bf16 rounds the larger ones, and sums of a few products
+/// are exact in f32.
 fn grid(dims: &[usize], seed: u64) -> Tensor {
     let values = numbers(dims.iter().product(), seed);
     let values: Vec<f32> = values.iter().map(|v| (v * 512.0).round() / 512.0).collect();
@@ -113,8 +114,8 @@ fn panels_hold_the_nearest_bf16_values() {
     }
 }
 
-/// Log-probabilities, entropies and gradients at hidden states of f64 logits with rounded factors, and the bound of the
-/// gradient's rounding.
+/// Log-probabilities, entropies and gradients at hidden states of f64 logits with rounded factors,
+/// and the bound of the gradient's rounding.
 struct Exact {
     logprobs: Vec<f64>,
     entropies: Vec<f64>,
@@ -209,7 +210,8 @@ fn logprobs_round_their_factors_only() {
 
 #[test]
 fn gradients_of_confident_tokens_keep_their_digits() {
-    // The target of each row has a probability near 1: its own word must not drown the rest of the gradient.
+    // The target of each row has a probability near 1. Rounding its weight must not hide the rest
+    // of the gradient.
     let (words, width) = (1100, 16);
     let output = tensor(&[words, width], 2);
     let targets = [3u32, 700, 1099];
@@ -236,7 +238,8 @@ fn bf16_stays_within_its_rounding_of_f32() {
     };
     let [y, dx] = run(&bf16_panels(&weight));
     let [y32, dx32] = run(&Matrix::Dense(weight.clone()));
-    // Each factor moves by at most 2^-9 of itself, so a sum by 2^-8 of the sum of the products' magnitudes, and a little.
+    // Each factor moves by at most 2^-9 of itself, so a sum by 2^-8 of the sum of the products'
+    // magnitudes, and a little.
     let magnitudes = |a: &Tensor, b: &Tensor| {
         let sums = product(&a.abs().unwrap(), &b.abs().unwrap());
         sums.flatten_all().unwrap().to_vec1::<f32>().unwrap()

@@ -1,4 +1,4 @@
-//! Results have the same bits whatever the number of threads and whatever other rows are in the batch.
+//! Results have the same bits for every number of threads and with any other rows in the batch.
 
 use std::sync::Arc;
 

@@ -1,8 +1,9 @@
-//! Runs a fused f32 operation and its composed f64 form on the same numbers and compares values and gradients.
+//! Runs a fused f32 operation and its composed f64 form on the same numbers and compares values and
+//! gradients.
 
 use candle_core::{DType, Device, Tensor, Var};
 
-/// Numbers in (-1, 1) that look random and never change.
+/// Fixed pseudo-random numbers in (-1, 1).
 pub(crate) fn numbers(count: usize, seed: u64) -> Vec<f32> {
     let mix = |i: u64| {
         let mut z =

@@ -1,4 +1,4 @@
-//! Every operation against its composed f64 form, and the promises about bits.
+//! Compares every operation with its composed f64 form, and checks the guarantees about bits.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod agreement;

@@ -68,7 +68,7 @@ if (sort) {
   show.addEventListener('change', arrange);
   document.addEventListener('keydown', press);
   document.addEventListener('mousemove', (event) => {
-    // A page that scrolls under a resting pointer must not take over from the keyboard.
+    // If the page scrolls under a pointer at rest, the selection made by keyboard must not change.
     if (event.movementX === 0 && event.movementY === 0) return;
     const token = event.target.closest('.tokens i');
     if (token !== current) tell(token);

@@ -23,12 +23,12 @@ use crate::numbers::format_number;
 const WIDTH: usize = 80;
 /// Width of the label of a value.
 const LABEL: usize = 10;
-/// Columns of the plot: what the label, a space and the axis leave.
+/// Columns of the plot: the width without the label, a space and the axis.
 const COLUMNS: usize = WIDTH - LABEL - 2;
 /// Lines of the plot.
 const ROWS: usize = 5;
 
-/// A metric that is drawn where a run recorded it.
+/// A metric that is drawn if a run recorded it.
 struct Shown {
     metric: &'static str,
     name: &'static str,
@@ -128,7 +128,7 @@ fn axis(iterations: Extent, text: &mut String) {
     let _ = writeln!(text, "{:LABEL$}  {first}{last:>room$}\n", "");
 }
 
-/// The mean value of each column, `None` where no value falls.
+/// The mean value of each column; `None` for a column without values.
 fn columns(values: &[Value], iterations: Extent) -> Vec<Option<f64>> {
     let mut sums = vec![(0.0, 0_usize); COLUMNS];
     for value in values {
@@ -152,8 +152,8 @@ impl Extent {
         })
     }
 
-    /// Which of `count` equal parts a number falls into, the ends in the first and the last.
-    /// Without an extent it is the last one.
+    /// Index of the one of `count` equal parts that contains a number; the ends are in the first
+    /// and the last part. If all numbers are equal, it is the last part.
     fn place(self, number: f64, count: usize) -> usize {
         let share = (number - self.low) / (self.high - self.low);
         match share.is_finite() {

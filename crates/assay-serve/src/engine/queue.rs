@@ -1,7 +1,7 @@
 //! A bounded queue of work for the model thread, which takes whole batches from it.
 //!
-//! A batch is the oldest unit and the next ones that can share a batch with it, in their order, until the budget is
-//! full. Units whose client has gone are dropped. No unit is cut.
+//! A batch is the oldest unit and the next units that can share a batch with it, in order, until
+//! the budget is full. Units whose client has left are dropped. No unit is split.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ use crate::refusal::Refusal;
 pub(crate) enum Batch {
     /// Traces of one reward.
     Score(Vec<ScoreJob>),
-    /// Prompts sampled alike.
+    /// Prompts with the same sampling settings.
     Sample(Vec<SampleJob>),
 }
 
@@ -78,7 +78,8 @@ impl Queue {
         }
     }
 
-    /// Appends a unit. An empty queue takes any; a unit beyond the bound is refused with the time to wait.
+    /// Appends a unit. An empty queue accepts any unit. A unit beyond the limit is refused, with
+    /// the time to wait.
     pub(crate) fn push(&self, job: Job) -> Result<(), Refusal> {
         let mut state = self.lock();
         if !state.open {
@@ -99,7 +100,7 @@ impl Queue {
         Ok(())
     }
 
-    /// The next batch; waits for one. `None` when the queue is closed and empty.
+    /// Waits for the next batch and returns it; `None` if the queue is closed and empty.
     pub(crate) fn take(&self) -> Option<Batch> {
         let mut state = self.lock();
         loop {
@@ -150,7 +151,7 @@ impl Queue {
         self.arrived.notify_all();
     }
 
-    /// Closes the queue and drops its work; the clients are told that the server stops.
+    /// Closes the queue and drops its work; clients receive an error that the server is stopping.
     pub(crate) fn abandon(&self) {
         let mut state = self.lock();
         state.open = false;
@@ -164,7 +165,8 @@ impl Queue {
         self.lock().open
     }
 
-    /// The state is consistent even after a thread panicked while it held the lock: every change is atomic.
+    /// The state is consistent even after a thread panicked while it held the lock: every change is
+    /// atomic.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -249,7 +251,7 @@ mod tests {
         let queue = queue(10, 64, 1000);
         let _waiting = push(&queue, &[(0, 4), (1, 3), (0, 5), (0, 2), (0, 1), (1, 9)]);
         let batches: Vec<_> = (0..4).map(|_| rows(queue.take().unwrap())).collect();
-        // 4 + 5 fit, 2 more do not: the 1 behind it waits its turn although it would fit.
+        // 4 + 5 fit, 2 more do not. The 1 after it waits although it would fit.
         assert_eq!(batches[0], [(0, 4), (0, 5)]);
         assert_eq!(batches[1], [(1, 3)]);
         assert_eq!(batches[2], [(0, 2), (0, 1)]);

@@ -24,15 +24,15 @@ pub(crate) struct LabelRequest {
     pub(crate) question: String,
     /// The text as `/v1/rewards` returns it.
     pub(crate) text: String,
-    /// What the person says of the text; `withdrawn` takes back what the same person said before.
+    /// The person's judgement of the text; `withdrawn` removes the same person's earlier label.
     pub(crate) verdict: Verdict,
-    /// The first wrong token; only where the verdict is `wrong`.
+    /// The first wrong token; only if the verdict is `wrong`.
     pub(crate) first_error: Option<MarkedToken>,
     /// The person's name, at most 64 characters.
     pub(crate) annotator: String,
 }
 
-/// What a person says of a text.
+/// A person's judgement of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Verdict {

@@ -9,7 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// The predictors of an error's place that need nothing but rewards.
+/// The predictors that need only rewards.
 const PREDICTORS: [Predictor; 4] = [
     Predictor::LargestDrop,
     Predictor::LowestReward,
@@ -17,7 +17,7 @@ const PREDICTORS: [Predictor; 4] = [
     Predictor::ChangePoint,
 ];
 
-/// A value that a request calls by name.
+/// A value that a request names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Name<T>(pub(crate) T);
 
@@ -25,7 +25,7 @@ pub(crate) struct Name<T>(pub(crate) T);
 pub(crate) trait Named: Copy + Sized {
     const SCHEMA: &'static str;
 
-    /// The values that a request may ask for.
+    /// The values that a request may name.
     fn offered() -> Vec<Self>;
 
     fn name(self) -> &'static str;
@@ -90,7 +90,7 @@ impl<T: Named> JsonSchema for Name<T> {
     }
 }
 
-/// A seed; `None` asks for a new one.
+/// A seed; `None` draws a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seed(pub(crate) Option<u64>);
 
@@ -108,7 +108,7 @@ impl<'de> Deserialize<'de> for Seed {
                 Ok(Seed(Some(seed)))
             }
 
-            /// -1 asks for a new seed; other negative numbers are seeds by their bits.
+            /// -1 draws a new seed; other negative numbers are seeds by their bits.
             fn visit_i64<E>(self, seed: i64) -> Result<Seed, E> {
                 Ok(Seed((seed != -1).then_some(seed as u64)))
             }

@@ -1,12 +1,13 @@
 //! Fields that clients of other servers send.
 //!
-//! OpenAI, vLLM, llama.cpp, SGLang, text-generation-inference, Cohere, Jina, Voyage and text-embeddings-inference give
-//! their fields defaults, and clients send these. A default that asks for nothing passes; a value that asks for
-//! something that is not done here is refused by name.
+//! OpenAI, vLLM, llama.cpp, SGLang, text-generation-inference, Cohere, Jina, Voyage and
+//! text-embeddings-inference have defaults for their fields, and clients send them. A neutral
+//! default is accepted. A value that requests an unsupported feature is an error that names the
+//! field.
 
 use crate::shape::Unsupported;
 
-/// Fields of requests for scores that change nothing here.
+/// Fields of scoring requests that have no effect here.
 pub(super) const OF_SCORING: &[&str] = &[
     "user",
     "priority",
@@ -19,7 +20,7 @@ pub(super) const OF_SCORING: &[&str] = &[
     "cache_salt",
 ];
 
-/// Fields of rerank requests that concern cutting documents up: documents are never cut here.
+/// Fields of rerank requests about splitting documents, which are never split here.
 pub(super) const OF_CUTTING: &[&str] = &[
     "max_tokens_per_doc",
     "max_chunks_per_doc",
@@ -27,7 +28,7 @@ pub(super) const OF_CUTTING: &[&str] = &[
     "truncation_direction",
 ];
 
-/// Fields of requests for answers that change nothing here.
+/// Fields of completion requests that have no effect here.
 pub(super) const OF_SAMPLING: &[&str] = &[
     "user",
     "metadata",
@@ -54,7 +55,7 @@ pub(super) const OF_SAMPLING: &[&str] = &[
     "mirostat_eta",
 ];
 
-/// Fields of a request for answers that are read here before another server is asked.
+/// Fields of a completion request that are read here even if an upstream server samples.
 pub(crate) const ASSAY_FIELDS: [&str; 9] = [
     "model",
     "messages",
@@ -88,7 +89,8 @@ const SIGMOIDS: &str = "`relevance_score` is sigmoid(score); `score` is the scor
 const NOT_HERE: &str = "is not supported by the policy of this server";
 const ONE_TEMPLATE: &str = "the policy's own chat template is used";
 
-/// What is refused whoever samples: another kind of answer.
+/// Fields for other kinds of responses, which are refused whether the policy or an upstream server
+/// samples.
 pub(crate) const ANSWER_FIELDS: &[Unsupported] = &[
     unsupported(
         "n",
@@ -117,7 +119,7 @@ pub(crate) const ANSWER_FIELDS: &[Unsupported] = &[
     ),
 ];
 
-/// What the policy of this process does not do while it samples.
+/// Sampling features that the policy of this process does not support.
 pub(super) const OTHER_SAMPLING: &[Unsupported] = &[
     unsupported("presence_penalty", "[0]", NOT_HERE),
     unsupported("frequency_penalty", "[0]", NOT_HERE),
@@ -170,7 +172,7 @@ pub(super) const OTHER_SAMPLING: &[Unsupported] = &[
     unsupported("options", "[{}]", "its fields belong into the body itself"),
 ];
 
-/// Fields of chats alone.
+/// Fields of chat requests only.
 pub(super) const CHAT_ONLY: &[Unsupported] = &[
     unsupported("best_of", "[1]", "use `assay.n`"),
     unsupported("documents", "[[]]", "documents belong into a turn here"),
@@ -187,13 +189,13 @@ pub(super) const CHAT_ONLY: &[Unsupported] = &[
     ),
 ];
 
-/// Fields of texts to be continued alone.
+/// Fields of text completions only.
 pub(super) const COMPLETION_ONLY: &[Unsupported] = &[
     unsupported("add_special_tokens", "[true]", NOT_HERE),
     unsupported("prompt_embeds", r#"[[], ""]"#, NOT_HERE),
 ];
 
-/// Fields of `/v1/score` and `/v1/rewards` alone.
+/// Fields of `/v1/score` and `/v1/rewards` only.
 pub(super) const SCORE_ONLY: &[Unsupported] = &[
     unsupported("activation", "[false]", RAW_SCORES),
     unsupported("use_activation", "[false]", RAW_SCORES),
@@ -202,7 +204,7 @@ pub(super) const SCORE_ONLY: &[Unsupported] = &[
     unsupported("mm_processor_kwargs", "[{}]", "only texts are scored here"),
 ];
 
-/// Fields of `/v1/rerank` alone.
+/// Fields of `/v1/rerank` only.
 pub(super) const RERANK_ONLY: &[Unsupported] = &[
     unsupported("activation", "[true]", SIGMOIDS),
     unsupported("use_activation", "[true]", SIGMOIDS),

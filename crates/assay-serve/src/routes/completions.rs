@@ -1,4 +1,5 @@
-//! `/v1/chat/completions` and `/v1/completions`: several answers are sampled, and the critic chooses one.
+//! `/v1/chat/completions` and `/v1/completions`: several answers are sampled, and the critic
+//! chooses one.
 
 mod answer;
 mod choose;
@@ -22,10 +23,10 @@ use crate::app::App;
 use crate::body::Fields;
 use crate::refusal::Refusal;
 
-/// Events that wait for a slow client.
+/// Maximum number of events queued for a slow client.
 const MAX_WAITING_EVENTS: usize = 16;
 
-/// Which of the two shapes a request and its answer have.
+/// The format of a request and its response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
     Chat,
@@ -67,15 +68,15 @@ async fn complete(app: Arc<App>, request: Request, shape: Shape) -> Result<Respo
     }
 }
 
-/// Samples, scores, chooses.
+/// Samples and scores answers, and chooses one.
 async fn answer(app: &Arc<App>, plan: Plan) -> Result<Answer, Refusal> {
     let samples = generate::samples(app, &plan).await?;
     let chosen = choose::choose(app, &plan, samples).await?;
     Ok(Answer::new(app, &plan, chosen))
 }
 
-/// The chosen answer as events. What is wrong with the request has been refused with a status; a later failure is an
-/// event of the stream.
+/// The chosen answer as events. An invalid request has already failed with a status; a later
+/// failure is an event of the stream.
 fn streamed(app: Arc<App>, plan: Plan) -> Response {
     let (sender, receiver) = mpsc::channel::<Result<Event, Infallible>>(MAX_WAITING_EVENTS);
     let work = async move {

@@ -1,4 +1,4 @@
-//! `/v1/labels`: what people say about texts, kept in the file that the server was started with.
+//! `/v1/labels`: people's labels of texts, stored in the server's file of labels.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::body::Fields;
 use crate::refusal::Refusal;
 use crate::requests::{LabelRequest, MarkedToken, Verdict};
 
-/// Labels that one answer lists, the newest.
+/// Maximum number of labels in a response, the newest first.
 const MAX_LISTED: usize = 10_000;
 
 /// One person's label of one text.
@@ -23,24 +23,24 @@ const MAX_LISTED: usize = 10_000;
 #[schemars(rename = "Label")]
 pub(crate) struct LabelView {
     object: &'static str,
-    /// The name of the text with its question, as `/v1/rewards` returns it.
+    /// Key of the text with its question, as `/v1/rewards` returns it.
     trace: String,
     annotator: String,
     verdict: Verdict,
-    /// The first wrong token; null where there is none.
+    /// The first wrong token; null if there is none.
     first_error: Option<MarkedToken>,
-    /// When, in seconds since 1970.
+    /// Time in seconds since 1970.
     time: u64,
 }
 
-/// The labels that count: the last of each person for each text, the newest first.
+/// The labels that count: the last one of each person for each text, the newest first.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Labels")]
 pub(crate) struct LabelList {
     object: &'static str,
     /// Whether the server keeps labels.
     enabled: bool,
-    /// All labels that count; `data` has at most 10,000 of them.
+    /// Number of all labels that count; `data` has at most 10,000 of them.
     total: usize,
     data: Vec<LabelView>,
 }
@@ -82,7 +82,7 @@ pub(crate) async fn add(
     Ok(Json(LabelView::of_label(writing.await?)))
 }
 
-/// The label that a request asks for, checked.
+/// The checked label of a request.
 fn label(request: LabelRequest) -> Result<Label, Refusal> {
     if request.annotator.trim().is_empty() {
         return Err(Refusal::field("annotator", "is empty: say who labels"));
@@ -110,7 +110,7 @@ fn label(request: LabelRequest) -> Result<Label, Refusal> {
     })
 }
 
-/// Why a label was not written. The file's path is for the operator.
+/// The error of a label that was not written. Only the operator sees the file's path.
 fn unwritten(app: &App, error: &TasksError) -> Refusal {
     match error {
         TasksError::LabelTooLong { .. } => Refusal::request("label_too_long", error.to_string()),

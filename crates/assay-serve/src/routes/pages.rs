@@ -13,7 +13,7 @@ use crate::metrics;
 use crate::models::{Generator, POLICY};
 use crate::refusal::Refusal;
 
-/// The viewer runs its own script and style, talks to its own server, and nothing else.
+/// The viewer may only use its own script and style, and connect to its own server.
 const POLICY_OF_CONTENT: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
     img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

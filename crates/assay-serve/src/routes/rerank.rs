@@ -1,4 +1,4 @@
-//! `/v1/rerank`, and the same under the names that Cohere's and Jina's clients ask for.
+//! `/v1/rerank`, also under the paths of Cohere's and Jina's clients.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -17,15 +17,16 @@ use crate::body::Fields;
 use crate::refusal::Refusal;
 use crate::requests::{Document, RerankRequest};
 
-/// A document and the text of it that is ranked.
+/// A document and its ranked text.
 struct Ranked {
     document: Map<String, Value>,
     text: String,
 }
 
-/// Documents in their order, and what was read otherwise than the request may mean.
+/// Documents in order, and warnings about fields that were read differently than the request may
+/// intend.
 struct Documents {
-    /// The field they stood in.
+    /// Name of their field.
     name: &'static str,
     documents: Vec<Ranked>,
     warnings: Vec<String>,
@@ -189,7 +190,7 @@ fn documents(request: &mut RerankRequest) -> Result<Documents, Refusal> {
     })
 }
 
-/// The text of a document object: the fields to be ranked, a line each, else its `text`.
+/// The text of a document object: the fields to rank, one per line, else its `text`.
 fn object_text(
     index: usize,
     document: &Map<String, Value>,
@@ -225,7 +226,8 @@ fn object_text(
     Ok(values.join("\n"))
 }
 
-/// Indices by falling score; equal scores keep their order, those without one come last.
+/// Indices in descending order of score; equal scores keep their order, those without one come
+/// last.
 pub(crate) fn ranked(scores: &[Option<f64>]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     let key = |index: usize| scores[index].unwrap_or(f64::NEG_INFINITY);

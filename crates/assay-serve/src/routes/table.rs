@@ -1,4 +1,4 @@
-//! The table of routes: method, path, handler, who may ask, and what the description says.
+//! The table of routes: method, path, handler, access and description.
 
 use std::sync::Arc;
 
@@ -30,14 +30,14 @@ impl Method {
     }
 }
 
-/// Who may ask, and what for.
+/// The access to a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// Work for the models: with the token, within the bounds on requests.
+    /// Runs models: needs the token and counts towards the limits on requests.
     Work,
-    /// With the token.
+    /// Needs the token.
     Token,
-    /// Everyone.
+    /// Needs no token.
     Open,
 }
 
@@ -49,14 +49,14 @@ pub(crate) struct BodyType {
     pub(crate) check: fn(Fields) -> Result<(), Refusal>,
 }
 
-/// What a route answers with.
+/// The response content of a route.
 pub(crate) struct Content {
     pub(crate) kind: &'static str,
     /// Makes the schema of a JSON answer.
     pub(crate) schema: Option<fn(&mut SchemaGenerator) -> Schema>,
 }
 
-/// A status besides 200.
+/// A status other than 200.
 #[derive(Clone, Copy)]
 pub(crate) struct Status {
     pub(crate) code: u16,
@@ -74,7 +74,7 @@ pub(crate) struct Route {
     pub(crate) summary: &'static str,
     pub(crate) body: Option<BodyType>,
     pub(crate) answers: &'static [Content],
-    /// Statuses of this route besides those of its access.
+    /// Statuses of this route in addition to those of its access.
     pub(crate) statuses: &'static [Status],
 }
 
@@ -117,7 +117,7 @@ const fn body<T: RequestBody>() -> BodyType {
     }
 }
 
-/// A route for the models.
+/// A route that runs models.
 const fn work(
     path: &'static str,
     id: &'static str,
@@ -145,7 +145,7 @@ const fn rerank_at(path: &'static str, id: &'static str, summary: &'static str) 
     }
 }
 
-/// A page that everyone may read.
+/// A page that needs no token.
 const fn page(
     path: &'static str,
     id: &'static str,

@@ -19,7 +19,7 @@ struct Answer {
     scored: Scored,
 }
 
-/// The field of a request that was given, and its texts.
+/// The name of the given field of a request, and its texts.
 struct Given {
     name: &'static str,
     texts: Texts,
@@ -97,7 +97,7 @@ async fn answer(app: &Arc<App>, request: Request) -> Result<Answer, Refusal> {
     })
 }
 
-/// A question with its texts, questions with a text each, or traces.
+/// A question with its texts, questions with one text each, or traces.
 fn pairs(request: &mut TextsRequest) -> Result<Vec<Pair>, Refusal> {
     let questions = only([
         ("question", request.question.take()),
@@ -131,7 +131,7 @@ fn pairs(request: &mut TextsRequest) -> Result<Vec<Pair>, Refusal> {
     }
 }
 
-/// The one field that was given of several names for it.
+/// The one field that was given under one of several names.
 fn only<const N: usize>(
     fields: [(&'static str, Option<Texts>); N],
 ) -> Result<Option<Given>, Refusal> {

@@ -1,13 +1,13 @@
-//! What a schema expects and what a value is, in words.
+//! Describes schemas and values in words.
 
 use serde_json::Value;
 
 use super::{Shape, branches, types};
 
-/// Characters of a value that are quoted.
+/// Maximum number of quoted characters of a value.
 const MAX_QUOTED: usize = 40;
 
-/// How many values a phrase speaks of.
+/// The grammatical number of a phrase.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Number {
     One,

@@ -1,12 +1,12 @@
 "use strict";
-// Labels: a person marks the first wrong token of each answer, with the keyboard alone.
+// Labels: a person marks the first wrong token of each answer, using only the keyboard.
 // viewer.js uses this.
 
 const NAME_KEY = "assay-annotator";
 const marking = { on: false, names: new Map(), done: [], queue: Promise.resolve() };
 
-/// Whether rewards, what follows from them and the labels of others are hidden: they would lead
-/// the person.
+/// Whether rewards, everything computed from them and other people's labels are hidden, because
+/// they would influence the person.
 const blind = () => marking.on && at("blind").checked;
 
 function storedName() {
@@ -17,7 +17,7 @@ function storeName(name) {
   try { localStorage.setItem(NAME_KEY, name); } catch { /* The name is then asked for again. */ }
 }
 
-/// Reads the labels that were made; a server without them leaves the page as it is.
+/// Loads the existing labels; if the server takes no labels, the page stays unchanged.
 async function loadMarks() {
   const answer = await ask("/v1/labels");
   marking.on = answer.enabled;
@@ -38,7 +38,7 @@ function keep(label) {
 // ---- the token of a label, by its bytes: other rewards have other tokens
 
 function placeOf(trace, index) {
-  // A part of a character has no byte of its own: the token that completes it has them.
+  // A token with part of a character has no bytes; the token that completes the character has them.
   const whole = trace.offsets.findIndex(([start, end], token) => token >= index && end > start);
   const [start, end] = trace.offsets[whole < 0 ? trace.offsets.length - 1 : whole];
   return { start, end, token: index };
@@ -78,7 +78,7 @@ function paintMarks() {
   }
 }
 
-/// What a screen reader hears about the labels of a token.
+/// What a screen reader says about the labels of a token.
 function spokenMarks(trace, index) {
   const me = at("annotator").value.trim();
   const here = shownMarks(trace).filter(([, place]) => place && tokenOf(trace, place) === index);

@@ -1,5 +1,5 @@
 "use strict";
-// The viewer: a question, its answers ranked by a reward, each token coloured by what the reward says after it.
+// The viewer: a question and its answers ranked by a reward; each token is coloured by its reward.
 
 const at = (id) => document.getElementById(id);
 const make = (tag, attributes = {}, ...children) => {
@@ -95,7 +95,7 @@ async function loadModels() {
   at("tab-sample").title = samples ? "" : "Start the server with --policy or --upstream to sample answers.";
 }
 
-/// What the server has, asked for again once a token is given.
+/// Loads what the server offers; called again once an access token is entered.
 async function load() {
   await loadMarks();
   await loadModels();
@@ -122,7 +122,7 @@ async function run() {
     if (at("compare").value && at("compare").value !== names[0]) names.push(at("compare").value);
     const texts = kept.map((answer) => answer.text);
     const readings = [];
-    // Samples were scored as they were drawn: a sample that was cut has no end of turn to score.
+    // Samples are scored with the token ids drawn; a truncated sample has no end-of-turn token.
     const own = answers.traces && kept.map((answer) => answers.traces[answer.index]);
     for (const name of names) readings.push({ name, traces: (name === names[0] && own) || (await rewardsOf(name, question, texts)) });
     state.question = question;
@@ -144,7 +144,7 @@ function say(text, wrong = false) {
   at("status").classList.toggle("error", wrong);
 }
 
-// ---- colours: one scale a reward, shared by all answers; its median is uncoloured
+// ---- colours: one scale per reward, shared by all answers; its median is uncoloured
 
 function quantile(sorted, share) {
   const place = (sorted.length - 1) * share;

@@ -1,4 +1,4 @@
-//! Requests as clients of other servers send them, of the kinds that public reports are about.
+//! Requests of clients of other servers, of the kinds in public bug reports.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::world::{Running, models, offline, policy, questions, tiny};
 
 const CHAT: &str = "/v1/chat/completions";
 
-/// A server whose policy has a chat template of its own.
+/// A server whose policy has its own chat template.
 fn with_template(source: &str) -> Running {
     let base = tiny();
     let template = ChatTemplate::new(source, &base.tokenizer, Path::new("a template")).unwrap();

@@ -16,7 +16,7 @@ use crate::contract::check_event;
 use crate::http::{answered, post, refused};
 use crate::world::{Running, models, offline, policy, questions, tiny, upstream};
 
-/// What the sampler draws for a question at a seed, and the critic's scores of it.
+/// The sampler's samples for a question and a seed, and the critic's scores.
 fn sampled(
     question: &str,
     seed: u64,
@@ -123,7 +123,7 @@ fn the_answer_is_the_highest_scored_sample() {
     assert_eq!(answer["usage"]["total_tokens"], prompt + drawn);
 }
 
-/// Concurrent requests share decoding steps; each gets what it gets alone.
+/// Concurrent requests share decoding steps; each gets the same result as alone.
 #[test]
 fn samples_do_not_depend_on_other_requests() {
     let server = Arc::new(Running::default_of(models(policy())));
@@ -194,7 +194,7 @@ fn selectors_choose_as_they_are_defined() {
     let length = |place: usize| traces[place].text.len();
     let shortest = (0..6).map(length).min().unwrap();
     assert_eq!(length(choose("length")), shortest);
-    // Weighted vote by hand: the answer with the largest sum of exp(score), answered with its best trace.
+    // Weighted vote by hand: the answer with the largest sum of exp(score), with its best trace.
     let answers: Vec<Option<&str>> = traces
         .iter()
         .map(|t| t.predicted_answer.as_deref())
@@ -397,8 +397,8 @@ fn without_a_policy_nothing_is_completed() {
 /// Heads and bodies of requests.
 type Log = Arc<Mutex<Vec<(String, Value)>>>;
 
-/// An upstream server that answers each request with the next of some texts, one choice at a time whatever `n` is,
-/// until they end; then with an error. It keeps what it was sent.
+/// An upstream server that answers each request with the next of some texts, one choice at a time
+/// whatever `n` is, and with an error after the last. It stores the requests.
 fn fake(texts: &[&str]) -> (SocketAddr, Log) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

@@ -1,4 +1,4 @@
-//! The description at `/openapi.json` is complete and true.
+//! The description at `/openapi.json` is complete and correct.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -145,7 +145,7 @@ fn routes_and_description_agree() {
     }
 }
 
-/// A field that is described is known to the server, and one that is not is refused by name.
+/// The server accepts every described field; for any other field it returns an error that names it.
 #[test]
 fn described_fields_are_known_and_no_others() {
     let server = Running::labelled(models(policy()));
@@ -209,7 +209,7 @@ fn examples_fit_their_schema_and_are_answered() {
     assert_eq!(count, 3 + 3 + 3 * 3 + 2 + 1 + 3);
 }
 
-/// A description that leaves a field open would let any answer pass.
+/// A description with an open field would accept any response.
 #[test]
 fn answers_have_no_field_beyond_the_described() {
     let score = &description()["components"]["schemas"]["Score"];

@@ -1,4 +1,5 @@
-//! Clients that are slow, huge, deep, broken, gone or strangers: each is refused, and the next one is answered.
+//! Slow, huge, deeply nested, malformed, aborted and unauthorised requests: each is refused, and
+//! the next one is answered.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -69,7 +70,7 @@ fn large_bodies_are_refused_however_announced() {
     let large = vec![b' '; 1001];
     let (status, text) = raw(&server, &request("/v1/score", &large));
     assert_eq!((status, code(&text).as_str()), (413, "body_too_large"));
-    // Announced, never sent: refused before it is waited for.
+    // Announced but never sent: refused before waiting for it.
     let head = "POST /v1/score HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nConnection: close\r\n\
                 Content-Length: 99999999999\r\n\r\n";
     assert_eq!(raw(&server, head.as_bytes()).0, 413);
@@ -149,13 +150,14 @@ fn clients_that_leave_do_not_hold_the_model() {
     assert!(text.contains("assay_queue_requests 0"), "{text}");
 }
 
-/// A permit is held while a body is awaited: the next request is turned away with the time to wait.
+/// A permit is held while a body is awaited, so the next request is refused with the time to wait.
 #[test]
 fn a_full_service_says_when_to_come_again() {
     let server = server(|limits| limits.requests = 1);
     let whole = request("/v1/score", SCORE.as_bytes());
     let mut full = None;
-    // The server may take up the second request before the first one's head: then the first is turned away, and both begin again.
+    // The server may accept the second request before the first. Then the first is refused, and
+    // both start again.
     for _ in 0..200 {
         let mut first = connect(&server);
         first.write_all(&whole[..whole.len() - 1]).unwrap();
@@ -264,12 +266,12 @@ fn the_token_is_required_for_work() {
     }
     let right = [("authorization", "Bearer a-long-enough-token")];
     assert_eq!(post_with(&server, "/v1/score", &body, &right).status, 200);
-    // With a token, a name in front of the service is fine.
+    // With a token, any host name is accepted.
     let head = "GET /health HTTP/1.1\r\nHost: critic.example\r\nConnection: close\r\n\r\n";
     assert_eq!(raw(&server, head.as_bytes()).0, 200);
 }
 
-/// What a page of another origin could make a browser send.
+/// Requests that a page of another origin could make a browser send.
 #[test]
 fn strangers_in_a_browser_are_refused() {
     let server = server(|_| ());

@@ -1,5 +1,5 @@
-//! Clients: one that speaks properly, and bare sockets for those that do not. Every JSON answer is checked against the
-//! description at `/openapi.json`.
+//! An HTTP client, and raw sockets for malformed requests. Every JSON response is checked against
+//! the description at `/openapi.json`.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -82,7 +82,7 @@ pub(crate) fn post_with(
     finish(path, "post", request.send_json(body).unwrap())
 }
 
-/// The JSON of an answer that must be one.
+/// The JSON of a response; fails if it is not JSON.
 pub(crate) fn answered(server: &Running, path: &str, body: &Value) -> Value {
     let answer = post(server, path, body);
     assert_eq!(answer.status, 200, "{}", answer.text);
@@ -118,7 +118,7 @@ pub(crate) fn connect(server: &Running) -> TcpStream {
     stream
 }
 
-/// Everything until the other side closes; `None` when it never does.
+/// All bytes until the other side closes; `None` if it does not close.
 pub(crate) fn read_all(stream: &mut TcpStream) -> Option<String> {
     let mut bytes = Vec::new();
     let mut part = [0; 4096];
@@ -135,7 +135,7 @@ pub(crate) fn read_all(stream: &mut TcpStream) -> Option<String> {
     None
 }
 
-/// The status of an answer to raw bytes; 0 when the connection was closed without one.
+/// The status of the response to raw bytes; 0 if the connection was closed without a response.
 pub(crate) fn raw(server: &Running, request: &[u8]) -> (u16, String) {
     let mut stream = connect(server);
     // The server may refuse and close before everything is sent.

@@ -1,4 +1,4 @@
-//! Labels that people make: kept in the file, listed, and refused where they cannot be used.
+//! Labels that people make: stored in the file, listed, and refused if invalid.
 
 use std::fs;
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ impl World {
     /// A server, after an earlier one has ended.
     fn start(&mut self) {
         self.server = None;
-        // The last tasks of the earlier one may hold the file for a moment.
+        // The last tasks of the earlier server may still hold the file for a moment.
         let opened = (0..200).find_map(|_| {
             let opened = LabelFile::open(&self.path()).ok();
             if opened.is_none() {

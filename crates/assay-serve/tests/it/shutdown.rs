@@ -1,4 +1,4 @@
-//! At the end nothing new is taken and what was taken is answered.
+//! During shutdown no new request is accepted, and accepted requests are answered.
 
 use std::io::Write;
 use std::net::TcpStream;

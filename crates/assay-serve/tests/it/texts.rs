@@ -38,7 +38,7 @@ fn assert_scores(entry: &Value, trace: &ScoredTrace) {
     }
 }
 
-/// The same question's texts, other questions, one alone and many together: always the offline bits.
+/// Texts of the same or of other questions, alone or together, always have the offline bits.
 #[test]
 fn scores_are_the_offline_bits_in_any_batch() {
     let pairs = questions();
@@ -319,7 +319,8 @@ fn unusable_texts_are_refused_by_name() {
     }
 }
 
-/// One request's text makes the model fail; those that share its pass are answered with the right numbers.
+/// One request's text makes the model fail; requests that share its pass still get the right
+/// numbers.
 #[test]
 fn a_failing_request_does_not_harm_its_neighbours() {
     let pairs: Vec<(String, String)> = questions()

@@ -1,4 +1,5 @@
-//! The viewer is whole, runs under its own policy and loads nothing from elsewhere.
+//! The viewer is complete, works under its content security policy and loads nothing from other
+//! servers.
 
 use crate::http::get;
 use crate::world::{Running, models};

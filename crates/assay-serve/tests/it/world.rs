@@ -24,7 +24,8 @@ pub(crate) fn tiny() -> LanguageModel {
     tiny_model(&[], POSITIONS)
 }
 
-/// The same model with an embedding that is no number for one token: traces with that token have no finite reward.
+/// The same model with NaN as the embedding of one token, so traces with that token have no finite
+/// reward.
 pub(crate) fn poisoned(token: &str) -> LanguageModel {
     let dir = tempfile::TempDir::new().unwrap();
     let model = tiny();
@@ -83,7 +84,7 @@ pub(crate) fn offline_by(
     traces
 }
 
-/// sigmoid(2 last - 1), written out as the file has it.
+/// A calibration file with sigmoid(2 last - 1).
 pub(crate) fn calibration() -> Calibration {
     serde_json::from_value(json!({
         "fitted": {

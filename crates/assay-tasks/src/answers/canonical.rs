@@ -1,4 +1,4 @@
-//! The canonical form of an answer: what it means, whatever it is wrapped in and however it is written.
+//! The canonical form of an answer, which does not depend on its markup and notation.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use super::number::{Quantity, read_quantity};
 use super::sentence::number_of_sentence;
 use super::units::known_unit;
 
-/// Maximum length of an answer that is read, in bytes; longer ones are compared as they stand.
+/// Maximum length in bytes of an answer that is parsed; longer ones are compared as plain text.
 const MAX_BYTES: usize = 4096;
 
 /// Maximum number of items of a sequence or set.
@@ -22,10 +22,10 @@ const MAX_DEPTH: usize = 4;
 /// Maximum number of wrappers around an answer.
 const MAX_ROUNDS: usize = 12;
 
-/// What an answer means.
+/// The canonical form of an answer.
 ///
-/// `==` is equality of canonical forms and an equivalence relation. [`Answer::agrees`] is the comparison of answers: it
-/// also lets a number without a unit equal the same number with one.
+/// `==` is equality of canonical forms and an equivalence relation. [`Answer::agrees`] is the
+/// comparison of answers: it also lets a number without a unit equal the same number with one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// A number with its unit.
@@ -45,12 +45,13 @@ pub enum Answer {
     },
     /// Items without an order, sorted.
     Set(Vec<Answer>),
-    /// Anything else, without case, markup and punctuation at its ends.
+    /// Any other text, in lower case and without markup and punctuation at its ends.
     Text(String),
 }
 
 impl Answer {
-    /// Reads an answer: a bare one, one in a wrapper (tags, box, hashes, `$..$`, bold), or a sentence that states it.
+    /// Reads an answer: a bare one, one in a wrapper (tags, box, hashes, `$..$`, bold), or a
+    /// sentence that states it.
     pub fn read(text: &str) -> Self {
         if text.len() > MAX_BYTES && stated(text).is_none() {
             return Self::Text(text.trim().to_owned());
@@ -62,7 +63,7 @@ impl Answer {
                 Self::Number(_) | Self::Choice(_) | Self::Truth(_) => return answer,
                 Self::Text(plain) if *plain == current => return answer,
                 Self::Text(plain) => plain.clone(),
-                // Items that read otherwise on their own make no sequence or set.
+                // If items alone have another meaning, this is not a sequence or set.
                 Self::Sequence { .. } | Self::Set(_) => {
                     let written = answer.to_string();
                     if Self::read_once(&written) == answer {
@@ -83,7 +84,7 @@ impl Answer {
         }
     }
 
-    /// Reads an answer that no tag, box, hashes or `The answer is` surround.
+    /// Reads an answer without tags, box, hashes or `The answer is` around it.
     pub(super) fn read_bare(text: &str) -> Self {
         if text.len() > MAX_BYTES {
             return Self::Text(text.trim().to_owned());
@@ -97,8 +98,9 @@ impl Answer {
 
     /// Whether two answers mean the same. Symmetric.
     ///
-    /// Equal canonical forms agree. So do equal numbers of which one has no unit, a per cent value and its bare number or
-    /// its hundredth, and sequences and sets whose items agree. An empty text agrees with nothing.
+    /// Equal canonical forms agree. So do equal numbers of which one has no unit, a per cent value
+    /// and its bare number or its hundredth, and sequences and sets whose items agree. An empty
+    /// text agrees with nothing.
     pub fn agrees(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Number(left), Self::Number(right)) => left.agrees(right),
@@ -210,7 +212,7 @@ fn trim_marks(plain: &str) -> &str {
     }
 }
 
-/// Everything but free text.
+/// Reads any form of answer except free text.
 fn read_plain(plain: &str) -> Option<Answer> {
     let plain = without_lead(plain);
     read_quantity(plain)
@@ -225,7 +227,7 @@ fn read_plain(plain: &str) -> Option<Answer> {
         .or_else(|| read_equation(plain))
 }
 
-/// The number behind a label: `Total cost: $5`.
+/// The number after a label: `Total cost: $5`.
 fn read_labelled(plain: &str) -> Option<Answer> {
     let (label, value) = plain.split_once(": ")?;
     let words = label.chars().all(|c| c.is_alphabetic() || c == ' ');
@@ -235,7 +237,7 @@ fn read_labelled(plain: &str) -> Option<Answer> {
         .flatten()
 }
 
-/// Removes a word that says how a number is meant, not which: `approximately`, `only`.
+/// Removes a word that only qualifies a number: `approximately`, `only`.
 fn without_lead(plain: &str) -> &str {
     const LEADS: [&str; 10] = [
         "approximately ",
@@ -301,7 +303,8 @@ fn read_sequence(plain: &str, depth: usize) -> Option<Answer> {
     (items.len() > 1 && !empty).then_some(Answer::Sequence { open, items, close })
 }
 
-/// A list without brackets: `3, 4`, `3 and 4`, `x = 3 or x = 4`. A list with prose in it is none.
+/// A list without brackets: `3, 4`, `3 and 4`, `x = 3 or x = 4`. A list with prose in it does not
+/// count.
 fn read_set(plain: &str) -> Option<Answer> {
     let separated = plain
         .replace(", and ", ", ")
@@ -322,13 +325,14 @@ fn read_set(plain: &str) -> Option<Answer> {
 /// Which commas divide items.
 #[derive(Clone, Copy, PartialEq)]
 enum Commas {
-    /// Every one, but those inside numbers where another comma has a space behind it.
+    /// All commas; but if one has a space after it, not those inside numbers.
     All,
     /// Those that cannot be thousands separators.
     Separators,
 }
 
-/// The parts between commas outside brackets; `None` where brackets do not match or there are too many parts.
+/// The parts between commas outside brackets; `None` if brackets do not match or there are too many
+/// parts.
 fn split_items(plain: &str, commas: Commas) -> Option<Vec<&str>> {
     let spaced = plain.contains(", ");
     let bytes = plain.as_bytes();
@@ -358,7 +362,8 @@ fn split_items(plain: &str, commas: Commas) -> Option<Vec<&str>> {
 
 /// The right side of `x = 7` or `3/4 = 0.75`; the exact left side of `1/3 ≈ 0.33`.
 ///
-/// An equation between unknowns (`2x = 5`) and one between different numbers (`3 = 4`) are no value.
+/// An equation between unknowns (`2x = 5`) and one between different numbers (`3 = 4`) are no
+/// value.
 fn read_equation(plain: &str) -> Option<Answer> {
     if let Some((left, right)) = plain.split_once('≈') {
         let (left, right) = (left.trim(), right.trim());
@@ -378,7 +383,8 @@ fn read_equation(plain: &str) -> Option<Answer> {
     read_named(nearest, right)
 }
 
-/// The value of what has a name or is a sum of numbers: `x = 7`, `f(2) = 7`, `40 + 2 = 42`, `Total cost = $5`.
+/// The value of a name or of a sum of numbers: `x = 7`, `f(2) = 7`, `40 + 2 = 42`,
+/// `Total cost = $5`.
 fn read_named(left: &str, right: &str) -> Option<Answer> {
     let value = || {
         read_quantity(right)
@@ -402,7 +408,7 @@ fn read_named(left: &str, right: &str) -> Option<Answer> {
     operands.then(value).flatten()
 }
 
-/// An expression without the unit behind it: `5sqrt(2) cm`, `3π cm^2`.
+/// An expression without the unit after it: `5sqrt(2) cm`, `3π cm^2`.
 fn without_unit(plain: &str) -> &str {
     let Some((expression, word)) = plain.rsplit_once(' ') else {
         return plain;

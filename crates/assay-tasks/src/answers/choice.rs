@@ -1,6 +1,6 @@
 //! Letters of multiple choice, and yes or no.
 
-/// Species that are written with an initial and a small letter: `E. coli` is no choice E.
+/// Species that are written with an initial and a small letter: `E. coli` is not a choice E.
 const SPECIES: [(char, &str); 28] = [
     ('A', "baumannii"),
     ('A', "fumigatus"),
@@ -32,12 +32,14 @@ const SPECIES: [(char, &str); 28] = [
     ('H', "pylori"),
 ];
 
-/// Words behind a letter that give a reason, so that the letter is the whole choice.
+/// Words after a letter that give a reason, so that the letter is the whole choice.
 const REASONS: [&str; 7] = ["because", "since", "as", "due", "is", "which", "given"];
 
-/// The choice that a plain text states: `C`, `(C) text`, `C) text`, `C: text`, `C. text`, `C - text`, `Option C`.
+/// The choice that a plain text states: `C`, `(C) text`, `C) text`, `C: text`, `C. text`,
+/// `C - text`, `Option C`.
 ///
-/// A letter that goes on into a word is none (`C-reactive protein`, `A cell`), nor is the initial of a species.
+/// A letter that begins a phrase is not a choice (`C-reactive protein`, `A cell`), nor is the
+/// initial of a species.
 pub(super) fn read_choice(plain: &str) -> Option<char> {
     let named = without_name(plain);
     let rest = named.unwrap_or(plain).trim();
@@ -77,7 +79,7 @@ pub(super) fn read_choice(plain: &str) -> Option<char> {
     closes.then_some(letter)
 }
 
-/// The text behind `Option`, `Choice` or `Answer`, with the words around it.
+/// The text after `Option`, `Choice` or `Answer`, with the words around it.
 fn without_name(plain: &str) -> Option<&str> {
     let mut rest = plain;
     let mut named = false;

@@ -1,4 +1,5 @@
-//! LaTeX and Markdown written as plain text: `\dfrac{1}{2}` as `1/2`, `\text{cm}^2` as ` cm ^2`, `$\pi$` as `π`.
+//! LaTeX and Markdown written as plain text: `\dfrac{1}{2}` as `1/2`, `\text{cm}^2` as ` cm ^2`,
+//! `$\pi$` as `π`.
 
 use super::normalise::control_token_length;
 
@@ -138,7 +139,7 @@ fn math_dollars(text: &str) -> Vec<usize> {
     let mut index = 0;
     while index < raw.len() {
         let Some(&close) = raw.get(index + 1) else {
-            // A lone mark that is neither before nor behind a number encloses what was cut away.
+            // A single `$` that is not next to a number belongs to removed mathematics.
             let behind = text[..raw[index]]
                 .trim_end()
                 .ends_with(|c: char| c.is_ascii_digit());

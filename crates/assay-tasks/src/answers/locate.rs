@@ -1,4 +1,5 @@
-//! Where a text states its answer: in tags, in a box, after hashes, in a sentence, or as its last number.
+//! Finds the answer in a text: in tags, in a box, after hashes, in a sentence, or as its last
+//! number.
 
 use std::ops::Range;
 
@@ -10,7 +11,7 @@ use super::statement::{Lead, in_sentence, lead_only, read_lead, without_reason};
 use super::{AnswerSource, FoundAnswer};
 use crate::segments::trimmed;
 
-/// How many marks of one kind are tried from the end, so that hostile repetition stays linear.
+/// Number of marks of one kind that are tried from the end; the limit keeps the work linear.
 const MAX_TRIES: usize = 16;
 
 /// Maximum length of an answer whose closing tag is missing, in bytes.
@@ -29,10 +30,10 @@ const END_OF_THINKING: [&str; 6] = [
     "[/think]",
 ];
 
-/// The answer in any form. What follows the hidden reasoning is read first.
+/// The answer in any form. The text after the hidden reasoning is read first.
 ///
-/// In each part: the last tags, else the last box, else the last hashes, else the last sentence that states an answer, else a
-/// last line that is a choice or yes or no, else the last number.
+/// In each part: the last tags, else the last box, else the last hashes, else the last sentence
+/// that states an answer, else a last line that is a choice or yes or no, else the last number.
 pub(super) fn anywhere(text: &str) -> Option<FoundAnswer<'_>> {
     let lower = text.to_ascii_lowercase();
     let thinking = END_OF_THINKING
@@ -174,7 +175,7 @@ fn box_at(text: &str, command: Range<usize>) -> Option<Boxed> {
     })
 }
 
-/// Whether the text between two boxes makes one list of them.
+/// Whether the text between two boxes joins them into one list.
 fn joins_boxes(between: &str) -> bool {
     if between.len() > 40 {
         return false;
@@ -187,7 +188,7 @@ fn joins_boxes(between: &str) -> bool {
             .all(|word| matches!(word, "and" | "or" | "\\text{" | "}" | "\\quad"))
 }
 
-/// The whole line of a box behind `The answer is` or the like, with nothing else on it.
+/// The whole line of a box after `The answer is` or the like, with nothing else on it.
 fn own_line(text: &str, whole: &Range<usize>) -> Option<Range<usize>> {
     let start = text[..whole.start].rfind('\n').map_or(0, |at| at + 1);
     let end = text[whole.end..]
@@ -251,7 +252,7 @@ fn up_to_control(text: &str, range: Range<usize>) -> Range<usize> {
     range.start..cut.map_or(range.end, |(at, _)| range.start + at)
 }
 
-/// The first line behind `end` that has something on it besides marks of mathematics.
+/// The first line after `end` that contains more than marks of mathematics.
 fn next_line(text: &str, end: usize) -> Option<Range<usize>> {
     let mut start = end;
     for line in text[end..].split_inclusive('\n').take(MAX_TRIES) {
@@ -265,7 +266,7 @@ fn next_line(text: &str, end: usize) -> Option<Range<usize>> {
     None
 }
 
-/// Whether the line behind hashes is a heading: a numbered step, or words with more text below them.
+/// Whether the line after hashes is a heading: a numbered step, or words with more text below them.
 fn is_heading(line: &str, below: &str) -> bool {
     const NUMBERED: [&str; 5] = ["step ", "part ", "case ", "phase ", "method "];
     let lower = line
@@ -280,7 +281,8 @@ fn is_heading(line: &str, below: &str) -> bool {
     numbered || (Answer::read_bare(line).is_text() && !ends)
 }
 
-/// A last line that is one choice or yes or no and nothing else; a text of one line may go on behind its letter.
+/// A last line that is only a choice or yes or no. In a text of one line, more text may follow the
+/// letter.
 fn on_last_line(text: &str) -> Option<FoundAnswer<'_>> {
     let end = without_trailing_control(text, 0..text.len()).end;
     let start = text[..end].rfind('\n').map_or(0, |at| at + 1);

@@ -1,4 +1,5 @@
-//! One spelling for characters that mean the same: digits, dashes, spaces, quotes, fractions, control tokens.
+//! One spelling for characters that mean the same: digits, dashes, spaces, quotes, fractions,
+//! control tokens.
 
 use std::ops::Range;
 
@@ -40,7 +41,8 @@ const SUPERSCRIPTS: [(char, char); 12] = [
     ('⁺', '+'),
 ];
 
-/// Zero of each decimal script that is read besides ASCII: full-width, Arabic-Indic, Persian, Devanagari, Bengali, Thai.
+/// Zero of each decimal script that is read besides ASCII: full-width, Arabic-Indic, Persian,
+/// Devanagari, Bengali, Thai.
 const ZEROS: [char; 6] = ['０', '٠', '۰', '०', '০', '๐'];
 
 /// Control tokens that are not of the form `<|...|>`.

@@ -118,15 +118,16 @@ impl Sign {
 struct Reader<'t> {
     rest: &'t str,
     depth: usize,
-    /// Powers read so far: a sum or product of plain numbers is no notation for one number.
+    /// Number of powers read so far. A sum or product of plain numbers does not count as one
+    /// number.
     powers: usize,
-    /// Whether a comma was read as the decimal mark without another separator to prove it.
+    /// Whether a comma was read as the decimal mark although no other separator confirms it.
     decimal_comma: bool,
 }
 
 impl Reader<'_> {
-    /// One product, or a sum in which a term holds a power: `2^10 - 1`. A sum of plain numbers is work left undone, and
-    /// `3-4` is a range.
+    /// One product, or a sum in which a term has a power: `2^10 - 1`. A sum of plain numbers is an
+    /// unfinished calculation, and `3-4` is a range.
     fn sum(&mut self, sign: Sign) -> Option<Rational> {
         let mut value = sign.apply(self.product()?);
         let mut terms = 1;
@@ -159,7 +160,7 @@ impl Reader<'_> {
         (factors == 1 || self.powers > 0).then_some(value)
     }
 
-    /// `3/4`, `1 3/4` or one number; a second slash makes a date of it.
+    /// `3/4`, `1 3/4` or one number. With a second slash it is a date.
     fn quotient(&mut self) -> Option<Rational> {
         let start = self.rest;
         let value = self.power()?;
@@ -298,7 +299,8 @@ struct NumeralValue {
     decimal_comma: bool,
 }
 
-/// Reads digits with separators and an exponent: `1,080.5`, `1.234,50`, `1 234`, `1'234`, `1,23,456`, `1.5e3`.
+/// Reads digits with separators and an exponent: `1,080.5`, `1.234,50`, `1 234`, `1'234`,
+/// `1,23,456`, `1.5e3`.
 fn read_numeral(text: &str) -> Option<(NumeralValue, &str)> {
     let (groups, separators, rest) = groups(text)?;
     let (decimals, decimal_comma) = layout(&groups, &separators)?;
@@ -324,7 +326,7 @@ fn read_numeral(text: &str) -> Option<(NumeralValue, &str)> {
     Some((numeral, rest))
 }
 
-/// Digit groups, the single characters between them, and the text behind them.
+/// Digit groups, the single characters between them, and the text after them.
 ///
 /// A space separates groups only before exactly three digits.
 fn groups(text: &str) -> Option<(Vec<&str>, Vec<char>, &str)> {
@@ -366,8 +368,8 @@ fn groups(text: &str) -> Option<(Vec<&str>, Vec<char>, &str)> {
     Some((groups, separators, rest))
 }
 
-/// How many digits stand behind the decimal mark, and whether a comma is that mark without proof; `None` where the
-/// separators follow no rule.
+/// The number of digits after the decimal mark, and whether a comma is that mark without
+/// confirmation; `None` if the separators follow no rule.
 fn layout(groups: &[&str], separators: &[char]) -> Option<(usize, bool)> {
     let count = groups.len();
     let Some(&last) = separators.last() else {
@@ -385,7 +387,8 @@ fn layout(groups: &[&str], separators: &[char]) -> Option<(usize, bool)> {
     Some((decimals, last == ',' && marks.is_empty()))
 }
 
-/// Whether one separator divides groups as thousands: of three digits, or of two and a last one of three (India).
+/// Whether one separator divides groups as thousands: of three digits, or of two and a last one of
+/// three (India).
 fn is_grouped(groups: &[&str], separators: &[char]) -> bool {
     let Some((&first, rest)) = separators.split_first() else {
         return false;

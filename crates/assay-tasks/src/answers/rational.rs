@@ -13,7 +13,8 @@ impl Rational {
         denominator: 1,
     };
 
-    /// The fraction `numerator / denominator`; `None` when the denominator is 0 or the arithmetic leaves 128 bits.
+    /// The fraction `numerator / denominator`; `None` when the denominator is 0 or the arithmetic
+    /// leaves 128 bits.
     pub fn new(numerator: i128, denominator: i128) -> Option<Self> {
         if denominator == 0 || numerator == i128::MIN || denominator == i128::MIN {
             return None;

@@ -10,7 +10,7 @@ use super::units::belongs_to_number;
 /// Maximum number of numerals that are tried from the end of a text.
 const MAX_TRIES: usize = 256;
 
-/// How far a number reaches back over fractions and powers, in bytes.
+/// Maximum number of bytes of fractions and powers before a number.
 const MAX_REACH: usize = 48;
 
 /// Words of a sentence that states a value.
@@ -24,7 +24,8 @@ const BOUNDS: [&str; 9] = [
     "not", "no", "never", "least", "most", "than", "between", "cannot", "without",
 ];
 
-/// The only number of a sentence: `She has 42 apples left.`; `None` where it is no sentence or has several.
+/// The only number of a sentence: `She has 42 apples left.`; `None` where it is not a sentence or
+/// has several.
 pub(super) fn number_of_sentence(plain: &str) -> Option<Quantity> {
     let words: Vec<&str> = plain
         .split(|c: char| !c.is_alphanumeric() && c != '\'')
@@ -54,7 +55,7 @@ pub(super) fn number_of_sentence(plain: &str) -> Option<Quantity> {
 
 /// The last number of a text with its sign, fraction, power and unit.
 ///
-/// A number that continues a word (`H2O`) is passed over.
+/// A number that continues a word (`H2O`) is skipped.
 pub(super) fn last_number(text: &str) -> Option<Range<usize>> {
     let mut end = text.len();
     for _ in 0..MAX_TRIES {
@@ -77,7 +78,8 @@ pub(super) fn last_number(text: &str) -> Option<Range<usize>> {
     None
 }
 
-/// Whether a letter or underscore stands directly before a number. Letters of scripts without spaces do not count.
+/// Whether a letter or underscore directly precedes a number. Letters of scripts without spaces do
+/// not count.
 fn continues_word(before: &str) -> bool {
     let joined = |c: char| c == '_' || (c.is_alphabetic() && u32::from(c) < 0x2E80);
     before.ends_with(joined) && !before.ends_with("Rs")
@@ -177,7 +179,8 @@ fn with_unit(text: &str, end: usize) -> usize {
     end
 }
 
-/// The start with the sign before a number, and with its currency mark where it decides what a letter behind it means.
+/// The start of a number with its sign, and with its currency mark if that decides the meaning of a
+/// letter after the number.
 fn signed_start(text: &str, start: usize, end: usize) -> usize {
     let before = text[..start].trim_end_matches(['$', '€', '£', '₹']);
     let scaled = text[start..end].ends_with(char::is_alphabetic);
@@ -196,7 +199,7 @@ fn signed_start(text: &str, start: usize, end: usize) -> usize {
     if operand { start } else { rest.len() }
 }
 
-/// The formula that holds a number, if the formula or what stands behind its last `=` is one value.
+/// The formula that contains a number, if the formula or the text after its last `=` is one value.
 fn in_mathematics(text: &str, token: &Range<usize>) -> Option<Range<usize>> {
     let line = text[..token.start].rfind('\n').map_or(0, |at| at + 1);
     let line_end = text[token.end..]

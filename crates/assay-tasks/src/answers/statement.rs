@@ -8,7 +8,7 @@ use super::normalise::control_token_length;
 use super::sentence::last_number;
 use crate::segments::trimmed;
 
-/// How many words `answer` are tried from the end.
+/// Number of words `answer` that are tried from the end.
 const MAX_TRIES: usize = 16;
 
 /// Maximum length of a stated answer, in bytes.
@@ -35,7 +35,7 @@ const KEYWORDS: [&str; 17] = [
     "ответ",
 ];
 
-/// What links such a word to the answer, in small letters.
+/// Words that link a keyword to the answer, in small letters.
 const LINKS: [&str; 24] = [
     "：",
     ":",
@@ -76,7 +76,7 @@ const BETWEEN: [&str; 9] = [
     " here",
 ];
 
-/// What may stand before the word on a line that only states an answer.
+/// Words that may precede the keyword on a line that only states an answer.
 const OPENERS: [&str; 22] = [
     "",
     "the",
@@ -102,7 +102,7 @@ const OPENERS: [&str; 22] = [
     "###",
 ];
 
-/// First words of what is no answer: `The answer is correct.`
+/// First words of texts that are not answers: `The answer is correct.`
 const REFUSED: [&str; 14] = [
     "correct",
     "right",
@@ -120,7 +120,7 @@ const REFUSED: [&str; 14] = [
     "given",
 ];
 
-/// Where the reason begins that follows an answer.
+/// Words that begin the reason after an answer.
 const REASONS: [&str; 12] = [
     " because",
     ", because",
@@ -146,16 +146,16 @@ pub(super) struct Statement {
 /// `Final Answer:` and the like at the beginning of a line.
 pub(super) enum Lead {
     None,
-    /// It has this many bytes and the answer stands behind it.
+    /// It has this many bytes, and the answer follows it.
     Before(usize),
-    /// Nothing else stands on the line.
+    /// The line contains nothing else.
     Alone,
 }
 
 /// The last sentence that states an answer.
 pub(super) fn in_sentence(text: &str) -> Option<Statement> {
     let lower = text.to_lowercase();
-    // Lower case may change lengths in rare scripts; then only ASCII is folded.
+    // In rare scripts lower case changes the length; then only ASCII is changed.
     let lower = if lower.len() == text.len() {
         lower
     } else {
@@ -309,7 +309,7 @@ fn opens_line(before: &str) -> bool {
     OPENERS.contains(&opener)
 }
 
-/// Bytes up to the end of the link behind a word that announces an answer.
+/// Bytes up to the end of the link after a word that announces an answer.
 fn after_link(lower: &str, from: usize) -> Option<usize> {
     let mut at = from;
     loop {
@@ -343,7 +343,7 @@ fn after_link(lower: &str, from: usize) -> Option<usize> {
     )
 }
 
-/// Passes over spaces, emphasis and the names `option` and `choice`.
+/// Skips spaces, emphasis and the names `option` and `choice`.
 fn skip_marks(text: &str, from: usize, end: usize) -> usize {
     let mut at = from;
     loop {
@@ -371,7 +371,7 @@ fn skip_marks(text: &str, from: usize, end: usize) -> usize {
     }
 }
 
-/// The next line with something on it; an answer never stands further away.
+/// The next line that is not blank; an answer is never further away.
 fn next_content(text: &str, from: usize) -> Option<Range<usize>> {
     let mut start = from;
     for line in text[from..].split_inclusive('\n').take(MAX_TRIES) {
@@ -416,7 +416,7 @@ fn is_marks(text: &str) -> bool {
     })
 }
 
-/// The answer in the text behind a link: its first sentence, without the reason that may follow.
+/// The answer in the text after a link: its first sentence, without a reason.
 fn pick(text: &str, area: Range<usize>) -> Option<Range<usize>> {
     let sentence = area.start..area.start + sentence_length(&text[area.clone()]);
     let content = &text[sentence.clone()];
@@ -443,7 +443,7 @@ fn pick(text: &str, area: Range<usize>) -> Option<Range<usize>> {
     Some(short)
 }
 
-/// The range without a reason or a calculation behind the answer: `42 because ...`, `42 (40 + 2)`.
+/// The range without a reason or a calculation after the answer: `42 because ...`, `42 (40 + 2)`.
 pub(super) fn without_reason(text: &str, range: Range<usize>) -> Range<usize> {
     let content = &text[range.clone()];
     let calculation = || {

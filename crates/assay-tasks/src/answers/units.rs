@@ -1,4 +1,4 @@
-//! What follows a number: a scale (`million`, `dozens`, `thirds`), a unit, or other words.
+//! The text after a number: a scale (`million`, `dozens`, `thirds`), a unit, or other words.
 
 use super::rational::Rational;
 
@@ -100,7 +100,7 @@ const SCALES: [(&str, i128, i128); 25] = [
     ("millionth", 1, 1_000_000),
 ];
 
-/// The same in Chinese, Japanese and Korean, attached to the number.
+/// Such words in Chinese, Japanese and Korean, attached to the number.
 const CJK_SCALES: [(&str, i128, i128); 9] = [
     ("百", 100, 1),
     ("千", 1_000, 1),
@@ -113,7 +113,7 @@ const CJK_SCALES: [(&str, i128, i128); 9] = [
     ("천", 1_000, 1),
 ];
 
-/// Letters attached to a number that multiply it: `5k`, and behind money `$2.5M`.
+/// Letters attached to a number that multiply it: `5k`, and after money `$2.5M`.
 const SUFFIXES: [(&str, i128); 7] = [
     ("k", 1_000),
     ("K", 1_000),
@@ -195,13 +195,13 @@ const CONTINUATIONS: [&str; 39] = [
     "versu",
 ];
 
-/// Maximum length of the text behind a number, in bytes.
+/// Maximum length of the text after a number, in bytes.
 const MAX_BYTES: usize = 160;
 
-/// Maximum number of words behind a number.
+/// Maximum number of words after a number.
 const MAX_WORDS: usize = 8;
 
-/// What a number counts: known units with their powers, else other words.
+/// The unit of a number: known units with their powers, else other words.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Unit {
     /// Known units such as `km` and `h^-1`, sorted.
@@ -226,7 +226,8 @@ impl Unit {
         self.known.is_empty() && self.words.is_empty()
     }
 
-    /// Whether two units can belong to one quantity: known ones must be equal, other words must share one.
+    /// Whether two units can belong to one quantity: known ones must be equal, other words must
+    /// share one.
     ///
     /// No unit is compatible with every unit.
     pub(super) fn compatible(&self, other: &Self) -> bool {
@@ -288,7 +289,7 @@ impl std::fmt::Display for Unit {
 
 /// The currency mark that a text begins with, and its length in bytes.
 ///
-/// The name is empty where several countries use the mark.
+/// The name is empty if several countries use the mark.
 pub(super) fn leading_currency(text: &str) -> Option<(&'static str, usize)> {
     const MARKS: [(&str, &str); 24] = [
         ("US$", "USD"),
@@ -320,7 +321,7 @@ pub(super) fn leading_currency(text: &str) -> Option<(&'static str, usize)> {
     found.map(|(mark, name)| (*name, mark.len()))
 }
 
-/// What the text behind a number says: a factor and a unit; `None` where the number is not the whole answer.
+/// The factor and unit in the text after a number; `None` if the number is not the whole answer.
 ///
 /// `currency` is the mark before the number, as [`leading_currency`] names it.
 pub(super) fn read_unit(after: &str, currency: Option<&str>) -> Option<(Rational, Unit)> {
@@ -352,7 +353,7 @@ pub(super) fn read_unit(after: &str, currency: Option<&str>) -> Option<(Rational
     Some((scale, words.unit.sorted()))
 }
 
-/// The factor of a letter directly behind a number, and the text behind it.
+/// The factor of a letter directly after a number, and the text after it.
 fn suffix(after: &str, money: bool) -> Option<(Rational, &str)> {
     let (letter, factor) = SUFFIXES
         .iter()
@@ -363,7 +364,7 @@ fn suffix(after: &str, money: bool) -> Option<(Rational, &str)> {
     (ends && (money || alone)).then_some((Rational::new(*factor, 1)?, rest))
 }
 
-/// Whether letters directly behind a number can be a unit: `20km`, not `4y` or `3ab`.
+/// Whether letters directly after a number can be a unit: `20km`, not `4y` or `3ab`.
 fn is_attachable(after: &str) -> bool {
     let letters: String = after
         .chars()
@@ -380,7 +381,7 @@ fn is_attachable(after: &str) -> bool {
         || scale_word(&letters.to_lowercase()).is_some()
 }
 
-/// The words behind a number while they are read.
+/// The words after a number while they are read.
 struct Words {
     unit: Unit,
     scale: Rational,
@@ -402,7 +403,7 @@ impl Default for Words {
 }
 
 impl Words {
-    /// Reads all words; `None` where one of them shows that the number is not the whole answer.
+    /// Reads all words; `None` if one of them shows that the number is not the whole answer.
     fn read(&mut self, text: &str) -> Option<()> {
         if !has_plain_brackets(text) || text.ends_with('-') {
             return None;
@@ -504,7 +505,7 @@ fn has_plain_brackets(text: &str) -> bool {
     !nested && !inner.trim().is_empty()
 }
 
-/// Where a word stands: `in` is inches only at the end.
+/// The position of a word: `in` means inches only at the end.
 #[derive(PartialEq)]
 enum Position {
     Inner,
@@ -528,7 +529,7 @@ fn split_power(word: &str) -> Option<(&str, i32)> {
     Some((word, 1))
 }
 
-/// Whether a word can be what a number counts: no variable, constant, function or conjunction.
+/// Whether a word can be a unit: it is not a variable, constant, function or conjunction.
 fn is_plain_word(word: &str) -> bool {
     let lower = word.to_lowercase();
     let stem = singular(&lower);
@@ -552,7 +553,7 @@ fn scale_word(lower: &str) -> Option<Rational> {
 /// The one name of a unit, or `None` for any other word.
 pub(super) fn known_unit(word: &str) -> Option<&'static str> {
     let lower = word.to_lowercase();
-    // Capital letters stand for other units or for variables, except in words.
+    // Capital letters are other units or variables, except in words.
     let symbol = word.chars().count() <= 2 && word.chars().any(char::is_uppercase);
     let names = UNITS.iter().find(|(name, spellings)| {
         if *name == word {
@@ -563,7 +564,7 @@ pub(super) fn known_unit(word: &str) -> Option<&'static str> {
     names.map(|(name, _)| *name)
 }
 
-/// Whether a word behind a number belongs to it: a unit, a scale or a per cent mark.
+/// Whether a word after a number belongs to it: a unit, a scale or a per cent mark.
 pub(super) fn belongs_to_number(word: &str) -> bool {
     let lower = word.to_lowercase();
     let percent = matches!(lower.as_str(), "%" | "\\%" | "percent" | "％");

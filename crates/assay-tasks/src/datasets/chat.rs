@@ -1,7 +1,7 @@
-//! Chats as data sets have them: OpenAI's `role` and `content`, ShareGPT's `from` and `value`.
+//! Chats in the formats of data sets: OpenAI's `role` and `content`, ShareGPT's `from` and `value`.
 //!
-//! Content is a text, null, or a list of parts. Reasoning of an assistant turn stands in
-//! `reasoning_content`, `reasoning`, `thinking`, or in a part of that type.
+//! Content is a text, null, or a list of parts. Reasoning of an assistant turn is in
+//! `reasoning_content`, `reasoning` or `thinking`, or in a part of that type.
 
 use serde_json::{Map, Value};
 
@@ -40,7 +40,7 @@ pub(super) struct Exchange {
     pub(super) question: Option<String>,
     /// The last assistant turn, with its reasoning inside `<think>`.
     pub(super) reply: Option<String>,
-    /// What else the chat has.
+    /// Notes on other content of the chat.
     pub(super) notes: Vec<String>,
 }
 
@@ -54,8 +54,8 @@ pub(super) fn is_chat(value: &Value) -> bool {
 /// The turns of a chat.
 ///
 /// # Errors
-/// [`RecordFault::Column`] for a value that is no chat, an unknown speaker, or content that is not
-/// text.
+/// [`RecordFault::Column`] for a value that is not a chat, an unknown speaker, or content that is
+/// not text.
 pub(super) fn turns(column: &str, value: &Value) -> Result<Vec<Turn>, RecordFault> {
     let fault = |problem: String| RecordFault::Column {
         column: column.to_owned(),
@@ -70,7 +70,7 @@ pub(super) fn turns(column: &str, value: &Value) -> Result<Vec<Turn>, RecordFaul
         _ => value,
     };
     let Value::Array(elements) = value else {
-        let problem = problem_of_marker(value).unwrap_or("is no list of turns");
+        let problem = problem_of_marker(value).unwrap_or("is not a list of turns");
         return Err(fault(problem.to_owned()));
     };
     elements
@@ -82,7 +82,7 @@ pub(super) fn turns(column: &str, value: &Value) -> Result<Vec<Turn>, RecordFaul
 fn turn(element: &Value) -> Result<Turn, String> {
     let turn = element
         .as_object()
-        .ok_or("has a turn that is no object with `role` and `content`")?;
+        .ok_or("has a turn that is not an object with `role` and `content`")?;
     let role = ROLE_KEYS.iter().find_map(|key| turn.get(*key)?.as_str());
     let role = role.ok_or("has a turn without a `role`")?;
     let speaker = speaker(role).ok_or_else(|| {
@@ -90,7 +90,7 @@ fn turn(element: &Value) -> Result<Turn, String> {
     })?;
     let content = CONTENT_KEYS.iter().find_map(|key| turn.get(*key));
     let (text, in_parts) = match (content, speaker) {
-        // What tools say is not used.
+        // Output of tools is not used.
         (_, Speaker::Tool) | (None, _) => (String::new(), None),
         (Some(content), _) => content_text(content)?,
     };
@@ -129,7 +129,7 @@ fn content_text(content: &Value) -> Result<(String, Option<String>), String> {
         Value::Number(number) => return Ok((number.to_string(), None)),
         Value::Array(parts) => parts.as_slice(),
         Value::Object(_) => std::slice::from_ref(content),
-        Value::Bool(_) => return Err("has a turn whose content is no text".to_owned()),
+        Value::Bool(_) => return Err("has a turn whose content is not text".to_owned()),
     };
     let (mut texts, mut reasons) = (Vec::new(), Vec::new());
     for part in parts {
@@ -139,7 +139,7 @@ fn content_text(content: &Value) -> Result<(String, Option<String>), String> {
                 Part::Text(text) => texts.push(text),
                 Part::Reasoning(text) => reasons.push(text),
             },
-            _ => return Err("has a turn with a part that is no text".to_owned()),
+            _ => return Err("has a turn with a part that is not text".to_owned()),
         }
     }
     let reasoning = (!reasons.is_empty()).then(|| reasons.join("\n"));

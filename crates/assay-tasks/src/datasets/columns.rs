@@ -1,4 +1,4 @@
-//! Values of a record by column name; a dotted name leads into nested columns.
+//! Values of a record by column name; a dotted name selects a nested column.
 
 use std::borrow::Cow;
 
@@ -17,11 +17,11 @@ pub(super) struct Record<'r> {
 }
 
 impl Record<'_> {
-    /// The value of a column: the one that has exactly this name, else the one that a dotted name
-    /// leads to.
+    /// The value of a column: the one with exactly this name, else the one that a dotted name
+    /// selects.
     ///
-    /// A part of a dotted name is a key of an object or the index of a list's element. Text that is
-    /// a JSON object or list is looked into as well.
+    /// A part of a dotted name is a key of an object or an index of a list. Text that is a JSON
+    /// object or list is parsed for this.
     pub(super) fn get(&self, column: &str) -> Option<Cow<'_, Value>> {
         let values = &self.columns.values;
         if let Some(value) = values.get(column) {
@@ -33,8 +33,7 @@ impl Record<'_> {
             .find_map(|(name, rest)| inside(values.get(name)?, rest))
     }
 
-    /// The first of these columns that exists, whatever the case of its letters; its name as the
-    /// record has it.
+    /// The record's name of the first of these columns that exists, ignoring case.
     pub(super) fn find(&self, names: &[&str]) -> Option<String> {
         names.iter().find_map(|name| {
             if self.get(name).is_some() {
@@ -94,7 +93,7 @@ impl Record<'_> {
         Ok((!texts.is_empty()).then(|| texts.join(separator)))
     }
 
-    /// The fault of a column that does not exist; names those that do.
+    /// The fault of a missing column, which lists the existing ones.
     pub(super) fn missing(&self, column: &str) -> RecordFault {
         RecordFault::MissingColumn {
             column: column.to_owned(),
@@ -149,7 +148,7 @@ fn wrong_type(column: &str, value: &Value, expected_not: &str) -> RecordFault {
     }
 }
 
-/// What a dotted path leads to inside a value.
+/// The value at a dotted path inside a value.
 fn inside<'v>(value: &'v Value, path: &str) -> Option<Cow<'v, Value>> {
     match value {
         Value::Object(object) => {

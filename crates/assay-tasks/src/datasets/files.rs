@@ -1,4 +1,4 @@
-//! The files that a path means: one, or those a `*` in its last part matches.
+//! The files of a path: one, or all that a `*` in its last part matches.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,10 +1,10 @@
-//! The schema of a parquet file, checked before its reader builds it.
+//! Checks the schema of a parquet file before the reader builds it.
 //!
 //! The reader recurses into groups and allocates by the number of children that a group claims,
-//! both without a limit. Here the list of schema elements, which begins every footer, is walked
-//! without recursion (Thrift's compact protocol). It is refused where it nests deeper than
-//! [`MAX_DEPTH`] or claims more children than there are elements. Types are those of the format, in
-//! its order: where this walk and the reader could understand a byte differently, it refuses.
+//! both without a limit. This module parses the list of schema elements, which begins every footer,
+//! without recursion (Thrift's compact protocol). It fails if groups nest deeper than [`MAX_DEPTH`]
+//! or claim more children than there are elements. It also fails wherever the reader could
+//! interpret a byte differently.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -19,11 +19,11 @@ const MAX_DEPTH: usize = 64;
 const MAX_ELEMENTS: u64 = 1 << 16;
 /// Maximum length of a footer, in bytes: about a hundred thousand chunks of columns.
 const MAX_FOOTER: u64 = 16 << 20;
-/// What follows the footer: its length and `PAR1`.
+/// Number of bytes after the footer: its length and `PAR1`.
 const TAIL: u64 = 8;
 
-/// Refuses a file whose schema its reader could not build within bounds; other damage is left to
-/// the reader.
+/// Fails for a file whose schema the reader could not build within bounds. The reader detects other
+/// damage.
 ///
 /// # Errors
 /// [`ParquetError::General`] with what is wrong; the file cannot be read.
@@ -58,7 +58,7 @@ fn check_schema(input: &mut Compact<'_>) -> Result<(), ParquetError> {
     if elements > MAX_ELEMENTS {
         return refuse("its schema has more than 65536 columns and groups");
     }
-    // Children that each open group still waits for.
+    // Number of missing children of each open group.
     let mut open: Vec<u64> = Vec::new();
     for element in 0..elements {
         let children = input.schema_element()?;
@@ -88,18 +88,18 @@ impl Compact<'_> {
         match (byte >> 4, byte & 0xf) {
             (15, STRUCT) => self.number(),
             (length, STRUCT) => Ok(u64::from(length)),
-            _ => refuse("its schema is no list of structs"),
+            _ => refuse("its schema is not a list of structs"),
         }
     }
 
-    /// Passes over one `SchemaElement`; the number of its children.
+    /// Skips one `SchemaElement` and returns the number of its children.
     fn schema_element(&mut self) -> Result<u64, ParquetError> {
         let (mut id, mut children) = (0, 0);
         while let Some((distance, kind)) = self.field()? {
             id += distance;
             match (id, kind) {
-                // An i32 is stored with its sign in the lowest bit; a negative number of children
-                // is refused as a huge one.
+                // An i32 is stored with its sign in the lowest bit, so a negative number of
+                // children is read as a huge one and fails.
                 (5, I32) => {
                     let stored = self.number()?;
                     children = if stored & 1 == 0 {
@@ -216,7 +216,7 @@ mod tests {
             (&[0x19, 0x1c], "begin with a version"),
             (&[0x18, 1, 0], "begin with a version"),
             (&[0x15, 2, 0x29, 0x1c], "no schema after the version"),
-            (&[0x15, 2, 0x19, 0x15], "no list of structs"),
+            (&[0x15, 2, 0x19, 0x15], "not a list of structs"),
             (&[0x15, 0xff, 0xff, 0xff, 0xff, 0xff, 1], "too long"),
             (&[0x15, 2, 0x19, 0x1c, 0x05, 2], "out of order"),
             (&[0x15, 2, 0x19, 0x1c, 0x58, 2], "unknown kind"),

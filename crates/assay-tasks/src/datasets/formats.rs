@@ -1,4 +1,4 @@
-//! From a record to question, expert text and gold answer, one layout at a time.
+//! Reads question, expert text and gold answer from a record of each layout.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use super::{DatasetFormat, DatasetSettings};
 use crate::countdown::CountdownTask;
 use crate::{RecordFault, TasksError};
 
-/// Columns that are looked for where the settings name none and the default does not exist.
+/// Columns that are tried if the settings name none and the default does not exist.
 const QUESTIONS: [&str; 8] = [
     "question",
     "problem",
@@ -49,15 +49,15 @@ const CHATS: [&str; 7] = [
     "thread",
 ];
 
-/// What a record says, before the expert's text is taken apart.
+/// The fields of a record, before the expert's text is split.
 #[derive(Default)]
 pub(super) struct Fields {
     pub(super) question: String,
     pub(super) expert: Option<String>,
     pub(super) answer: Option<String>,
-    /// Columns that were looked for and do not exist, of the expert's text and of the answer.
+    /// Missing columns of the expert's text and of the answer.
     pub(super) absent: Absent,
-    /// What was not used or was changed.
+    /// Notes on content that was ignored or changed.
     pub(super) notes: Vec<String>,
 }
 
@@ -68,7 +68,7 @@ pub(super) struct Absent {
     pub(super) answer: Option<String>,
 }
 
-/// Refuses names of columns for a layout whose columns are fixed.
+/// Fails for names of columns for a layout whose columns are fixed.
 pub(super) fn check_names(settings: &DatasetSettings) -> Result<(), TasksError> {
     use DatasetFormat::{Columns, Gsm8k, Messages};
     let default = DatasetSettings::default();
@@ -110,8 +110,8 @@ pub(super) fn read(settings: &DatasetSettings, record: &Record<'_>) -> Result<Fi
     }
 }
 
-/// `question` and `answer`, the expert's text with the gold answer at its end; named columns take
-/// their places. An `answer` that is true, false or a list is the gold answer alone.
+/// `question`, and `answer`, the expert's text with the gold answer at its end; named columns
+/// replace them. An `answer` that is true, false or a list is the gold answer alone.
 fn gsm8k(settings: &DatasetSettings, record: &Record<'_>) -> Result<Fields, RecordFault> {
     let default = DatasetSettings::default();
     let is_named = settings.demonstration != default.demonstration;
@@ -140,8 +140,8 @@ fn gsm8k(settings: &DatasetSettings, record: &Record<'_>) -> Result<Fields, Reco
     })
 }
 
-/// Named columns. Where a name is the default and does not exist, names that data sets commonly use
-/// are tried; a note says which was taken. A column of text may hold a chat instead.
+/// Named columns. If a default name does not exist, common names are tried; a note says which was
+/// used. A column of text may hold a chat instead.
 fn columns(settings: &DatasetSettings, record: &Record<'_>) -> Result<Fields, RecordFault> {
     let default = DatasetSettings::default();
     let mut notes = Vec::new();
@@ -262,8 +262,8 @@ fn column(column: &str, problem: &str) -> RecordFault {
 }
 
 /// `question`, `options` (lines `A. text`, under a heading), `reasoning`, `answer` (the option's
-/// text, then perhaps an explanation). Where the answer is one of the options its letter is the
-/// gold answer, else its text.
+/// text, then perhaps an explanation). The gold answer is the letter of the option that equals the
+/// answer, else the answer's text.
 fn medreason(record: &Record<'_>) -> Result<Fields, RecordFault> {
     let question = record.required_text("question")?;
     let options = record.text("options")?.unwrap_or_default();
@@ -304,7 +304,7 @@ fn mmlu_pro(record: &Record<'_>) -> Result<Fields, RecordFault> {
     };
     let texts: Option<Vec<&str>> = options.iter().map(Value::as_str).collect();
     let texts = texts.filter(|texts| texts.len() <= 10);
-    let texts = texts.ok_or_else(|| column("options", "is no list of at most ten texts"))?;
+    let texts = texts.ok_or_else(|| column("options", "is not a list of at most ten texts"))?;
     let choices: Vec<(char, &str)> = ('A'..='J').zip(texts).collect();
     let answer = record.required_text("answer")?;
     if !choices
@@ -326,8 +326,8 @@ fn mmlu_pro(record: &Record<'_>) -> Result<Fields, RecordFault> {
     })
 }
 
-/// `problem` or `question`, `answer` (an integer from 0 to 999), `solution` where there is one; in
-/// any case of letters.
+/// `problem` or `question`, `answer` (an integer from 0 to 999), `solution` if there is one. The
+/// case of column names is ignored.
 fn aime(record: &Record<'_>) -> Result<Fields, RecordFault> {
     let text = |names: &[&str]| -> Result<Option<String>, RecordFault> {
         let name = record.find(names);
@@ -343,7 +343,7 @@ fn aime(record: &Record<'_>) -> Result<Fields, RecordFault> {
             answer: Some(number.to_string()),
             ..Fields::default()
         }),
-        _ => Err(column("answer", "is no integer from 0 to 999")),
+        _ => Err(column("answer", "is not an integer from 0 to 999")),
     }
 }
 
@@ -361,7 +361,7 @@ fn countdown(record: &Record<'_>) -> Result<Fields, RecordFault> {
     let Some(numbers) = numbers else {
         return Err(column(
             "nums",
-            "is no list of 1 to 32 integers of at least 0",
+            "is not a list of 1 to 32 integers of at least 0",
         ));
     };
     let listed: Vec<String> = numbers.iter().map(i64::to_string).collect();

@@ -1,10 +1,9 @@
-//! The pages of a parquet column, expanded once without being kept, before their reader expands
-//! them.
+//! Checks the expanded size of a parquet column's pages before the reader expands them.
 //!
 //! The reader expands a page of gzip or brotli to its end, whatever size the page states, and
-//! compares sizes only then. A page of some kilobytes could fill the memory. Here every such page
-//! is expanded up to the size it states. The other codecs never expand a page beyond that size,
-//! except the frames of the old lz4 layout, which are refused.
+//! compares sizes only then. So a page of some kilobytes could fill the memory. This module first
+//! expands every such page up to its stated size and discards the result. The other codecs never
+//! expand a page beyond that size, except the frames of the old lz4 layout, which are an error.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -15,7 +14,7 @@ use parquet::file::metadata::ColumnChunkMetaData;
 
 use super::thrift::{Compact, FALSE, I32, STRUCT, TRUE, refuse};
 
-/// Bytes in which the header of a page is looked for first.
+/// Size in bytes of the first window in which a page's header is parsed.
 const HEADER: u64 = 1 << 12;
 /// Maximum length of a page's header, in bytes; it may hold the smallest and the largest value of a
 /// column.
@@ -25,21 +24,21 @@ const BROTLI_BUFFER: usize = 1 << 12;
 /// The first bytes of an lz4 frame.
 const LZ4_FRAME: &[u8] = b"\x04\x22\x4d\x18";
 
-/// What a page's header says of its bytes.
+/// The sizes in a page's header.
 #[derive(Debug, PartialEq, Eq)]
 struct PageHeader {
     /// Bytes of the header itself.
     length: u64,
     /// Bytes after the header.
     stored: u64,
-    /// Bytes that the page expands to, its uncompressed part included.
+    /// Bytes that the page expands to, including its uncompressed part.
     expanded: u64,
     /// Bytes at the beginning that are not compressed.
     plain: u64,
     compressed: bool,
 }
 
-/// Refuses a column in which a page expands to more bytes than it states.
+/// Fails for a column in which a page expands to more bytes than it states.
 ///
 /// # Errors
 /// [`ParquetError::General`] with what is wrong; the file cannot be read or expanded.

@@ -1,8 +1,8 @@
 //! Records of a data file, one at a time: JSON lines, a JSON array, records over several lines, or
 //! parquet rows.
 //!
-//! The first bytes say which, and the ending `.parquet`. Files are not trusted: a record has at
-//! most 16 MiB, and what is decompressed is bounded (`text_file`, `rows`).
+//! The first bytes, and the ending `.parquet`, determine the kind. Files are not trusted: a record
+//! has at most 16 MiB, and decompressed sizes are bounded (`text_file`, `rows`).
 
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ enum Source {
     Ended,
 }
 
-/// A record as it stands in the file.
+/// A record of a file, not parsed yet.
 pub(crate) enum RawRecord {
     /// JSON that was not parsed yet.
     Text(String),
@@ -36,7 +36,7 @@ pub(crate) enum RawRecord {
     Row(Columns),
 }
 
-/// What stops a record from being used.
+/// Why a record cannot be used.
 pub(crate) enum Fault {
     /// The record with this number cannot be used; others may follow.
     Record(usize, RecordFault),
@@ -90,7 +90,7 @@ impl Records {
                 reason: "a directory: name a file in it, or several with `*`",
             });
         }
-        // A pipe cannot be looked at twice; parquet in a pipe cannot be read at all.
+        // A pipe cannot be read twice, and parquet cannot be read from a pipe.
         let is_parquet = has_ending("parquet")
             || path.is_file() && text_file::starts_with(path, text_file::PARQUET)?;
         let source = if is_parquet && !text_file::starts_with(path, b"version https://git-lfs")? {
@@ -134,7 +134,7 @@ fn text_source(path: &Path, mut reader: TextReader) -> Result<Source, TasksError
     Ok(Source::Lines(Lines::new(path, reader)))
 }
 
-/// Whether the first line is a whole array and another line follows: chats, one a line.
+/// Whether the first line is a complete array and another line follows: chats, one per line.
 fn is_array_a_line(text: &[u8]) -> bool {
     let Some(end) = text.iter().position(|&byte| byte == b'\n') else {
         return false;

@@ -1,4 +1,4 @@
-//! What became of a file's records: how many were kept, which were left out and why.
+//! The report on a file's records: how many were kept, and which were left out and why.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,29 +9,29 @@ use crate::RecordFault;
 
 /// Maximum number of records that a report names for each reason.
 const MAX_NAMED: usize = 3;
-/// Maximum number of reasons and of notes that are counted apart; hostile files could have one for
-/// each record.
+/// Maximum number of reasons and of notes that are counted separately; hostile files could have one
+/// per record.
 const MAX_REASONS: usize = 32;
 /// Maximum length of a reason or of a record's details, in characters.
 const MAX_TEXT: usize = 400;
-/// The reason that further ones are counted under.
+/// The reason under which further ones are counted.
 const OTHER: &str = "other reasons";
 
-/// What became of a file's records.
+/// The report on a file's records.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadReport {
     /// Records kept.
     pub loaded: usize,
     /// Records left out, by reason: `empty question`, `no answer`, `not the expected JSON`, ...
     pub skipped: BTreeMap<String, Counted>,
-    /// Records kept of which something was not used or was changed, by what it is.
+    /// Records of which some content was ignored or changed, by the note on it.
     pub notes: BTreeMap<String, Counted>,
 }
 
-/// Records that have something in common.
+/// The records of one reason or note.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counted {
-    /// How many there are.
+    /// Their number.
     pub count: usize,
     /// The first three: file name and number of the record, and details where the records differ in
     /// them.
@@ -69,7 +69,7 @@ impl LoadReport {
         self.skip(Place { path, number }, fault);
     }
 
-    /// Counts a record that is kept and has something worth a note.
+    /// Counts a kept record under a note.
     pub(super) fn note(&mut self, place: Place<'_>, note: String) {
         counted(&mut self.notes, note).add(place, None);
     }

@@ -27,9 +27,9 @@ const MAX_GROUP_VALUES: usize = 1 << 25;
 /// Maximum number of bytes that a column of one row group may expand to, as the file itself states
 /// it.
 const MAX_GROUP_BYTES: i64 = 2 << 30;
-/// The only key of the object that stands for bytes that are no text.
+/// The only key of the object that replaces bytes that are not text.
 const BINARY: &str = "\0binary";
-/// The only key of the object that stands for a column of a type that is not read.
+/// The only key of the object that replaces a column of an unsupported type.
 const UNREADABLE: &str = "\0unreadable";
 
 /// The rows of one file.
@@ -82,7 +82,7 @@ impl Rows {
     }
 }
 
-/// What is wrong with a value that stands for something that is not read.
+/// The problem of a value that replaces unsupported content.
 pub(super) fn problem_of_marker(value: &Value) -> Option<&'static str> {
     let object = value.as_object()?;
     if object.contains_key(BINARY) {
@@ -107,7 +107,7 @@ fn value(field: &Field, non_finite: &mut usize) -> Value {
         }
     };
     match field {
-        // The shortest digits of the 32-bit number, not those of the 64-bit number it equals.
+        // The shortest digits of the 32-bit number, not those of the equal 64-bit number.
         Field::Float(number) => float(shortest(&number.to_string())),
         Field::Float16(number) => float(shortest(&number.to_string())),
         Field::Double(number) => float(Number::from_f64(*number)),
@@ -186,7 +186,7 @@ fn open_rows(path: &Path) -> Result<(RowIter<'static>, Vec<String>), ParquetErro
     Ok((rows, left_out))
 }
 
-/// Refuses a row group that would expand beyond the bounds.
+/// Fails for a row group that would expand beyond the bounds.
 fn check_group(
     reader: &SerializedFileReader<File>,
     file: &mut File,
@@ -217,7 +217,7 @@ fn check_group(
     Ok(())
 }
 
-/// Refuses a codec that is not read, by name.
+/// Fails for an unsupported codec; the error names it.
 fn check_codec(chunk: &ColumnChunkMetaData) -> Result<(), ParquetError> {
     match chunk.compression() {
         Compression::LZO => Err(ParquetError::General(

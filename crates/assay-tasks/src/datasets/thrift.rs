@@ -1,4 +1,4 @@
-//! Thrift's compact protocol, as far as the checks of parquet files need it.
+//! The part of Thrift's compact protocol that the checks of parquet files need.
 //!
 //! Only ascending field numbers in their short form are accepted, so that no field can occur twice.
 
@@ -16,10 +16,10 @@ const I16: u8 = 4;
 const I64: u8 = 6;
 const DOUBLE: u8 = 7;
 
-/// Maximum depth of structs that are passed over.
+/// Maximum depth of structs that are skipped.
 const MAX_DEPTH: usize = 8;
 
-/// Reads the compact protocol; an end in the middle is an error.
+/// Reads the compact protocol; a premature end is an error.
 pub(super) struct Compact<'b> {
     pub(super) bytes: &'b [u8],
 }
@@ -59,8 +59,8 @@ impl Compact<'_> {
         Ok(stored >> 1)
     }
 
-    /// Distance to the field before and type; none at the end of a struct. Fields whose number is
-    /// written out are not those of a schema.
+    /// Distance to the previous field, and type; `None` at the end of a struct. The long form of
+    /// field numbers does not occur in a schema.
     pub(super) fn field(&mut self) -> Result<Option<(u8, u8)>, ParquetError> {
         let byte = self.byte()?;
         match (byte >> 4, byte & 0xf) {
@@ -70,7 +70,7 @@ impl Compact<'_> {
         }
     }
 
-    /// Passes over a string.
+    /// Skips a string.
     pub(super) fn text(&mut self) -> Result<(), ParquetError> {
         let length = self.number()? as usize;
         match self.bytes.get(length..) {
@@ -80,7 +80,7 @@ impl Compact<'_> {
         Ok(())
     }
 
-    /// Passes over a value of any type but a map.
+    /// Skips a value of any type but a map.
     pub(super) fn skip(&mut self, kind: u8) -> Result<(), ParquetError> {
         self.skip_nested(kind, 0)
     }

@@ -1,15 +1,15 @@
-//! JSON values of a text that is not one record a line: an array of records, or records over
+//! JSON values of a text that is not one record per line: an array of records, or records over
 //! several lines.
 //!
-//! The text is cut at the brackets and never held as a whole; whether a value is JSON is left to
-//! its parser.
+//! The text is split at the brackets and is never in memory as a whole. The parser checks whether a
+//! value is JSON.
 
 use std::io::{self, BufRead};
 
 use crate::RecordFault;
 use crate::lines::{MAX_LINE, MAX_PASSED_OVER};
 
-/// Cuts a text into the texts of its values.
+/// Splits a text into the texts of its values.
 pub(super) struct Values<R> {
     reader: R,
     layout: Layout,
@@ -30,7 +30,7 @@ pub(super) enum Layout {
     Done,
 }
 
-/// What stops a value from being used.
+/// Why a value cannot be used.
 #[derive(Debug)]
 pub(super) enum ValueFault {
     /// The value with this number, from 1, cannot be used.
@@ -39,7 +39,7 @@ pub(super) enum ValueFault {
     Text(io::Error),
 }
 
-/// What ends the reading of a text before its end.
+/// Why reading stops before the end of a text.
 enum Stop {
     Text(io::Error),
     /// The text ends inside the array.
@@ -85,7 +85,7 @@ impl<R: BufRead> Values<R> {
                 Some(Err(match stop {
                     Stop::Text(error) => ValueFault::Text(error),
                     Stop::CutShort if self.number == 0 => ValueFault::Text(malformed(reason)),
-                    // A text that was cut short loses its last element, as a file of lines does.
+                    // A truncated text loses its last element, as a file of lines does.
                     Stop::CutShort => {
                         let reason = reason.to_owned();
                         ValueFault::Value(self.number + 1, RecordFault::Json { reason })
@@ -95,7 +95,7 @@ impl<R: BufRead> Values<R> {
         }
     }
 
-    /// Reads what stands before a value; false at the end.
+    /// Reads up to the next value; false at the end.
     fn begin(&mut self) -> Result<bool, Stop> {
         let first = self.layout == Layout::Array;
         if first {
@@ -141,7 +141,7 @@ impl<R: BufRead> Values<R> {
         }
     }
 
-    /// The next byte that is not white space, which is passed over; a byte order mark is white
+    /// The next byte that is not white space, which is skipped; a byte order mark is white
     /// space.
     fn peek(&mut self) -> io::Result<Option<u8>> {
         loop {
@@ -224,7 +224,7 @@ impl Scanner {
                 b'{' | b'[' => self.depth += 1,
                 b'}' | b']' if self.depth > 1 => self.depth -= 1,
                 b'}' | b']' if self.depth == 1 => return (at + 1, true),
-                // A number or a word ends before what cannot be a part of it.
+                // A number or a word ends before a byte that cannot belong to it.
                 b']' | b',' if self.depth == 0 && self.begun => return (at, true),
                 byte if byte.is_ascii_whitespace() && self.depth == 0 => return (at, true),
                 _ => {}
@@ -244,7 +244,7 @@ fn malformed(reason: &str) -> io::Error {
 mod tests {
     use super::*;
 
-    /// The values of a text, or the fault in their place; the reader hands out few bytes at a time.
+    /// The values of a text, or their faults. The reader returns few bytes at a time.
     fn values(text: &[u8], layout: Layout, limit: usize) -> Vec<String> {
         let reader = io::BufReader::with_capacity(3, text);
         let mut values = Values::new(reader, layout);

@@ -1,19 +1,19 @@
-//! What most annotators of a trace say.
+//! The majority judgement of a trace's annotators.
 
 use std::cmp::Ordering;
 
 use super::{FirstError, Label, Labels};
 
-/// A trace with what most of its annotators say.
+/// A trace with the majority judgement of its annotators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgreedTrace<'l> {
     /// The question.
     pub question: &'l str,
     /// The text that was shown.
     pub text: &'l str,
-    /// The first wrong token; `None` where most say that there is none.
+    /// The first wrong token; `None` if most annotators found no error.
     pub first_error: Option<FirstError>,
-    /// How many annotators labelled it.
+    /// Number of its annotators.
     pub annotators: usize,
 }
 
@@ -22,15 +22,15 @@ pub struct AgreedTrace<'l> {
 pub struct Consensus<'l> {
     /// Traces with a majority, in the order of [`Labels::labels`].
     pub traces: Vec<AgreedTrace<'l>>,
-    /// Traces of which as many annotators say that there is an error as say that there is none.
+    /// Number of traces with a tie between error and no error.
     pub undecided: usize,
 }
 
 impl Labels {
-    /// One label for each trace: what more than half of its annotators say.
+    /// One judgement per trace: that of more than half of its annotators.
     ///
-    /// The first error of several annotators is the median of those who mark one; of an even
-    /// number, the earlier of the two in the middle.
+    /// The first error is the median over the annotators who mark one; with an even number, the
+    /// earlier of the two in the middle.
     pub fn consensus(&self) -> Consensus<'_> {
         let mut consensus = Consensus::default();
         for labels in self.traces() {
@@ -51,8 +51,8 @@ impl Labels {
 }
 
 impl<'l> AgreedTrace<'l> {
-    /// What most of the labels of one trace say, by the rule of [`Labels::consensus`]; `None` where
-    /// there is no majority, and without labels.
+    /// The majority judgement of one trace's labels, by the rule of [`Labels::consensus`]; `None`
+    /// without a majority or without labels.
     pub fn of(labels: &'l [Label]) -> Option<Self> {
         let mut errors: Vec<FirstError> = labels.iter().filter_map(|l| l.first_error).collect();
         errors.sort_by_key(|error| (error.start, error.end));

@@ -1,7 +1,7 @@
 //! The file that labels are appended to, by one process at a time.
 //!
-//! A label is on the disk before its writer hears of it. What a crash leaves of a line is removed
-//! when the file is opened again, so that no label is appended to half of another.
+//! `append` returns after the label is on the disk. An incomplete line, left by a crash, is removed
+//! when the file is opened again, so that no label is appended to it.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use super::{FirstError, Label, Labels, MAX_LABEL_BYTES, MAX_LABELS_BYTES, read_labels};
 use crate::TasksError;
 
-/// How every line of ours begins, by which a torn one is recognised.
+/// The beginning of every line that assay writes. It identifies an incomplete line of assay.
 const LINE_START: &[u8] = b"{\"trace\":\"";
 
 /// A file of labels that is open for appending.
@@ -27,14 +27,14 @@ pub struct LabelFile {
 #[derive(Debug)]
 struct State {
     file: File,
-    /// Length to which the file must be cut before anything else is written: an append failed.
+    /// Length to which the file must be truncated before the next write, after a failed append.
     torn_at: Option<u64>,
     marks: BTreeMap<MarkKey, Marked>,
-    /// Marks numbered so far.
+    /// Number of marks so far.
     numbered: u64,
 }
 
-/// A trace and who labelled it.
+/// A trace and its annotator.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct MarkKey {
     trace: String,
@@ -53,40 +53,40 @@ struct Marked {
 pub struct LabelMark {
     /// [`super::trace_key`] of the trace.
     pub trace: String,
-    /// Who labelled it.
+    /// The annotator.
     pub annotator: String,
-    /// The first wrong token; `None` where all of the text is right.
+    /// The first wrong token; `None` if the whole text is right.
     pub first_error: Option<FirstError>,
-    /// When, in seconds since 1970.
+    /// Time in seconds since 1970.
     pub time: u64,
 }
 
-/// What was done about a last line without an end.
+/// How a last line without a line end was repaired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RepairedTail {
-    /// It was whole, or not ours: it was ended.
+    /// It was complete, or not written by assay: a line end was added.
     Ended,
-    /// It was a part of a label: so many bytes were removed.
+    /// It was an incomplete label: this number of bytes was removed.
     Removed(u64),
 }
 
-/// A file of labels and what was found in it.
+/// A file of labels and its contents.
 #[derive(Debug)]
 pub struct OpenedLabels {
     /// The file.
     pub file: LabelFile,
     /// Its labels.
     pub labels: Labels,
-    /// What was done about a last line without an end.
+    /// How a last line without a line end was repaired.
     pub repaired: Option<RepairedTail>,
 }
 
 impl LabelFile {
-    /// Opens a file of labels for appending, or makes it, and keeps other processes from doing so.
+    /// Opens a file of labels for appending, or creates it, and locks it against other processes.
     ///
     /// # Errors
-    /// [`TasksError::LabelsInUse`], [`TasksError::LabelsFull`], [`TasksError::FileKind`] for a file
-    /// that holds something else; the file cannot be read or written.
+    /// [`TasksError::LabelsInUse`], [`TasksError::LabelsFull`]; [`TasksError::FileKind`] for a file
+    /// with other contents. The file cannot be read or written.
     pub fn open(path: &Path) -> Result<OpenedLabels, TasksError> {
         let is_new = !path.exists();
         let unwritable = |source| TasksError::Write {
@@ -129,8 +129,8 @@ impl LabelFile {
     /// Appends a label and waits until it is on the disk.
     ///
     /// # Errors
-    /// [`TasksError::LabelTooLong`], [`TasksError::LabelsFull`]; the file cannot be written. The
-    /// file is then as it was before.
+    /// [`TasksError::LabelTooLong`], [`TasksError::LabelsFull`]; the file cannot be written. After
+    /// an error the file is unchanged.
     pub fn append(&self, label: &Label) -> Result<(), TasksError> {
         let mut line = serde_json::to_vec(label).map_err(|source| TasksError::Encode {
             id: label.trace.clone(),
@@ -175,7 +175,7 @@ impl LabelFile {
             .collect()
     }
 
-    /// How many labels count.
+    /// Number of labels that count.
     pub fn count(&self) -> usize {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.marks.len()
@@ -184,7 +184,7 @@ impl LabelFile {
 
 #[cfg(test)]
 impl LabelFile {
-    /// As after an append that failed at `bytes` and could not be undone.
+    /// Sets the state after an append that failed at `bytes` and could not be undone.
     pub(super) fn tear(&self, bytes: u64) {
         self.state.lock().unwrap().torn_at = Some(bytes);
     }
@@ -204,7 +204,7 @@ impl State {
         state
     }
 
-    /// The length of the file, after what a failed append left was removed.
+    /// The length of the file. First removes the remains of a failed append.
     fn end(&mut self) -> io::Result<u64> {
         if let Some(bytes) = self.torn_at {
             self.file.set_len(bytes)?;
@@ -223,7 +223,7 @@ impl State {
                 Ok(())
             }
             Err(error) => {
-                // Where this fails too, the next append tries again.
+                // If this fails too, the next append tries again.
                 if self.file.set_len(bytes).is_ok() {
                     self.torn_at = None;
                 }
@@ -253,9 +253,9 @@ impl State {
 
 /// A last line without an end.
 enum Tail {
-    /// A part of a line of ours, so many bytes long.
+    /// An incomplete line of assay, with this number of bytes.
     Torn(usize),
-    /// Anything else: it may be whole.
+    /// Any other text, which may be complete.
     Open,
 }
 
@@ -275,7 +275,7 @@ impl Tail {
         })
     }
 
-    /// Removes or ends the line of a file of so many bytes.
+    /// Removes or ends the last line of a file with `bytes` bytes.
     fn repair(self, file: &mut File, bytes: usize) -> io::Result<RepairedTail> {
         let repaired = match self {
             Self::Torn(length) => {
@@ -292,8 +292,8 @@ impl Tail {
     }
 }
 
-/// Opens a file, which is made where there is none, and keeps other processes from doing so. Some
-/// file systems cannot lock; there nothing keeps a second process out.
+/// Opens or creates a file and locks it against other processes. On file systems without locks a
+/// second process is not kept out.
 fn locked(path: &Path) -> Result<File, TasksError> {
     let unwritable = |source| TasksError::Write {
         path: path.to_owned(),
@@ -330,7 +330,7 @@ fn bounded(file: &mut File, path: &Path) -> Result<Vec<u8>, TasksError> {
     Ok(bytes)
 }
 
-/// Whether a file is compressed, parquet or an array: no line can be appended to it.
+/// Whether a file is compressed, parquet or an array, so that no line can be appended to it.
 fn starts_otherwise(bytes: &[u8]) -> bool {
     let others: [&[u8]; 4] = [b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"["];
     others.iter().any(|other| bytes.starts_with(other))

@@ -1,5 +1,4 @@
-//! Reads files of labels. A record that cannot be used is left out, counted and named; the records
-//! after it are read.
+//! Reads files of labels. A record that cannot be used is left out, counted and reported.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -18,15 +17,15 @@ use crate::{RecordFault, TasksError};
 pub struct Labels {
     /// The labels, traces in the order in which they were first labelled.
     pub labels: Vec<Label>,
-    /// Labels that a later one of the same annotator replaced.
+    /// Number of labels that a later one of the same annotator replaced.
     pub replaced: usize,
-    /// Labels that were taken back.
+    /// Number of labels that were withdrawn.
     pub withdrawn: usize,
-    /// What was left out, and why.
+    /// Which records were left out, and why.
     pub report: LoadReport,
 }
 
-/// Whether the first record of a file that can be read at all is a label: it has `first_error`.
+/// Whether the first readable record of a file is a label, which has `first_error`.
 ///
 /// # Errors
 /// The file cannot be opened or read.
@@ -98,7 +97,7 @@ pub fn read_labels(path: &Path) -> Result<Labels, TasksError> {
 }
 
 impl Labels {
-    /// One line for what was left out for each reason, and for labels that no longer count.
+    /// One line per reason for records left out, and one for labels that no longer count.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = self.report.lines();
         for (count, what) in [

@@ -209,7 +209,7 @@ fn half_a_line_is_removed_when_opened() {
         opened.file.append(&label("b", None, "Ada")).unwrap();
         assert_eq!(world.bytes(), both);
     }
-    // Only the end of the line is lost, or the line is not ours.
+    // Only the line end is missing, or assay did not write the line.
     for open in [&both[..both.len() - 1], b"{\"trace\":\"0\"}\nnot ours"] {
         let whole = [&both[..], open].concat();
         fs::write(world.path(), &whole).unwrap();
@@ -236,7 +236,7 @@ fn a_failed_append_leaves_nothing_behind() {
     assert!(matches!(long, Err(TasksError::LabelTooLong { .. })));
     assert_eq!((world.bytes(), file.count()), (before.clone(), 1));
     file.limit = MAX_LABELS_BYTES;
-    // A part of a line that a failed write left, and could not remove, goes before the next one.
+    // An incomplete line that a failed write could not remove is removed before the next write.
     fs::write(world.path(), [&before[..], b"{\"tra"].concat()).unwrap();
     file.tear(before.len() as u64);
     file.append(&label("b", None, "Ada")).unwrap();

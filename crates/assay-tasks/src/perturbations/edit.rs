@@ -1,10 +1,10 @@
-//! Replacing parts of a text and finding where the result first differs.
+//! Replaces parts of a text and finds the first difference.
 
 use std::ops::Range;
 
 use super::{Perturbation, Perturbed};
 
-/// A rewritten text, with the end in the new text of what was first changed.
+/// A rewritten text, and the end of its first change in the new text.
 pub(super) struct Edited {
     pub(super) text: String,
     pub(super) first_end: usize,
@@ -29,7 +29,7 @@ impl Edited {
         }
     }
 
-    /// Finds the first difference from `original`; `None` where one text is the other's beginning.
+    /// Finds the first difference from `original`; `None` if one text is a prefix of the other.
     pub(super) fn located(self, original: &str, kind: Perturbation) -> Option<Perturbed> {
         let mut pairs = original.char_indices().zip(self.text.chars());
         let (start, differing) =

@@ -1,10 +1,11 @@
-//! Hints: a demonstration and misleading versions of it, as a judge reads them.
+//! Hints for a judge: a demonstration and misleading versions of it.
 
 use super::edit::layout;
 use super::{Perturbation, REDRAWS};
 use crate::random::Stream;
 
-/// Errors of the reasoning, the first possible one is made: an error that is carried on misleads most.
+/// Errors of the reasoning. The first possible one is used, since an error with consequences
+/// misleads most.
 const IN_THE_REASONING: [Perturbation; 5] = [
     Perturbation::CarryError,
     Perturbation::CorruptManyNumbers,
@@ -18,14 +19,15 @@ const IN_THE_REASONING: [Perturbation; 5] = [
 pub struct Hints {
     /// The demonstration.
     pub right: String,
-    /// Versions with a wrong result that is carried on and another final answer; all different.
+    /// Versions with a wrong result that later steps use, and another final answer. All are
+    /// different.
     pub wrong: Vec<String>,
 }
 
 impl Hints {
-    /// At most `count` misleading versions of a demonstration; fewer where it offers fewer.
+    /// At most `count` misleading versions of a demonstration; fewer if fewer are possible.
     ///
-    /// Text without a number, a choice or yes and no offers none.
+    /// Text without a number, a choice or yes and no has none.
     pub fn of(demonstration: &str, count: usize, stream: &mut Stream) -> Self {
         let mut wrong: Vec<String> = Vec::with_capacity(count);
         for _ in 0..count + REDRAWS {
@@ -42,7 +44,7 @@ impl Hints {
     }
 }
 
-/// A text with an error in its reasoning and another answer, each where the text offers one.
+/// A text with an error in its reasoning and another answer, as far as both are possible.
 fn misleading(text: &str, stream: &mut Stream) -> Option<String> {
     let made = |kind: Perturbation, text: &str, stream: &mut Stream| {
         kind.apply(text, stream).map(|perturbed| perturbed.text)

@@ -1,10 +1,10 @@
-//! Perturbed demonstrations: right reasoning with one known error.
+//! Perturbed demonstrations: correct reasoning with one known error.
 //!
-//! Each perturbation is a named function from a text to a corrupted text and the place of its first
-//! corruption, drawn from a [`Stream`]. It never returns its input, keeps the format of what it
-//! changes and works on every completion layout: the answer is the content of the last `<answer>`
-//! or the text after the last `####`, and the reasoning is the text before it. A text that cannot
-//! be corrupted is skipped and counted, never replaced by the input.
+//! Each perturbation is a named function from a text to a corrupted text and the position of its
+//! first corruption, drawn from a [`Stream`]. It never returns its input, keeps the format of the
+//! changed part and works on every completion layout: the answer is the content of the last
+//! `<answer>` or the text after the last `####`, and the reasoning is the text before it. A text
+//! that cannot be corrupted is skipped and counted.
 
 mod answer;
 mod edit;
@@ -53,7 +53,7 @@ pub enum Perturbation {
     WrongUnitScale,
     /// A number of the reasoning plus or minus one. Held out of training.
     OffByOne,
-    /// A statement of the reasoning denied, or a denied one affirmed. Held out of training.
+    /// A statement of the reasoning negated, or a negated one affirmed. Held out of training.
     FlipPolarity,
     /// The last word of a step replaced by that of an earlier step. Held out of training.
     SwapConclusion,
@@ -66,11 +66,10 @@ pub struct Perturbed {
     pub text: String,
     /// Byte range in `text` of the first corruption; never empty.
     ///
-    /// Before its start the two texts are equal, at its start their characters differ. It ends with
-    /// the corrupted number, operator or step; after a deletion, with the step that now stands at
-    /// the place.
+    /// Before its start the two texts are equal; at its start their characters differ. It ends with
+    /// the corrupted number, operator or step; after a deletion, with the step that follows.
     pub span: Range<usize>,
-    /// What was done.
+    /// The perturbation.
     pub kind: Perturbation,
 }
 
@@ -123,7 +122,7 @@ impl Perturbation {
         )
     }
 
-    /// Corrupts `text`, or `None` where it offers nothing to corrupt in this way.
+    /// Corrupts `text`; `None` if this perturbation cannot be applied to it.
     pub fn apply(self, text: &str, stream: &mut Stream) -> Option<Perturbed> {
         let edited = match self {
             Perturbation::FlipOperator => operators::flip_operator(text, stream),
@@ -216,7 +215,7 @@ impl Registry {
 
     /// The same perturbations, redrawn until their texts consist of these characters only.
     ///
-    /// For tasks with a closed vocabulary, where a character never seen would reveal a corruption.
+    /// For tasks with a closed vocabulary, in which an unseen character would reveal a corruption.
     pub fn within(self, alphabet: &str) -> Self {
         Self {
             alphabet: Some(alphabet.chars().collect()),

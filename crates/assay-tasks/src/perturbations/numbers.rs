@@ -9,7 +9,7 @@ pub(super) fn reasoning_quantities(text: &str) -> Vec<Numeral> {
     quantities(&text[..layout(text).reasoning_end])
 }
 
-/// Changes one digit in each of `count` numbers of the reasoning, or in all where there are fewer.
+/// Changes one digit in each of `count` numbers of the reasoning, or in all if there are fewer.
 pub(super) fn corrupt_numbers(text: &str, count: usize, stream: &mut Stream) -> Option<Edited> {
     let mut chosen = reasoning_quantities(text);
     stream.shuffle(&mut chosen);
@@ -78,7 +78,7 @@ pub(super) fn carry_error(text: &str, stream: &mut Stream) -> Option<Edited> {
     Some(Edited::replacing(text, &replacements))
 }
 
-/// Multiplies a number by ten, or divides it where the written decimals stay exact.
+/// Multiplies a number by ten, or divides it by ten if the written decimals stay exact.
 pub(super) fn wrong_unit_scale(text: &str, stream: &mut Stream) -> Option<Edited> {
     change_one(text, stream, |numeral, stream| {
         let scaled = numeral.scaled(text).filter(|&scaled| scaled != 0)?;
@@ -166,14 +166,14 @@ fn rescaled(scaled: i128, from: usize, to: usize) -> Option<i128> {
     (scaled % divisor == 0).then_some(scaled / divisor)
 }
 
-/// Whether the numeral stands behind an equals sign.
+/// Whether the numeral follows an equals sign.
 fn is_result(text: &str, numeral: &Numeral) -> bool {
     text[..numeral.span.start]
         .trim_end_matches([' ', '$', '€', '£'])
         .ends_with('=')
 }
 
-/// Whether only terms of one sum, or only factors of one product, stand between two numbers.
+/// Whether only terms of one sum, or only factors of one product, are between two numbers.
 fn is_commutative(between: &str) -> bool {
     let marks = || {
         between

@@ -141,7 +141,7 @@ fn starts_operand(after: &str, all: &[Numeral], length: usize) -> bool {
             .is_ok()
 }
 
-/// Whether only an expression stands between here and an equals sign that a number follows.
+/// Whether `after` begins with an expression, an equals sign and a number.
 fn reaches_equals(after: &str) -> bool {
     let mut words = 0;
     let mut in_word = false;

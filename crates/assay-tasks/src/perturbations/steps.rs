@@ -1,7 +1,8 @@
 //! Errors in the order and number of steps.
 //!
-//! Where steps hold numbers, only a step whose result a later step or the answer uses is dropped or
-//! moved: exchanging independent steps leaves the reasoning right. Without numbers, any step is.
+//! If steps have numbers, only a step whose result a later step or the answer uses is dropped or
+//! moved, because exchanging independent steps leaves the reasoning correct. Without numbers, any
+//! step may be.
 
 use std::ops::Range;
 

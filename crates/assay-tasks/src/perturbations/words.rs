@@ -7,13 +7,13 @@ use super::numbers::pick;
 use crate::random::Stream;
 use crate::segments::{StepUnit, steps};
 
-/// Verbs that are denied by a following `not`.
+/// Verbs that a following `not` negates.
 const VERBS: [&str; 14] = [
     "is", "are", "was", "were", "does", "do", "did", "has", "have", "had", "can", "could", "will",
     "would",
 ];
 
-/// Denies a statement of the reasoning, or affirms one that was denied.
+/// Negates a statement of the reasoning, or affirms a negated one.
 pub(super) fn flip_polarity(text: &str, stream: &mut Stream) -> Option<Edited> {
     let words = words(text, 0..layout(text).reasoning_end);
     let mut flips = Vec::new();
@@ -31,7 +31,7 @@ pub(super) fn flip_polarity(text: &str, stream: &mut Stream) -> Option<Edited> {
     }
     let (range, with) = pick(&flips, stream)?.clone();
     let mut edited = Edited::replacing(text, &[(range.clone(), with.to_owned())]);
-    // What was left out has no text of its own: the word after it stands in its place.
+    // After a deletion, the next word is the changed text.
     if with.is_empty() {
         let after = &edited.text[range.start..];
         let word = after.len() - after.trim_start().len();
@@ -41,7 +41,7 @@ pub(super) fn flip_polarity(text: &str, stream: &mut Stream) -> Option<Edited> {
     Some(edited)
 }
 
-/// The last word of a step becomes the last word of an earlier step: a conclusion drawn before.
+/// Replaces the last word of a step by the last word of an earlier step, an earlier conclusion.
 pub(super) fn swap_conclusion(text: &str, stream: &mut Stream) -> Option<Edited> {
     let reasoning = &text[..layout(text).reasoning_end];
     let mut conclusions: Vec<Range<usize>> = Vec::new();

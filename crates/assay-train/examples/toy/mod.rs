@@ -1,4 +1,4 @@
-//! What the example's loop builds on: a tiny model, fine-tuning, sampling, counting right answers.
+//! Helpers of the example's loop: a tiny model, fine-tuning, sampling, counting right answers.
 
 use std::error::Error;
 use std::path::Path;
@@ -40,7 +40,7 @@ const SFT_BATCH: usize = 32;
 /// Samples per problem when accuracy is measured.
 const TEST_SAMPLES: usize = 4;
 
-/// Questions and solutions as they are, without a system message.
+/// Plain questions and solutions, without a system message.
 pub(crate) fn prompt_style() -> PromptSettings {
     PromptSettings {
         style: PromptStyle::Plain,
@@ -64,7 +64,7 @@ pub(crate) fn optimiser_settings(learning_rate: f64) -> OptimiserSettings {
     }
 }
 
-/// A fresh optimiser of a policy.
+/// A new optimiser of a policy.
 pub(crate) fn optimiser(policy: &PolicyModel) -> Result<AdamW, TrainError> {
     AdamW::new(&policy.parameters())
 }
@@ -174,7 +174,7 @@ pub(crate) fn sample(
     draw(policy, encoder, groups, SAMPLES, iteration)
 }
 
-/// Adds samples to the groups, each on a random stream of its own.
+/// Adds samples to the groups, each with its own random stream.
 fn draw(
     policy: &PolicyModel,
     encoder: &Encoder<'_>,

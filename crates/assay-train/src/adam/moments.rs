@@ -1,4 +1,4 @@
-//! Moments of one parameter, where the parameter is: slices on the CPU, tensors on a device.
+//! Moments of one parameter, on the parameter's device: slices on the CPU, tensors elsewhere.
 
 use assay_lm::gradients::Gradients;
 use assay_ops::{
@@ -16,7 +16,7 @@ pub(super) enum Moments {
 }
 
 impl Moments {
-    /// Zeros beside a parameter.
+    /// Zero moments on the device of a parameter.
     pub(super) fn zeros(var: &Var) -> Result<Self, TrainError> {
         let n = var.elem_count();
         if !has_kernels(var.device()) {
@@ -39,7 +39,7 @@ impl Moments {
         })
     }
 
-    /// Values a moment has.
+    /// Number of values in a moment.
     pub(super) fn len(&self) -> usize {
         match self {
             Self::Host { first, .. } => first.len(),
@@ -47,7 +47,7 @@ impl Moments {
         }
     }
 
-    /// Takes the values of a checkpoint's tensors, `[n]` f32 on the CPU.
+    /// Copies the values of a checkpoint's tensors, `[n]` f32 on the CPU.
     pub(super) fn set(&mut self, [first, second]: [Tensor; 2]) -> Result<(), TrainError> {
         *self = match self {
             Self::Host { .. } => Self::Host {
@@ -63,14 +63,15 @@ impl Moments {
     }
 }
 
-/// Gradients of all parameters, read where that is needed.
+/// Gradients of all parameters, in the form that the parameters' device needs.
 pub(super) enum Found {
     Host(Vec<Vec<f32>>),
     Device(Vec<Tensor>),
 }
 
 impl Found {
-    /// Collects the gradients and the sum of squares of each; what is not finite is an error that names its parameter.
+    /// Collects the gradients and the sum of squares of each. A gradient that is not finite is an
+    /// error that names its parameter.
     pub(super) fn collect(
         parameters: &[(String, Var)],
         gradients: &Gradients,
@@ -104,7 +105,7 @@ impl Found {
         Ok((Self::Host(grads), norm))
     }
 
-    /// One transfer for all: the partial sums of squares.
+    /// Transfers the partial sums of squares of all parameters at once.
     fn on_device(
         parameters: &[(String, Var)],
         found: Vec<Tensor>,
@@ -129,14 +130,14 @@ impl Found {
     }
 }
 
-/// How often the optimiser has stepped, this step included, and the factor that clipping applies to gradients.
+/// The number of steps including this one, and the factor that clipping applies to gradients.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StepScale {
     pub(super) step: u64,
     pub(super) clip: f32,
 }
 
-/// One optimiser step of every parameter, whose own settings are `settings(index)`.
+/// One optimiser step of every parameter with the settings `settings(index)`.
 pub(super) fn step_all<'m>(
     parameters: &[(String, Var)],
     found: &Found,

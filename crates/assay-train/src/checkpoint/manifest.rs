@@ -1,6 +1,8 @@
-//! The digest of every file of a checkpoint, written with it: a file that was cut, changed or lost is found out.
+//! The manifest of a checkpoint: the digest of every file. It detects truncated, changed and
+//! missing files.
 //!
-//! A file that the manifest does not name is left alone: a reward directory may get a calibration later.
+//! Files that the manifest does not name are ignored: a reward directory may get a calibration
+//! later.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -45,10 +47,10 @@ pub(super) fn write(dir: &Path) -> Result<(), TrainError> {
     fs::write(&path, text + "\n").map_err(|source| TrainError::io("writing", &path, source))
 }
 
-/// What is wrong with a checkpoint; `None` when every file is what was written.
+/// The damage of a checkpoint; `None` if every file is as it was written.
 ///
 /// # Errors
-/// A file that is there but cannot be read: that is no damage.
+/// A file exists but cannot be read, which does not count as damage.
 pub(super) fn damage(dir: &Path) -> Result<Option<String>, TrainError> {
     let manifest = match read(&dir.join(MANIFEST))? {
         Ok(manifest) => manifest,
@@ -95,7 +97,7 @@ fn read(path: &Path) -> Result<Result<Manifest, String>, TrainError> {
         Ok(_) => Ok(serde_json::from_str(&text).map_err(|error| format!("{MANIFEST}: {error}"))),
         Err(source) if is_absence(source.kind()) => Ok(Err(format!("{MANIFEST} is missing"))),
         Err(source) if source.kind() == ErrorKind::InvalidData => {
-            Ok(Err(format!("{MANIFEST} is no text")))
+            Ok(Err(format!("{MANIFEST} is not text")))
         }
         Err(source) => Err(TrainError::io("reading", path, source)),
     }

@@ -68,7 +68,7 @@ fn leftovers_of_a_kill_are_removed() {
     assert_eq!(entries(run.path()).unwrap().len(), 1);
 }
 
-/// Each way a file can be damaged: the reason names it, and the previous checkpoint is used.
+/// For every kind of damage, the reason names the file, and the previous checkpoint is used.
 #[test]
 fn damage_is_found_and_the_previous_checkpoint_used() {
     type Harm = fn(&Path);
@@ -103,7 +103,7 @@ fn damage_is_found_and_the_previous_checkpoint_used() {
         ),
         (
             |dir| fs::write(dir.join(MANIFEST), [0xff]).unwrap(),
-            "manifest.json is no text",
+            "manifest.json is not text",
         ),
         (
             |dir| {

@@ -1,9 +1,10 @@
-//! From token rewards to token advantages within the group of one prompt.
+//! Token advantages from token rewards, within the group of one prompt.
 //!
-//! Notation: group of traces i with token rewards r_it, t = 1..T_i; mean and std run over traces, each counted with its
-//! multiplicity (an expert row may count once or as often as there are samples). sigma' = sigma + epsilon, or 1 when
-//! scaling is off; mu = 0 when centring is off. Return-to-go is the backward recursion A_t = a_t + gamma A_{t+1}:
-//! dividing by gamma^t overflows f32 near 814 tokens at gamma = 0.9.
+//! Notation: a group has traces i with token rewards r_it, t = 1..T_i. Mean mu and standard
+//! deviation sigma are over traces, each counted with its multiplicity (an expert row counts once
+//! or as often as there are samples). sigma' = sigma + epsilon, or 1 if scaling is off; mu = 0 if
+//! centring is off. Return-to-go is the backward recursion A_t = a_t + gamma A_{t+1}. (Dividing by
+//! gamma^t instead would overflow f32 near 814 tokens at gamma = 0.9.)
 //!
 //! | kind | trace score R_i | a_it | A_it |
 //! |---|---|---|---|
@@ -14,40 +15,40 @@
 //! | `soft_min` | sum_t w_it r_it, w_i = softmax(-r_i / T) | w_it (r_it - mu) / sigma' | return-to-go with gamma = 1 |
 //! | `potential` | r_iT | gamma phi_t - phi_{t-1}, phi_t = (r_it - mu) / sigma', phi_0 = 0 | return-to-go |
 //!
-//! `soft_min` at the first token is exactly the standardised soft minimum, whatever the length; after the weakest token
-//! little is left. `potential` telescopes to A_it = gamma^{T-t+1} phi_T - phi_{t-1}: with gamma = 1, the `sparse`
-//! advantage less what was already promised before token t.
+//! `soft_min` at the first token is exactly the standardised soft minimum, whatever the length;
+//! after the weakest token it is close to 0. `potential` telescopes to A_it = gamma^{T-t+1} phi_T -
+//! phi_{t-1}: with gamma = 1, the `sparse` advantage minus the potential before token t.
 
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 use crate::trace::TraceRole;
 
-/// Added to a standard deviation that divides.
+/// Added to a standard deviation before dividing by it.
 const EPSILON: f64 = 1e-4;
 
-/// How token rewards become advantages; see the table of this module.
+/// The advantage estimator; see the table of this module.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum AdvantageKind {
-    /// The last token's reward, one scalar a trace.
+    /// The last token's reward, one scalar per trace.
     Sparse,
-    /// Every token's reward against the group's last tokens, discounted sum of the future.
+    /// Every token's reward minus the mean of the group's last rewards, as a discounted future sum.
     Dense {
         /// Discount in [0, 1]; 0 is a_it itself.
         #[serde(default = "default_gamma")]
         gamma: f64,
     },
-    /// Every token's reward against the other traces' means.
+    /// Every token's reward minus the mean of the other traces' means.
     Prime {
         /// Discount in [0, 1].
         #[serde(default = "default_gamma")]
         gamma: f64,
     },
-    /// The mean token reward, one scalar a trace.
+    /// The mean token reward, one scalar per trace.
     #[default]
     Average,
-    /// Credit to the weakest tokens.
+    /// Most weight on the tokens with the lowest rewards.
     SoftMin {
         /// T of the credit weights, in rewards, above 0.
         #[serde(default = "default_temperature")]
@@ -69,7 +70,7 @@ fn default_temperature() -> f64 {
     1.0
 }
 
-/// What a difference from the mean is divided by.
+/// The divisor of a difference from the mean.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StdScale {
@@ -96,7 +97,7 @@ pub enum ExpertInGroup {
 }
 
 impl ExpertInGroup {
-    /// How often the demonstration counts beside `samples` samples.
+    /// How often the demonstration counts in a group with `samples` samples.
     pub fn multiplicity(self, samples: usize) -> usize {
         match self {
             Self::Off => 0,
@@ -114,10 +115,11 @@ pub struct AdvantageSettings {
     pub estimator: AdvantageKind,
     /// Whether the group's mean is subtracted.
     pub centre: bool,
-    /// What the difference is divided by.
+    /// The divisor of the difference.
     pub scale: StdScale,
-    /// Share lambda of the verifier's outcome: A = (1 - lambda) A_reward + lambda A_outcome, A_outcome being `sparse`
-    /// on outcomes 0 and 1. 1 is GRPO with a verifier; anything above 0 is not demonstrations-only.
+    /// Share lambda of the verifier's outcome: A = (1 - lambda) A_reward + lambda A_outcome, where
+    /// A_outcome is `sparse` on outcomes 0 and 1. The value 1 is GRPO with a verifier. With any
+    /// value above 0, training uses more than demonstrations.
     pub outcome_weight: f64,
     /// Whether the demonstration is a member of the group.
     pub expert_in_group: ExpertInGroup,
@@ -140,9 +142,9 @@ impl Default for AdvantageSettings {
 pub struct RewardedTrace<'a> {
     /// Expert rows count as `expert_in_group` says; all others once.
     pub role: TraceRole,
-    /// r_t, one f32 a completion token.
+    /// r_t, one f32 per completion token.
     pub rewards: &'a [f32],
-    /// Whether a verifier found the answer right: 1 or 0; `None` where it was not asked.
+    /// The verifier's result: 1 for a right answer, 0 for a wrong one, `None` without a verifier.
     pub outcome: Option<f32>,
 }
 
@@ -151,27 +153,28 @@ pub struct RewardedTrace<'a> {
 pub struct AdvantageOutput {
     /// One entry per trace, group after group.
     pub traces: Vec<TraceAdvantage>,
-    /// What the groups looked like.
+    /// Statistics of the groups.
     pub statistics: AdvantageStatistics,
 }
 
 /// The advantages of one trace.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TraceAdvantage {
-    /// A_it, one f32 per token: a zero is an advantage like any other.
+    /// A_it, one f32 per token. Tokens with advantage 0 still count in the objective.
     pub values: Vec<f32>,
     /// How often the trace counts in the objective: 1 for samples, 0, 1 or G for an expert row.
     pub multiplicity: f32,
 }
 
-/// What the groups of an iteration looked like.
+/// Statistics of the groups of an iteration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AdvantageStatistics {
     /// Groups.
     pub groups: usize,
-    /// Groups whose trace scores are all equal: they teach nothing.
+    /// Groups whose trace scores are all equal.
     pub zero_std_groups: usize,
-    /// Mean over groups of the standard deviation of trace scores, as `scale` defines it (population when off).
+    /// Mean over groups of the standard deviation of trace scores, as `scale` defines it
+    /// (population when off).
     pub mean_std: f64,
     /// Mean trace score of samples.
     pub mean_score: f64,
@@ -182,8 +185,8 @@ pub struct AdvantageStatistics {
 /// Advantages of every group of an iteration.
 ///
 /// # Errors
-/// [`TrainError::NonFinite`] names the trace (counted over all groups) and token of a reward that is not finite;
-/// [`TrainError::LengthMismatch`] a trace without tokens.
+/// [`TrainError::NonFinite`] names the trace (counted over all groups) and token of a reward that
+/// is not finite; [`TrainError::LengthMismatch`] a trace without tokens.
 pub fn advantages(
     groups: &[Vec<RewardedTrace<'_>>],
     settings: &AdvantageSettings,
@@ -237,7 +240,7 @@ pub fn return_to_go(values: &mut [f64], gamma: f64) {
 }
 
 impl AdvantageSettings {
-    /// Refuses values without meaning; `key` is the dotted path of this table, `samples` the group's size.
+    /// Checks the values; `key` is the dotted path of this table, `samples` the group's size.
     ///
     /// # Errors
     /// [`TrainError::InvalidSetting`] names the key.
@@ -345,7 +348,8 @@ fn group_advantages(
     }
 }
 
-/// Outcomes, their `sparse` advantages and their moments, over the traces that have one; 0 for the others.
+/// Outcomes, their `sparse` advantages and their moments, over the traces that have one; 0 for the
+/// others.
 fn outcome_advantages(
     group: &[RewardedTrace<'_>],
     multiplicities: &[f64],
@@ -430,8 +434,8 @@ fn credit_weights(rewards: &[f32], temperature: f64) -> Vec<f64> {
     weights.iter().map(|weight| weight / sum).collect()
 }
 
-/// Mean score of the other members; a member counted m times is among the others m - 1 times. The own score when there
-/// is no other.
+/// Mean score of the other members. A member counted m times is among the others m - 1 times.
+/// Without other members, its own score.
 fn leave_one_out(scores: &[f64], multiplicities: &[f64], index: usize) -> f64 {
     let total: f64 = multiplicities.iter().sum();
     let sum: f64 = scores

@@ -3,32 +3,35 @@
 //! With w_t = exp(logp_t - logp_old_t) and advantage A_t, per token:
 //!
 //! L_t = -c_t min(min(w_t, delta) A_t, clamp(w_t, 1 - clip_low, 1 + clip_high) A_t) + beta k3_t,
-//! c_t = min(exp(logp_old_t - logp_sampling_t), cap) where the sampler's log-probabilities are given, else 1,
-//! k3_t = exp(ref_t - logp_t) - (ref_t - logp_t) - 1.
+//! c_t = min(exp(logp_old_t - logp_sampling_t), cap) if the sampler's log-probabilities are given,
+//! else 1, k3_t = exp(ref_t - logp_t) - (ref_t - logp_t) - 1.
 //!
-//! Reductions divide by numbers of the whole update ([`UpdateSize`]), so that a sum over micro-batches is the whole.
-//! Every completion token counts, whatever its advantage. Gradients flow through logp only.
+//! Reductions divide by the size of the whole update ([`UpdateSize`]), so the parts of
+//! micro-batches add up to the whole. Every completion token counts, whatever its advantage.
+//! Gradients flow through logp only.
 
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 use crate::trace::TraceRole;
 
-/// One trace of an update as the objective sees it.
+/// One trace of an update, as an input of the objective.
 ///
 /// # Shapes
-/// All lists have one f32 a completion token.
+/// All lists have one f32 per completion token.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PolicyTrace<'a> {
-    /// Samples, or the demonstration: its ratio is 1 at the first pass because `old` is the policy's own.
+    /// A sample, or the demonstration. The demonstration's ratio is 1 in the first pass, because
+    /// `old` holds the policy's own log-probabilities.
     pub role: TraceRole,
     /// log pi(y_t | y_<t) of the policy being trained.
     pub logprobs: &'a [f32],
-    /// The same before the update; recomputed, never the sampler's.
+    /// The same before the update, recomputed by the trainer, not taken from the sampler.
     pub old: &'a [f32],
-    /// log-probabilities of the reference policy, where beta > 0.
+    /// log-probabilities of the reference policy, if beta > 0.
     pub reference: Option<&'a [f32]>,
-    /// log-probabilities under the distribution the trace was drawn from; `None` for what nobody sampled.
+    /// log-probabilities under the distribution that the trace was sampled from; `None` for a trace
+    /// that was not sampled.
     pub sampling: Option<&'a [f32]>,
     /// A_t.
     pub advantages: &'a [f32],
@@ -49,7 +52,7 @@ pub(crate) enum Ending {
     Truncated,
 }
 
-/// How token losses become one number.
+/// The reduction of token losses to one number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Reduction {
@@ -74,16 +77,16 @@ pub struct ObjectiveSettings {
     pub clip_low: f64,
     /// Upper clip distance; 0.28 is clip-higher.
     pub clip_high: f64,
-    /// Largest ratio even where clipping does not act (negative advantages); `inf` for none.
+    /// Upper bound of the ratio where clipping has no effect (negative advantages); `inf` for none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delta: Option<f64>,
     /// Weight beta of the KL term against the reference policy; 0 is off.
     pub kl_weight: f64,
-    /// How token losses become one number.
+    /// The reduction of token losses to one number.
     pub reduction: Reduction,
-    /// Whether completions cut at the limit are left out.
+    /// Whether truncated completions are left out.
     pub mask_truncated: bool,
-    /// Cap of the importance weight between sampler and policy; 0 measures their gap and corrects nothing.
+    /// Cap of the importance weight between sampler and policy; 0 only measures their gap.
     pub importance_cap: f64,
 }
 
@@ -126,15 +129,15 @@ impl UpdateSize {
 /// The objective of an update, or of a part of one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ObjectiveOutput {
-    /// The loss; parts add up.
+    /// The loss. The losses of parts add up.
     pub loss: f64,
-    /// dL/d logp, one list a trace, one entry a token.
+    /// dL/d logp, one list per trace, one entry per token.
     pub grads: Vec<Vec<f32>>,
-    /// What the update looked like.
+    /// Statistics of the update.
     pub statistics: ObjectiveStatistics,
 }
 
-/// Token averages over the traces that count; 0 where there is none.
+/// Token averages over the traces that count; 0 without such tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ObjectiveStatistics {
     /// Tokens that count.
@@ -153,15 +156,16 @@ pub struct ObjectiveStatistics {
     pub ratio_max: f64,
     /// Mean |logp_old - logp_sampling| over tokens that have both.
     pub sampling_gap_mean: f64,
-    /// The largest.
+    /// The largest such value.
     pub sampling_gap_max: f64,
-    /// Mean importance weight min(cap, pi_old / pi_sampling) of the tokens that have both; 1 where there is none.
+    /// Mean importance weight min(cap, pi_old / pi_sampling) of the tokens that have both; 1
+    /// without such tokens.
     pub importance_mean: f64,
-    /// Share of them whose weight is cut at the cap.
+    /// Share of those tokens whose weight is capped.
     pub importance_capped: f64,
-    /// Share of tokens that are the expert's: off-policy.
+    /// Share of off-policy tokens: those of demonstrations.
     pub expert_share: f64,
-    /// Traces left out because they were cut at the limit.
+    /// Traces left out because they are truncated.
     pub masked_traces: usize,
 }
 
@@ -179,8 +183,8 @@ pub(crate) fn objective(
 /// The contribution of some traces to the objective of an update of the given size.
 ///
 /// # Errors
-/// [`TrainError::LengthMismatch`] names a list that is not as long as `logprobs`; [`TrainError::NonFinite`] a trace and
-/// token whose loss is not finite.
+/// [`TrainError::LengthMismatch`] names a list that is not as long as `logprobs`;
+/// [`TrainError::NonFinite`] a trace and token whose loss is not finite.
 pub(crate) fn objective_of_part(
     traces: &[PolicyTrace<'_>],
     size: UpdateSize,
@@ -219,12 +223,12 @@ pub(crate) fn objective_of_part(
 }
 
 impl ObjectiveSettings {
-    /// delta, or infinity where it is not set.
+    /// delta, or infinity if it is not set.
     fn largest_ratio(&self) -> f64 {
         self.delta.unwrap_or(f64::INFINITY)
     }
 
-    /// Refuses values without meaning; `key` is the dotted path of this table.
+    /// Checks the values; `key` is the dotted path of this table.
     ///
     /// # Errors
     /// [`TrainError::InvalidSetting`] names the key.
@@ -287,7 +291,7 @@ struct TokenTerm {
     log_ratio: f64,
     reference_kl: Option<f64>,
     sampling_gap: Option<f64>,
-    /// pi_old / pi_sampling where it is corrected for, before the cap.
+    /// pi_old / pi_sampling before the cap; `None` without correction.
     importance: Option<f64>,
 }
 
@@ -325,8 +329,8 @@ impl TokenTerm {
     }
 }
 
-/// min(min(w, delta) A, clamp(w) A) and its derivative with respect to log w; at a tie the mean of both, as autograd's
-/// minimum has it.
+/// min(min(w, delta) A, clamp(w) A) and its derivative with respect to log w. At a tie the
+/// derivative is the mean of both, as in autograd's minimum.
 fn surrogate(ratio: f64, advantage: f64, settings: &ObjectiveSettings) -> (f64, f64) {
     let (low, high) = (1.0 - settings.clip_low, 1.0 + settings.clip_high);
     let largest = settings.largest_ratio();
@@ -360,7 +364,7 @@ fn multiplicity(trace: &PolicyTrace<'_>, settings: &ObjectiveSettings) -> f64 {
     }
 }
 
-/// Factor of one token's loss; an update without traces contributes nothing.
+/// Factor of one token's loss; 0 for an update without traces.
 fn token_scale(length: usize, size: UpdateSize, reduction: Reduction) -> f64 {
     let denominator = match reduction {
         Reduction::Grpo => size.traces * length as f64,
@@ -407,7 +411,7 @@ struct Sums {
     reference: (f64, f64),
     gap: (f64, f64),
     gap_max: f64,
-    /// Weights, how many were cut at the cap, how many there are.
+    /// Sum of the weights, number of capped weights, number of weights.
     importance: (f64, f64, f64),
     expert: f64,
     masked_traces: usize,

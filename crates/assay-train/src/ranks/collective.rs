@@ -2,32 +2,34 @@
 
 use crate::TrainError;
 
-/// What the ranks of a run can do together. All ranks make the same calls in the same order.
+/// Collective operations of the ranks of a run. All ranks must make the same calls in the same
+/// order.
 pub trait Collective {
-    /// Which one this is, from 0.
+    /// Index of this rank, from 0.
     fn rank(&self) -> usize;
 
-    /// Which one this is among the ranks of its machine, from 0. `compute.device = "auto"` uses the
+    /// Index of this rank among the ranks of its machine, from 0. `compute.device = "auto"` uses the
     /// GPU with this index.
     fn local_rank(&self) -> usize;
 
-    /// How many there are.
+    /// Number of ranks.
     fn size(&self) -> usize;
 
-    /// The bytes that every rank gave, in rank order.
+    /// The bytes `own` of every rank, in rank order.
     ///
     /// # Errors
-    /// [`TrainError::Collective`] when the others cannot be reached.
+    /// [`TrainError::Collective`] if the others cannot be reached.
     fn gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>, TrainError>;
 
-    /// `total[i] = ((total[i] + own_0[i]) + own_1[i]) + ...` in f32 and in rank order, on every rank; all slices
-    /// have one length.
+    /// `total[i] = ((total[i] + own_0[i]) + own_1[i]) + ...` in f32 and in rank order, on every
+    /// rank. All slices have the same length.
     ///
     /// # Errors
-    /// [`TrainError::Collective`] when the others cannot be reached.
+    /// [`TrainError::Collective`] if the others cannot be reached.
     fn accumulate(&self, total: &mut [f32], own: &[f32]) -> Result<(), TrainError>;
 
-    /// Ends all ranks at once with an exit status; a rank that is alone has none to end, and the call returns.
+    /// Ends all ranks at once with an exit status. Returns without effect if there is only one
+    /// rank.
     fn abort(&self, status: u8);
 }
 

@@ -1,4 +1,4 @@
-//! Ranks that `mpirun` started, talking through MPI from the main thread.
+//! Ranks that `mpirun` started. They communicate through MPI from the main thread.
 
 use mpi::Threading;
 use mpi::environment::Universe;
@@ -8,14 +8,14 @@ use mpi::traits::{Communicator, CommunicatorCollectives, Root};
 use super::collective::{Collective, add};
 use crate::TrainError;
 
-/// Most bytes a message: MPI counts in 32-bit integers.
+/// Maximum number of bytes per message: MPI counts in 32-bit integers.
 const BYTES: usize = 1 << 24;
-/// Most floats a rank in one exchange of gradients.
+/// Maximum number of floats a rank in one exchange of gradients.
 const FLOATS: usize = 1 << 20;
 /// Exit status after a panic.
 const PANIC: i32 = 2;
 
-/// All processes of an `mpirun`. Dropping it leaves MPI, which waits for all ranks.
+/// All processes of an `mpirun`. Dropping it finalises MPI, which waits for all ranks.
 pub struct Mpi {
     world: SimpleCommunicator,
     local_rank: usize,
@@ -23,10 +23,11 @@ pub struct Mpi {
 }
 
 impl Mpi {
-    /// Joins the processes that were started together; without `mpirun` it is alone.
+    /// Joins the processes that were started together. Without `mpirun` this process is the only
+    /// one.
     ///
     /// # Errors
-    /// [`TrainError::Collective`] when this process has joined before.
+    /// [`TrainError::Collective`] if this process has joined before.
     pub fn start() -> Result<Self, TrainError> {
         let (universe, _) =
             mpi::initialize_with_threading(Threading::Funneled).ok_or_else(|| {
@@ -102,7 +103,8 @@ impl Collective for Mpi {
 }
 
 impl Drop for Mpi {
-    /// Leaving MPI waits for all ranks, but they wait for this one: a panic ends them.
+    /// Finalising MPI waits for all ranks. During a panic they would wait for this one, so it
+    /// aborts them.
     fn drop(&mut self) {
         if std::thread::panicking() && self.size() > 1 {
             self.world.abort(PANIC);

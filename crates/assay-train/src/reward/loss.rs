@@ -1,8 +1,9 @@
-//! What the discriminator minimises, and its gradient with respect to every token logit.
+//! The discriminator's loss and its gradient with respect to every token logit.
 //!
-//! One call sees the *whole update*: every mean is over all labelled positions (or all pairs) of it, so neither the
-//! number of prompts nor the cut into micro-batches changes the gradient. All arithmetic is f64 from logits, in
-//! softplus form; logits of ±1e4 are exact. The sum of the terms, each with its weight (0 turns a term off):
+//! One call takes the *whole update*: every mean is over all its labelled positions (or pairs), so
+//! the gradient depends neither on the number of prompts nor on the split into micro-batches. All
+//! arithmetic is in f64 on logits, in softplus form; logits of ±1e4 are exact. The loss is the sum
+//! of these terms, each times its weight (0 turns a term off):
 //!
 //! | term | formula | where |
 //! |---|---|---|
@@ -12,7 +13,8 @@
 //! | `wgan` | mean_neg z - mean_pos z | [`WganSettings`] |
 //! | `judge` | the judge's token signs and trace order (`judged.rs`) | [`JudgeSettings`] |
 //!
-//! Left out: which tokens carry a label ([`assay_critic::granularity`]) and how often this runs ([`super::schedule`]).
+//! [`assay_critic::granularity`] selects the labelled tokens; [`super::schedule`] says when the
+//! discriminator is trained.
 
 mod judged;
 mod labelled_trace;
@@ -32,16 +34,16 @@ pub use settings::{
 };
 pub use statistics::LossStatistics;
 
-/// The loss of an update, its gradients and what it looked like.
+/// The loss of an update, its gradients and statistics.
 #[derive(Clone, Debug, Default)]
 pub struct LossOutput {
     /// The weighted sum of the terms.
     pub loss: f64,
     /// The terms, each before its weight.
     pub terms: LossTerms,
-    /// dL/dz, one list a trace, one entry a token; 0 where a token has no part in the loss.
+    /// dL/dz, one list per trace, one entry per token; 0 where a token has no part in the loss.
     pub grads: Vec<Vec<f32>>,
-    /// What the discriminator got right.
+    /// Accuracies of the discriminator.
     pub statistics: LossStatistics,
 }
 
@@ -56,7 +58,7 @@ pub struct LossTerms {
     pub contrast: f64,
     /// Wasserstein difference.
     pub wgan: f64,
-    /// Agreement with the judge; `None` where the term is off.
+    /// Agreement with the judge; `None` if the term is off.
     #[serde(default)]
     pub judge: Option<f64>,
 }
@@ -78,8 +80,8 @@ impl LossTerms {
 /// The discriminator's loss over all traces of an update.
 ///
 /// # Errors
-/// [`TrainError::NonFinite`] names the trace and token of a logit that is not finite; [`TrainError::LengthMismatch`] a
-/// trace with a labelled position beyond its end.
+/// [`TrainError::NonFinite`] names the trace and token of a logit that is not finite;
+/// [`TrainError::LengthMismatch`] names a trace with a labelled position beyond its end.
 pub fn discriminator_loss(
     traces: &[LabelledTrace<'_>],
     settings: &DiscriminatorLossSettings,

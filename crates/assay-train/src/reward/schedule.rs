@@ -1,4 +1,4 @@
-//! When the discriminator is trained, how much policy samples count, and which past samples come back.
+//! When the discriminator is trained, the weight of policy samples, and the replay of past samples.
 
 use std::collections::VecDeque;
 
@@ -35,7 +35,7 @@ impl Default for DiscriminatorSchedule {
     }
 }
 
-/// What one iteration trains.
+/// Numbers of updates in one iteration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IterationPlan {
     /// Optimiser steps of the discriminator; 0 skips its loss altogether.
@@ -67,7 +67,7 @@ impl DiscriminatorSchedule {
             .sum()
     }
 
-    /// Refuses values without meaning; `key` is the dotted path of this table.
+    /// Checks the values; `key` is the dotted path of this table.
     ///
     /// # Errors
     /// [`TrainError::InvalidSetting`] names the key.
@@ -92,10 +92,10 @@ impl DiscriminatorSchedule {
     }
 }
 
-/// Weight of a policy sample among the negatives, a perturbed demonstration having weight 1.
+/// Weight of a policy sample among the negatives. A perturbed demonstration has weight 1.
 ///
-/// Policy samples teach style before reasoning: while a demonstration can be told from a sample at a glance, labelling
-/// samples negative rewards the style. So their weight follows how alike the two already are.
+/// While demonstrations and samples differ in style, labelling samples as negative rewards the
+/// style rather than the reasoning. So the weight can depend on how similar the two already are.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum PolicyNegatives {
@@ -115,18 +115,19 @@ pub enum PolicyNegatives {
         /// The first iteration with the whole weight.
         end: usize,
     },
-    /// Grows as the discriminator's style advantage falls: weight * clamp((0.95 - a) / (0.95 -
-    /// 0.6), 0, 1), with a the running style advantage ([`StyleAdvantage`]); 0 before anything is
-    /// known. At a = 0.5 the two cannot be told apart, at 1 always.
+    /// Increases as the discriminator's style advantage a ([`StyleAdvantage`]) falls:
+    /// weight * clamp((0.95 - a) / (0.95 - 0.6), 0, 1); 0 before the first observation. At a = 0.5
+    /// demonstrations and samples cannot be distinguished, at a = 1 always.
     ///
-    /// This is negative feedback: a discriminator that learns style raises a, which takes the weight back.
+    /// This is negative feedback: a discriminator that learns style raises a, which lowers the
+    /// weight.
     StyleAdvantage {
         /// The weight at a style advantage of 0.6 and below.
         weight: f64,
     },
 }
 
-/// Style advantage below which samples have the whole weight.
+/// Style advantage below which samples have the full weight.
 const ALIKE: f64 = 0.6;
 /// Style advantage above which samples have no weight.
 const APART: f64 = 0.95;
@@ -176,9 +177,10 @@ impl PolicyNegatives {
     }
 }
 
-/// Running share of same-prompt pairs in which the discriminator puts the demonstration above a policy sample.
+/// Running share of same-prompt pairs in which the discriminator ranks the demonstration above a
+/// policy sample.
 ///
-/// a <- 0.9 a + 0.1 x after each observation x, a = x after the first. Saved with the run.
+/// a = x after the first observation x, then a <- 0.9 a + 0.1 x. Saved with the run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StyleAdvantage {
     running: Option<f64>,
@@ -187,7 +189,7 @@ pub struct StyleAdvantage {
 impl StyleAdvantage {
     const MEMORY: f64 = 0.9;
 
-    /// Takes in one update's share of pairs; `None` and non-finite values change nothing.
+    /// Adds one update's share of pairs; `None` and non-finite values are ignored.
     pub fn observe(&mut self, share: Option<f64>) {
         if let Some(share) = share.filter(|share| share.is_finite()) {
             let before = self.running.unwrap_or(share);
@@ -205,11 +207,12 @@ impl StyleAdvantage {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReplaySettings {
-    /// Share of an update's policy samples that come from the buffer, in [0, 1]; 0 keeps no past samples.
+    /// Share of an update's policy samples that come from the buffer, in [0, 1]; 0 keeps no past
+    /// samples.
     pub share: f64,
 }
 
-/// Most past samples that a run keeps; the oldest leave first.
+/// Maximum number of past samples that a run keeps; the oldest are dropped first.
 const KEPT_SAMPLES: usize = 1024;
 
 impl ReplaySettings {
@@ -222,7 +225,7 @@ impl ReplaySettings {
     }
 }
 
-/// Past policy samples of any kind `T`, oldest first. Saved with the run when `T` can be.
+/// Past policy samples of type `T`, oldest first. Saved with the run if `T` is serialisable.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReplayBuffer<T> {
     capacity: usize,
@@ -246,7 +249,7 @@ impl<T> ReplayBuffer<T> {
         }
     }
 
-    /// Adds samples; beyond the capacity the oldest leave.
+    /// Adds samples and drops the oldest beyond the capacity.
     pub fn extend(&mut self, samples: impl IntoIterator<Item = T>) {
         for sample in samples {
             self.items.push_back(sample);
@@ -266,14 +269,15 @@ impl<T> ReplayBuffer<T> {
         self.items.is_empty()
     }
 
-    /// How many of `count` policy samples come from the buffer: round(share * count), at most what is kept.
+    /// Number of `count` policy samples taken from the buffer: round(share * count), at most the
+    /// number kept.
     pub fn replayed(&self, count: usize, share: f64) -> usize {
         ((share * count as f64).round() as usize)
             .min(count)
             .min(self.items.len())
     }
 
-    /// `count` different samples drawn uniformly (all of them when fewer are kept), in the order they were drawn.
+    /// `count` different samples, drawn uniformly (all if fewer are kept), in the order of drawing.
     pub fn draw(&self, count: usize, stream: &mut Stream) -> Vec<&T> {
         let mut order: Vec<usize> = (0..self.items.len()).collect();
         let count = count.min(order.len());

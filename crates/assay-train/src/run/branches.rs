@@ -1,8 +1,9 @@
-//! Branches of demonstrations: traces that follow an expert's prefix y_<t and go on with another token than y_t.
+//! Branches of demonstrations: traces with an expert's prefix y_<t and another token than y_t.
 //!
-//! A branch is a perturbed trace whose first corrupted token is t. It is the policy's own continuation, drawn anew in
-//! each iteration, or a wrong trace of the user's. Nothing here knows whether a branch is wrong: it is a negative
-//! because an expert wrote something else. Left out: how the tokens are labelled ([`crate::reward::loss`]).
+//! A branch is a perturbed trace whose first corrupted token is t. It is a continuation that the
+//! policy samples in each iteration, or a wrong trace of the user. Whether a branch is really wrong
+//! is not checked: it is a negative because the expert wrote something else.
+//! [`crate::reward::loss`] labels its tokens.
 
 use std::collections::HashMap;
 
@@ -31,28 +32,28 @@ pub(super) struct Branches<'s> {
     settings: &'s BranchSettings,
     /// Tokens that end a line.
     line_breaks: Vec<u32>,
-    /// The wrong traces of each demonstration, when they come from a file.
+    /// The wrong traces of each demonstration, if they come from a file.
     from_file: Vec<Vec<Trace>>,
 }
 
-/// What branching needs beside the demonstrations.
+/// The inputs of branching other than the demonstrations.
 #[derive(Clone, Copy)]
 pub(super) struct BranchPlan<'p> {
     /// The policy that continues.
     pub(super) policy: &'p PolicyModel,
-    /// Reads what it wrote.
+    /// Decodes the policy's tokens.
     pub(super) encoder: &'p Encoder<'p>,
     /// Token limits and sequences at a time.
     pub(super) limits: &'p SamplingLimits,
-    /// Most packed tokens of a pass.
+    /// Maximum number of packed tokens of a pass.
     pub(super) token_budget: usize,
-    /// Iteration of the game, for random streams.
+    /// Iteration of the game, for the random streams.
     pub(super) iteration: usize,
     /// Seed of the run.
     pub(super) seed: u64,
 }
 
-/// Where a branch leaves which demonstration.
+/// The demonstration of a branch and the token where they differ.
 struct Fork<'g> {
     /// Index of the group among those of the call.
     group: usize,
@@ -62,27 +63,28 @@ struct Fork<'g> {
     stream: Stream,
 }
 
-/// A wrong trace in tokens, and where it leaves the demonstration.
+/// A wrong trace in tokens, and where it differs from the demonstration.
 #[derive(Clone, Copy)]
 struct Places<'c> {
     completion: &'c EncodedCompletion,
     diverges_at: Option<usize>,
 }
 
-/// Wrong traces that are no branch, by reason.
+/// Numbers of wrong traces that cannot be branches, by reason.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct LeftOut {
     unknown: usize,
     equal: usize,
     too_long: usize,
-    /// Their text before the mark is another one when it is rendered.
+    /// Rendering changes their text before the mark.
     moved: usize,
-    /// Marked where they are still the demonstration.
+    /// The mark is in the prefix that they share with the demonstration.
     shared: usize,
 }
 
 impl<'s> Branches<'s> {
-    /// Reads and aligns the wrong traces where the settings name a file of them, and reports what is left out.
+    /// Reads and aligns the wrong traces if the settings name a file of them. Reports which are
+    /// left out.
     ///
     /// # Errors
     /// The file cannot be read, or none of its traces belongs to a demonstration.
@@ -148,7 +150,8 @@ impl<'s> Branches<'s> {
         }
     }
 
-    /// Some of the wrong traces that the file has of a demonstration, others in each iteration.
+    /// Some of a demonstration's wrong traces in the file; the selection changes with the
+    /// iteration.
     fn read(&self, group: &PromptGroup, plan: &BranchPlan<'_>) -> Vec<Trace> {
         let mut own = self.from_file.get(group.index).cloned().unwrap_or_default();
         stream(group, plan).shuffle(&mut own);
@@ -156,7 +159,7 @@ impl<'s> Branches<'s> {
         own
     }
 
-    /// Where the branches of each demonstration begin: different tokens, drawn by weight.
+    /// The tokens where the branches of each demonstration begin: distinct, drawn by weight.
     fn forks<'g>(
         &self,
         groups: &'g [PromptGroup],
@@ -224,7 +227,8 @@ impl Fork<'_> {
         }
     }
 
-    /// The whole trace; `None` when its text is still the demonstration's, in other tokens, or its step is.
+    /// The complete trace; `None` if its text, or its step, equals the demonstration's in other
+    /// tokens.
     fn branch(&self, drawn: &Completion, end: BranchEnd, plan: &BranchPlan<'_>) -> Option<Trace> {
         let expert = &self.demonstration.completion;
         let ids = [&expert.ids[..self.token], &drawn.token_ids].concat();
@@ -247,8 +251,8 @@ impl Fork<'_> {
 }
 
 impl Fork<'_> {
-    /// Whether a branch that begins with a step has the expert's step but for its first word, which is added, left
-    /// out or another: `so a is b`, `then a is b`, `a is b`.
+    /// Whether a branch that begins a step equals the expert's step except for its first word,
+    /// which is added, missing or different: `so a is b`, `then a is b`, `a is b`.
     fn is_paraphrase(&self, branch: &str) -> bool {
         let expert = &self.demonstration.completion;
         let from = expert.offsets[self.token].0;
@@ -267,7 +271,7 @@ impl Fork<'_> {
 }
 
 impl BranchPlace {
-    /// How likely each completion token of each demonstration is chosen, up to a factor.
+    /// Unnormalised probability that each completion token of each demonstration is chosen.
     fn weights(
         self,
         groups: &[PromptGroup],
@@ -312,8 +316,8 @@ impl LeftOut {
         summary
     }
 
-    /// The first token of a wrong trace that is negative: the marked one, else the first that
-    /// differs from the demonstration. Counts a trace that has none.
+    /// The first negative token of a wrong trace: the marked one, else the first that differs from
+    /// the demonstration. Counts a trace that has none.
     fn place(&mut self, wrong: &WrongTrace, spans: Places<'_>) -> Option<usize> {
         let Places {
             completion,
@@ -339,13 +343,13 @@ impl LeftOut {
     }
 }
 
-/// The stream that chooses and continues the branches of a demonstration in an iteration.
+/// The random stream of a demonstration's branches in an iteration.
 fn stream(group: &PromptGroup, plan: &BranchPlan<'_>) -> Stream {
     let path = [plan.iteration as u64, group.index as u64];
     StreamKey::Branch.stream(plan.seed, &path)
 }
 
-/// `count` different indices, each drawn in proportion to its weight among those that are left.
+/// `count` distinct indices, drawn without replacement in proportion to their weights.
 fn different(weights: &[f64], count: usize, stream: &mut Stream) -> Vec<usize> {
     let mut left = weights.to_vec();
     let mut chosen = Vec::with_capacity(count);
@@ -367,7 +371,8 @@ fn different(weights: &[f64], count: usize, stream: &mut Stream) -> Vec<usize> {
     chosen
 }
 
-/// The token that ends the line of token `from`, or the one after `from` where that ends it itself.
+/// The token that ends the line of token `from`, or the token after `from` if `from` ends it
+/// itself.
 fn step_end(trace: &Trace, from: usize) -> usize {
     let completion = &trace.completion;
     let ends_line = |&(start, end): &(usize, usize)| completion.text[start..end].contains('\n');

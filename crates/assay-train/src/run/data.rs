@@ -1,4 +1,4 @@
-//! The demonstrations of a run as groups that are ready for training.
+//! The demonstrations of a run as groups for training.
 
 use assay_critic::encode::{Demonstration, EncodeReport, Encoder};
 use assay_tasks::perturbations::DemonstrationGroup;
@@ -10,8 +10,8 @@ use crate::TrainError;
 use crate::settings::{SamplingSettings, Settings};
 use crate::trace::PromptGroup;
 
-/// Encodes the demonstrations of `problems`, one group each, and replaces a share of them by wrong ones if the settings ask
-/// for it. What is left out is reported.
+/// Encodes the demonstrations of `problems`, one group each. Replaces a share of them by wrong ones
+/// if the settings say so. Reports which are left out.
 ///
 /// # Errors
 /// The chat template or the tokenizer fails; no demonstration is left.
@@ -43,7 +43,8 @@ fn summary(count: usize, report: &EncodeReport, sampling: &SamplingSettings) -> 
     )
 }
 
-/// Replaces a share of the demonstrations by perturbed ones, for robustness studies; returns how many.
+/// Replaces a share of the demonstrations by perturbed ones, for robustness studies; returns how
+/// many.
 fn corrupt_share(
     demonstrations: &mut [Demonstration],
     encoder: &Encoder<'_>,

@@ -1,7 +1,7 @@
-//! A run directory from the outside: who may open it, with which settings, and what is best in it.
+//! A run directory: its lock, its settings and its best checkpoint.
 //!
-//! A run may be resumed with other settings as long as the iterations already done would have been the same. What
-//! such a change is, [`Change::is_harmless`] decides; every other one is refused with all differences.
+//! A run may be resumed with other settings if the iterations already done would have been the
+//! same. [`Change::is_harmless`] decides this; for other changes the error lists all differences.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,11 +19,11 @@ use crate::{TrainError, checkpoint};
 
 const SETTINGS: &str = "settings.toml";
 const BEST: &str = "best.json";
-/// The metric that tells which checkpoint is best.
+/// The metric that determines the best checkpoint.
 const ACCURACY: &str = "validation/accuracy";
 /// The length of the run.
 const ITERATIONS: &str = "run.iterations";
-/// Keys, or tables, that change no bit of what is trained. The data are compared by content instead.
+/// Keys, or tables, that do not affect training. The data are compared by content instead.
 const HARMLESS: [&str; 13] = [
     "data",
     "run.early_stop",
@@ -40,22 +40,22 @@ const HARMLESS: [&str; 13] = [
     "sampling.engine.attempts",
 ];
 
-/// Whether a run begins or goes on.
+/// Whether a run begins or continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunMode {
     /// In a directory without a run.
     Fresh,
-    /// From the newest whole checkpoint, or from the start where there is none yet.
+    /// From the newest intact checkpoint, or from the start if there is none.
     Resume,
 }
 
-/// A run directory that this process holds.
+/// A run directory that this process has locked.
 pub(super) struct RunDirectory {
     path: PathBuf,
     _lock: RunLock,
 }
 
-/// The checkpoint with the highest validation accuracy; the first one of several.
+/// The checkpoint with the highest validation accuracy; the first one at a tie.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Best {
     /// Iterations done when it was written.
@@ -64,7 +64,7 @@ pub(super) struct Best {
     pub(super) accuracy: f64,
 }
 
-/// One setting that differs from those a run was begun with.
+/// One setting that differs from those of the run's start.
 #[derive(Debug, PartialEq)]
 struct Change {
     key: String,
@@ -73,7 +73,7 @@ struct Change {
 }
 
 impl RunDirectory {
-    /// Locks the directory, creating it where needed, and compares its settings with those given.
+    /// Locks the directory, creates it if needed, and compares its settings with those given.
     ///
     /// # Errors
     /// [`TrainError::RunLocked`]; [`TrainError::RunExists`] for a fresh run in a used directory;
@@ -113,13 +113,13 @@ impl RunDirectory {
         &self.path
     }
 
-    /// Writes `settings.toml`: from now on the directory holds a run.
+    /// Writes `settings.toml`, which marks the directory as a run.
     pub(super) fn record(&self, settings: &Settings) -> Result<(), TrainError> {
         let text = settings.resolved_toml()?;
         checkpoint::write_file(&self.path.join(SETTINGS), text.as_bytes())
     }
 
-    /// Writes `best.json`, when the checkpoint it names is there.
+    /// Writes `best.json` if the checkpoint that it names exists.
     pub(super) fn record_best(&self, best: &Best) -> Result<(), TrainError> {
         let name = format!("checkpoints/iter-{}", best.iterations);
         if !self.path.join(&name).is_dir() {
@@ -135,7 +135,7 @@ impl RunDirectory {
 }
 
 impl Best {
-    /// The better of what was best and a checkpoint with these metrics.
+    /// The better of the best checkpoint so far and a checkpoint with these metrics.
     pub(super) fn after(best: Option<Self>, metrics: &IterationMetrics) -> Option<Self> {
         match (best, metrics.values.get(ACCURACY)) {
             (Some(best), Some(&accuracy)) if accuracy <= best.accuracy => Some(best),
@@ -151,7 +151,7 @@ impl Best {
 /// The harmless changes.
 ///
 /// # Errors
-/// [`TrainError::OtherSettings`] with every other one.
+/// [`TrainError::OtherSettings`] with all other changes.
 fn accepted(before: &Settings, now: &Settings, path: &Path) -> Result<Vec<Change>, TrainError> {
     let (harmless, refused): (Vec<Change>, Vec<Change>) = changes(before, now)?
         .into_iter()
@@ -202,9 +202,10 @@ fn flatten(prefix: &str, table: Table, values: &mut BTreeMap<String, Value>) {
 }
 
 impl Change {
-    /// Whether iterations already done would have been the same bits.
+    /// Whether the iterations already done would have the same bits.
     ///
-    /// The length of the run is in every learning rate unless both players' rates are constant from the first update.
+    /// Every learning rate depends on the length of the run unless both players' rates are constant
+    /// from the first update.
     fn is_harmless(&self, settings: &Settings) -> bool {
         let constant = |optimiser: &OptimiserSettings| {
             optimiser.decay == LrDecay::Constant && optimiser.warmup_share == 0.0

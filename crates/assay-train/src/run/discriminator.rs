@@ -1,7 +1,9 @@
-//! Updates of the discriminator: the traces of a prompt with their labels, the loss over all of them, AdamW.
+//! Updates of the discriminator: the traces of a prompt with their labels, the loss over all of
+//! them, AdamW.
 //!
-//! A prompt's group holds the demonstration, its perturbations, its branches and the policy's samples of it. Replayed samples form
-//! groups of their own under their own prompt: they enter the pointwise terms only.
+//! A prompt's group holds the demonstration, its perturbations, its branches and the policy's
+//! samples. Replayed samples form separate groups with their own prompt, so they enter the
+//! pointwise terms only.
 
 use assay_critic::RewardModel;
 use assay_critic::encode::Encoder;
@@ -23,7 +25,7 @@ use crate::settings::RewardSettings;
 use crate::trace::{PastSample, PromptGroup, Trace, TraceRole, traces};
 use crate::update::Reach;
 
-/// The discriminator with everything that is saved of it.
+/// The discriminator with its saved state.
 pub struct Discriminator {
     /// The reward model.
     pub model: RewardModel,
@@ -35,7 +37,7 @@ pub struct Discriminator {
     pub replay: ReplayBuffer<PastSample>,
 }
 
-/// What the discriminator's update needs beside the traces.
+/// The inputs of the discriminator's update other than the traces.
 #[derive(Clone, Copy)]
 pub struct DiscriminatorPlan<'p> {
     /// The discriminator's settings.
@@ -54,18 +56,18 @@ pub struct DiscriminatorPlan<'p> {
     pub seed: u64,
 }
 
-/// What an update of the discriminator did.
+/// Statistics of a discriminator update.
 #[derive(Clone, Debug, Default)]
 pub struct DiscriminatorReport {
     /// Loss, learning rate, gradient norm.
     pub optimiser: OptimiserReport,
     /// Terms and statistics of the loss, without gradients.
     pub output: LossOutput,
-    /// Perturbations that could not be made or exceed the token limit.
+    /// Number of perturbations that could not be made or exceed the token limit.
     pub skipped_perturbations: usize,
 }
 
-/// The groups of an update, and what was left out of them.
+/// The groups of an update, and the number of perturbations left out.
 #[derive(Default)]
 struct LabelledGroups {
     groups: Vec<PromptGroup>,
@@ -101,11 +103,12 @@ impl Discriminator {
         negatives.weight(iteration, self.style.running())
     }
 
-    /// One optimiser update; `index` counts the updates of the iteration. `groups` hold the demonstration of each prompt,
-    /// its branches and, when samples were drawn, the policy's samples.
+    /// One optimiser update; `index` counts the updates of the iteration. `groups` hold the
+    /// demonstration of each prompt, its branches and, if there are any, the policy's samples.
     ///
     /// # Errors
-    /// A loss, gradient or weight that is not finite, a parameter without gradient, or a failing operation.
+    /// A loss, gradient or weight that is not finite, a parameter without gradient, or a failing
+    /// operation.
     pub fn update(
         &mut self,
         groups: &[PromptGroup],
@@ -176,8 +179,8 @@ impl Discriminator {
         }
     }
 
-    /// The groups of one update: demonstrations, their perturbations and branches, the policy's samples,
-    /// replayed samples.
+    /// The groups of one update: demonstrations, their perturbations and branches, the policy's
+    /// samples, replayed samples.
     fn labelled(
         &self,
         groups: &[PromptGroup],
@@ -188,7 +191,7 @@ impl Discriminator {
         let samples: usize = groups.iter().map(|group| group.samples().count()).sum();
         let share = plan.settings.schedule.replay.share;
         let replayed = self.replay.replayed(samples, share);
-        // Replayed samples take the places of new ones evenly, so that no prompt loses all of its own.
+        // Replayed samples replace new ones evenly, so that no prompt loses all its samples.
         let left_out = |count: usize| count * replayed / samples;
         let mut seen = 0;
         let keys = [plan.iteration as u64, index as u64];
@@ -217,7 +220,8 @@ impl Discriminator {
 }
 
 impl LabelledGroups {
-    /// The demonstration's perturbations; counts those that cannot be made or exceed the token limit.
+    /// The demonstration's perturbations; counts those that cannot be made or exceed the token
+    /// limit.
     fn perturbed(
         &mut self,
         group: &PromptGroup,
@@ -248,7 +252,8 @@ impl LabelledGroups {
     }
 }
 
-/// A sample as the discriminator sees it: verified ones become positives if the settings ask for it.
+/// A sample with its role for the discriminator: verified ones become positives if the settings say
+/// so.
 fn relabelled(sample: &Trace, settings: &RewardSettings) -> Trace {
     let mut trace = sample.clone();
     if settings.label_switch && sample.verdict.correct == Some(true) {
@@ -262,7 +267,7 @@ fn labelled_positions(trace: &Trace, settings: &RewardSettings) -> Vec<usize> {
     settings.granularity.labelled_positions(trace.len(), &ends)
 }
 
-/// The Wasserstein critic's Lipschitz bound: every trained value within ±clip.
+/// The Wasserstein critic's Lipschitz bound: clips every trained value to ±clip.
 fn clip_parameters(parameters: &[(String, Var)], clip: f32) -> Result<(), TrainError> {
     for (_, var) in parameters {
         let clipped: Tensor = var.as_tensor().detach().clamp(-clip, clip)?;

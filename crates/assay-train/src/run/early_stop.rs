@@ -1,8 +1,7 @@
-//! Alarms of a run, and the end of a run before its last iteration.
+//! Alarms and early stopping of a run.
 //!
-//! All of this is a function of the lines of `metrics.jsonl`. A resumed run reads the lines before
-//! it first, so it raises the same alarms and ends after the same iteration as a run without a
-//! break.
+//! Both are functions of the lines of `metrics.jsonl`. A resumed run first reads the earlier lines,
+//! so it raises the same alarms and ends after the same iteration as an uninterrupted run.
 
 use std::path::Path;
 
@@ -23,14 +22,14 @@ const ACCURACY: &str = "validation/accuracy";
 pub enum EarlyStop {
     /// An alarm that the settings name was raised.
     Alarm {
-        /// Which one.
+        /// The alarm.
         alarm: AlarmKind,
         /// The value that was compared.
         value: f64,
-        /// What it was compared with.
+        /// The threshold that it was compared with.
         threshold: f64,
     },
-    /// Validation accuracy stayed at or below its best.
+    /// Validation accuracy did not exceed its best.
     NoImprovement {
         /// Evaluations since the best one.
         evaluations: usize,
@@ -62,8 +61,7 @@ impl std::fmt::Display for EarlyStop {
 /// Watches the lines of a run.
 pub(super) struct Watch {
     settings: EarlyStopSettings,
-    /// The phase whose evaluations count: the one that trains the policy for the trainer's own
-    /// purpose.
+    /// The phase whose evaluations count: supervised fine-tuning for `sft`, else the game.
     phase: &'static str,
     alarms: AlarmWatch,
     best: Option<f64>,
@@ -74,7 +72,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// A watch that has seen the lines of the iterations already done.
+    /// A watch after the lines of the iterations already done.
     pub(super) fn new(
         settings: &EarlyStopSettings,
         kind: TrainerKind,
@@ -135,7 +133,7 @@ impl Watch {
     }
 }
 
-/// How far a run came.
+/// The progress of a run.
 #[derive(Clone, Copy)]
 pub(super) struct Extent {
     /// Iterations done.
@@ -144,7 +142,7 @@ pub(super) struct Extent {
     pub(super) total: usize,
 }
 
-/// Removes `early_stop.json`: the run goes on, or ends in another way.
+/// Removes `early_stop.json`, since the run continues or ends in another way.
 pub(super) fn clear(dir: &Path) -> Result<(), TrainError> {
     let path = dir.join(FILE);
     match std::fs::remove_file(&path) {
@@ -155,7 +153,7 @@ pub(super) fn clear(dir: &Path) -> Result<(), TrainError> {
     }
 }
 
-/// Writes `early_stop.json`: why the run ended early.
+/// Writes `early_stop.json`, the reason why the run ended early.
 pub(super) fn write(dir: &Path, reason: &EarlyStop, extent: Extent) -> Result<(), TrainError> {
     #[derive(Serialize)]
     struct Content<'r> {
@@ -199,8 +197,8 @@ mod tests {
         })
     }
 
-    /// Warm starts do not count; an equal accuracy is no improvement, a higher one starts the count
-    /// anew.
+    /// Warm starts do not count. An equal accuracy is no improvement; a higher one resets the
+    /// count.
     #[test]
     fn evaluations_without_improvement_end_a_run() {
         let settings = EarlyStopSettings {
@@ -221,8 +219,8 @@ mod tests {
         assert_eq!(stops_at(&lines, &EarlyStopSettings::default()), None);
     }
 
-    /// The gap is above its threshold from line 15 on: its window of ten first reaches 0.01 with
-    /// one value of 1.
+    /// The gap exceeds its threshold from line 15 on, where the mean of ten values first reaches
+    /// 0.01.
     fn gap_rises() -> Vec<IterationMetrics> {
         let gap = |iteration| {
             let mut line = line(iteration, "policy", None);
@@ -244,7 +242,7 @@ mod tests {
         assert_eq!(stops_at(&lines, &named(AlarmKind::Collapsed)), None);
     }
 
-    /// However the lines are divided between a run and its continuation, the end is the same.
+    /// The end does not depend on where a run was interrupted and resumed.
     #[test]
     fn a_resumed_watch_ends_where_another_would() {
         let settings = EarlyStopSettings {

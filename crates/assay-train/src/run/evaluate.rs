@@ -1,4 +1,4 @@
-//! Measuring a policy on problems with answers, during training and after it.
+//! Samples a policy on problems with answers, during training and after it.
 
 use assay_critic::PolicyModel;
 use assay_critic::encode::Encoder;
@@ -12,7 +12,7 @@ use super::rollout::{RolloutPlan, rollout};
 use crate::TrainError;
 use crate::trace::{PromptGroup, SampleRecord, Trace};
 
-/// How a policy is sampled for a measurement.
+/// How a policy is sampled for an evaluation.
 pub struct EvaluationPlan<'p> {
     /// Temperature, top-p, top-k.
     pub draw: &'p DrawSettings,
@@ -22,13 +22,13 @@ pub struct EvaluationPlan<'p> {
     pub samples: usize,
     /// Seed of the samples.
     pub seed: u64,
-    /// Number of the first problem in its data set: each problem has its own random streams.
+    /// Index of the first problem in its data set. It selects the random streams of each problem.
     pub first_problem: usize,
     /// Name written into the traces.
     pub generator: &'p str,
 }
 
-/// Samples `problems` and returns traces as `traces.jsonl` holds them, without rewards.
+/// Samples completions of `problems` and returns them as traces of `traces.jsonl`, without rewards.
 ///
 /// # Errors
 /// Encoding or sampling fails.

@@ -1,4 +1,4 @@
-//! From an error to the record of the failed update, and the record's file in the run directory.
+//! Creates, writes and reads the record of a failed update.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::{TrainError, checkpoint};
 
 const DIRECTORY: &str = "failed";
 
-/// What an update had computed when it failed.
+/// The values that an update had computed when it failed.
 #[derive(Default)]
 pub(super) struct Computed {
     pub(super) scalars: TokenScalars,
@@ -23,13 +23,13 @@ pub(super) struct Computed {
 #[derive(Clone, Copy)]
 pub(super) struct UpdateBatch<'b> {
     pub(super) part: FailedPart,
-    /// Which update of its kind in the iteration.
+    /// Index of the update in the iteration, among those of its kind.
     pub(super) update: usize,
     pub(super) groups: &'b [PromptGroup],
 }
 
 impl UpdateBatch<'_> {
-    /// The error together with its batch if a number is the cause; any other error unchanged.
+    /// The error with its batch if a number is not finite; other errors unchanged.
     pub(super) fn explain(&self, error: TrainError, computed: &Computed) -> TrainError {
         if !is_numeric(&error) {
             return error;

@@ -1,4 +1,4 @@
-//! Whether the players still compute finite numbers after the last update, which no later pass would check.
+//! Checks that the players compute finite numbers after the last update, since no later pass would.
 
 use assay_lm::LmError;
 use assay_lm::packed::PackedBatch;
@@ -7,7 +7,7 @@ use super::players::Players;
 use crate::TrainError;
 use crate::trace::PromptGroup;
 
-/// Reads one demonstration with every player, after `done` iterations.
+/// Runs every player on one demonstration, after `done` iterations.
 ///
 /// # Errors
 /// [`TrainError::NotFinite`] names the player and the token whose scalar is not finite.
@@ -30,7 +30,8 @@ pub(super) fn check(
     Ok(())
 }
 
-/// The error of a failed evaluation: if the policy's logits are not finite, it names the update before.
+/// The error of a failed evaluation: if the policy's logits are not finite, it names the update
+/// before.
 pub(super) fn in_evaluation(error: TrainError, iteration: usize) -> TrainError {
     match error {
         TrainError::Model(LmError::NonFiniteLogits) => {

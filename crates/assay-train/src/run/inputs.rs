@@ -1,4 +1,4 @@
-//! What a run needs and what it returns.
+//! The inputs and results of a run.
 
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ use crate::metrics::IterationMetrics;
 use crate::ranks::Collective;
 use crate::settings::Settings;
 
-/// What a run needs.
+/// The inputs of a run.
 pub struct TrainInputs<'i> {
-    /// Which trainer.
+    /// The trainer.
     pub kind: TrainerKind,
     /// All settings.
     pub settings: &'i Settings,
@@ -31,7 +31,7 @@ pub struct TrainInputs<'i> {
     pub ranks: &'i dyn Collective,
 }
 
-/// What a run leaves in memory.
+/// The results of a run.
 pub struct Trained {
     /// The policy.
     pub policy: PolicyModel,
@@ -41,11 +41,11 @@ pub struct Trained {
     pub metrics: IterationMetrics,
     /// Iterations done, over all phases.
     pub iterations: usize,
-    /// Iterations of the whole run: more than are done when the observer stopped it or it ended
+    /// Iterations of the whole run. More than `iterations` if the observer stopped it or it ended
     /// early.
     pub total: usize,
     /// Whether the settings ended the run before its last iteration.
     pub ended_early: bool,
-    /// Why; known to the first rank alone.
+    /// The reason; only on the first rank.
     pub early_stop: Option<EarlyStop>,
 }

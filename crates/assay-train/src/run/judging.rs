@@ -1,4 +1,4 @@
-//! Judging the policy's samples by the base model that has read the demonstration.
+//! Judges the policy's samples with a model that reads the demonstration.
 
 use assay_critic::judge::{Judge, JudgedTraces, judged_rewards, judged_score};
 use assay_tasks::perturbations::Hints;
@@ -11,31 +11,32 @@ use crate::failed_update::FailedPart;
 use crate::settings::RewardSource;
 use crate::trace::{PromptGroup, Trace, TraceRole};
 
-/// Misleading versions of each demonstration that a judge reads beside it.
+/// Number of misleading versions of each demonstration that a judge also reads.
 const MISLEADING: usize = 2;
 
 /// How samples are judged.
 #[derive(Clone, Copy)]
 pub(super) struct JudgePlan<'p> {
     pub(super) judge: Judge<'p>,
-    /// What the judge's token rewards are.
+    /// The formula of the judge's token rewards.
     pub(super) reward: JudgedReward,
-    /// All demonstrations: another problem's misleads where a demonstration cannot be corrupted.
+    /// All demonstrations. If a demonstration cannot be corrupted, that of another problem
+    /// misleads.
     pub(super) demonstrations: &'p [PromptGroup],
     pub(super) execution: Execution<'p>,
     pub(super) seed: u64,
 }
 
-/// What the token rewards of a judge are.
+/// The formula of a judge's token rewards.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum JudgedReward {
-    /// Probability with the demonstration less that with misleading versions of it.
+    /// Probability with the demonstration minus the mean with misleading versions of it.
     Contrast,
-    /// Log-probability with the demonstration less the sample's own.
+    /// Log-probability with the demonstration minus the sample's own.
     Teacher,
 }
 
-/// Fills the judge's token rewards of every sample that has none.
+/// Fills in the judge's token rewards of every sample that has none.
 ///
 /// # Errors
 /// The chat template fails, or a hint with its sample exceeds the model's positions.
@@ -106,7 +107,7 @@ impl JudgePlan<'_> {
     }
 }
 
-/// Log-probabilities with the demonstration less those that the samples were drawn with.
+/// Log-probabilities with the demonstration minus those of the samples under the policy.
 fn taught(group: &PromptGroup, logprobs: &[Vec<f32>]) -> Vec<Vec<f32>> {
     let samples = group.samples().filter(|sample| sample.judged.is_empty());
     let pairs = samples.zip(logprobs).map(|(sample, taught)| {
@@ -169,7 +170,7 @@ pub(super) fn join_rewards(
     Ok(())
 }
 
-/// What the two rewards are multiplied by.
+/// Factors of the two rewards.
 struct Factors {
     learned: f32,
     judged: f32,
@@ -190,7 +191,7 @@ fn weighted(judged: &[f32], tokens: usize) -> Vec<f32> {
     rewards
 }
 
-/// Standard deviation of the traces' mean rewards; 1 where they are all alike.
+/// Standard deviation of the traces' mean rewards; 1 if they are all equal.
 fn deviation(rewards: &[impl AsRef<[f32]>]) -> f32 {
     let means = rewards.iter().map(|trace| {
         let trace = trace.as_ref();

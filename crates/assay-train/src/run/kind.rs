@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Which trainer.
+/// The trainer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TrainerKind {
@@ -10,7 +10,7 @@ pub enum TrainerKind {
     Sft,
     /// GRPO with the answer verifier.
     Grpo,
-    /// Adversarial inverse reinforcement learning from demonstrations: training reads no answer.
+    /// Adversarial inverse reinforcement learning from demonstrations; training uses no answers.
     Airl,
 }
 

@@ -1,4 +1,5 @@
-//! One process a run directory: an advisory lock that the operating system drops with its holder.
+//! The lock of a run directory: an advisory lock that the operating system releases when its
+//! process ends.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
@@ -6,12 +7,13 @@ use std::path::Path;
 
 use crate::TrainError;
 
-/// The file that is locked; it names the holder and outlives it, which means nothing.
+/// The locked file. It names the holder. The file remains after the holder has ended and then has
+/// no effect.
 const LOCK: &str = "run.lock";
-/// Bytes of the holder's name that are read.
+/// Maximum number of bytes of the holder's name that are read.
 const LONGEST_NAME: u64 = 256;
 
-/// Holds a run directory until it is dropped or the process ends, however it ends.
+/// Locks a run directory until it is dropped or the process ends.
 #[derive(Debug)]
 pub struct RunLock {
     _file: File,
@@ -22,7 +24,8 @@ impl RunLock {
     /// Locks a directory that exists.
     ///
     /// # Errors
-    /// [`TrainError::RunLocked`] names the process that holds it; the lock file cannot be opened or written.
+    /// [`TrainError::RunLocked`] names the process that holds it; the lock file cannot be opened or
+    /// written.
     pub fn acquire(dir: &Path) -> Result<Self, TrainError> {
         let path = dir.join(LOCK);
         let mut file = OpenOptions::new()
@@ -53,7 +56,7 @@ impl RunLock {
         Ok(Self { _file: file, held })
     }
 
-    /// Whether the file system could lock; where it cannot, nothing keeps a second process out.
+    /// Whether the file system supports locks. If it does not, a second process is not kept out.
     pub fn is_held(&self) -> bool {
         self.held
     }

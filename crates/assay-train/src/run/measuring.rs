@@ -1,4 +1,4 @@
-//! Measurements of the policy on validation problems during a run.
+//! Evaluation of the policy on validation problems during a run.
 
 use super::Run;
 use super::evaluate::{EvaluationPlan, sample_problems};
@@ -7,14 +7,14 @@ use super::report::ValidationReport;
 use crate::{TrainError, ranks};
 
 impl Run<'_> {
-    /// Whether the policy is measured after an iteration.
+    /// Whether the policy is evaluated after an iteration.
     pub(super) fn is_measured(&self, iteration: usize) -> bool {
         let every = self.settings.run.eval_every;
         let last = iteration + 1 == self.total();
         every > 0 && (last || (iteration + 1).is_multiple_of(every))
     }
 
-    /// Measures the policy on validation problems; `None` without any.
+    /// Evaluates the policy on validation problems; `None` if there are none.
     pub(super) fn validate(
         &self,
         observer: &mut dyn Observer,

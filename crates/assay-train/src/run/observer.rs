@@ -1,4 +1,4 @@
-//! What a run reports while it runs. Training never prints.
+//! The events of a run. Training itself never prints.
 
 use assay_evals::Alarm;
 
@@ -9,18 +9,18 @@ pub trait Observer {
     /// An iteration ended; `total` counts all phases.
     fn iteration(&mut self, metrics: &IterationMetrics, total: usize);
 
-    /// Tokens were drawn in a rollout.
+    /// Tokens were sampled in a rollout.
     fn tokens(&mut self, count: usize);
 
     /// A message for the user: a skip, a resume.
     fn note(&mut self, text: &str);
 
-    /// An alarm was raised, after the iteration that raised it. The first rank alone is told.
+    /// An alarm was raised. Called after the iteration that raised it, on the first rank only.
     fn alarm(&mut self, alarm: &Alarm) {
         self.note(&format!("alarm: {}", alarm.text()));
     }
 
-    /// Whether the run should stop. It is asked before each iteration; the work done so far is saved.
+    /// Whether the run should stop. Called before each iteration; the work done so far is saved.
     fn wants_stop(&self) -> bool {
         false
     }

@@ -1,11 +1,12 @@
-//! Which items an iteration works on: a function of seed and iteration only, so resuming needs no cursor.
+//! The items of an iteration: a function of seed and iteration only, so a resumed run needs no
+//! cursor.
 //!
-//! Items are visited in epochs; each epoch is a fresh permutation. Iteration i takes positions
+//! Items are visited in epochs; each epoch is a new permutation. Iteration i takes positions
 //! `i * size .. (i + 1) * size` of the concatenated epochs.
 
 use assay_tasks::random::StreamKey;
 
-/// Indices of the items of one iteration, `size` of them (fewer never; items repeat when there are fewer than `size`).
+/// The `size` indices of the items of one iteration. Items repeat if there are fewer than `size`.
 pub fn batch(seed: u64, items: usize, size: usize, iteration: usize) -> Vec<usize> {
     let mut cached: Option<(usize, Vec<usize>)> = None;
     let mut picked = Vec::with_capacity(size);

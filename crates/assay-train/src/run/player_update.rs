@@ -1,4 +1,5 @@
-//! One optimiser update of a player: loss over its scalars, gradients, AdamW. A number that is not finite names its trace.
+//! One optimiser update of a player: loss over its scalars, gradients, AdamW. The error of a number
+//! that is not finite names its trace.
 
 use std::ops::Range;
 
@@ -12,7 +13,7 @@ use crate::optimiser::{LrSchedule, OptimiserSettings};
 use crate::trace::packed;
 use crate::update::{LossGradients, Reach, UpdatePasses, update};
 
-/// A player, the batch it learns from, and its optimiser's settings.
+/// A player, its batch, and the settings of its optimiser.
 pub(super) struct PlayerUpdate<'s> {
     pub(super) player: &'s dyn Player,
     pub(super) batch: UpdateBatch<'s>,
@@ -23,7 +24,7 @@ pub(super) struct PlayerUpdate<'s> {
     pub(super) schedule: &'s LrSchedule,
 }
 
-/// What a loss returns.
+/// The result of a loss.
 pub(super) struct LossValue<R> {
     pub(super) loss: f64,
     pub(super) report: R,
@@ -31,7 +32,7 @@ pub(super) struct LossValue<R> {
     pub(super) gradients: TokenScalars,
 }
 
-/// What an update did.
+/// The result of an update.
 pub(super) struct Updated<R> {
     pub(super) optimiser: OptimiserReport,
     /// The player's scalars before the update.
@@ -39,7 +40,7 @@ pub(super) struct Updated<R> {
     pub(super) report: R,
 }
 
-/// What the optimiser did.
+/// Statistics of the optimiser step.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct OptimiserReport {
     /// The loss before the update.
@@ -51,11 +52,13 @@ pub struct OptimiserReport {
 }
 
 impl PlayerUpdate<'_> {
-    /// Updates the player once. `loss` gets the scalars and the range of them whose gradients are used, see [`update`].
+    /// Updates the player once. `loss` receives the scalars and the range of completions whose
+    /// gradients are used, see [`update`].
     ///
     /// # Errors
-    /// [`TrainError::FailedUpdate`] with the batch when a scalar, the loss, a gradient or a weight is not finite or a
-    /// parameter receives no gradient; whatever else `loss` or a tensor operation returns.
+    /// [`TrainError::FailedUpdate`] with the batch if a scalar, the loss, a gradient or a weight is
+    /// not finite or a parameter receives no gradient. Other errors of `loss` or a tensor
+    /// operation.
     pub(super) fn apply<R>(
         &self,
         adamw: &mut AdamW,

@@ -1,4 +1,5 @@
-//! The two players of a run with their optimisers: what training changes and what a checkpoint holds.
+//! The two players of a run with their optimisers: the state that training changes and checkpoints
+//! store.
 
 use assay_critic::PolicyModel;
 use assay_critic::player::Player;
@@ -15,7 +16,7 @@ use crate::adam::AdamW;
 pub(super) struct Players {
     pub(super) policy: PolicyModel,
     pub(super) policy_optimiser: AdamW,
-    /// Of `airl` only, and not where the judge alone rewards.
+    /// Only for `airl`, and not if all rewards come from the judge.
     pub(super) discriminator: Option<Discriminator>,
 }
 
@@ -40,7 +41,7 @@ impl Players {
         })
     }
 
-    /// Forgets the moments of the policy's optimiser: the game starts anew after fine-tuning.
+    /// Resets the moments of the policy's optimiser, between fine-tuning and the game.
     ///
     /// # Errors
     /// A device has no memory for the optimiser's state.

@@ -1,4 +1,5 @@
-//! Updates of the policy: token rewards of its samples, advantages within a prompt, the clipped objective, AdamW.
+//! Updates of the policy: token rewards of its samples, advantages within a prompt, the clipped
+//! objective, AdamW.
 
 use assay_critic::player::TokenScalars;
 use assay_critic::policy_model::logprobs_and_entropies;
@@ -20,7 +21,7 @@ use crate::settings::{PolicySettings, RewardSettings};
 use crate::trace::{PromptGroup, Trace, TraceRole, packed, traces};
 use crate::update::Reach;
 
-/// What the policy's update needs beside the traces.
+/// The inputs of the policy's update other than the traces.
 #[derive(Clone, Copy)]
 pub struct PolicyPlan<'p> {
     /// The policy's settings.
@@ -33,7 +34,7 @@ pub struct PolicyPlan<'p> {
     pub execution: Execution<'p>,
 }
 
-/// What the updates of an iteration did.
+/// Statistics of the updates of an iteration.
 #[derive(Clone, Debug, Default)]
 pub struct PolicyReport {
     /// The groups' advantages.
@@ -44,7 +45,8 @@ pub struct PolicyReport {
     pub objective: ObjectiveStatistics,
 }
 
-/// The traces that the policy learns from: samples first, then the demonstration if the settings ask for it.
+/// The traces that the policy learns from: the samples, then the demonstration if the settings say
+/// so.
 pub fn policy_groups(groups: &[PromptGroup], expert: ExpertInGroup) -> Vec<PromptGroup> {
     let learned = groups.iter().map(|group| {
         let mut own: Vec<Trace> = group.samples().cloned().collect();
@@ -56,10 +58,11 @@ pub fn policy_groups(groups: &[PromptGroup], expert: ExpertInGroup) -> Vec<Promp
     learned.collect()
 }
 
-/// Fills the token rewards of every trace: logits at labelled positions, backfilled, transformed.
+/// Fills in the token rewards of every trace: logits at labelled positions, backfilled and
+/// transformed.
 ///
 /// # Errors
-/// [`TrainError::FailedUpdate`] when a reward is not finite; fails when the batch does not fit the model.
+/// [`TrainError::FailedUpdate`] if a reward is not finite. The batch does not fit the model.
 pub fn fill_rewards(
     model: &RewardModel,
     groups: &mut [PromptGroup],
@@ -99,7 +102,7 @@ pub fn fill_zero_rewards(groups: &mut [PromptGroup]) {
     }
 }
 
-/// A trace with what the objective reads of it.
+/// A trace with the inputs of the objective.
 struct PolicyRow<'g> {
     trace: &'g Trace,
     advantage: TraceAdvantage,
@@ -112,7 +115,8 @@ struct PolicyRow<'g> {
 /// Updates the policy on traces with token rewards.
 ///
 /// # Errors
-/// A reward, loss, gradient or weight that is not finite, a parameter without gradient, or a failing operation.
+/// A reward, loss, gradient or weight that is not finite, a parameter without gradient, or a
+/// failing operation.
 pub fn update_policy(
     policy: &PolicyModel,
     adamw: &mut AdamW,
@@ -174,8 +178,8 @@ pub fn update_policy(
 }
 
 impl<'g> PolicyRow<'g> {
-    /// The row as the objective sees it. A log-probability that is not computed yet counts as unchanged: 0 would be far
-    /// from what it was.
+    /// The input of the objective. A log-probability that is not computed yet is taken as
+    /// unchanged; 0 would be far from its value.
     fn view<'v>(&'v self, now: &'v [f32], is_computed: bool) -> PolicyTrace<'v> {
         let before = self.old.as_deref().unwrap_or(now);
         let sampling = self.trace.sampling.as_deref();

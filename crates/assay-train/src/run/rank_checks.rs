@@ -1,4 +1,4 @@
-//! What the ranks of a run exchange beside scalars and gradients: samples, and the proof that they agree.
+//! Exchanges of ranks other than scalars and gradients: samples, and checks that all ranks agree.
 
 use assay_lm::transformer::Transformer;
 use sha2::{Digest, Sha256};
@@ -10,7 +10,8 @@ use crate::checkpoint::hex_digest;
 use crate::ranks::{self, Collective};
 use crate::trace::{PromptGroup, Trace};
 
-/// The samples of every prompt: those of all ranks in rank order, which is the order of the prompts.
+/// The samples of every prompt: those of all ranks in rank order, which is the order of the
+/// prompts.
 ///
 /// # Errors
 /// A rank could not sample.
@@ -22,10 +23,10 @@ pub(super) fn gather_samples(
     gather_traces(ranks, own.map(|own| own.iter().map(samples).collect()))
 }
 
-/// The traces that all ranks made, in rank order, one list a group.
+/// The traces of all ranks, in rank order, one list per group.
 ///
 /// # Errors
-/// A rank could not make its own.
+/// A rank failed.
 pub(super) fn gather_traces(
     ranks: &dyn Collective,
     own: Result<Vec<Vec<Trace>>, TrainError>,
@@ -46,8 +47,8 @@ pub(super) fn gather_traces(
     Ok(all)
 }
 
-/// Checks that all ranks were started with the same settings, demonstrations and base weights; `data` is the digest of the
-/// demonstrations.
+/// Checks that all ranks were started with the same settings, demonstrations and base weights;
+/// `data` is the digest of the demonstrations.
 ///
 /// # Errors
 /// [`TrainError::RanksDiffer`].

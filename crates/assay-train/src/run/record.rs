@@ -1,5 +1,5 @@
-//! What a run writes beside its checkpoints: settings, metrics, why it ended early, and the batch
-//! of a failed update.
+//! The files of a run other than checkpoints: settings, metrics, the reason of an early stop, and
+//! the batch of a failed update.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::failed_update::FailedPart;
 use crate::metrics::{self, IterationMetrics, MetricsFile};
 use crate::ranks::{self, Collective};
 
-/// The files of a run, which one rank writes.
+/// The files of a run. Only the first rank writes them.
 pub(super) struct Record {
     pub(super) directory: RunDirectory,
     pub(super) metrics: MetricsFile,
@@ -20,7 +20,7 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Writes the settings and opens the metrics, which keep the iterations before `first`.
+    /// Writes the settings and opens the metrics, keeping the iterations before `first`.
     pub(super) fn open(
         directory: RunDirectory,
         inputs: &TrainInputs<'_>,
@@ -41,7 +41,7 @@ impl Record {
         })
     }
 
-    /// Writes an iteration's metrics and tells the observer of it and of the alarms that it raises.
+    /// Writes an iteration's metrics and reports them and their alarms to the observer.
     pub(super) fn add(
         &mut self,
         metrics: &IterationMetrics,
@@ -61,7 +61,7 @@ impl Record {
         self.watch.reason().is_some()
     }
 
-    /// Records and returns why the run ended before its last iteration; `None` for any other end.
+    /// Writes and returns the reason of an early stop; `None` if the run did not stop early.
     pub(super) fn finish(&self, extent: Extent) -> Result<Option<EarlyStop>, TrainError> {
         let is_short = extent.iterations < extent.total;
         let reason = self.watch.reason().filter(|_| is_short);
@@ -73,8 +73,8 @@ impl Record {
     }
 }
 
-/// Writes the batch of a failed update and returns the error with its file. If the file cannot be written, the error is
-/// still reported. Only rollouts can fail on a single rank.
+/// Writes the batch of a failed update and returns the error with the file's path. If the file
+/// cannot be written, the error is still returned. Only rollouts can fail on a single rank.
 pub(super) fn recorded(
     mut error: TrainError,
     dir: &Path,

@@ -1,7 +1,7 @@
-//! Examines a failed update again: every trace by itself, with the last checkpoint's weights.
+//! Recomputes a failed update, trace by trace, with the weights of the last checkpoint.
 //!
-//! The weights are those of the last checkpoint, not those of the moment of failure: resume with
-//! `run.checkpoint_every = 1` to have one right before it, since a resumed run fails at the same place.
+//! These are not the weights at the time of the failure. To get a checkpoint right before it,
+//! resume with `run.checkpoint_every = 1`: a resumed run fails at the same place.
 
 use std::path::Path;
 
@@ -19,10 +19,10 @@ use crate::failed_update::{FailedPart, FailedTrace, FailedUpdate};
 use crate::trace::TraceRole;
 use crate::{TrainError, checkpoint};
 
-/// What the replay of a failed update found.
+/// The result of replaying a failed update.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Replay {
-    /// Iterations done by the checkpoint whose weights were used; `None` for the weights of the start.
+    /// Iterations done by the checkpoint whose weights were used; `None` for the initial weights.
     pub checkpoint: Option<usize>,
     /// Trainable parameters of the checkpoint that are not finite.
     pub damaged_parameters: Vec<String>,
@@ -30,7 +30,7 @@ pub struct Replay {
     pub traces: Vec<ReplayedTrace>,
 }
 
-/// One trace of a failed update by itself.
+/// One trace of a failed update, replayed alone.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ReplayedTrace {
     /// Id of its problem.
@@ -43,10 +43,11 @@ pub struct ReplayedTrace {
     pub failed_token: Option<usize>,
     /// First token whose scalar is not finite now.
     pub token: Option<usize>,
-    /// Mean scalar now: the mean log-probability or logit; `None` when one is not finite or there are none.
+    /// Mean scalar now: the mean log-probability or logit; `None` if one is not finite or there are
+    /// none.
     pub mean: Option<f64>,
-    /// Loss to first order: sum of the failed update's loss gradients times the scalars now, or minus the mean where
-    /// the loss was not reached; `None` as `mean`.
+    /// First-order loss: the sum of the failed update's loss gradients times the scalars now, or
+    /// minus the mean scalar if the loss was not computed. `None` in the same cases as `mean`.
     pub loss: Option<f64>,
     /// Norm of that loss's gradient over all trained parameters; `None` when it is not finite.
     pub gradient_norm: Option<f64>,
@@ -54,10 +55,10 @@ pub struct ReplayedTrace {
     pub parameter: Option<String>,
 }
 
-/// Runs every trace of a failed update by itself; no weight changes.
+/// Runs every trace of a failed update alone. Changes no weight.
 ///
 /// # Errors
-/// No whole checkpoint, a batch that does not fit the model, or a failing operation.
+/// There is no intact checkpoint, the batch does not fit the model, or an operation fails.
 pub fn replay(
     inputs: &TrainInputs<'_>,
     run: &Path,
@@ -162,7 +163,7 @@ fn replay_trace(
     Ok(replayed)
 }
 
-/// The failed update's gradients of the loss where all are known, else those of minus the mean scalar.
+/// The loss gradients of the failed update if all are known, else those of minus the mean scalar.
 fn loss_gradients(trace: &FailedTrace) -> Vec<f32> {
     let known: Option<Vec<f32>> = trace.loss_gradients.iter().copied().collect();
     let count = trace.token_ids.len();

@@ -1,4 +1,4 @@
-//! What the phases of an iteration report, and the one place that turns reports into metrics.
+//! The reports of an iteration's phases, and their conversion into metrics.
 //!
 //! docs/metrics.md gives the formula of each metric.
 
@@ -12,7 +12,7 @@ use crate::backoff::HalvedLimit;
 use crate::metrics::IterationMetrics;
 use crate::trace::{PromptGroup, Trace};
 
-/// What an iteration did, phase by phase; `None` for a phase that did not run.
+/// The reports of an iteration's phases; `None` for a phase that did not run.
 #[derive(Default)]
 pub(super) struct IterationReport {
     pub(super) phase: &'static str,
@@ -26,7 +26,7 @@ pub(super) struct IterationReport {
     pub(super) seconds: f64,
 }
 
-/// What the samples of an iteration look like.
+/// Statistics of the samples of an iteration.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct RolloutReport {
     samples: usize,
@@ -34,10 +34,10 @@ pub(super) struct RolloutReport {
     truncated: usize,
     /// Sum of -log pi over all tokens, nats.
     surprise: f64,
-    /// Verdicts of samples with a gold answer.
+    /// Number of samples with a gold answer.
     verdicts: usize,
     right: usize,
-    /// Answers of a rollout server that could not be used.
+    /// Number of unusable responses of a rollout server.
     pub(super) discarded_answers: Option<usize>,
 }
 
@@ -45,11 +45,11 @@ pub(super) struct RolloutReport {
 pub(super) struct DiscriminatorPhase {
     /// Weight of policy samples among the negatives.
     pub(super) policy_weight: f64,
-    /// The last update; `None` when the iteration had none.
+    /// The last update; `None` if the iteration had none.
     pub(super) update: Option<DiscriminatorReport>,
 }
 
-/// What the token rewards of the samples look like.
+/// Statistics of the samples' token rewards.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct RewardsReport {
     mean: f64,
@@ -57,7 +57,7 @@ pub(super) struct RewardsReport {
     format_correlation: Option<f64>,
 }
 
-/// A measurement on validation problems.
+/// An evaluation on validation problems.
 pub(super) struct ValidationReport {
     pub(super) right: usize,
     pub(super) traces: usize,

@@ -1,7 +1,8 @@
-//! Rollouts: completions of a batch of prompts sampled from the policy, with text, answer and verdict.
+//! Rollouts: completions of a batch of prompts sampled from the policy, with text, answer and
+//! verdict.
 //!
-//! Sample i of problem p in iteration t draws from the stream (seed, rollout, t, p, i): results depend neither on the
-//! batch layout nor on where a run was resumed.
+//! Sample i of problem p in iteration t draws from the stream (seed, rollout, t, p, i): results
+//! depend neither on the batch layout nor on where a run was resumed.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use assay_tasks::random::{Stream, StreamKey};
 use crate::TrainError;
 use crate::trace::{PromptGroup, SampleRecord, Trace, TraceRole, Verdict};
 
-/// How completions are drawn.
+/// How completions are sampled.
 #[derive(Clone, Copy)]
 pub struct RolloutPlan<'p> {
     /// Temperature, top-p, top-k.
@@ -24,7 +25,7 @@ pub struct RolloutPlan<'p> {
     pub limits: &'p SamplingLimits,
     /// Samples per prompt.
     pub samples: usize,
-    /// What the samples are for.
+    /// The purpose of the samples.
     pub key: StreamKey,
     /// Path of the streams; problem index and sample index are appended.
     pub stream_path: &'p [u64],
@@ -75,7 +76,7 @@ pub fn rollout(
     Ok(())
 }
 
-/// Adds the completions that were drawn for each group to its traces.
+/// Adds the sampled completions of each group to its traces.
 pub(super) fn add_samples(
     encoder: &Encoder<'_>,
     groups: &mut [PromptGroup],
@@ -90,7 +91,7 @@ pub(super) fn add_samples(
     }
 }
 
-/// A sample as it was drawn.
+/// A sampled completion as a trace.
 fn drawn_sample(encoder: &Encoder<'_>, group: &PromptGroup, drawn: Completion) -> Trace {
     let mut trace = graded(group, encoder.decode(&drawn.token_ids));
     trace.sampling = Some(Arc::new(SampleRecord {
@@ -101,7 +102,8 @@ fn drawn_sample(encoder: &Encoder<'_>, group: &PromptGroup, drawn: Completion) -
     trace
 }
 
-/// A completion as a sample of a prompt: its answer, and where it departs from the demonstration.
+/// A completion as a sample of a prompt, with its verdict and where it differs from the
+/// demonstration.
 pub(super) fn graded(group: &PromptGroup, completion: EncodedCompletion) -> Trace {
     let checked = answers::check(&completion.text, group.problem.answer.as_deref());
     let mut trace = Trace::new(TraceRole::Policy, completion);

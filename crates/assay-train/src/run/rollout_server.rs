@@ -1,9 +1,11 @@
-//! Rollouts from a server: it gets the prompts and the policy's adapter, and returns completions.
+//! Rollouts from a server, which receives the prompts and the policy's adapter and returns
+//! completions.
 //!
-//! Each completion is a separate request whose seed comes from its stream (seed, rollout, t, p, i), so it does not depend on
-//! the other requests under way. When an answer cannot be used (tokens and log-probabilities differ in number, text encodes
-//! differently), the request is repeated with the stream's next number. This process computes its own log-probabilities; their
-//! gap to the server's is logged, and importance weights correct for it (`policy.objective.importance_cap`).
+//! Each completion is a separate request. Its seed comes from its stream (seed, rollout, t, p, i),
+//! so it does not depend on concurrent requests. If a response cannot be used (tokens and
+//! log-probabilities differ in number, or text encodes differently), the request is repeated with
+//! the stream's next number. This process computes its own log-probabilities. Their gap to the
+//! server's is logged, and importance weights correct for it (`policy.objective.importance_cap`).
 
 mod answer;
 mod client;
@@ -31,9 +33,9 @@ use crate::execution::{Execution, infer_all};
 use crate::settings::{EngineSettings, Handover, PromptForm};
 use crate::trace::PromptGroup;
 
-/// Most requests for one completion whose answers cannot be used.
+/// Maximum number of unusable responses for one completion.
 const MAX_UNUSABLE_ANSWERS: usize = 4;
-/// Bits of a seed: servers read it as a signed integer of 32 bits.
+/// Bits of a seed, which servers read as a signed 32-bit integer.
 const SEED_BITS: u32 = 31;
 
 /// A server that samples for the trainer.
@@ -43,13 +45,13 @@ pub(super) struct RolloutServer {
     prompts: PromptForm,
     handover: Handover,
     concurrency: usize,
-    /// Where adapters are written for the server.
+    /// Directory of the adapters for the server.
     adapters: PathBuf,
-    /// Answers that could not be used since [`RolloutServer::take_discarded`].
+    /// Number of unusable responses since [`RolloutServer::take_discarded`].
     discarded: AtomicUsize,
 }
 
-/// The policy that a server samples from, and what reads the server's answers.
+/// The policy that a server samples from, and the decoder of the server's responses.
 pub(super) struct Sampler<'s> {
     pub(super) policy: &'s PolicyModel,
     pub(super) model: &'s LanguageModel,
@@ -57,13 +59,13 @@ pub(super) struct Sampler<'s> {
     pub(super) execution: Execution<'s>,
 }
 
-/// One completion that is wanted: its prompt and its random stream.
+/// One requested completion: its prompt and its random stream.
 struct Job<'j> {
     prompt: &'j Value,
     stream: Stream,
 }
 
-/// What all requests of a rollout have in common.
+/// The fields that all requests of a rollout share.
 struct RequestForm<'r> {
     /// Name of the model or adapter on the server.
     name: &'r str,
@@ -72,7 +74,8 @@ struct RequestForm<'r> {
 }
 
 impl RolloutServer {
-    /// The server that the settings name; `None` when this process samples. `run` is the run's directory.
+    /// The server that the settings name; `None` if this process samples. `run` is the run's
+    /// directory.
     ///
     /// # Errors
     /// Names the key file that cannot be read.
@@ -105,7 +108,7 @@ impl RolloutServer {
         }))
     }
 
-    /// Answers that could not be used since the last call.
+    /// Number of unusable responses since the last call.
     pub(super) fn take_discarded(&self) -> usize {
         self.discarded.swap(0, Ordering::Relaxed)
     }
@@ -113,7 +116,8 @@ impl RolloutServer {
     /// Adds completions that the server samples from the policy to every group.
     ///
     /// # Errors
-    /// [`TrainError::RolloutServer`] when it cannot be reached, refuses, or keeps sending answers that cannot be used.
+    /// [`TrainError::RolloutServer`] if the server cannot be reached, returns an error, or keeps
+    /// sending unusable responses.
     pub(super) fn sample(
         &self,
         sampler: &Sampler<'_>,
@@ -168,7 +172,7 @@ impl RolloutServer {
         }
     }
 
-    /// One completion; repeats the request while the answer cannot be used.
+    /// One completion. Repeats the request if the response cannot be used.
     fn ask(&self, job: &Job<'_>, form: &RequestForm<'_>) -> Result<Sampled, TrainError> {
         let mut seeds = job.stream.clone();
         let mut reason = String::new();
@@ -189,7 +193,7 @@ impl RolloutServer {
         Err(self.client.error("completions", reason))
     }
 
-    /// Gives the server the policy's adapter and returns the name to sample from.
+    /// Loads the policy's adapter on the server and returns its name there.
     fn hand_over(
         &self,
         policy: &PolicyModel,
@@ -205,7 +209,7 @@ impl RolloutServer {
         save_policy(policy, model, &dir)?;
         let path = std::path::absolute(&dir);
         let path = path.map_err(|source| TrainError::io("finding", &dir, source))?;
-        // A run that resumes loads under a name that the server may still have.
+        // After a resume the server may still have an adapter with this name.
         let _ = self.unload(&name);
         let body = json!({ "lora_name": name, "lora_path": path });
         self.client.post("load_lora_adapter", &body)?;
@@ -229,7 +233,7 @@ impl RolloutServer {
     }
 }
 
-/// An adapter that is handed over: its name on the server and its directory.
+/// An adapter for the server: its name there and its directory.
 struct Adapter {
     name: String,
     dir: PathBuf,
@@ -255,12 +259,13 @@ impl RequestForm<'_> {
     }
 }
 
-/// The distribution that completions are drawn from, field by field.
+/// The request fields of the sampling distribution.
 ///
-/// A server replaces a missing field by its own default or the model's (top-k 40, min-p 0.05 and a repetition penalty of 1.1
-/// in llama-cpp-python, `generation_config.json` in vLLM). It then draws from another distribution than the one whose
-/// log-probabilities it returns. So every field is sent, under the names of all servers. Servers disagree on the value for "no
-/// top-k", 0 or -1; all accept the size of the vocabulary.
+/// A server replaces a missing field by its own default or the model's (top-k 40, min-p 0.05 and a
+/// repetition penalty of 1.1 in llama-cpp-python, `generation_config.json` in vLLM). It then
+/// samples from another distribution than the one whose log-probabilities it returns. So every
+/// field is sent, under the names of all servers. Servers disagree on the value for "no top-k", 0
+/// or -1; all accept the size of the vocabulary.
 fn distribution(
     draw: &DrawSettings,
     vocabulary: usize,
@@ -284,10 +289,10 @@ fn distribution(
     .into_iter()
 }
 
-/// Runs `work` on every job, `concurrency` at a time, and returns the results in the jobs' order. `done` is called with each
-/// result in the order in which they end.
+/// Runs `work` on every job, `concurrency` at a time, and returns the results in the jobs' order.
+/// `done` is called with each result in order of completion.
 ///
-/// The first error is returned; jobs that have not begun are skipped.
+/// Returns the first error; jobs that have not begun are skipped.
 fn run_jobs<J: Sync, R: Send>(
     jobs: &[J],
     concurrency: usize,

@@ -1,4 +1,5 @@
-//! The traces of an iteration: samples of the policy, what a judge says of them, branches of the demonstrations.
+//! The traces of an iteration: samples of the policy, their judgements, and branches of the
+//! demonstrations.
 
 use assay_critic::judge::Judge;
 use assay_lm::sampling::SamplingLimits;
@@ -34,7 +35,7 @@ impl Run<'_> {
         let ranks = self.inputs.ranks;
         let own = match &self.server {
             None => ranks::share(ranks, groups.len()),
-            // A server batches by itself, and one rank hands the adapter over.
+            // A server batches requests itself, and one rank loads the adapter.
             Some(_) if ranks::is_first(ranks) => 0..groups.len(),
             Some(_) => 0..0,
         };
@@ -96,12 +97,13 @@ impl Run<'_> {
         })
     }
 
-    /// Whether samples are judged with the demonstration.
+    /// Whether a judge that reads the demonstrations judges the samples.
     pub(super) fn judges(&self) -> bool {
         self.inputs.kind == TrainerKind::Airl && self.settings.reward.uses_judge()
     }
 
-    /// Phase 1b: a model that reads the demonstrations judges the samples: the base, or the policy that teaches itself.
+    /// Phase 1b: a model that reads the demonstrations judges the samples: the base model, or the
+    /// policy in self-distillation.
     pub(super) fn judge(&self, groups: &mut [PromptGroup]) -> Result<(), TrainError> {
         let teaches = self.settings.reward.source == RewardSource::SelfDistilled;
         let plan = JudgePlan {
@@ -122,7 +124,8 @@ impl Run<'_> {
         judge_samples(groups, &plan)
     }
 
-    /// Phase 2a: adds branches of the demonstrations, as the discriminator's updates of this iteration need them.
+    /// Phase 2a: adds branches of the demonstrations, as the discriminator's updates of this
+    /// iteration need them.
     pub(super) fn add_branches(
         &self,
         groups: &mut [PromptGroup],

@@ -1,4 +1,4 @@
-//! From the players to a checkpoint and back.
+//! Saves the players to checkpoints and restores them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use crate::adam::AdamW;
 use crate::trace::PromptGroup;
 use crate::{TrainError, checkpoint};
 
-/// What every checkpoint of a run has in common.
+/// The data that all checkpoints of a run share.
 pub(super) struct Checkpoints<'i> {
     pub(super) inputs: &'i TrainInputs<'i>,
     /// Digest of the demonstrations.
@@ -51,7 +51,8 @@ impl Checkpoints<'_> {
         self.tidy(directory, now.best.as_ref())
     }
 
-    /// Names the best checkpoint and removes those that are no longer kept, also after a kill between the two.
+    /// Writes `best.json` and removes checkpoints that are no longer kept. Also called when
+    /// resuming, in case the process was killed between the two.
     pub(super) fn tidy(
         &self,
         directory: &RunDirectory,
@@ -100,7 +101,7 @@ impl Checkpoints<'_> {
         state.write(dir)
     }
 
-    /// Takes weights, moments and state from a checkpoint.
+    /// Restores weights, moments and state from a checkpoint.
     pub(super) fn restore(
         &self,
         players: &mut Players,
@@ -175,7 +176,7 @@ impl Checkpoints<'_> {
     }
 }
 
-/// Sets damaged checkpoints aside; returns the iterations done by the newest whole one.
+/// Renames damaged checkpoints and returns the iterations done by the newest intact one.
 pub(super) fn choose(
     directory: &RunDirectory,
     observer: &mut dyn Observer,
@@ -204,7 +205,7 @@ pub fn newest_checkpoint(dir: &Path) -> Result<PathBuf, TrainError> {
     }
 }
 
-/// Takes a policy's weights from a checkpoint's policy directory.
+/// Restores a policy's weights from a checkpoint's policy directory.
 pub(super) fn restore_policy(policy: &mut PolicyModel, dir: &Path) -> Result<(), TrainError> {
     match &mut policy.trainable {
         Trainable::Adapter(adapter) => {
@@ -227,7 +228,8 @@ pub(super) fn restore_policy(policy: &mut PolicyModel, dir: &Path) -> Result<(),
     Ok(())
 }
 
-/// SHA-256 over problem, prompt tokens and demonstration tokens of every group, each with its length before it.
+/// SHA-256 over problem, prompt tokens and demonstration tokens of every group, each preceded by
+/// its length.
 pub(super) fn fingerprint(demonstrations: &[PromptGroup]) -> String {
     let mut hasher = Sha256::new();
     for group in demonstrations {

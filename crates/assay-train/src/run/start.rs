@@ -1,4 +1,4 @@
-//! Where the players start from, and how a policy is written.
+//! Creates the players before their first update, and writes a policy.
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What a checkpoint holds beside weights.
+//! The state of a run in a checkpoint, other than weights.
 
 use std::fs;
 use std::path::Path;
@@ -18,20 +18,21 @@ pub(super) const REWARD: &str = "reward";
 pub(super) const POLICY_OPTIMISER: &str = "policy_optimiser.safetensors";
 pub(super) const REWARD_OPTIMISER: &str = "reward_optimiser.safetensors";
 
-/// Everything that is neither weight nor moment. Random streams and data order are functions of `iterations`.
+/// The state other than weights and moments. Random streams and data order are functions of
+/// `iterations`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RunState {
     /// Iterations done, over all phases.
     pub(super) iterations: usize,
-    /// Which trainer did them.
+    /// The trainer of these iterations.
     pub(super) trainer: TrainerKind,
-    /// Digest of the demonstrations they learned from, as tokens.
+    /// Digest of the demonstrations' tokens.
     pub(super) data: String,
-    /// The frozen weights they trained on; absent in checkpoints of earlier versions.
+    /// The frozen weights; absent in checkpoints of earlier versions.
     #[serde(default)]
     pub(super) base: BaseWeights,
-    /// The best checkpoint so far, this one included.
+    /// The best checkpoint so far, including this one.
     pub(super) best: Option<Best>,
     /// The discriminator's running style advantage.
     pub(super) style: StyleAdvantage,
@@ -39,7 +40,8 @@ pub(super) struct RunState {
     pub(super) replay: Option<ReplayBuffer<PastSample>>,
 }
 
-/// Fingerprints of the files that the players' frozen weights were read from; none for weights made in memory.
+/// Fingerprints of the files that the players' frozen weights were read from; none for weights made
+/// in memory.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BaseWeights {

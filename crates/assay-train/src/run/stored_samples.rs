@@ -1,8 +1,8 @@
-//! Samples from a file: a discriminator learns from traces that were drawn before, and the policy
-//! draws none.
+//! Samples from a file: a discriminator learns from traces that were sampled earlier, and the
+//! policy does not sample.
 //!
-//! In this way several discriminators learn from the same samples. Samples that `assay judge` has
-//! judged keep the judge's token rewards.
+//! So several discriminators can learn from the same samples. Samples of `assay judge` keep the
+//! judge's token rewards.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -26,7 +26,7 @@ pub(super) struct StoredSamples {
 }
 
 impl StoredSamples {
-    /// The samples of the file that the settings name; `None` when they name none.
+    /// The samples of the file that the settings name; `None` if they name none.
     ///
     /// # Errors
     /// The file cannot be read, or holds no trace of any of `demonstrations`.
@@ -52,7 +52,7 @@ impl StoredSamples {
         Ok(Some(stored))
     }
 
-    /// Number of prompts that the file has samples of.
+    /// Number of prompts with samples in the file.
     pub(super) fn coverage(&self, demonstrations: &[PromptGroup]) -> usize {
         let groups = demonstrations.iter();
         groups.filter(|group| !self.of(group).is_empty()).count()
@@ -66,7 +66,7 @@ impl StoredSamples {
     /// Adds the first `samples` stored traces of each prompt to its group.
     ///
     /// # Errors
-    /// The tokenizer fails on a trace that carries no token ids.
+    /// The tokenizer fails on a trace without token ids.
     pub(super) fn add(
         &self,
         groups: &mut [PromptGroup],
@@ -114,7 +114,7 @@ fn sample(
     Ok(Some(trace))
 }
 
-/// The log-probabilities that a trace was drawn with, where the file holds them.
+/// The log-probabilities of a sampled trace, if the file has them.
 fn record(stored: &ScoredTrace, tokens: usize) -> Option<SampleRecord> {
     let whole = |list: &Option<Vec<f32>>| list.clone().filter(|list| list.len() == tokens);
     Some(SampleRecord {

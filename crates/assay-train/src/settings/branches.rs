@@ -6,21 +6,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 
-/// Traces that follow a demonstration up to some token and leave it there.
+/// Traces that share a demonstration's tokens up to some token and then differ.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BranchSettings {
-    /// Branches a demonstration in each iteration; 0 trains without.
+    /// Branches per demonstration in each iteration; 0 trains without.
     pub per_demonstration: usize,
-    /// Where they come from.
+    /// Source of the branches.
     pub source: BranchSource,
 }
 
-/// Where branches come from.
+/// Source of the branches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum BranchSource {
-    /// The current policy: its first token is drawn from pi(. | prompt, y_<t) without y_t.
+    /// The current policy. The first token of a branch is drawn from pi(. | prompt, y_<t) without
+    /// y_t.
     Policy {
         /// How the token t is chosen.
         #[serde(default)]
@@ -45,32 +46,32 @@ impl Default for BranchSource {
     }
 }
 
-/// How the token is chosen at which a branch leaves the demonstration.
+/// How the token is chosen from which on a branch differs from the demonstration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BranchPlace {
     /// Every completion token is equally likely.
     #[default]
     Uniform,
-    /// A token is chosen in proportion to 1 - pi(y_t | before).
+    /// The probability of a token is proportional to 1 - pi(y_t | y_<t).
     Surprise,
 }
 
-/// How far a branch of the policy goes.
+/// Where a branch of the policy ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BranchEnd {
-    /// The one token that differs.
+    /// After the one token that differs.
     Token,
-    /// The end of the reasoning step.
+    /// At the end of the reasoning step.
     #[default]
     Step,
-    /// The end of the trace.
+    /// At the end of the trace.
     Trace,
 }
 
 impl BranchSettings {
-    /// Refuses values without meaning; `key` is the dotted path of this table.
+    /// Checks the values; `key` is the dotted path of this table.
     ///
     /// # Errors
     /// [`TrainError::InvalidSetting`] names the key.

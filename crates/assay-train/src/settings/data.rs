@@ -1,25 +1,26 @@
-//! Where the problems of a run are.
+//! The files of a run's problems.
 
 use std::path::PathBuf;
 
 use assay_tasks::datasets::{DatasetFormat, DatasetSettings, Required};
 use serde::{Deserialize, Serialize};
 
-/// Problems to learn from and to measure on; an empty path is no data.
+/// Problems for training and evaluation; an empty path means no data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataSettings {
-    /// Problems with demonstrations: the only thing that is learned from.
+    /// Problems with demonstrations, the only training data.
     pub train: DataFile,
-    /// Problems that thresholds, temperatures and score kinds are chosen on. What is not set is as in `train`.
+    /// Problems for choosing thresholds, temperatures and trace scores. Keys that are not set have
+    /// the values of `train`.
     pub validation: DataFile,
-    /// Problems that results are reported on. What is not set is as in `train`.
+    /// Problems for reported results. Keys that are not set have the values of `train`.
     pub test: DataFile,
     /// Share of training demonstrations replaced by a perturbed one, for robustness studies.
     pub wrong_demonstrations: f64,
 }
 
-/// A file of problems. What is not set has the default of [`DatasetSettings`].
+/// A file of problems. Keys that are not set have the defaults of [`DatasetSettings`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataFile {
@@ -81,7 +82,7 @@ impl DataSettings {
         self.dataset(&self.test)
     }
 
-    /// A file in the layout of the training file where it names none of its own.
+    /// A file, with the training file's layout for keys that it does not set.
     fn dataset(&self, file: &DataFile) -> DatasetSettings {
         let layout = if file.format.is_some() {
             file

@@ -1,4 +1,4 @@
-//! When a run ends before its last iteration.
+//! Early stopping: when a run ends before its last iteration.
 
 use assay_evals::AlarmKind;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct EarlyStopSettings {
     /// Ends the run when one of these alarms is raised.
     pub alarms: Vec<AlarmKind>,
-    /// Ends the run when validation accuracy has not risen above its best for this many evaluations
-    /// of the phase that trains the policy; 0 for never.
+    /// Ends the run when validation accuracy has not exceeded its best for this many evaluations in
+    /// the phase that trains the policy; 0 for never.
     pub evaluations: usize,
 }

@@ -1,4 +1,4 @@
-//! Who samples the completions of training.
+//! The sampling engine of training.
 
 use std::path::PathBuf;
 
@@ -6,15 +6,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 
-/// The sampling engine of training. Evaluation always samples here.
+/// The sampling engine of training. Evaluation always samples in this process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum EngineSettings {
     /// This process.
     #[default]
     Local,
-    /// A file of traces drawn before: the samples of a prompt are the traces of its question, in
-    /// the file's order. Only a discriminator learns from them; the policy stays as it is.
+    /// A file of traces sampled earlier. The samples of a prompt are the traces of its question, in
+    /// the file's order. Only a discriminator learns from them; the policy does not change.
     File {
         /// The traces.
         path: PathBuf,
@@ -36,13 +36,14 @@ pub enum EngineSettings {
         /// How the server gets the policy's weights.
         #[serde(default)]
         handover: Handover,
-        /// Requests under way at a time, one completion each.
+        /// Maximum number of concurrent requests, one completion each.
         #[serde(default = "default_concurrency")]
         concurrency: usize,
         /// Seconds until a request counts as failed.
         #[serde(default = "default_timeout")]
         timeout_seconds: u64,
-        /// Tries of a request that may succeed later: no connection, a time-out, 429, 5xx.
+        /// Maximum number of attempts of a request after a failed connection, a timeout, 429 or
+        /// 5xx.
         #[serde(default = "default_attempts")]
         attempts: usize,
     },
@@ -52,10 +53,10 @@ pub enum EngineSettings {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PromptForm {
-    /// As token ids: nothing can differ.
+    /// As token ids, so that tokenizers cannot differ.
     #[default]
     TokenIds,
-    /// As text, for servers that take nothing else; the server's tokenizer must agree.
+    /// As text, for servers that accept no ids. The server's tokenizer must be the same.
     Text,
 }
 
@@ -63,10 +64,11 @@ pub enum PromptForm {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Handover {
-    /// vLLM's `load_lora_adapter`: the adapter is written into the run directory, which the server must see, each iteration.
+    /// vLLM's `load_lora_adapter`: each iteration writes the adapter into the run directory, which
+    /// the server must be able to read.
     #[default]
     Vllm,
-    /// Not at all: the base model samples, and importance weights correct for it as far as their cap allows.
+    /// Not at all: the base model samples. Importance weights correct for it up to their cap.
     None,
 }
 
@@ -87,7 +89,7 @@ fn default_attempts() -> usize {
 }
 
 impl EngineSettings {
-    /// Refuses values without meaning; `key` is the dotted path of this table.
+    /// Checks the values; `key` is the dotted path of this table.
     ///
     /// # Errors
     /// [`TrainError::InvalidSetting`] names the key.

@@ -1,9 +1,10 @@
-//! From files and `--set` options to one tree of settings.
+//! Reads settings from files and `--set` options.
 //!
-//! A file may name others it builds on: `extends = ["base.toml"]`, relative to itself, applied first and in order. Then
-//! come later files, then `--set key=value` options; later wins. Tables merge key by key, everything else is replaced.
-//! A table with a `kind` belongs to its kind: another kind replaces the whole table, and a plain string in its place
-//! is short for `{ kind = "..." }`. Every key must exist; errors name the dotted key, its file and the nearest key.
+//! A file may extend others: `extends = ["base.toml"]`, with paths relative to the file. They are
+//! applied first and in order, then later files, then `--set key=value` options. Later values
+//! override earlier ones. Tables merge key by key; other values are replaced. A table with another
+//! `kind` replaces the whole table, and a plain string is short for `{ kind = "..." }`. Every key
+//! must exist; errors name the dotted key, its file and the nearest existing key.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -16,11 +17,11 @@ use crate::TrainError;
 
 /// Largest settings file in bytes.
 const MAX_FILE: u64 = 1 << 20;
-/// Most files that one run's settings are put together from, a file that is named twice counted twice.
+/// Maximum number of files of one run's settings. A file that is named twice counts twice.
 const MAX_FILES: usize = 64;
-/// Most parts of a dotted key.
+/// Maximum number of parts of a dotted key.
 const MAX_DEPTH: usize = 16;
-/// The key that names the files a file builds on.
+/// The key that names the files that a file extends.
 const EXTENDS: &str = "extends";
 /// The key that names the variant of a table.
 const KIND: &str = "kind";
@@ -28,11 +29,12 @@ const KIND: &str = "kind";
 impl Settings {
     /// Reads files in order and applies `--set` options (`a.b=c`), then validates.
     ///
-    /// A value of an option is read as TOML; what is not TOML is a string.
+    /// A value of an option is read as TOML; if it is not TOML, it is a string.
     ///
     /// # Errors
-    /// [`TrainError::UnknownSetting`], [`TrainError::SettingType`], [`TrainError::SettingsSyntax`], [`TrainError::File`] or
-    /// [`TrainError::InvalidSetting`], each naming the key and the file or option.
+    /// [`TrainError::UnknownSetting`], [`TrainError::SettingType`], [`TrainError::SettingsSyntax`],
+    /// [`TrainError::File`] or [`TrainError::InvalidSetting`], each naming the key and the file or
+    /// option.
     pub fn load(files: &[PathBuf], overrides: &[String]) -> Result<Self, TrainError> {
         let mut tree = Tree::default()?;
         for file in files {
@@ -46,7 +48,7 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Reads settings from a TOML text that builds on no other, e.g. the one saved with a run.
+    /// Reads settings from a TOML text that extends no file, such as the one saved with a run.
     ///
     /// # Errors
     /// As [`Settings::load`]; `origin` is named as the file.
@@ -58,7 +60,8 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Overlays TOML texts (each with the name errors give it), then `key=value` options; later ones win.
+    /// Reads TOML texts (each with its name in errors), then `key=value` options. Later values
+    /// override earlier ones.
     ///
     /// # Errors
     /// As [`Settings::load`].
@@ -75,16 +78,17 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Every setting as TOML, defaults included: reading it gives these settings again.
+    /// Every setting as TOML, including defaults. Reading it returns the same settings.
     ///
     /// # Errors
-    /// [`TrainError::SettingsSyntax`] when a value cannot be written, e.g. a path that is not UTF-8.
+    /// [`TrainError::SettingsSyntax`] if a value cannot be written, such as a path that is not
+    /// UTF-8.
     pub fn resolved_toml(&self) -> Result<String, TrainError> {
         toml::to_string_pretty(&table(self)?).map_err(|error| unwritable(&error))
     }
 }
 
-/// Settings being put together, with the origin of every key.
+/// Settings during reading, with the origin of every key.
 struct Tree {
     table: Table,
     origins: BTreeMap<String, String>,
@@ -108,7 +112,8 @@ impl Tree {
         self.add_with_bases(&canonical, file, &root, &mut Vec::new())
     }
 
-    /// Adds a file after the files it builds on; `open` are the files being read, `root` bounds where they may lie.
+    /// Adds a file after the files that it extends. `open` are the files being read; all files must
+    /// be inside of `root`.
     fn add_with_bases(
         &mut self,
         canonical_file: &Path,
@@ -206,7 +211,7 @@ impl Tree {
         }
     }
 
-    /// An error of deserialisation as one of ours: `error` says `message` and, on a line of its own, "in `a.b`".
+    /// Converts an error of deserialisation. `error` has a message and a line "in `a.b`".
     fn explain(&self, error: &toml::de::Error) -> TrainError {
         let text = error.to_string();
         let path = text
@@ -242,7 +247,7 @@ impl Tree {
         }
     }
 
-    /// What set a key, a part of it, or the table it is in.
+    /// The origin of a key, of a part of it, or of the table that contains it.
     fn origin(&self, key: &str) -> String {
         let inside = |outer: &str, inner: &str| {
             outer.is_empty()
@@ -306,7 +311,8 @@ fn base_names(value: Value) -> Option<Vec<String>> {
         .collect()
 }
 
-/// A value as TOML, or as a bare string when it does not look like TOML that was meant to be more.
+/// An option's value as TOML, or as a string if it does not look like TOML; `None` for invalid
+/// TOML.
 fn option_value(text: &str) -> Option<Value> {
     match format!("value = {text}").parse::<Table>() {
         Ok(mut table) if table.len() == 1 => table.remove("value"),
@@ -315,7 +321,7 @@ fn option_value(text: &str) -> Option<Value> {
     }
 }
 
-/// Overlays `base` with `overlay` and tells `set` the dotted path of every value that is set.
+/// Merges `overlay` into `base`. Calls `set` with the dotted path of every value that is set.
 fn merge_table(base: &mut Table, overlay: Table, set: &mut impl FnMut(&str), path: &str) {
     for (key, value) in overlay {
         let path = join(path, &key);
@@ -337,7 +343,7 @@ fn merge_table(base: &mut Table, overlay: Table, set: &mut impl FnMut(&str), pat
     }
 }
 
-/// Whether `new` speaks of the same kind of thing as `old`.
+/// Whether `new` has the same kind as `old`, or names none.
 fn same_kind(old: &Table, new: &Table) -> bool {
     new.get(KIND).is_none_or(|kind| old.get(KIND) == Some(kind))
 }
@@ -353,7 +359,7 @@ fn set_leaves(value: &Value, set: &mut impl FnMut(&str), path: &str) {
     }
 }
 
-/// The first key of `given` that is not in `known`, with the keys that are known beside it.
+/// The first key of `given` that is not in `known`, with the known keys of the same table.
 fn first_surplus(given: &Table, known: &Table, path: &str) -> Option<(String, Vec<String>)> {
     given
         .iter()
@@ -366,7 +372,8 @@ fn first_surplus(given: &Table, known: &Table, path: &str) -> Option<(String, Ve
         })
 }
 
-/// The existing key nearest to an unknown one: one of its siblings, or else any key with a like name.
+/// The existing key nearest to an unknown one: one of the same table, or else any key with a
+/// similar name.
 fn nearest(key: &str, siblings: &[String]) -> Option<String> {
     let (parent, name) = key.rsplit_once('.').unwrap_or(("", key));
     let like = |candidate: &str| strsim::jaro_winkler(name, candidate);
@@ -377,7 +384,7 @@ fn nearest(key: &str, siblings: &[String]) -> Option<String> {
     if let Ok(defaults) = table(&Settings::default()) {
         all_keys(&defaults, "", &mut everywhere);
     }
-    // A key beside it is likelier meant than one elsewhere of the same name.
+    // A key of the same table is more likely meant than a key of the same name elsewhere.
     let elsewhere = everywhere
         .into_iter()
         .map(|key| (like(key.rsplit('.').next().unwrap_or(&key)) - 0.05, key));

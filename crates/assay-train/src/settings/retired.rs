@@ -1,14 +1,13 @@
-//! Keys of earlier versions. No run used another value than one, so the value is now part of the
-//! program.
+//! Keys of earlier versions. All runs used one and the same value for each, so it is now a
+//! constant.
 //!
-//! Runs of earlier versions name these keys in their settings.toml. With that one value they are
-//! read and left out.
+//! The settings.toml of earlier runs has these keys. With that value they are read and ignored.
 
 use toml::{Table, Value};
 
 use crate::TrainError;
 
-/// A key that is no setting any more, and the value that holds now.
+/// A key that is no longer a setting, and its constant value.
 struct Retired {
     key: &'static str,
     value: Fixed,
@@ -40,7 +39,7 @@ const fn number(key: &'static str, value: f64) -> Retired {
     }
 }
 
-/// Removes the retired keys that say what holds anyway.
+/// Removes the retired keys that have the constant value.
 ///
 /// # Errors
 /// [`TrainError::InvalidSetting`] for a retired key with another value.
@@ -67,8 +66,7 @@ fn take(table: &mut Table, key: &str) -> Option<Value> {
 impl Fixed {
     fn is(&self, given: &Value) -> bool {
         match (self, given) {
-            // An f32 of earlier versions has the nearest f64 in its file, so 0.1 may be a little
-            // more.
+            // Earlier versions wrote an f32 as f64, so 0.1 may be slightly larger in the file.
             (Self::Number(number), Value::Float(given)) => *number as f32 == *given as f32,
             (Self::Number(number), Value::Integer(given)) => *number == *given as f64,
             (Self::Word(word), Value::String(given)) => word == given,

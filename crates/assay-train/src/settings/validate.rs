@@ -1,4 +1,4 @@
-//! Values without meaning, refused before anything is loaded.
+//! Checks of all settings, made before anything is loaded.
 
 use assay_lm::adapter::{LoraSettings, Projection};
 
@@ -7,7 +7,7 @@ use crate::TrainError;
 use crate::policy::advantage::ExpertInGroup;
 
 impl Settings {
-    /// Refuses values without meaning, naming the key and what is allowed.
+    /// Checks all values. The error names the key and the allowed values.
     ///
     /// # Errors
     /// [`TrainError::InvalidSetting`] for the first one found.

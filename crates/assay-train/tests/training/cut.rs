@@ -1,4 +1,4 @@
-//! Updates that are cut into micro-batches.
+//! Updates that are split into micro-batches.
 
 use assay_critic::encode::EncodedCompletion;
 use assay_train::adam::AdamW;
@@ -9,7 +9,7 @@ use assay_train::trace::{SampleRecord, TraceRole};
 
 use super::*;
 
-/// A policy whose log-probabilities lie thousands of nats apart.
+/// A policy whose log-probabilities differ by thousands of nats.
 fn steep() -> PolicyModel {
     let model = model();
     let tensors: BTreeMap<String, candle_core::Tensor> = model
@@ -46,7 +46,8 @@ fn sample(ids: &[u32], rewards: &[f32]) -> Trace {
     }
 }
 
-/// The second update of an iteration compares with the log-probabilities of the first; what a micro-batch has not reached is not 0.
+/// The second update of an iteration compares with the log-probabilities of the first. Those that a
+/// micro-batch has not computed yet must not count as 0.
 #[test]
 fn cut_updates_assume_nothing_about_others() {
     let policy = steep();

@@ -1,4 +1,4 @@
-//! Runs that end before their last iteration, with and without a break.
+//! Runs that end before their last iteration, with and without an interruption.
 
 use assay_evals::{Alarm, AlarmKind};
 use assay_train::run::{EarlyStop, Observer};
@@ -99,14 +99,15 @@ fn evaluations_without_improvement_end_the_run() {
     let again = ends(&stopping, TrainerKind::Airl, broken.path(), None).unwrap();
     assert_eq!((again.iterations, again.early), (6, end.early));
 
-    // Without the condition the same run goes on to its end, and nothing says that it ended early.
+    // Without the condition the same run continues to its end, and no file says that it stopped
+    // early.
     let end = ends(&settings, TrainerKind::Airl, broken.path(), None).unwrap();
     assert_eq!((end.iterations, end.early), (8, None));
     assert!(!broken.path().join("early_stop.json").exists());
 }
 
-/// All samples of a group are wrong. The alarm needs ten values, so it is raised by the tenth
-/// iteration, also where the run was broken off after the sixth.
+/// All samples of a group are wrong. The alarm needs ten values, so the tenth iteration raises it,
+/// even if the run was interrupted after the sixth.
 #[test]
 fn an_alarm_ends_a_resumed_run() {
     let mut settings = settings();

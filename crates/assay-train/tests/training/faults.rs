@@ -80,7 +80,8 @@ fn fault_19_an_unreached_parameter_is_an_error() {
     assert_eq!(parameter, "unreached");
 }
 
-/// The tokens that have scalars are those of the completion, whatever the template writes before it.
+/// The tokens that have scalars are those of the completion, whatever the template writes before
+/// it.
 #[test]
 fn fault_07_headers_shift_no_scalar() {
     let problems = problems(3);

@@ -1,4 +1,4 @@
-//! The judge as a reward, as labels, and samples that a file holds.
+//! The judge as a reward and as labels, and samples from a file.
 
 use assay_critic::judge::{Judge, JudgedTraces};
 use assay_tasks::perturbations::Hints;
@@ -7,7 +7,7 @@ use assay_train::settings::{EngineSettings, RewardSource};
 
 use super::*;
 
-/// A tiny model that spells English too, with room for a question and its hint.
+/// A tiny model whose vocabulary includes English, with positions for a question and its hint.
 fn reader() -> LanguageModel {
     let spelled: Vec<String> = ('a'..='z')
         .chain('A'..='Z')

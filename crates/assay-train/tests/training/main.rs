@@ -1,4 +1,5 @@
-//! Whole runs of the trainers on a tiny model: resuming, determinism, sampling against recomputation.
+//! Complete runs of the trainers on a tiny model: resuming, determinism, and agreement of sampled
+//! and recomputed log-probabilities.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // tests stop where something is not as expected
 
@@ -46,7 +47,7 @@ use assay_train::trace::{PromptGroup, TokenSpans, Trace, packed, traces};
 use assay_train::update::{LossGradients, Reach, UpdatePasses, update};
 use assay_train::{TrainError, checkpoint};
 
-/// f32 on the first GPU where the tests are built for one, else on the CPU.
+/// f32 on the first GPU if the tests are built for one, else on the CPU.
 fn place() -> Placement {
     let device = match cfg!(feature = "cuda") {
         true => DeviceName::Cuda(0),
@@ -136,7 +137,7 @@ fn run(
     train(&inputs, dir, mode, &mut Silent).map(|_| ())
 }
 
-/// All that a run computed: metrics without their timing, and every file of its last checkpoint.
+/// The results of a run: metrics without their timing, and every file of its last checkpoint.
 fn result(dir: &Path) -> (Vec<IterationMetrics>, BTreeMap<String, Vec<u8>>) {
     let mut metrics = read(&dir.join("metrics.jsonl")).unwrap();
     for iteration in &mut metrics {
@@ -159,7 +160,7 @@ fn result(dir: &Path) -> (Vec<IterationMetrics>, BTreeMap<String, Vec<u8>>) {
     (metrics, files)
 }
 
-/// A file's bytes; safetensors by tensor, since the order of the header is free.
+/// A file's bytes; safetensors by tensor, since the order of the header is not fixed.
 fn canonical(path: &Path) -> Vec<u8> {
     if path.extension().is_none_or(|e| e != "safetensors") {
         return std::fs::read(path).unwrap();
@@ -184,8 +185,8 @@ fn bits(tensor: &candle_core::Tensor) -> Vec<u32> {
         .collect()
 }
 
-/// Values of three iterations of the game after the warm start, as a CPU computes them; other devices may round otherwise.
-/// `ASSAY_RECORD=1` writes the file anew.
+/// Values of three iterations of the game after the warm start on a CPU; other devices may round
+/// differently. `ASSAY_RECORD=1` rewrites the file.
 #[test]
 fn three_iterations_have_the_recorded_numbers() {
     let mut settings = settings();
@@ -201,7 +202,7 @@ fn three_iterations_have_the_recorded_numbers() {
     let text = std::fs::read_to_string(&path).unwrap();
     let expected: Vec<BTreeMap<String, f64>> = serde_json::from_str(&text).unwrap();
     assert_eq!(found.len(), expected.len());
-    // On another device a token whose logit is almost 0 may lie on its other side: one of 20 or more.
+    // On another device a logit that is almost 0 may have the other sign: one of 20 or more.
     let shares = if has_kernels(&place().device) {
         0.05
     } else {
@@ -296,7 +297,7 @@ fn any_number_of_threads_gives_the_same_bits() {
     assert_eq!(results[0], results[2]);
 }
 
-/// A run of the game whose negatives are the wrong traces of a file with one record a problem.
+/// A run of the game whose negatives are the wrong traces of a file with one record per problem.
 fn run_with_wrong_traces(record: impl Fn(&Problem) -> String) -> Result<(), TrainError> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("wrong.jsonl");
@@ -494,7 +495,8 @@ fn cached_decoding_equals_the_packed_pass() {
     }
 }
 
-/// Completions of one token and empty ones beside longer ones; nothing but empty ones is refused.
+/// Completions of one token and empty ones next to longer ones. An update of only empty completions
+/// is an error.
 #[test]
 fn updates_of_tiny_and_empty_completions() {
     let model = model();
@@ -548,7 +550,7 @@ fn adapter_settings() -> assay_lm::adapter::LoraSettings {
     }
 }
 
-/// Logits at the edge of f32: every loss term stays a number, and its gradients too.
+/// Logits at the limits of f32: every loss term and its gradients stay finite.
 #[test]
 fn extreme_logits_give_finite_losses() {
     use assay_train::trace::TraceRole::{Expert, Perturbed, Policy};

@@ -1,4 +1,4 @@
-//! Memory that is refused in a pass: half as much at a time, and the same result.
+//! Failed allocations in a pass: it is repeated with half as much at a time, with the same result.
 
 use std::cell::Cell;
 
@@ -12,7 +12,8 @@ use candle_core::{Tensor, Var};
 
 use super::*;
 
-/// A policy on a machine that has memory for so many rows of a pass forward, and backward.
+/// A policy on a machine with memory for a limited number of rows in the forward and backward
+/// passes.
 struct Tight<'p> {
     policy: &'p PolicyModel,
     forward: usize,
@@ -104,7 +105,7 @@ fn groups() -> Vec<Group> {
     (1..5).map(group).collect()
 }
 
-/// Scalars that the loss saw each time that it saw all, and the bits of every gradient.
+/// The scalars of each call of the loss with all scalars, and the bits of every gradient.
 fn gradients(player: &dyn Player, execution: Execution<'_>) -> (Vec<TokenScalars>, Vec<Vec<f32>>) {
     let mut seen = Vec::new();
     let loss = |scalars: &[Vec<f32>], part: Range<usize>| {
@@ -133,7 +134,7 @@ fn refused_memory_halves_the_budget() {
     let policy = policy();
     let whole = gradients(&policy, Execution::single_process(1000));
     let halves = gradients(&policy, Execution::single_process(40));
-    // Forward and backward passes that cannot be done in one, and an update whose budget is smaller than it is.
+    // Forward and backward passes that do not fit at once, and an update larger than its budget.
     for (budget, room, half) in [
         (1000, (40, 1000), 40),
         (1000, (1000, 40), 40),

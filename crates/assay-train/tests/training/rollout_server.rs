@@ -1,7 +1,7 @@
-//! Rollouts from a server: another engine behind vLLM's answers, and servers that fail in every way.
+//! Rollouts from a server that imitates vLLM, and from servers that fail in various ways.
 //!
-//! The server here samples for real: it loads the adapter that it was handed and draws from the tiny model. Its answers have
-//! the fields of vLLM's `/v1/completions`.
+//! The server really samples: it loads the adapter that it receives and draws from the tiny model.
+//! Its responses have the fields of vLLM's `/v1/completions`.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -20,14 +20,14 @@ use serde_json::{Value, json};
 
 use super::{model, problems, run, settings};
 
-/// What a server makes of the nth completion request (from 0) and its own honest answer.
+/// A server's reaction to the nth completion request (from 0), given the correct response.
 type Manner = fn(usize, Value) -> Reply;
 
 enum Reply {
     Json(Value),
     Status(u16, &'static str),
     Raw(Vec<u8>),
-    /// Takes the request and never answers.
+    /// Accepts the request and never responds.
     Stalled,
     /// Closes the connection, and every later one.
     Gone,
@@ -40,7 +40,7 @@ struct Seen {
     completions: usize,
     /// The last completion request.
     asked: Value,
-    /// Connections that wait for an answer.
+    /// Connections that wait for a response.
     stalled: Vec<TcpStream>,
     gone: bool,
 }
@@ -80,7 +80,7 @@ impl Server {
     }
 }
 
-/// One request a connection: the client is told to close.
+/// One request per connection: the response tells the client to close it.
 fn answer(
     stream: TcpStream,
     model: &LanguageModel,
@@ -155,7 +155,7 @@ fn answer(
     stream.write_all(&bytes)
 }
 
-/// A completion as vLLM answers it.
+/// A completion in vLLM's format.
 fn complete(model: &LanguageModel, adapter: Option<&str>, body: &Value) -> Value {
     let adapter = adapter.map(|path| {
         let loaded = peft::load(Path::new(path), model.transformer.config());
@@ -216,7 +216,8 @@ fn the_server_samples_from_each_iterations_adapter() {
     );
     let metrics = read(&dir.path().join("metrics.jsonl")).unwrap();
     for iteration in &metrics {
-        // Log-probabilities of the server, unmerged adapter, against the trainer's: the same weights.
+        // Log-probabilities of the server, unmerged adapter, against the trainer's: the same
+        // weights.
         let gap = iteration.values["policy/sampling_gap_max"];
         assert!(gap < 1e-4, "{gap} in iteration {}", iteration.iteration);
     }
@@ -242,7 +243,8 @@ fn without_handover_the_base_samples() {
     assert!(server.seen.lock().unwrap().adapters.is_empty());
 }
 
-/// A run whose server fails in its second iteration, and goes on with another; gives what was said.
+/// A run whose server fails in its second iteration and that continues with another server. Returns
+/// the error message.
 fn fails_and_goes_on(manner: Manner) -> String {
     let failing = Server::start(manner);
     let mut settings = failing.settings();
@@ -260,12 +262,13 @@ fn fails_and_goes_on(manner: Manner) -> String {
         said.contains(&failing.url) && said.contains("--resume"),
         "{said}"
     );
-    // The second iteration failed; the first is saved. Another server, at another address, goes on.
+    // The second iteration failed; the first is saved. The run continues with another server at
+    // another address.
     let next = Server::start(|_, honest| Reply::Json(honest));
     train(&next.settings(), dir.path(), RunMode::Resume).unwrap();
     assert_eq!(next.seen.lock().unwrap().completions, 2 * 2 * 3);
     assert_eq!(read(&dir.path().join("metrics.jsonl")).unwrap().len(), 3);
-    // Nothing was lost: the run is the one that a good server would have given.
+    // The result equals that of a run with a correct server.
     let whole = tempfile::tempdir().unwrap();
     let server = Server::start(|_, honest| Reply::Json(honest));
     train(&server.settings(), whole.path(), RunMode::Fresh).unwrap();
@@ -343,7 +346,7 @@ fn servers_are_told_the_whole_distribution() {
     }
 }
 
-/// Changes the only choice of an honest answer.
+/// Changes the only choice of a correct response.
 fn with(mut honest: Value, change: impl FnOnce(&mut Value)) -> Reply {
     change(&mut honest["choices"][0]);
     Reply::Json(honest)
@@ -432,7 +435,8 @@ fn demonstration() -> String {
     problems(1).remove(0).demonstration.unwrap()
 }
 
-/// As llama.cpp answers: text alone, and no log-probability of the end-of-turn token. The nth log-probability is -n.
+/// A response in llama.cpp's format: only text, without a log-probability of the end-of-turn token.
+/// The nth log-probability is -n.
 fn text_only(text: &str, joined: usize) -> Value {
     let (_, spans) = model().tokenizer.encode_with_offsets(text).unwrap();
     let mut tokens: Vec<&str> = spans
@@ -440,7 +444,7 @@ fn text_only(text: &str, joined: usize) -> Value {
         .map(|&(start, end)| &text[start..end])
         .collect();
     if joined > 0 {
-        // As many tokens, cut at other places.
+        // The same number of tokens with other boundaries.
         let (first, second) = (spans[0], spans[1]);
         (tokens[0], tokens[1]) = (&text[first.0..second.1], "");
     }
@@ -459,7 +463,8 @@ fn text_alone_must_have_the_same_tokens() {
     settings.run.iterations = 1;
     let dir = tempfile::tempdir().unwrap();
     train(&settings, dir.path(), RunMode::Fresh).unwrap();
-    // Every second answer is cut into other tokens, so six completions take between six and twelve answers.
+    // Every second response has other token boundaries, so six completions take between six and
+    // twelve responses.
     let asked = server.seen.lock().unwrap().completions;
     assert!((7..=12).contains(&asked), "{asked}");
     let metrics = read(&dir.path().join("metrics.jsonl")).unwrap();

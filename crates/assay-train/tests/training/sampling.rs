@@ -1,4 +1,4 @@
-//! Samples are those of each prompt alone, however many prompts are read and decoded together.
+//! Samples do not depend on how many prompts are computed and decoded together.
 
 use assay_critic::player::Player;
 use assay_critic::policy_model::Trainable;
@@ -8,7 +8,7 @@ use assay_tasks::random::Stream;
 
 use super::*;
 
-/// More rows of prompts than are read at one time on the CPU.
+/// More rows of prompts than the CPU computes at a time.
 const PROMPTS: u64 = 12;
 
 #[test]

@@ -1,4 +1,4 @@
-//! Completions that begin alike are packed once and have the numbers of separate ones.
+//! Common prefixes of completions are packed once; the results equal those of separate completions.
 
 use assay_critic::player::TokenScalars;
 use assay_lm::gradients::Gradients;
@@ -24,7 +24,7 @@ fn policy() -> PolicyModel {
     }
 }
 
-/// One prompt whose completions leave each other at several tokens.
+/// One prompt whose completions differ from each other from various tokens on.
 fn shared() -> Vec<Group> {
     let ids = |count: u32, step: u32| (0..count).map(|i| 1 + i * step % 11).collect();
     let whole: Vec<u32> = ids(70, 3);

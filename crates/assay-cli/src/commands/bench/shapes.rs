@@ -1,4 +1,4 @@
-//! Shapes with a name: published models, by their configuration alone.
+//! Named model shapes: the configurations of published models.
 
 use assay_lm::{Architecture, ModelConfig, RopeScaling, RopeSettings};
 use clap::ValueEnum;

@@ -47,11 +47,11 @@ pub(crate) enum Stage {
     Iteration,
 }
 
-/// What a stage must do at least.
+/// The minimal work of a stage.
 pub(crate) struct Cost {
-    /// Multiplications and additions of its matrix products.
+    /// Number of multiplications and additions in its matrix products.
     pub(crate) operations: f64,
-    /// Bytes of weights that it reads at least.
+    /// Minimal number of bytes of weights that it reads.
     pub(crate) weight_bytes: f64,
 }
 
@@ -76,9 +76,9 @@ impl Stage {
         }
     }
 
-    /// Operations: 2 a weight and row forward; training adds as much for the gradient of the input
-    /// and, in layers that are computed again, for the second forward; an adapter's matrices
-    /// also receive gradients. Attention is left out.
+    /// Operations: 2 per weight and row in the forward pass. Training adds 2 for the gradient of
+    /// the input, 2 in layers whose forward pass is recomputed, and the gradients of an adapter's
+    /// matrices. Attention is not counted.
     pub(crate) fn cost(self, args: &BenchArgs, residence: Residence) -> Cost {
         let config = config(args);
         let layers = layer_weights(&config) as f64;
@@ -122,7 +122,7 @@ impl Stage {
     }
 }
 
-/// Share of the layers that an update's backward pass computes again.
+/// Share of the layers whose forward pass an update recomputes.
 fn share_recomputed(args: &BenchArgs, residence: Residence) -> f64 {
     let config = config(args);
     let batch = (super::training_rows(args, residence) * size_of::<f32>()) as u64;
@@ -131,14 +131,14 @@ fn share_recomputed(args: &BenchArgs, residence: Residence) -> f64 {
     1.0 - kept as f64 / config.layers as f64
 }
 
-/// The shape's configuration with the vocabulary asked for.
+/// The shape's configuration with the requested vocabulary size.
 pub(super) fn config(args: &BenchArgs) -> ModelConfig {
     let mut config = args.shape.config();
     config.vocab_size = args.vocabulary.unwrap_or(config.vocab_size);
     config
 }
 
-/// Inputs and outputs of the seven projections of a layer.
+/// Input and output sizes of the seven projections of a layer.
 fn projections(config: &ModelConfig) -> [(usize, usize); 7] {
     let (hidden, inner) = (config.hidden_size, config.intermediate_size);
     let (query, key) = (config.query_size(), config.kv_heads * config.head_dim);
@@ -166,14 +166,14 @@ fn adapter_weights(config: &ModelConfig, rank: usize) -> usize {
     config.layers * a_layer
 }
 
-/// A player, with an optimiser once a stage trains it.
+/// A player. It has an optimiser once a stage has trained it.
 struct Trainee<P> {
     player: P,
     optimiser: Option<AdamW>,
 }
 
-/// Two players and the completions they work on. What no stage has asked for is not there: the
-/// process's peak is the stages' own.
+/// Two players and the completions that the stages process. A player is created when a stage first
+/// needs it, so the peak memory of the process is that of the timed stages.
 pub(crate) struct Workbench {
     transformer: Arc<Transformer>,
     lora: LoraSettings,
@@ -223,7 +223,7 @@ impl Workbench {
         })
     }
 
-    /// An adapter on all projections, where the model is.
+    /// A new adapter on all projections, on the model's device.
     fn adapter(&self, seed: u64) -> Result<Adapter> {
         let adapter = Adapter::new(self.transformer.config(), &self.lora, seed)?;
         Ok(adapter.to_device(&self.transformer.placement().device)?)
@@ -258,7 +258,7 @@ impl Workbench {
         Ok(self.reward.insert(reward))
     }
 
-    /// Runs a stage on two short completions, so that pages and kernels are warm.
+    /// Runs a stage on two short completions, so that pages are mapped and kernels loaded.
     pub(crate) fn warm_up(&mut self, stage: Stage) -> Result<()> {
         let mut small = self.groups[0].clone();
         small.completions.truncate(2);
@@ -271,7 +271,7 @@ impl Workbench {
         done.map(|_| ())
     }
 
-    /// Runs a stage and returns its seconds.
+    /// Runs a stage and returns its duration in seconds.
     pub(crate) fn run(&mut self, stage: Stage) -> Result<f64> {
         let started = Instant::now();
         let groups = std::mem::take(&mut self.groups);
@@ -323,7 +323,7 @@ impl Workbench {
     }
 }
 
-/// One pass forward and backward with gradients of alternating sign, and one step of AdamW.
+/// One forward and backward pass, with gradients of alternating sign, and one AdamW step.
 fn train<P: Player>(
     Trainee { player, optimiser }: &mut Trainee<P>,
     groups: &[Group],

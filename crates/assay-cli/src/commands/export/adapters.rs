@@ -21,7 +21,7 @@ pub(super) fn write(run: &Run, out: &Path, weights: WeightType) -> Result<Value>
     let policy = run.checkpoint.join("policy");
     ensure!(
         policy.join(peft::CONFIG_FILE).exists(),
-        "every weight of this policy was trained, there is no adapter: use --format merged"
+        "every weight of this policy was trained, so there is no adapter: use --format merged"
     );
     let reward = run.checkpoint.join("reward");
     let mut written = json!({ "format": "peft" });
@@ -51,7 +51,7 @@ pub(super) fn write(run: &Run, out: &Path, weights: WeightType) -> Result<Value>
     Ok(written)
 }
 
-/// An adapter, read against its base model's configuration.
+/// Reads an adapter and checks it against its base model's configuration.
 fn read(run: &Run, from: &Path) -> Result<LoadedAdapter> {
     let named = peft::base_model(from)?;
     let config = configuration(&run.base(named))?;
@@ -89,7 +89,7 @@ fn configuration(base: &Path) -> Result<ModelConfig> {
     })
 }
 
-/// Whether an adapter changes anything: some B is not zero.
+/// Whether an adapter changes anything: at least one B is not zero.
 fn is_trained(adapter: &Adapter) -> Result<bool> {
     for (name, var) in adapter.parameters() {
         if name.contains(".lora_B.") && var.as_tensor().abs()?.max_all()?.to_scalar::<f32>()? > 0.0
@@ -100,11 +100,11 @@ fn is_trained(adapter: &Adapter) -> Result<bool> {
     Ok(false)
 }
 
-/// Refuses an adapter that changes nothing.
+/// Fails for an adapter that changes nothing.
 pub(super) fn ensure_trained(adapter: &Adapter, dir: &Path) -> Result<()> {
     ensure!(
         is_trained(adapter)?,
-        "the adapter in {} changes nothing: every B is zero, it was never trained",
+        "the adapter in {} changes nothing: every B is zero, so it was never trained",
         dir.display()
     );
     Ok(())

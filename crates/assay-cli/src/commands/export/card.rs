@@ -9,7 +9,7 @@ use assay_critic::reward_model::HEAD_FILE;
 
 use super::Run;
 
-/// In which form weights are exported.
+/// The form of exported weights.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Weights {
     Adapter,
@@ -116,7 +116,7 @@ pub(super) fn of_reward(run: &Run, base: &str, weights: Weights) -> Result<Strin
         "## Intended use and limits\n\nTo rank answers to one question, to show where a trace goes wrong, to train a \
          policy. Rewards of different questions are not comparable by construction. It knows the errors that it was \
          trained on and may overlook others; a policy trained against it for long enough will find what it \
-         overlooks. It is no proof that an answer is right.\n\n",
+         overlooks. It does not prove that an answer is right.\n\n",
     );
     training(&mut card, run)?;
     Ok(card)

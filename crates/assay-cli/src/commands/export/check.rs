@@ -9,12 +9,12 @@ use assay_lm::{LanguageModel, Placement, Storage};
 use assay_tasks::message::Message;
 use serde_json::{Value, json};
 
-/// Question and answer of the probe; any text would do.
+/// Question and answer of the probe. The text is arbitrary.
 const QUESTION: &str = "A box holds 12 eggs. How many eggs are in 7 boxes?";
 const ANSWER: &str = "Each box holds 12 eggs, so 7 boxes hold 7 * 12 = 84 eggs.\n#### 84";
 
-/// Mean absolute difference of log-probabilities (nats) or token rewards (logits) that writing may
-/// make.
+/// Largest mean absolute difference of log-probabilities (nats) or token rewards (logits) that
+/// writing in a number type may cause.
 fn tolerance(weights: WeightType) -> f64 {
     match weights {
         WeightType::F32 => 1e-4,
@@ -22,7 +22,8 @@ fn tolerance(weights: WeightType) -> f64 {
     }
 }
 
-/// A written directory read back, and the probe as it and `base` both cut it.
+/// Reads a written directory back. Returns the model and the probe's batch; fails if its tokens
+/// differ from those of `base`.
 pub(super) fn reread(base: &LanguageModel, out: &Path) -> Result<(LanguageModel, PackedBatch)> {
     let written = LanguageModel::open(out, Storage::AsStored, &Placement::cpu())?;
     let batch = probe(base)?;
@@ -36,25 +37,25 @@ pub(super) fn reread(base: &LanguageModel, out: &Path) -> Result<(LanguageModel,
 /// Mean absolute differences of outputs on the probe.
 #[derive(Clone, Copy)]
 pub(super) struct ProbeChange {
-    /// Of the written model to the adapter.
+    /// Between the written model and the adapter on its base.
     pub(super) lost: f64,
-    /// Of the adapter to its base.
+    /// Between the adapter and its base alone.
     pub(super) moved: f64,
 }
 
-/// Refuses a directory whose outputs differ from the adapter's by more than rounding, or by more
-/// than half of what the adapter itself changes.
+/// Fails if the written model's outputs differ from the adapter's by more than rounding, or by more
+/// than half of the adapter's own change.
 pub(super) fn ensure_kept(change: ProbeChange, weights: WeightType, unit: &str) -> Result<Value> {
     let ProbeChange { lost, moved } = change;
     let limit = tolerance(weights);
     ensure!(
         lost <= limit,
-        "the merged model's outputs on the probe differ from the adapter's by {lost:.2e} {unit} on average, allowed are {limit:.0e}"
+        "the merged model's outputs on the probe differ from the adapter's by {lost:.2e} {unit} on average; at most {limit:.0e} is allowed"
     );
     ensure!(
         lost < moved / 2.0,
-        "the adapter moves the probe by {moved:.2e} {unit} on average and writing as {} by {lost:.2e}: rounding would \
-         drown it; use --dtype float32",
+        "the adapter changes the outputs on the probe by {moved:.2e} {unit} on average, and rounding to {} changes them \
+         by {lost:.2e}, more than half as much; use --dtype float32",
         weights.name()
     );
     let named = |what: &str| format!("{what}_{unit}");
@@ -63,7 +64,7 @@ pub(super) fn ensure_kept(change: ProbeChange, weights: WeightType, unit: &str) 
     )
 }
 
-/// A question and an answer as the model's template and tokenizer cut them.
+/// The batch of the probe's question and answer, rendered and tokenized by a model.
 fn probe(model: &LanguageModel) -> Result<PackedBatch> {
     let most = model.transformer.config().max_positions / 2;
     let mut prompt = model.prompt_ids(&[Message::user(QUESTION)])?;

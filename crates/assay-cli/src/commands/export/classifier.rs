@@ -30,7 +30,7 @@ pub(super) fn write(run: &Run, out: &Path, weights: WeightType) -> Result<Value>
     let reward = RewardModel::load(&dir, Arc::clone(&base.transformer))?;
     let Some(head) = reward.linear_head() else {
         bail!(
-            "the head of this reward needs the log-probabilities of the base model beside it ({}), which no classifier has: \
+            "the head of this reward needs the log-probabilities of the base model as well ({}), which a classifier cannot read: \
              use --format peft",
             reward.formula()
         );

@@ -8,19 +8,19 @@ use serde_json::{Value, json};
 
 use crate::progress::{Downloads, message};
 
-/// Reads the name of a repository that may be pushed to.
+/// Parses the name of a model repository.
 pub(crate) fn repository(text: &str) -> Result<RepoName, String> {
     let name = RepoName::parse(text).filter(RepoName::is_model);
     name.ok_or_else(|| "give org/name or org/name@branch, as on the hub".to_owned())
 }
 
-/// What was done, for a program and for a person.
+/// The result, as JSON for programs and as text for people.
 pub(crate) struct Done {
     pub(crate) json: Value,
     pub(crate) text: String,
 }
 
-/// Lists what a push of a directory would send. No network is needed.
+/// Lists the files that a push of a directory would upload. Needs no network.
 pub(crate) fn list(dir: &Path, name: &RepoName) -> Result<Done> {
     let files = hub::local_files(dir).context("nothing can be pushed")?;
     Ok(listed(name, &files))

@@ -1,5 +1,5 @@
-//! `assay localise --labels`: does the reward find the tokens that people marked, and do people
-//! agree with each other?
+//! `assay localise --labels`: measures how often the reward finds the tokens that people marked,
+//! and how far people agree with each other.
 
 use std::path::Path;
 
@@ -15,17 +15,17 @@ use super::opened;
 use crate::args::LocaliseArgs;
 use crate::progress::{Progress, message};
 
-/// The kind of errors that people marked.
+/// Name of the kind of errors that people marked.
 const KIND: &str = "marked";
 
 /// A trace with the labels of its annotators.
 struct Marked<'l> {
     labels: &'l [Label],
-    /// The trace in the reward's tokens; none where it is too long.
+    /// The trace in the reward's tokens; without tokens if it is too long.
     scored: ScoredTrace,
 }
 
-/// Traces by what their annotators say, and those that are left out.
+/// Numbers of traces by the judgement of their annotators, and of those left out.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Counts {
     wrong: usize,
@@ -95,20 +95,21 @@ impl Marked<'_> {
         self.scored.token_rewards.iter().any(Option::is_some)
     }
 
-    /// Whether a mark stands in the text that was scored, which is rendered in the reward's style.
+    /// Whether the marked text occurs in the scored text, which is rendered in the reward's style.
     fn holds(&self, error: &FirstError) -> bool {
         let text = &self.labels[0].text;
         self.is_scored() && error.stands_in(text, &self.scored.text)
     }
 
-    /// The token of a mark in the reward's tokens.
+    /// Index of the marked token among the reward's tokens.
     fn token(&self, error: &FirstError) -> usize {
         let offsets = &self.scored.token_offsets;
         let found = offsets.iter().position(|&(_, end)| end > error.start);
         found.unwrap_or(offsets.len().saturating_sub(1))
     }
 
-    /// What each annotator says, in the reward's tokens; without marks that do not stand in them.
+    /// The judgement of each annotator, in the reward's tokens. Marks outside of the scored text
+    /// are left out.
     fn judgements(&self) -> impl Iterator<Item = Judgement<'_>> {
         let usable = move |label: &&Label| match &label.first_error {
             Some(error) => self.holds(error),
@@ -127,7 +128,7 @@ impl Marked<'_> {
 }
 
 impl Counts {
-    /// Counts a trace; the case that it is where most annotators mark an error.
+    /// Counts a trace. Returns its localisation case if most annotators mark an error.
     fn case<'m>(&mut self, marked: &'m Marked<'_>) -> Option<LocalisationCase<'m>> {
         let Some(agreed) = AgreedTrace::of(marked.labels) else {
             self.undecided += 1;
@@ -171,7 +172,7 @@ impl Counts {
         }
     }
 
-    /// What became of the traces, `at_end` of which are marked behind their last token.
+    /// The counts as a message. `at_end` traces are marked after their last token.
     fn said(&self, at_end: usize) -> String {
         let Self {
             wrong,

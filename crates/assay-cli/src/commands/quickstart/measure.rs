@@ -1,4 +1,5 @@
-//! What the quickstart measures: every policy on fresh problems, the reward as a critic, and where it sees errors.
+//! The measurements of the quickstart: accuracy of every policy on test problems, selection by the
+//! reward, and localisation of injected errors.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -26,30 +27,30 @@ use super::speed::speeds;
 use super::stages::{Players, Stages};
 use crate::progress::Progress;
 
-/// Samples a problem.
+/// Samples per problem.
 pub(super) const SAMPLES: usize = 16;
 
 /// All results.
 pub(super) struct Measured {
-    /// All policies' traces together, one generator each.
+    /// The traces of all policies; each policy is one generator.
     pub(super) policies: Evaluation,
-    /// Traces of the SFT policy under the reward.
+    /// Traces of the SFT policy, scored by the reward.
     pub(super) critic: Evaluation,
-    /// The trace score chosen on validation.
+    /// The trace score, chosen on validation problems.
     pub(super) score: TraceScore,
-    /// P(correct), fitted on validation.
+    /// P(correct), fitted on validation problems.
     pub(super) calibration: Option<Calibration>,
-    /// Injected errors.
+    /// Localisation of injected errors.
     pub(super) localisation: Localisation,
     /// Scored traces of the SFT policy.
     pub(super) traces: Vec<ScoredTrace>,
     /// Demonstrations with an injected error, scored.
     pub(super) errors: Vec<ErrorCase>,
-    /// Tokens a second of every stage.
+    /// Tokens per second of every stage.
     pub(super) speeds: Summary,
 }
 
-/// Samples, scores and evaluates.
+/// Samples from every policy, scores the samples of the SFT policy and evaluates all.
 pub(super) fn measure(
     stages: &Stages<'_>,
     base: &LanguageModel,
@@ -116,7 +117,7 @@ pub(super) fn measure(
     })
 }
 
-/// How the traces are evaluated with what was fitted; P(correct) is noted in each.
+/// The evaluation settings of a calibration. Also stores P(correct) in the scores of each trace.
 fn settings_of(calibration: Option<&Calibration>, traces: &mut [ScoredTrace]) -> EvalSettings {
     for trace in traces {
         let probability = calibration.and_then(|c| c.probability(trace));
@@ -130,7 +131,8 @@ fn settings_of(calibration: Option<&Calibration>, traces: &mut [ScoredTrace]) ->
     }
 }
 
-/// Test demonstrations with one error each, of the kinds trained on and those held out, scored.
+/// Scored test demonstrations with one injected error each. The kinds of errors are those of
+/// training and the held-out ones.
 fn injected(
     critic: &Critic<'_>,
     stages: &Stages<'_>,

@@ -26,7 +26,7 @@ pub(super) fn summary(
     settings: &Settings,
     elapsed: Duration,
 ) -> Result<Summary> {
-    // Accuracies of every policy; all else is of the SFT model's traces alone.
+    // Accuracies are of every policy. All other entries are of the SFT model's traces alone.
     let mut summary = measured.critic.summary.clone();
     let policies = measured.policies.summary.iter();
     for (name, estimate) in policies.filter(|(name, _)| name.starts_with("policy.")) {
@@ -75,7 +75,7 @@ fn difference(measured: &Measured, name: &str, against: &str) -> Option<Estimate
     assay_evals::statistics::paired_difference(&a, &b, &BootstrapSettings::default())
 }
 
-/// Peak resident memory of this process, where the system tells.
+/// Peak resident memory of this process in bytes; `None` where the system does not report it.
 fn peak_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
@@ -86,7 +86,8 @@ fn peak_bytes() -> Option<u64> {
         .map(|kibibytes| kibibytes * 1024)
 }
 
-/// Writes summary.json, traces.jsonl, report.html and, beside the reward, its calibration.
+/// Writes summary.json, traces.jsonl, report.html and, into the reward's directory, its
+/// calibration.
 pub(super) fn write(out: &Path, measured: &Measured, summary: &Summary) -> Result<()> {
     summary.write(&out.join("summary.json"))?;
     write_traces(&out.join("traces.jsonl"), &measured.traces)?;
@@ -129,7 +130,7 @@ pub(super) fn write(out: &Path, measured: &Measured, summary: &Summary) -> Resul
     )?)
 }
 
-/// The table, and in words what is significant.
+/// The table of results and one sentence per comparison: the difference and its significance.
 pub(super) fn text(measured: &Measured, summary: &Summary) -> String {
     let mut text = String::new();
     let percent = |e: &Estimate| {

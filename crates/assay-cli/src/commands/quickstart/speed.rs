@@ -1,4 +1,4 @@
-//! How fast the stages of an iteration are on the quickstart's own model and traces.
+//! The speed of the stages of an iteration, on the quickstart's own model and traces.
 
 use std::ops::Range;
 use std::time::Instant;
@@ -16,8 +16,9 @@ use assay_train::update::{LossGradients, Reach, UpdatePasses, update};
 
 use super::stages::Players;
 
-/// Entries `tokens_per_second.{score, update_reward, update_policy}`: completion tokens of one batch of an iteration, one pass each after
-/// one to warm up. Gradients are computed and dropped.
+/// The entries `tokens_per_second.{score, update_reward, update_policy}`: completion tokens of one
+/// iteration's batch divided by the seconds of one pass. One untimed pass warms up. Gradients are
+/// computed and dropped.
 pub(super) fn speeds(
     players: &Players,
     traces: &[ScoredTrace],
@@ -54,7 +55,7 @@ pub(super) fn speeds(
     Ok(summary)
 }
 
-/// As many prompts and samples as an iteration has.
+/// A batch with as many prompts and samples as an iteration has.
 fn batch(traces: &[ScoredTrace], settings: &Settings) -> Vec<Group> {
     let group = |traces: &[ScoredTrace]| Group {
         prompt: traces[0].prompt_token_ids.clone(),
@@ -71,7 +72,7 @@ fn batch(traces: &[ScoredTrace], settings: &Settings) -> Vec<Group> {
         .collect()
 }
 
-/// One pass forward and backward.
+/// One forward and one backward pass.
 fn trained(
     player: &dyn Player,
     groups: &[Group],

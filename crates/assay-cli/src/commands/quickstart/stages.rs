@@ -1,4 +1,5 @@
-//! The stages of the quickstart: problems, the base model by supervised fine-tuning, the three continuations.
+//! The stages of the quickstart: it generates problems, trains the base model by supervised
+//! fine-tuning and continues training in three ways.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,38 +22,38 @@ use assay_train::settings::{PolicyStart, Settings, TrainedParameters};
 use crate::args::Task;
 use crate::progress::Progress;
 
-/// Demonstrations, validation problems, test problems.
+/// Numbers of demonstrations, validation problems and test problems.
 const DEMONSTRATIONS: usize = 12_000;
 const VALIDATION: usize = 64;
 const TEST: usize = 200;
-/// The end-of-turn token stands first in the vocabulary.
+/// The end-of-turn token, the first entry of the vocabulary.
 const END: &str = "<|end|>";
 const TEMPLATE: &str = "{% for message in messages %}{{ message['content'] }}\
 {% if message['role'] == 'assistant' %}<|end|>{% endif %}{% endfor %}";
 
 /// Everything that the stages share.
 pub(super) struct Stages<'s> {
-    /// Settings of the game; each stage derives its own.
+    /// Settings of AIRL training. Each stage derives its own from them.
     pub(super) settings: Settings,
     task: Task,
     /// Demonstrations.
     pub(super) train: Vec<Problem>,
-    /// Problems that scores and temperatures are chosen on.
+    /// Problems on which trace scores and calibration are fitted.
     pub(super) validation: Vec<Problem>,
-    /// Problems that are reported.
+    /// Problems on which results are reported.
     pub(super) test: Vec<Problem>,
     out: &'s Path,
 }
 
-/// The trained players.
+/// The trained policies and the reward.
 pub(super) struct Players {
-    /// The policy of the game.
+    /// The policy of AIRL.
     pub(super) airl: PolicyModel,
-    /// Its reward.
+    /// The reward of AIRL.
     pub(super) reward: RewardModel,
-    /// The policy that saw a verifier.
+    /// The policy trained by GRPO with the verifier.
     pub(super) grpo: PolicyModel,
-    /// The policy that saw more demonstrations instead.
+    /// The policy trained on more demonstrations.
     pub(super) more_sft: PolicyModel,
 }
 
@@ -76,7 +77,7 @@ impl<'s> Stages<'s> {
         })
     }
 
-    /// The base model: trained from scratch on the demonstrations, every weight.
+    /// The base model: all weights are trained from scratch on the demonstrations.
     pub(super) fn fine_tune(&self) -> Result<LanguageModel> {
         let dir = self.out.join("model");
         let fresh = self.fresh_model()?;
@@ -96,13 +97,13 @@ impl<'s> Stages<'s> {
         )?)
     }
 
-    /// The three continuations of the base model.
+    /// Trains the base model further in three ways: AIRL, GRPO and more SFT.
     pub(super) fn play(&self, base: &LanguageModel) -> Result<Players> {
         let mut settings = self.settings.clone();
         settings.model.path = PathBuf::from(&base.name);
         let airl = self.train(TrainerKind::Airl, &settings, base, "airl")?;
         let Some(reward) = airl.reward else {
-            anyhow::bail!("the game left no reward model")
+            anyhow::bail!("AIRL training returned no reward model")
         };
         let mut grpo = settings.clone();
         grpo.run.iterations -= grpo.reward.schedule.warmup_iterations;
@@ -158,7 +159,7 @@ impl<'s> Stages<'s> {
         Ok(trained)
     }
 
-    /// An empty directory of this name: a quickstart always runs anew.
+    /// The directory of a run, without an earlier run of this name: a quickstart never resumes.
     fn fresh_directory(&self, name: &str) -> Result<PathBuf> {
         let dir = self.out.join(name);
         if dir.exists() {

@@ -1,4 +1,4 @@
-//! The built-in tasks: their problems and the vocabulary of a model that reads nothing else.
+//! The built-in tasks: their problems, and the vocabulary of a model for this task alone.
 
 use assay_tasks::TasksError;
 use assay_tasks::arithmetic::{self, ArithmeticSettings, Split};
@@ -33,7 +33,7 @@ impl Task {
         }
     }
 
-    /// The texts that questions and completions consist of.
+    /// The texts of all tokens that questions and completions consist of.
     pub(super) fn vocabulary(self) -> Vec<&'static str> {
         match self {
             Task::Arithmetic => arithmetic::vocabulary().to_vec(),
@@ -41,7 +41,8 @@ impl Task {
         }
     }
 
-    /// Base of the rotary angles. Looking rules up needs heads that tell neighbours apart.
+    /// Base of the rotary angles. Deduction looks rules up, so its heads must distinguish
+    /// neighbouring positions; a small base does that.
     pub(super) fn rope_theta(self) -> f64 {
         match self {
             Task::Arithmetic => 10_000.0,

@@ -1,4 +1,4 @@
-//! The grid file: which trainer, which seeds, which arms.
+//! The grid file: trainer, seeds and arms.
 
 use std::path::Path;
 
@@ -8,12 +8,12 @@ use serde::Deserialize;
 
 use crate::args::Trainer;
 
-/// Most runs of a sweep: more is a mistake in the grid.
+/// Maximum number of runs of a sweep. More are taken for a mistake in the grid.
 const MOST_RUNS: usize = 10_000;
 /// Largest grid file in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
-/// A sweep, read and multiplied out.
+/// A sweep with all its arms; axes are expanded.
 #[derive(Debug)]
 pub(super) struct Grid {
     pub(super) trainer: Trainer,
@@ -21,11 +21,11 @@ pub(super) struct Grid {
     pub(super) arms: Vec<Arm>,
 }
 
-/// One row of the table: what it sets on top of the shared settings.
+/// One row of the table: settings that override the shared ones.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Arm {
-    /// Its name, also that of its directory.
+    /// Name of the arm and of its directory.
     pub(super) name: String,
     /// Settings as `--set` takes them.
     #[serde(default)]
@@ -41,7 +41,7 @@ struct GridFile {
     seeds: Vec<u64>,
     #[serde(default)]
     arm: Vec<Arm>,
-    /// Setting and the values it takes; several are multiplied out.
+    /// Settings with lists of values. The arms are all combinations of the values.
     #[serde(default)]
     axes: toml::Table,
 }
@@ -58,13 +58,13 @@ impl Grid {
     /// Reads a grid file.
     ///
     /// # Errors
-    /// Names the file and what is wrong in it.
+    /// The file cannot be read or is invalid.
     pub(super) fn read(path: &Path) -> Result<Self> {
         let reading = || format!("reading {}", path.display());
         let size = std::fs::metadata(path).with_context(reading)?.len();
         ensure!(
             size <= MAX_FILE,
-            "{} is no grid: {size} bytes",
+            "{} has {size} bytes; a grid file has at most {MAX_FILE}",
             path.display()
         );
         let text = std::fs::read_to_string(path).with_context(reading)?;
@@ -132,7 +132,7 @@ impl Grid {
         seeds.dedup();
         ensure!(
             seeds.len() == self.seeds.len(),
-            "a seed stands twice in `seeds`"
+            "`seeds` lists a seed twice"
         );
         Ok(())
     }

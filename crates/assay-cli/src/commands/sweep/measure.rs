@@ -1,5 +1,5 @@
-//! What a sweep measures of a run: fresh samples of the policy, judged and, where there is a
-//! reward, scored.
+//! The measurements of a sweep's run: new samples of the policy, their correctness and, if there is
+//! a reward, their scores.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -34,8 +34,8 @@ pub(super) struct Measured {
 }
 
 impl Measured {
-    /// The values of an entry by problem; one value under an empty name where it has none a
-    /// problem.
+    /// The values of an entry by problem. An entry without values per problem has one value under
+    /// an empty name.
     pub(super) fn values(&self, entry: &str) -> Option<BTreeMap<String, f64>> {
         let name = match entry.strip_suffix("at_N") {
             Some(selector) => format!("{selector}at_{}", self.largest_n()?),
@@ -75,7 +75,7 @@ pub(super) fn measure(dir: &Path, settings: &Settings) -> Result<Measured> {
     })
 }
 
-/// What [`measure`] left.
+/// Reads the results that [`measure`] wrote.
 pub(super) fn read(dir: &Path) -> Result<Measured> {
     let text = std::fs::read_to_string(dir.join("settings.toml"))?;
     let settings = Settings::from_toml(&text, "settings.toml")?;
@@ -160,8 +160,8 @@ fn sample(
     Ok(sample_problems(&policy, &encoder, problems, &plan, |_| ())?)
 }
 
-/// Fills token rewards, and finds injected errors in the demonstrations that the problems carry;
-/// nothing of both where the run has no reward.
+/// Fills in token rewards, and measures localisation on the demonstrations of the problems. Does
+/// nothing if the run has no reward.
 fn score(
     checkpoint: &Path,
     settings: &Settings,

@@ -1,4 +1,4 @@
-//! Damaged checkpoints, other settings and data, disks that are full or closed, numbers of threads.
+//! Damaged checkpoints, changed settings and data, full or read-only disks, numbers of threads.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,8 @@ use assay_train::metrics::read;
 
 use super::{Lab, row};
 
-/// A run of which the last checkpoint is being harmed: the one before is used, and the end is the same.
+/// A run whose last checkpoint is damaged: resuming uses the one before, and the result is the
+/// same.
 #[test]
 fn a_damaged_checkpoint_is_passed_over() {
     let lab = Lab::new();
@@ -173,7 +174,8 @@ fn weights_that_changed_under_their_path_are_noticed() {
     );
 }
 
-/// A run that may not write files beyond a size, and then may: it says which file, and goes on to the same end.
+/// A run with a limit on file sizes, which is then lifted: the message names the file, and the
+/// resumed run has the same result.
 #[test]
 fn a_full_disk_loses_no_checkpoint() {
     let lab = Lab::new();
@@ -243,8 +245,8 @@ fn threads_change_no_bit() {
     row("1, 2 and 5 threads: the same bits", 3);
 }
 
-/// What is drawn and the first losses are the same bits. Gradients are summed micro-batch by micro-batch, so weights
-/// differ by rounding.
+/// Samples and the first losses have the same bits. Gradients are summed per micro-batch, so
+/// weights differ by rounding.
 #[test]
 fn the_token_budget_changes_nothing_but_rounding() {
     let lab = Lab::new();

@@ -1,4 +1,4 @@
-//! SIGKILL at any moment, again and again; SIGINT and SIGTERM; two processes on one directory.
+//! Repeated SIGKILL at random times, SIGINT and SIGTERM, two processes in one directory.
 
 use std::io::Read;
 use std::process::{Command, Stdio};
@@ -19,11 +19,11 @@ enum Moment {
     Random,
     /// As soon as a checkpoint is being written.
     InCheckpoint,
-    /// Twice in a row: each resumed process dies within its first moments, then at a random time.
+    /// Twice in a row: the resumed process is killed right after its start, then at a random time.
     Twice,
 }
 
-/// What killing did.
+/// Counts of the kills.
 #[derive(Default, Debug)]
 struct Tally {
     kills: usize,
@@ -31,7 +31,7 @@ struct Tally {
     runs: usize,
 }
 
-/// Kills one run `kills` times, lets it end, and gives what is left.
+/// Kills and resumes one run `kills` times, lets it end, and returns its results.
 fn tormented(
     lab: &Lab,
     out: &str,
@@ -73,7 +73,7 @@ fn tormented(
     lab.outcome(out)
 }
 
-/// Whether a checkpoint is half written.
+/// Whether a checkpoint is partly written.
 fn partial(lab: &Lab, out: &str) -> bool {
     let Ok(entries) = std::fs::read_dir(lab.path(out).join("checkpoints")) else {
         return false;
@@ -120,7 +120,7 @@ fn a_hundred_kills() {
     row(&what, kills);
 }
 
-/// Long enough that signals and second processes meet it at work.
+/// Long enough that signals and second processes arrive while it runs.
 const SLOW: [&str; 2] = ["--set", "sampling.samples=96"];
 
 #[test]
@@ -199,7 +199,7 @@ fn a_run_directory_has_one_process() {
     );
 }
 
-/// Sampling and scoring have no checkpoint: what is done when the signal comes is what there is.
+/// Sampling and scoring have no checkpoint: the output holds what was done before the signal.
 #[test]
 fn a_signal_keeps_what_was_sampled_and_scored() {
     let world = World::new();

@@ -1,4 +1,5 @@
-//! Numbers that are not finite stop a run by name and can be looked at again; odd but sane settings work.
+//! Numbers that are not finite stop a run with an error that names them, and `replay` examines
+//! them. Unusual but valid settings work.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,8 +22,8 @@ fn replayed(lab: &Lab, run: &str) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Learning rates that make weights explode, each in another part of an iteration: 1e30 on a weight is finite, what
-/// comes out of it is not.
+/// Learning rates that make weights explode, each in another part of an iteration. A weight of 1e30
+/// is finite; the outputs computed from it are not.
 #[test]
 fn a_non_finite_number_names_its_trace() {
     let lab = Lab::new();
@@ -98,10 +99,11 @@ fn a_non_finite_number_names_its_trace() {
                 .all(|t| t["problem"].as_str().is_some_and(|id| !id.is_empty()))
         );
         if index == 0 || index == 3 {
-            // The checkpoint before holds the very weights that failed.
+            // The previous checkpoint holds the weights that failed.
             assert!(traces.iter().all(|t| t["token"] == 0), "{replay}");
         } else {
-            // Before the first update of the iteration all was well, and the gradients of every trace are numbers.
+            // The weights before the first update of the iteration are valid, so the gradients of
+            // every trace are finite.
             assert!(traces.iter().all(|t| t["mean"].is_number()), "{replay}");
             assert!(
                 traces.iter().all(|t| t["gradient_norm"].is_number()),
@@ -131,7 +133,7 @@ fn a_non_finite_number_names_its_trace() {
 fn a_last_update_that_diverges_is_no_success() {
     let lab = Lab::new();
     let rate = "optimiser.policy.learning_rate=1e30";
-    // One game iteration after the warm-up: no update follows that would tell.
+    // One AIRL iteration after the warm-up: no later update could detect the fault.
     for (out, every, place) in [
         ("unseen", "run.eval_every=0", "the policy after iteration"),
         (

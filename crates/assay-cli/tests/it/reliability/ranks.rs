@@ -1,11 +1,12 @@
-//! One run by several processes: the same bits as by one, and what happens when one of them dies or differs.
+//! One run in several processes: it has the same bits as in one process, and stops if a process
+//! dies or differs.
 //!
-//! With the feature `mpi`, and where Open MPI's `mpirun` is installed; `tools/parallel` runs these tests.
+//! These tests need the feature `mpi` and Open MPI's `mpirun`; `tools/parallel` runs them.
 
 #[cfg(not(feature = "mpi"))]
 use super::Lab;
 
-/// A budget that cuts every update into more micro-batches than there are ranks.
+/// A token budget that splits every update into more micro-batches than there are ranks.
 #[cfg(feature = "mpi")]
 const BUDGET: &str = "run.token_budget=150";
 
@@ -57,7 +58,7 @@ mod together {
             .args(more)
     }
 
-    /// Whether there is an `mpirun`; says so where there is none.
+    /// Whether `mpirun` is installed; prints a message if not.
     #[allow(clippy::print_stderr)]
     fn is_there() -> bool {
         let found = Command::new("mpirun").arg("--version").output().is_ok();
@@ -67,7 +68,7 @@ mod together {
         found
     }
 
-    /// Ranks that train to the end; what they said.
+    /// Trains to the end with several ranks and returns stderr.
     fn finish(lab: &Lab, ranks: usize, out: &str, more: &[&str]) -> String {
         let output = train(&mut mpirun(lab, ranks), out, more).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();

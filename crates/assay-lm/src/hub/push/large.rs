@@ -1,7 +1,7 @@
-//! Large-file storage: which contents are missing, and their bytes, whole or in parts.
+//! Large-file storage: finds missing contents and uploads them, whole or in parts.
 //!
-//! The exchange is Git LFS's batch interface with the hub's own `multipart`: the answer then holds
-//! the length of a part and an address for each, and a last request names the entity tags of the
+//! It uses Git LFS's batch interface with the hub's own `multipart` transfer: the response has the
+//! length of a part and an address for each part, and a last request sends the entity tags of the
 //! parts.
 
 use std::collections::BTreeMap;
@@ -18,9 +18,9 @@ use crate::hub::{Download, Watch, hub_error};
 
 /// The type of the batch interface's messages.
 const LFS: &str = "application/vnd.git-lfs+json";
-/// Contents that one request asks about.
+/// Number of contents of one request.
 const CONTENTS_A_REQUEST: usize = 100;
-/// Most parts of one file.
+/// Maximum number of parts of one file.
 const MAX_PARTS: u64 = 10_000;
 
 #[derive(Deserialize)]
@@ -28,7 +28,7 @@ struct Batch {
     objects: Vec<Stored>,
 }
 
-/// What storage says about one content.
+/// The storage's response about one content.
 #[derive(Deserialize)]
 struct Stored {
     oid: String,
@@ -58,7 +58,7 @@ struct Action {
     header: BTreeMap<String, Value>,
 }
 
-/// A stretch of a file.
+/// A range of a file.
 #[derive(Clone, Copy)]
 struct Part {
     start: u64,
@@ -66,7 +66,7 @@ struct Part {
 }
 
 impl Repository<'_> {
-    /// Brings files to large-file storage that it does not hold.
+    /// Uploads the files that large-file storage does not have.
     pub(super) fn store(&self, files: &[&Described<'_>], watch: Watch<'_>) -> Result<(), LmError> {
         let mut contents: BTreeMap<&str, &Described<'_>> = BTreeMap::new();
         for file in files {
@@ -86,7 +86,7 @@ impl Repository<'_> {
         Ok(())
     }
 
-    /// What storage says about each content.
+    /// The storage's response about each content.
     fn batch(&self, files: &[&Described<'_>]) -> Result<BTreeMap<String, Stored>, LmError> {
         let object = |file: &&Described<'_>| json!({ "oid": file.sha256, "size": file.local.size });
         let objects: Vec<Value> = files.iter().map(object).collect();
@@ -179,7 +179,7 @@ impl Repository<'_> {
         self.requests.post_to(&upload.href, LFS, &body).map(drop)
     }
 
-    /// Puts a part of a file; returns the entity tag of what was stored.
+    /// Uploads a part of a file and returns its entity tag.
     fn put(
         &self,
         url: &str,

@@ -1,4 +1,4 @@
-//! Requests that write to a hub: tries, time limits, and reasons for people.
+//! Requests that write to a hub: retries, timeouts and error messages.
 
 use std::io::Read;
 use std::time::Duration;
@@ -10,23 +10,23 @@ use ureq::{Agent, Body, RequestBuilder, SendBody};
 
 use crate::hub::HubSettings;
 
-/// Most bytes of an answer that are read.
+/// Maximum size of a response in bytes.
 const MAX_ANSWER_BYTES: u64 = 8 << 20;
-/// Tries of a request that may succeed later.
+/// Maximum number of attempts of a request that may succeed later.
 const TRIES: u32 = 3;
-/// Pause before the second try; it doubles with each.
+/// Pause before the second attempt; it doubles with each attempt.
 const PAUSE: Duration = Duration::from_millis(500);
-/// Time in which a connection must be made, or a part of a body be taken.
+/// Timeout of a connection, and of sending a part of a body.
 const STALL: Duration = Duration::from_secs(60);
-/// Time to an answer: storage may check what it has received.
+/// Timeout of a response. It is long, because storage may check the content first.
 const ANSWER: Duration = Duration::from_secs(300);
-/// Characters of the hub's own reason that are shown.
+/// Maximum number of characters of the hub's message that are shown.
 const SHOWN: usize = 300;
 
 /// Why a request did not succeed.
 #[derive(Debug)]
 pub(super) struct Failure {
-    /// The status of the answer; `None` without one.
+    /// The status of the response; `None` without a response.
     pub(super) status: Option<u16>,
     /// Whether the same request may succeed later.
     passes: bool,
@@ -35,7 +35,7 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// A failure that is neither a status nor a missing answer.
+    /// A failure other than a status or a missing response.
     pub(super) fn of(reason: impl Into<String>) -> Self {
         Self {
             status: None,
@@ -44,7 +44,7 @@ impl Failure {
         }
     }
 
-    /// No connection, or no answer in time.
+    /// No connection, or no response in time.
     fn no_answer(error: &ureq::Error) -> Self {
         Self {
             status: None,
@@ -53,7 +53,7 @@ impl Failure {
         }
     }
 
-    /// An answer that says no.
+    /// A response with an error status.
     fn refused(status: u16, text: &str) -> Self {
         Self {
             status: Some(status),
@@ -63,7 +63,7 @@ impl Failure {
     }
 }
 
-/// The text of an answer, and the entity tag of what was stored.
+/// The text of a response, and the entity tag of the stored content.
 pub(super) struct Answer {
     text: String,
     pub(super) etag: Option<String>,
@@ -83,7 +83,7 @@ pub(super) struct Requests<'s> {
     authorization: String,
 }
 
-/// A reader that tells how many bytes were read.
+/// A reader that reports the number of bytes read.
 struct Counted<'p, R> {
     inner: R,
     read: u64,
@@ -124,13 +124,13 @@ impl<'s> Requests<'s> {
         format!("{}{address}", self.endpoint)
     }
 
-    /// Asks the hub.
+    /// Sends a GET request to the hub.
     pub(super) fn get(&self, address: &str) -> Result<Answer, Failure> {
         let request = self.agent.get(&self.url(address));
         answered(request.header("authorization", &self.authorization).call())
     }
 
-    /// Posts JSON to an address of the hub, more than once where that may help.
+    /// Posts JSON to an address of the hub, with retries.
     pub(super) fn post(&self, address: &str, body: &Value) -> Result<Answer, Failure> {
         self.post_to(&self.url(address), "application/json", body)
     }
@@ -146,7 +146,7 @@ impl<'s> Requests<'s> {
         })
     }
 
-    /// Posts a commit, once: the hub may have made it although its answer was lost.
+    /// Posts a commit, only once, because the hub may have made it although its response was lost.
     pub(super) fn commit(&self, address: &str, body: &str) -> Result<Answer, Failure> {
         let request = self.agent.post(&self.url(address));
         let request = request.header("content-type", "application/x-ndjson");
@@ -155,7 +155,7 @@ impl<'s> Requests<'s> {
     }
 
     /// Puts a body of a known length to an address that the hub named, without the token. `open`
-    /// gives the body for each try, `progress` hears how many of its bytes are read.
+    /// returns the body for each attempt; `progress` receives the number of its bytes read.
     pub(super) fn put<R: Read>(
         &self,
         url: &str,
@@ -184,7 +184,7 @@ impl<'s> Requests<'s> {
         }
     }
 
-    /// Refuses an address that is none, and an unencrypted one named by a hub that is encrypted.
+    /// Fails for an invalid address, and for an unencrypted one named by an encrypted hub.
     fn check(&self, url: &str) -> Result<(), Failure> {
         let scheme = |url: &str| {
             let uri: Uri = url.parse().ok()?;
@@ -211,7 +211,7 @@ fn is_same_origin(url: &str, other: &str) -> bool {
     origin(url).is_some_and(|found| Some(found) == origin(other))
 }
 
-/// Makes a request again while it fails in a way that may pass.
+/// Repeats a request while it fails in a way that may be temporary.
 fn repeated(mut request: impl FnMut() -> Result<Answer, Failure>) -> Result<Answer, Failure> {
     let mut tries = 0;
     loop {
@@ -239,7 +239,8 @@ fn answered(sent: Result<Response<Body>, ureq::Error>) -> Result<Answer, Failure
     Ok(Answer { text, etag })
 }
 
-/// The reason for a missing answer. It names no address, since those of storage hold a signature.
+/// The reason for a missing response. It has no address, since those of storage contain a
+/// signature.
 fn no_answer(error: &ureq::Error) -> String {
     match error {
         ureq::Error::Timeout(_) => "no answer in time; try again".to_owned(),
@@ -252,7 +253,7 @@ fn no_answer(error: &ureq::Error) -> String {
     }
 }
 
-/// The reason for a refused request, with the hub's own words where it has some.
+/// The reason for a refused request, with the hub's message if there is one.
 fn refusal(status: u16, text: &str) -> String {
     let advice = match status {
         300..=399 => "the repository has moved; use its new name",

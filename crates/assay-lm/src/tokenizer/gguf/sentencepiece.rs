@@ -1,9 +1,8 @@
 //! The tokenizer of a GGUF file whose vocabulary has scores instead of merges
 //! (`tokenizer.ggml.model = "llama"`).
 //!
-//! SentencePiece joins the two neighbours whose union has the highest score. The same result comes
-//! from merges that are ordered by the score of what they make, as transformers converts such
-//! vocabularies.
+//! SentencePiece joins the two neighbours whose union has the highest score. Merges ordered by the
+//! score of their result give the same tokens; transformers converts such vocabularies in this way.
 
 use tokenizers::decoders::byte_fallback::ByteFallback;
 use tokenizers::decoders::fuse::Fuse;
@@ -17,7 +16,7 @@ use crate::LmError;
 use crate::tokenizer::failed;
 use crate::weights::GgufFile;
 
-/// Token types of the metadata that no merge makes.
+/// Token types of the metadata that no merge produces.
 const UNKNOWN: f64 = 2.0;
 const CONTROL: f64 = 3.0;
 const BYTE: f64 = 6.0;
@@ -52,7 +51,7 @@ pub(super) fn build(
     let spaces = |from: &str, to: &str| {
         Replace::new(from, to).map_err(failed(path, "building the rule of spaces"))
     };
-    // Converters leave the flag out where it is on.
+    // Converters omit the flag if it is on.
     let has_prefix = file
         .flag("tokenizer.ggml.add_space_prefix")?
         .unwrap_or(true);

@@ -1,16 +1,16 @@
-//! How GGUF files store numbers: what is read as blocks, what is expanded, what is refused by name.
+//! Number formats of GGUF files: those read as blocks, those expanded, and unsupported ones.
 
 use candle_core::quantized::GgmlDType;
 use half::f16;
 
 use crate::weights::FloatType;
 
-/// How a tensor's numbers are stored.
+/// The number format of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum BlockType {
     /// Plain numbers.
     Float(FloatType),
-    /// Blocks that products are computed with.
+    /// Blocks that matrix products use directly.
     Quantised(GgmlDType),
     /// Blocks that are expanded to f32 when they are read.
     Expanded(Expanded),
@@ -36,7 +36,7 @@ const IQ4: [f32; 16] = [
 const FP4: [f32; 16] = [
     0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 0.0, -1.0, -2.0, -3.0, -4.0, -6.0, -8.0, -12.0,
 ];
-/// Types that are not read, by code, for messages.
+/// Unsupported types by code, for messages.
 const UNREAD: [(u32, &str); 19] = [
     (4, "Q4_2"),
     (5, "Q4_3"),
@@ -59,7 +59,7 @@ const UNREAD: [(u32, &str); 19] = [
     (40, "NVFP4"),
 ];
 
-/// Why a tensor type is not read, and which to take instead.
+/// The message about an unsupported tensor type, with an alternative.
 pub(super) fn refusal(code: u32) -> String {
     let name = UNREAD.iter().find(|(unread, _)| *unread == code);
     let name = name.map_or_else(|| code.to_string(), |(_, name)| (*name).to_owned());
@@ -148,8 +148,7 @@ fn half(bytes: &[u8]) -> f32 {
     f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
 }
 
-/// 2^(exponent - 128): half of the power that the byte stands for, as the table holds doubled
-/// values.
+/// 2^(exponent - 128): half of the power that the byte encodes, since the table has doubled values.
 fn half_power(exponent: u8) -> f32 {
     let bits = match exponent {
         0 | 1 => 0x0020_0000 << exponent,

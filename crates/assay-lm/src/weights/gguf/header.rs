@@ -1,7 +1,7 @@
 //! A bounded reader of GGUF headers.
 //!
-//! Every length is compared with the bytes that are left before anything is allocated, so a hostile
-//! header costs no more memory than a few times its own size. Versions 2 and 3, little-endian.
+//! Every length is compared with the remaining bytes before anything is allocated, so a hostile
+//! header uses at most a few times its own size in memory. Versions 2 and 3, little-endian.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,8 +11,8 @@ use super::blocks::{BlockType, refusal};
 use crate::LmError;
 
 const MAX_ENTRIES: u64 = 1 << 16;
-/// Longest header in bytes, which lists of small numbers widen eightfold in memory; published ones
-/// have up to 20 MB.
+/// Longest header in bytes; published ones have up to 20 MB. Lists of small numbers take eight
+/// times as much memory.
 const MAX_HEADER: usize = 1 << 26;
 const MAX_DIMENSIONS: u32 = 4;
 const MAX_ALIGNMENT: usize = 1 << 16;
@@ -129,8 +129,8 @@ impl<'b> Header<'b> {
         ))
     }
 
-    /// Moves ranges to where the data section starts and checks that they lie in the file, apart
-    /// from each other.
+    /// Adds the start of the data section to the ranges, and checks that they are inside of the
+    /// file and do not overlap.
     fn place(
         &self,
         entries: Vec<(String, TensorEntry)>,
@@ -282,7 +282,7 @@ fn alignment(path: &Path, metadata: &BTreeMap<String, Value>) -> Result<usize, L
             _ => bad(
                 path,
                 key,
-                format!("{value} is no power of two up to {MAX_ALIGNMENT}"),
+                format!("{value} is not a power of two up to {MAX_ALIGNMENT}"),
             ),
         },
         Some(_) => bad(path, key, "must be an unsigned integer"),

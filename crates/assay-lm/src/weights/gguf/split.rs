@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// The name of one part, taken apart.
+/// The parsed name of one part.
 pub(super) struct SplitName {
     directory: PathBuf,
     stem: String,
@@ -10,7 +10,7 @@ pub(super) struct SplitName {
 }
 
 impl SplitName {
-    /// `None` for a name that is no part's.
+    /// `None` if the name is not that of a part.
     pub(super) fn parse(path: &Path) -> Option<Self> {
         let name = path.file_name()?.to_str()?;
         let (start, extension) = name.rsplit_once('.')?;
@@ -32,7 +32,7 @@ impl SplitName {
     }
 }
 
-/// The first part of the file that a path is part of; the path itself where it is no part.
+/// The first part of a split file, given any part; any other path unchanged.
 pub(crate) fn first_part(path: &Path) -> PathBuf {
     match SplitName::parse(path) {
         Some(name) => name.part(1),

@@ -1,9 +1,9 @@
 //! The backward pass of attention over packed batches.
 //!
-//! With P = exp(scale q k^T - log-normaliser), D = rowsum(out * grad) and S = P * (grad v^T - D) * scale:
-//! dv = P^T grad, dq = S k, dk = S^T q. A task is one key-value head of a prompt or of a few completions of one group. The
-//! gradients that completions add to the keys and values of their prompt and of rows they share are stored per task and
-//! added in order.
+//! With P = exp(scale q k^T - log-normaliser), D = rowsum(out * grad) and S = P * (grad v^T - D) *
+//! scale: dv = P^T grad, dq = S k, dk = S^T q. A task is one key-value head of a prompt or of a few
+//! completions of one group. The gradients that completions add to the keys and values of their
+//! prompt and of rows they share are stored per task and added in order.
 
 use std::ops::Range;
 
@@ -19,7 +19,8 @@ use crate::cpu::routines::softmax::{KEYS, KeyBlock, KeyValues, QUERIES, key_bloc
 use crate::values::zeros;
 use crate::{AttentionLayout, Branch, HeadShape, OpsError};
 
-/// Parts into which a group's completions are cut; fixed, because each part sums its own share of the prompt's gradients.
+/// Number of parts into which a group's completions are split. It is fixed, because each part sums
+/// its own share of the prompt's gradients.
 const PARTS: usize = 8;
 
 /// Inputs and results of the forward pass, and the gradient at its output.
@@ -121,7 +122,7 @@ struct Worker {
     queries: Vec<f32>,
     grads: Vec<f32>,
     outs: Vec<f32>,
-    /// Rowsum of out * grad, a query row.
+    /// Rowsum of out * grad, per query row.
     deltas: Vec<f32>,
     log_normalisers: Vec<f32>,
     /// `[query rows, KEYS]`.
@@ -316,7 +317,8 @@ impl Worker {
     }
 }
 
-/// gradient += weights^T rows for one block of keys: dk += S^T q, dv += P^T grad. `weights` is `[query rows, KEYS]`.
+/// gradient += weights^T rows for one block of keys: dk += S^T q, dv += P^T grad. `weights` is
+/// `[query rows, KEYS]`.
 fn add_key_gradients(weights: &[f32], rows: &[f32], dim: usize, gradient: &mut [f32]) {
     let (count, keys) = (rows.len() / dim, gradient.len() / dim);
     Panels::with_scratch(|panels| {
@@ -331,7 +333,8 @@ fn add_key_gradients(weights: &[f32], rows: &[f32], dim: usize, gradient: &mut [
 }
 
 dispatched! {
-    /// In: scores q k^T and gradients grad v^T. Out: probabilities, and gradients at q k^T. Hidden keys become zero.
+    /// In: scores q k^T and gradients grad v^T. Out: probabilities, and gradients at q k^T. Hidden
+    /// keys become zero.
     fn score_gradients(probabilities: &mut [f32], scores: &mut [f32], visible: usize, constants: [f32; 3]) {
         let [scale, log_normaliser, delta] = constants;
         for (p, s) in probabilities[..visible].iter_mut().zip(&mut scores[..visible]) {

@@ -1,8 +1,8 @@
 //! The keys that a completion attends to after its prompt, in order: shared rows, then its own.
 //!
-//! Keys are cut into blocks by their place in this order, not by their row. So a completion that
-//! shares rows has the bits of the same completion alone. Rows of a block that do not lie side by
-//! side are copied first.
+//! Keys are split into blocks by their position in this order, not by their row. So a completion
+//! that shares rows has the bits of the same completion alone. Rows of a block that are not
+//! adjacent are copied first.
 
 use std::ops::Range;
 
@@ -31,7 +31,7 @@ pub(super) fn pieces(branch: &Branch, places: &Range<usize>) -> impl Iterator<It
 }
 
 impl Gathered {
-    /// Keys and values at these places, from row 0 of what is returned.
+    /// Keys and values at these places, starting at row 0 of the result.
     pub(super) fn block<'a>(
         &'a mut self,
         source: KeyValues<'a>,

@@ -10,7 +10,8 @@ pub(crate) struct Disjoint<'a> {
     borrow: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: it is a borrow of plain floats; every access goes through an operation whose callers write disjoint parts.
+// SAFETY: it is a borrow of plain floats; every access goes through an operation whose callers
+// write disjoint parts.
 unsafe impl Send for Disjoint<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Disjoint<'_> {}

@@ -2,8 +2,8 @@
 
 /// e^x, relative error at most 1.2e-7; 0 below -103.97, infinite above 88.72, NaN for NaN.
 ///
-/// x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7 in Horner form with fused
-/// multiply-add; 2^n by two exponent fields, so results may be subnormal.
+/// x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7 in Horner form
+/// with fused multiply-add; 2^n by two exponent fields, so results may be subnormal.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     const LN_2_HIGH: f32 = 0.693_359_4;

@@ -1,12 +1,13 @@
 //! Matrix products on slices whose bits depend on the two factors only.
 //!
-//! All values of a product are computed in the same way: the depth is cut into blocks of [`DEPTH`], each block is one chain
-//! of fused multiply-adds from zero, and the blocks are added in order. So a row of the result does not depend on the other
-//! rows, on the number of threads or on the instruction set. General libraries do not promise this: the `gemm` crate uses
-//! other blocks for one row than for many rows, and the last bits differ.
+//! All values of a product are computed in the same way: the depth is split into blocks of
+//! [`DEPTH`], each block is one chain of fused multiply-adds from zero, and the blocks are added in
+//! order. So a row of the result does not depend on the other rows, the number of threads or the
+//! instruction set. General libraries do not guarantee this: the `gemm` crate uses other blocks for
+//! one row than for many rows, and the last bits differ.
 //!
-//! Layout: the right factor is packed into panels (a few columns, depth-major, zero-padded). The left factor is read in
-//! place, row by row, or packed when it is transposed.
+//! Layout: the right factor is packed into panels (a few columns, depth-major, zero-padded). The
+//! left factor is read in place, row by row, or packed when it is transposed.
 
 mod lanes;
 mod pairs;
@@ -26,7 +27,7 @@ pub(crate) const DEPTH: usize = 256;
 const COLUMNS: usize = 128;
 /// Number of tasks of a product: more than threads, so that slow threads get fewer.
 const TASKS: usize = 12;
-/// Rows below which a task is not cut further.
+/// Rows below which a task is not split further.
 const MIN_ROWS: usize = 112;
 /// Multiplications below which a product runs on the calling thread.
 const SERIAL: usize = 1 << 18;
@@ -72,7 +73,8 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Panics unless the first `rows` and `columns` are inside the values. Every address in a product relies on it.
+    /// Panics unless the first `rows` and `columns` are inside the values. All addresses of a
+    /// product rely on this check.
     fn check(&self, rows: usize, columns: usize) {
         if rows > 0 && columns > 0 {
             let last = (rows - 1) * self.row_stride + (columns - 1) * self.column_stride;
@@ -231,7 +233,8 @@ struct Block {
     dims: [usize; 2],
 }
 
-/// Cuts a product into blocks of the result and runs `task` on them, in parallel where the product is large.
+/// Splits a product into blocks of the result and runs `task` on them, in parallel if the product
+/// is large.
 fn each_block(
     dims: [usize; 2],
     terms: &[Term<'_>],
@@ -387,7 +390,7 @@ mod tests {
     #[test]
     fn products_have_the_bits_of_the_definition() {
         for [m, depth, n] in SHAPES {
-            // An interpreter takes minutes for the largest; the smallest that several threads share stays.
+            // Miri takes minutes for the largest shapes; the smallest with several threads is kept.
             if cfg!(miri) && m * depth * n > SERIAL + 2000 {
                 continue;
             }

@@ -1,7 +1,8 @@
 //! The running softmax of attention over one block of queries and one block of keys.
 //!
-//! Keys are cut into blocks of [`KEYS`] from the start of their prompt or completion, and a row's softmax runs over the blocks in order. So
-//! the bits of a row depend on its own keys only, not on the batch, and packed and cached attention return the same bits.
+//! Keys are split into blocks of [`KEYS`] from the start of their prompt or completion, and a row's
+//! softmax processes the blocks in order. So the bits of a row depend on its own keys only, not on
+//! the batch, and packed and cached attention return the same bits.
 
 use std::ops::Range;
 
@@ -159,9 +160,9 @@ fn finite_values(block: KeyBlock<'_>, dim: usize) -> bool {
     sums.sum::<f32>().is_finite()
 }
 
-/// The values of a block, `[count, dim]`, with 0 for keys that hold one that is not finite, and the
-/// first such key. A product with hidden keys adds 0 times their values, which must be 0: rows of a
-/// trace that fails lie in a block with rows that it shares with others.
+/// The values of a block, `[count, dim]`, with 0 for keys with a value that is not finite, and the
+/// index of the first such key. A product with hidden keys adds 0 times their values, and this must
+/// not be NaN: rows of a failing trace can be in one block with rows that other traces share.
 fn finite_copy(block: KeyBlock<'_>, dim: usize) -> (Vec<f32>, usize) {
     let (mut copy, mut first) = (vec![0.0; block.count * dim], block.count);
     let rows = block.source.values.chunks(block.source.stride);
@@ -182,7 +183,8 @@ struct RowState<'a> {
 }
 
 dispatched! {
-    /// Replaces scores by exp(scale * score - largest) and hidden ones by zero; rescales the sums of the row.
+    /// Replaces scores by exp(scale * score - largest) and hidden ones by zero; rescales the sums
+    /// of the row.
     fn take_row(scores: &mut [f32], visible: usize, scale: f32, state: RowState<'_>) {
         let RowState { largest, sum, weighted } = state;
         scores[visible..].fill(f32::NEG_INFINITY);
@@ -205,7 +207,8 @@ pub(crate) fn key_blocks(span: Range<usize>) -> impl Iterator<Item = Range<usize
         .map(move |start| start..span.end.min(start + KEYS))
 }
 
-/// Copies rows of some consecutive heads, `[rows, width]`, into one stack `[heads, rows, head_dim]`.
+/// Copies rows of some consecutive heads, `[rows, width]`, into one stack
+/// `[heads, rows, head_dim]`.
 pub(crate) fn stack_heads(
     from: &[f32],
     width: usize,

@@ -1,4 +1,5 @@
-//! Kernels and matrix products on an NVIDIA GPU: one stream, so work is done in the order in which it is started.
+//! Kernels and matrix products on an NVIDIA GPU. There is one stream, so work runs in the order in
+//! which it is launched.
 
 use std::sync::Arc;
 
@@ -20,9 +21,10 @@ const MODULE: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
 
 #[allow(unsafe_code)]
 pub(super) fn allocate(device: &CudaDevice, dtype: DType, count: usize) -> CandleResult<Storage> {
-    // The driver refuses to hand out nothing.
+    // The driver refuses allocations of size 0.
     let count = count.max(1);
-    // SAFETY: whoever asks fills the memory before anything reads it: `Fresh` is handed to one kernel that writes all of it.
+    // SAFETY: the caller fills the memory before anything reads it: `Fresh` is passed to one kernel
+    // that writes all of it.
     let slice = unsafe {
         match dtype {
             DType::U8 => CudaStorageSlice::U8(device.alloc::<u8>(count)?),
@@ -37,13 +39,13 @@ pub(super) fn allocate(device: &CudaDevice, dtype: DType, count: usize) -> Candl
     Ok(Storage::Cuda(CudaStorage { slice, device }))
 }
 
-/// What the driver has not handed out on this device.
+/// Free bytes on this device.
 pub(super) fn free_bytes(device: &CudaDevice) -> Option<u64> {
     let (free, _) = device.cuda_stream().context().mem_get_info().ok()?;
     Some(free as u64)
 }
 
-/// The address outlives the guard that comes with it: there is one stream, and the caller keeps the storage.
+/// The address may outlive its guard, because there is one stream and the caller keeps the storage.
 pub(super) fn address(storage: &CudaStorage) -> CandleResult<u64> {
     let stream = storage.device.cuda_stream();
     Ok(match &storage.slice {
@@ -74,16 +76,17 @@ pub(super) fn launch(device: &CudaDevice, launch: &Launch) -> CandleResult<()> {
         block_dim: (launch.threads, 1, 1),
         shared_mem_bytes: 0,
     };
-    // SAFETY: number, order and types of the arguments are the kernel's, which the emulator's tests run for every kernel with
-    // the same `Launch`; addresses are of memory that is alive, and freeing it is ordered after this on the one stream.
+    // SAFETY: number, order and types of the arguments are the kernel's, which the emulator's tests
+    // run for every kernel with the same `Launch`; addresses are of memory that is alive, and
+    // freeing it is ordered after this on the one stream.
     unsafe { builder.launch(config) }.w()?;
     Ok(())
 }
 
-/// A recording as the driver takes it.
+/// A recording in the driver's form.
 pub(super) type Graph = CudaGraph;
 
-/// A GPU with a stream of its own: the default one cannot be captured.
+/// A GPU with its own stream, because the default stream cannot be captured.
 #[allow(unsafe_code)]
 pub(super) fn open(index: usize) -> CandleResult<Device> {
     let device = Device::new_cuda_with_stream(index)?;
@@ -125,8 +128,8 @@ fn captured(stream: &Arc<CudaStream>, work: &impl Fn() -> CandleResult<()>) -> O
 #[allow(unsafe_code)]
 pub(super) fn write(device: &CudaDevice, address: u64, input: StepInput<'_>) -> CandleResult<()> {
     let stream = device.cuda_stream().cu_stream();
-    // SAFETY: the caller has compared the tensor's size and type with the values'; the driver has copied pageable memory when
-    // this returns.
+    // SAFETY: the caller has compared the tensor's size and type with the values'; the driver has
+    // copied pageable memory when this returns.
     unsafe {
         match input {
             StepInput::Ids(values) => memcpy_htod_async(address, values, stream),
@@ -144,8 +147,8 @@ pub(super) fn multiply(device: &CudaDevice, product: &Product) -> CandleResult<(
     };
     let (a, b, c) = (product.a, product.b, product.c);
     let blas = device.cublas_handle();
-    // SAFETY: the three matrices lie in memory that is alive, with the sides and row distances given; alpha and beta are read
-    // before the call returns.
+    // SAFETY: the three matrices lie in memory that is alive, with the sides and row distances
+    // given; alpha and beta are read before the call returns.
     unsafe {
         gemm_ex(
             *blas.handle(),

@@ -1,6 +1,7 @@
-//! The emulator of tests: kernel sources compiled for the host, matrix products as plain loops.
+//! The emulator for tests: kernel sources compiled for the host, matrix products as plain loops.
 //!
-//! Fresh memory is full of NaN, so the results show values that a kernel does not write or reads too early.
+//! New memory is filled with NaN, so results reveal values that a kernel does not write or reads
+//! too early.
 
 use std::cell::Cell;
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -59,7 +60,8 @@ fn build() -> Result<Library, String> {
         }
         Ok(_) => {}
     }
-    // SAFETY: the library was built a moment ago from this crate's sources; its initialisers fill a table of names.
+    // SAFETY: the library was built a moment ago from this crate's sources; its initialisers fill a
+    // table of names.
     let library = unsafe { Library::new(&target) }.map_err(|error| error.to_string())?;
     let _ = std::fs::remove_file(&target);
     Ok(library)
@@ -101,8 +103,9 @@ pub(super) fn launch(launch: &Launch) -> CandleResult<()> {
             Arg::F64(value) => (&raw const *value).cast_mut().cast(),
         })
         .collect();
-    // SAFETY: the symbol has this type; arguments are pointers to values of the kernel's parameter types, as on a GPU, and the
-    // addresses among them are of tensors that the caller of `Launch` keeps.
+    // SAFETY: the symbol has this type; arguments are pointers to values of the kernel's parameter
+    // types, as on a GPU, and the addresses among them are of tensors that the caller of `Launch`
+    // keeps.
     let status = unsafe {
         let emulate: libloading::Symbol<'_, Emulate> = library
             .get(b"assay_emulate")
@@ -125,7 +128,8 @@ pub(super) fn launch(launch: &Launch) -> CandleResult<()> {
 
 #[allow(unsafe_code)]
 pub(super) fn write(address: u64, input: StepInput<'_>) {
-    // SAFETY: the caller has compared the tensor's size and type with the values', and nothing else uses it meanwhile.
+    // SAFETY: the caller has compared the tensor's size and type with the values', and nothing else
+    // uses it meanwhile.
     unsafe {
         match input {
             StepInput::Ids(values) => {
@@ -164,7 +168,7 @@ pub(super) fn multiply(product: &Product) -> CandleResult<()> {
     Ok(())
 }
 
-/// The values of an operand as the product sees them, row by row.
+/// The values of an operand as used in the product, row by row.
 fn read(operand: Operand, [rows, columns]: [usize; 2]) -> CandleResult<Vec<f32>> {
     let values = (0..rows * columns).map(|i| {
         let (row, column) = (i / columns, i % columns);

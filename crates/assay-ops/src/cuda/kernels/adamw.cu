@@ -7,7 +7,7 @@ struct Constants {
   float clip_scale, decay, one_minus_beta1, beta2, one_minus_beta2, root_correction2, eps, step_size;
 };
 
-// One AdamW step; finite[0] becomes 0 when a new value is not finite. A thread a value.
+// One AdamW step; finite[0] becomes 0 when a new value is not finite. One thread per value.
 __device__ void adamw(float* param, const float* grad, float* first, float* second, u32* finite, u32 count, Constants c) {
   size_t i = thread_index();
   if (i >= count) return;
@@ -18,7 +18,7 @@ __device__ void adamw(float* param, const float* grad, float* first, float* seco
   param[i] = p;
   first[i] = m;
   second[i] = v;
-  // Threads that store at the same time store the same.
+  // Threads that store at the same time store the same value.
   if (!(fabsf(p) <= 3.402823466e38f)) finite[0] = 0;
 }
 EXPORT(adamw_f32, STEP_THREADS,
@@ -29,7 +29,7 @@ EXPORT(adamw_f32, STEP_THREADS,
                       root_correction2, eps, step_size};
        adamw(param, grad, first, second, finite, count, c))
 
-// Sums of squares of 4096 values each, in double precision. A block a part.
+// Sums of squares of 4096 values each, in double precision. One block per part.
 __device__ void squares(const float* values, double* parts, u32 count) {
   size_t start = (size_t)blockIdx.x * 4096;
   double sum = 0;

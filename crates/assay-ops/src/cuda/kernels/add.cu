@@ -1,7 +1,7 @@
 // The sum at the end of a residual branch.
 #include "prelude.cuh"
 
-// y = x + branch. A thread a value.
+// y = x + branch. One thread per value.
 template <class T>
 __device__ void add(const T* x, const T* branch, T* y, u32 count) {
   size_t i = thread_index();

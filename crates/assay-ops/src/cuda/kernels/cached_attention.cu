@@ -5,7 +5,7 @@ const u32 CACHE_THREADS = 128;
 
 // A row of the table of sequences is (first and end row of the prompt, slot, tokens in the cache, this one included).
 
-// Writes each sequence's newest keys and values into its slot. A block a sequence.
+// Writes each sequence's newest keys and values into its slot. One block per sequence.
 template <class T>
 __device__ void cache_append(const T* k, const T* v, T* keys, T* values, const u32* sequences, u32 capacity, u32 width) {
   const u32* sequence = sequences + 4 * blockIdx.x;
@@ -19,8 +19,8 @@ EXPORT_BOTH(cache_append, CACHE_THREADS,
             (const T* k, const T* v, T* keys, T* values, const u32* sequences, u32 capacity, u32 width),
             (k, v, keys, values, sequences, capacity, width))
 
-// Attention of one query row a sequence over its prompt and its cache. Eight lanes share a key, sixteen keys a block are
-// looked at together, each with a softmax of its own; these are joined at the end. Grid: sequences by heads.
+// Attention of one query row per sequence over its prompt and its cache. Eight lanes share a key; a block processes
+// sixteen keys at a time, each with its own softmax, and combines the softmaxes at the end. Grid: sequences by heads.
 template <class T, int D>
 __device__ void cached_attention(const T* q, const T* prompt_k, const T* prompt_v, const T* keys, const T* values, T* out,
                                  const u32* sequences, u32 capacity, u32 heads, u32 kv_heads, u32 dim, float scale) {

@@ -5,7 +5,7 @@
 const u32 SUM_ROWS = 64;
 
 // parts[c][j] = sum over the rows i of chunk c of factors[i] a[i][j] b[i][j]; null factors or b count as one.
-// Grid: columns by chunks of SUM_ROWS rows. A thread a column.
+// Grid: columns by chunks of SUM_ROWS rows. One thread per column.
 template <class T>
 __device__ void column_sums(const T* a, const T* b, const float* factors, float* parts, u32 rows, u32 width) {
   size_t j = thread_index();
@@ -23,7 +23,7 @@ EXPORT_BOTH(column_sums, ROW_THREADS,
             (const T* a, const T* b, const float* factors, float* parts, u32 rows, u32 width),
             (a, b, factors, parts, rows, width))
 
-// sums[j] = parts[0][j] + parts[1][j] + ... A thread a column.
+// sums[j] = parts[0][j] + parts[1][j] + ... One thread per column.
 __device__ void sum_parts(const float* parts, float* sums, u32 count, u32 width) {
   size_t j = thread_index();
   if (j >= width) return;

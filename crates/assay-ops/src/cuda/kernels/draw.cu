@@ -15,7 +15,7 @@ __device__ inline float draw_weight(float logit, float most, Draw draw) {
   return expf((logit - most) * draw.inverse_temperature);
 }
 
-// What is kept of a row: weights above `threshold`, and the first `ties` (in the order of tokens) that equal it.
+// The kept tokens of a row: weights above `threshold`, and the first `ties` (in the order of tokens) that equal it.
 struct Kept {
   float threshold;
   u32 ties;
@@ -75,7 +75,7 @@ __device__ inline Kept restricted(const float* row, u32 words, float most, Draw 
 }
 
 // Draws a token from each row of logits by inversion over the token ids, as the CPU does: the first kept token at which the
-// cumulated weight exceeds uniform * total. A row without a finite maximum gives token 0xffffffff. A block a row.
+// cumulated weight exceeds uniform * total. A row without a finite maximum gives token 0xffffffff. One block per row.
 __device__ void draw_tokens(const float* logits, const double* uniforms, u32* tokens, float* sampling_logprobs,
                             float* policy_logprobs, u32 words, Draw draw) {
   __shared__ double masses[DRAW_THREADS];

@@ -1,7 +1,7 @@
 // Rows of an embedding table.
 #include "prelude.cuh"
 
-// Rows of a table named by ids. A block a row.
+// Rows of a table named by ids. One block per row.
 template <class T>
 __device__ void gather(const T* table, const u32* ids, T* rows, u32 width) {
   size_t to = (size_t)blockIdx.x * width, from = (size_t)ids[blockIdx.x] * width;
@@ -10,7 +10,7 @@ __device__ void gather(const T* table, const u32* ids, T* rows, u32 width) {
 EXPORT_BOTH(gather, ROW_THREADS, (const T* table, const u32* ids, T* rows, u32 width), (table, ids, rows, width))
 
 // The gradient of `gather`: row id[u] of dtable is the sum of grad's rows order[starts[u]..starts[u + 1]], in that order.
-// A block a distinct id; other rows are left alone.
+// One block per distinct id; other rows are not changed.
 template <class T>
 __device__ void gather_grad(const T* grad, const u32* ids, const u32* starts, const u32* order, T* dtable, u32 width) {
   u32 start = starts[blockIdx.x], end = starts[blockIdx.x + 1];

@@ -2,11 +2,11 @@
 //
 // A tile of queries is (first row, rows, first range, end of ranges, first row of its own span): each query sees all rows of
 // the ranges, which are its prompt and the rows it shares, and its own span up to itself. A range is (first row, end row).
-// Seen from a key, the queries that see it are contiguous from its own row to the end of its span, which for a prompt's key
-// is the end of its group; each later completion that shares the key adds its own span.
+// The queries that see a key are contiguous from its own row to the end of its span, which for a prompt's key is the end of
+// its group; each later completion that shares the key adds its own span.
 //
 // A block has 128 threads: thread t works on rows t / 8, t / 8 + 16, ... of a tile and on columns t % 8, t % 8 + 8, ...
-// D is head_dim rounded up to 32, 64 or 128; values beyond it are zero. R rows and C columns of scores a thread.
+// D is head_dim rounded up to 32, 64 or 128; values beyond it are zero. Each thread has R rows and C columns of scores.
 #include "prelude.cuh"
 
 const u32 ATTENTION_THREADS = 128;
@@ -114,7 +114,7 @@ __device__ void attention(const T* q, const T* k, const T* v, T* out, float* nor
   }
 }
 
-// deltas[head][row] = rowsum(out * grad). Eight lanes a row and head.
+// deltas[head][row] = rowsum(out * grad). Eight lanes per row and head.
 template <class T>
 __device__ void attention_deltas(const T* out, const T* grad, float* deltas, u32 total, u32 heads, u32 dim) {
   size_t index = thread_index() / 8;

@@ -1,7 +1,7 @@
 // The bias of a linear map; its products are cuBLAS's.
 #include "prelude.cuh"
 
-// y = x + bias, row by row. A thread a value.
+// y = x + bias, row by row. One thread per value.
 template <class T>
 __device__ void add_bias(const T* x, const float* bias, T* y, u32 count, u32 width) {
   size_t i = thread_index();

@@ -1,4 +1,4 @@
-// What every kernel shares: storage types, reductions, and how a kernel is exported.
+// Shared by every kernel: storage types, reductions, and macros that export a kernel.
 //
 // The same source is compiled twice: by nvcc for a GPU, and by a host compiler with `emulator.h`, which runs a block's
 // threads as fibres. Nothing here or in the kernels may depend on which of the two it is.
@@ -16,7 +16,7 @@ typedef unsigned char u8;
 // Threads of a block of the kernels that work on rows or values.
 const int ROW_THREADS = 256;
 
-// A bfloat16 as it lies in memory.
+// The bits of a bfloat16.
 struct bf16 {
   unsigned short bits;
 };

@@ -134,7 +134,7 @@ struct plain_f32 {
   }
 };
 
-// Row ids[i] of a matrix of blocks, or row i without ids. A block a row.
+// Row ids[i] of a matrix of blocks, or row i without ids. One block per row.
 template <class T, class FORMAT>
 __device__ void expand(const u8* blocks, const u32* ids, T* rows, u32 width) {
   size_t row = ids ? ids[blockIdx.x] : blockIdx.x;

@@ -1,7 +1,7 @@
 // The linear reward head.
 #include "prelude.cuh"
 
-// weight . hidden + bias of each row. A block a row.
+// weight . hidden + bias of each row. One block per row.
 template <class T>
 __device__ void reward_head(const T* hidden, const float* weight, const float* bias, float* logits, u32 width) {
   size_t at = (size_t)blockIdx.x * width;
@@ -14,7 +14,7 @@ EXPORT_BOTH(reward_head, ROW_THREADS,
             (const T* hidden, const float* weight, const float* bias, float* logits, u32 width),
             (hidden, weight, bias, logits, width))
 
-// out[i][j] = factors[i] weight[j]. A thread a value.
+// out[i][j] = factors[i] weight[j]. One thread per value.
 template <class T>
 __device__ void outer(const float* factors, const float* weight, T* out, u32 count, u32 width) {
   size_t i = thread_index();

@@ -12,7 +12,7 @@ __device__ float inverse_root(const T* x, u32 width, float eps) {
   return 1.0f / sqrtf(block_sum<ROW_THREADS>(sum) / (float)width + eps);
 }
 
-// y = x * inverse_root(x) * weight. A block a row.
+// y = x * inverse_root(x) * weight. One block per row.
 template <class T>
 __device__ void rms_norm(const T* x, const float* weight, T* y, u32 width, float eps) {
   size_t at = (size_t)blockIdx.x * width;
@@ -22,7 +22,7 @@ __device__ void rms_norm(const T* x, const float* weight, T* y, u32 width, float
 EXPORT_BOTH(rms_norm, ROW_THREADS, (const T* x, const float* weight, T* y, u32 width, float eps),
             (x, weight, y, width, eps))
 
-// With s = inverse_root(x): dx = s (g w) - x s^3 mean(g w x); also writes s of each row. A block a row.
+// With s = inverse_root(x): dx = s (g w) - x s^3 mean(g w x); also writes s of each row. One block per row.
 template <class T>
 __device__ void rms_norm_grad(const T* x, const float* weight, const T* grad, T* dx, float* scales, u32 width, float eps) {
   size_t at = (size_t)blockIdx.x * width;

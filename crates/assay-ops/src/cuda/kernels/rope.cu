@@ -1,7 +1,7 @@
 // Rotary position embedding.
 #include "prelude.cuh"
 
-// (a, b) -> (a cos - b sin, b cos + a sin), a and b the halves of each head. A thread a pair.
+// (a, b) -> (a cos - b sin, b cos + a sin), a and b the halves of each head. One thread per pair.
 template <class T>
 __device__ void rope(const T* x, const u32* positions, const float* cosines, const float* sines, T* y, u32 pairs,
                      u32 width, u32 half, float sign) {

@@ -1,7 +1,7 @@
 // The gated activation.
 #include "prelude.cuh"
 
-// silu(gate) * up. A thread a value.
+// silu(gate) * up. One thread per value.
 template <class T>
 __device__ void swiglu(const T* gate, const T* up, T* y, u32 count) {
   size_t i = thread_index();
@@ -11,7 +11,7 @@ __device__ void swiglu(const T* gate, const T* up, T* y, u32 count) {
 }
 EXPORT_BOTH(swiglu, ROW_THREADS, (const T* gate, const T* up, T* y, u32 count), (gate, up, y, count))
 
-// With s = sigmoid(gate): d up = g gate s; d gate = g up (s + gate s (1 - s)). A thread a value.
+// With s = sigmoid(gate): d up = g gate s; d gate = g up (s + gate s (1 - s)). One thread per value.
 template <class T>
 __device__ void swiglu_grad(const T* gate, const T* up, const T* grad, T* dgate, T* dup, u32 count) {
   size_t i = thread_index();

@@ -3,7 +3,7 @@
 
 const int LOGIT_THREADS = 256;
 
-// Log-probability of the row's target, the row's log-normaliser and its entropy. A block a row.
+// Log-probability of the row's target, the row's log-normaliser and its entropy. One block per row.
 __device__ void token_logprobs(const float* logits, const u32* targets, float* logprobs, float* normalisers,
                                float* entropies, u32 words) {
   const float* row = logits + (size_t)blockIdx.x * words;
@@ -37,7 +37,7 @@ EXPORT(token_logprobs_f32, LOGIT_THREADS,
        (const float* logits, const u32* targets, float* logprobs, float* normalisers, float* entropies, u32 words),
        token_logprobs(logits, targets, logprobs, normalisers, entropies, words))
 
-// Gradient at the logits: grad (onehot - softmax). A block a row.
+// Gradient at the logits: grad (onehot - softmax). One block per row.
 template <class T>
 __device__ void token_logprobs_grad(const float* logits, const u32* targets, const float* normalisers, const float* grad,
                                     T* dlogits, u32 words) {

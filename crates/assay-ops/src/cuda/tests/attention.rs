@@ -26,7 +26,7 @@ fn layout(groups: &[Lengths<'_>]) -> Arc<AttentionLayout> {
     Arc::new(AttentionLayout::new(spans.collect()).unwrap())
 }
 
-/// A group whose completions share rows: two leave the first, one leaves the second of them.
+/// A group whose completions share rows: two branch from the first, one from the second of those.
 fn tree() -> GroupSpans {
     let branch = |shared: &[Range<usize>], own: Range<usize>| Branch {
         shared: shared.to_vec(),
@@ -103,7 +103,8 @@ fn tiles_cover_every_attending_pair_once() {
     check_tiles(&AttentionLayout::new(vec![tree()]).unwrap());
 }
 
-/// Every row and key that it attends to: once among the tiles of queries and once among those of keys.
+/// Asserts that every pair of a row and a key that it attends to occurs once in the tiles of
+/// queries and once in those of keys.
 fn check_tiles(layout: &AttentionLayout) {
     let rows = layout.rows();
     let lists = TileLists::new(layout, 32);

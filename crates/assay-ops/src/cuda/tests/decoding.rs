@@ -69,7 +69,7 @@ fn cached_attention_after_appending() {
     }
 }
 
-/// The definition, in double precision and one token after the other: as the sampler draws on the CPU.
+/// The definition, in double precision and token by token, as on the CPU.
 fn reference(logits: &[f32], uniform: f64, drawing: DeviceDrawSettings) -> (u32, f32, f32) {
     let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let policy: f64 = logits.iter().map(|&l| f64::from((l - most).exp())).sum();

@@ -7,7 +7,7 @@ use super::*;
 use crate::cuda::{linear as kernels, quantised, token_logprobs as logprobs};
 use crate::{Lora, Matrix, QuantisedMatrix};
 
-/// A frozen matrix where the inputs are, in their type.
+/// A frozen matrix on the device of the inputs, in their type.
 fn frozen(values: &Tensor, like: &Tensor) -> Matrix {
     let placed = values.to_device(like.device()).unwrap();
     Matrix::Dense(placed.to_dtype(like.dtype()).unwrap())

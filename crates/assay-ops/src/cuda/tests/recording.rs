@@ -20,7 +20,7 @@ fn pass(
     uniforms: &[f64],
 ) -> candle_core::Result<[Tensor; 3]> {
     let x = cuda::rms_norm::rms_norm(&cuda::embedding::embedding(table, ids)?, weight, 1e-5)?;
-    // The first list once more: it is brought to the device once.
+    // The first list again: it is copied to the device only once.
     let again = cuda::embedding::embedding(table, ids)?;
     let sum = cuda::add::add(
         &cuda::add::add(&x, &again)?,
@@ -77,7 +77,7 @@ fn a_recorded_pass_replays_with_other_inputs() {
                 Err(OpsError::Length { .. })
             ));
         }
-        // Outside of a recording a list is brought as often as it is asked for, and nothing is kept.
+        // Outside of a recording a list is copied on every use, and nothing is kept.
         let ids = list(&first);
         let (a, b) = (upload(&ids, &place.device), upload(&ids, &place.device));
         assert_ne!(a.unwrap().id(), b.unwrap().id());

@@ -1,4 +1,4 @@
-//! The chosen answer in OpenAI's shapes: whole, or as chunks of a stream.
+//! The chosen answer in OpenAI's formats: one object, or chunks of a stream.
 
 use serde::Serialize;
 
@@ -46,7 +46,7 @@ enum Part {
     /// The turn begins.
     Role,
     Text(String),
-    /// The answer ends; how it was chosen is told.
+    /// The answer ends; includes how it was chosen.
     End,
     Usage,
 }
@@ -112,7 +112,8 @@ impl Answer {
         }
     }
 
-    /// The answer as chunks: words, then the finish reason with the choice, then the usage if it was asked for.
+    /// The answer as chunks: words, then the finish reason with the choice, then the usage if
+    /// requested.
     pub(crate) fn chunks(&self) -> impl Iterator<Item = Chunk> {
         let role = (self.shape == Shape::Chat).then_some(Part::Role);
         let words = self.text.split_inclusive(' ');
@@ -204,7 +205,8 @@ impl Answer {
     }
 }
 
-/// How the answer was chosen: the selector, the samples in the order they were drawn, their ranking by score.
+/// How the answer was chosen: the selector, the samples in order of sampling, and their ranking by
+/// score.
 fn choice(app: &App, plan: &Plan, chosen: &Chosen) -> Choice {
     let options = &plan.options;
     let samples = &chosen.samples.samples;

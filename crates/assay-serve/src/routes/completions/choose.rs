@@ -10,7 +10,7 @@ use super::generate::{Plan, Sample, Samples};
 use crate::app::App;
 use crate::refusal::Refusal;
 
-/// Scored samples and the place of the chosen one.
+/// Scored samples and the index of the chosen one.
 pub(crate) struct Chosen {
     pub(crate) samples: Samples,
     pub(crate) place: usize,

@@ -1,4 +1,4 @@
-//! Where the samples of a request come from: the policy of this process, or an upstream server.
+//! Samples the answers of a request, from the policy of this process or an upstream server.
 
 use std::sync::Arc;
 
@@ -20,23 +20,23 @@ use crate::requests::{
     ANSWER_FIELDS, ASSAY_FIELDS, ChatRequest, CompletionRequest, Sampling, Texts,
 };
 
-/// Tokens of an answer whose request names no limit.
+/// Maximum tokens of an answer if the request names no limit.
 const DEFAULT_MAX_TOKENS: usize = 512;
-/// Most stop texts of a request.
+/// Maximum number of stop texts of a request.
 const MAX_STOPS: usize = 16;
 
 /// One sampled answer, not yet scored.
 pub(crate) struct Sample {
-    /// The answer as it was sampled, cut at a stop text.
+    /// The sampled answer, up to a stop text.
     pub(crate) text: String,
     pub(crate) finish_reason: &'static str,
-    /// Sum of the policy's token log-probabilities, where they are known.
+    /// Sum of the policy's token log-probabilities, if known.
     pub(crate) logprob: Option<f64>,
-    /// What the critic reads.
+    /// The trace for the critic.
     pub(crate) trace: ScoredTrace,
 }
 
-/// The samples of a request and what they cost.
+/// The samples of a request and their numbers of tokens.
 #[derive(Default)]
 pub(crate) struct Samples {
     pub(crate) samples: Vec<Sample>,
@@ -44,15 +44,15 @@ pub(crate) struct Samples {
     pub(crate) completion_tokens: usize,
 }
 
-/// A request that is ready to be sampled.
+/// A request that is ready for sampling.
 pub(crate) struct Plan {
     pub(crate) options: Options,
     pub(crate) shape: Shape,
-    /// The model's name in the answer.
+    /// The model's name in the response.
     pub(crate) model: String,
     /// The number of the request.
     pub(crate) number: u64,
-    /// What the critic takes for the question.
+    /// The question for the critic.
     question: String,
     source: Source,
 }
@@ -62,7 +62,7 @@ enum Source {
     Upstream { body: Map<String, Value> },
 }
 
-/// How the policy of this process is to answer.
+/// Sampling settings of the policy of this process.
 #[derive(Clone)]
 struct Local {
     prompt: Vec<u32>,
@@ -72,13 +72,13 @@ struct Local {
     stops: Vec<String>,
 }
 
-/// What is to be answered: a chat, or a text to be continued.
+/// The prompt: a chat, or a text to continue.
 enum Asked {
     Chat(Chat),
     Text,
 }
 
-/// A request as it was read.
+/// A parsed request.
 struct Wanted {
     asked: Asked,
     question: String,
@@ -87,7 +87,7 @@ struct Wanted {
 }
 
 impl Plan {
-    /// Reads what is to be answered and how it is sampled; refuses what cannot be.
+    /// Reads the prompt and the sampling settings. Fails if they are not supported.
     pub(crate) async fn new(
         app: &Arc<App>,
         mut fields: Fields,
@@ -131,7 +131,7 @@ impl Plan {
         })
     }
 
-    /// The other server gets the request as it came, without what is read here.
+    /// The upstream server receives the request as sent, without the fields that are read here.
     fn upstream(app: &App, mut fields: Fields, shape: Shape) -> Result<Self, Refusal> {
         let own = fields.take(own_fields());
         let kept = ["messages", "prompt", "model"].into_iter();
@@ -156,13 +156,13 @@ impl Plan {
     }
 }
 
-/// Fields that are read here even when another server answers.
+/// Fields that are read here even if an upstream server samples.
 fn own_fields() -> impl Iterator<Item = &'static str> {
     let answer = ANSWER_FIELDS.iter().map(|field| field.name);
     ASSAY_FIELDS.into_iter().chain(answer)
 }
 
-/// The fields of tools, where there are tools to be shown to the model.
+/// The fields of tools, if there are tools for the model's template.
 fn shown_tools(fields: &Fields) -> impl Iterator<Item = &'static str> + use<> {
     let tools = fields.get("tools").and_then(Value::as_array);
     let shown = tools.is_some_and(|tools| !tools.is_empty());
@@ -214,7 +214,7 @@ impl Wanted {
     }
 }
 
-/// Tools may be shown to a template, and are not called.
+/// Fails if a tool could be called. Tools may only be passed to the template.
 fn ensure_no_call(request: &ChatRequest) -> Result<(), Refusal> {
     let choice = request.tool_choice.as_ref();
     let tools = request.tools.as_deref().unwrap_or_default();
@@ -231,7 +231,7 @@ fn ensure_no_call(request: &ChatRequest) -> Result<(), Refusal> {
     }
 }
 
-/// Reads how the policy of this process is to sample, and encodes its prompt.
+/// Reads the sampling settings of the policy of this process, and encodes its prompt.
 async fn local(
     app: &Arc<App>,
     served: &ServedPolicy,
@@ -275,7 +275,7 @@ async fn local(
     })
 }
 
-/// The limit of a request; -1 is none. Both names may be given where they agree.
+/// The token limit of a request; -1 means none. Both names may be given if their values agree.
 fn max_tokens(sampling: &Sampling) -> Result<Option<usize>, Refusal> {
     let given = |tokens: Option<i64>| tokens.and_then(|tokens| usize::try_from(tokens).ok());
     let (new, old) = (
@@ -291,7 +291,7 @@ fn max_tokens(sampling: &Sampling) -> Result<Option<usize>, Refusal> {
     }
 }
 
-/// The stop texts of a request; an empty string is none.
+/// The stop texts of a request, without empty strings.
 fn stops(sampling: &Sampling) -> Result<Vec<String>, Refusal> {
     let stops = match sampling.stop.clone() {
         None => Vec::new(),
@@ -308,8 +308,8 @@ fn stops(sampling: &Sampling) -> Result<Vec<String>, Refusal> {
     Ok(stops)
 }
 
-/// The policy's prompt. A chat without a system turn is asked in the reward's prompt style, as the policy was trained;
-/// a text to be continued is taken as it is.
+/// The policy's prompt. A chat without a system turn is rendered in the reward's prompt style, on
+/// which the policy was trained. A text to continue is used unchanged.
 async fn encode_prompt(app: &Arc<App>, reward: usize, wanted: Wanted) -> Result<Vec<u32>, Refusal> {
     let shared = Arc::clone(app);
     app.blocking(move || {
@@ -426,7 +426,7 @@ fn drawn(
 ) -> Sample {
     let (whole, offsets) = served.model.decode(&completion.token_ids);
     let cut = stops.iter().filter_map(|stop| whole.find(stop)).min();
-    // The tokens that the client sees: what a stop text cut off does not count.
+    // The tokens that the client sees, without those after a stop text.
     let seen = offsets
         .iter()
         .filter(|&&(_, end)| cut.is_none_or(|cut| end <= cut));

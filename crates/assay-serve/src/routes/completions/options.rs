@@ -1,4 +1,4 @@
-//! How many samples are drawn and how one of them is chosen, whoever samples.
+//! The number of samples and the choice among them, for the policy and for upstream servers.
 
 use assay_evals::localisation::Predictor;
 use assay_evals::selection::Selector;
@@ -9,17 +9,17 @@ use crate::models::Generator;
 use crate::refusal::Refusal;
 use crate::requests::Sampling;
 
-/// Samples of a request that names no number.
+/// Default number of samples.
 const DEFAULT_SAMPLES: usize = 4;
 
-/// How many samples are drawn and how one of them is chosen.
+/// The number of samples and how one of them is chosen.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) samples: usize,
     pub(crate) selector: Selector,
     pub(crate) reward: usize,
     pub(crate) view: View,
-    /// Whether every sample is shown with its token rewards.
+    /// Whether every sample is returned with its token rewards.
     pub(crate) return_candidates: bool,
     pub(crate) stream: bool,
     /// Whether a stream ends with the number of tokens.

@@ -1,7 +1,8 @@
-//! The turns of a chat: read from a request, and written for the policy's chat template.
+//! Reads the turns of a chat from a request and prepares them for the policy's chat template.
 //!
-//! A template that reads tool calls gets them as they are. For one that does not, and for one that refuses them, calls
-//! are written into the text of their turn and results become turns of the user, so that nothing is lost.
+//! A template that reads tool calls gets them unchanged. Otherwise, and if the template raises an
+//! error, calls are written into the text of their turn and results become turns of the user, so
+//! that nothing is lost.
 
 use assay_lm::{Conversation, LanguageModel, LmError};
 use assay_tasks::message::{Message, Role};
@@ -11,18 +12,18 @@ use crate::app::App;
 use crate::refusal::Refusal;
 use crate::requests::{ChatRequest, Content, Turn};
 
-/// Variables that a chat template gets from the server alone.
+/// Variables of a chat template that only the server sets.
 const RESERVED: [&str; 2] = ["messages", "add_generation_prompt"];
 
 /// A chat that is ready for a template.
 #[derive(Clone, Debug)]
 pub(crate) struct Chat {
-    /// Turns with `role`, a text as `content`, and what else was sent.
+    /// Turns with `role`, a text as `content`, and the other fields as sent.
     turns: Vec<Value>,
     variables: Map<String, Value>,
 }
 
-/// Who speaks in a turn that a client sent.
+/// The role of a turn in a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Speaker {
     System,
@@ -42,7 +43,7 @@ impl Speaker {
         }
     }
 
-    /// The name that chat templates know.
+    /// The role's name in chat templates.
     fn name(self) -> &'static str {
         match self {
             Self::System => "system",
@@ -81,7 +82,7 @@ impl Chat {
         self.turns.iter().any(|turn| turn["role"] == "system")
     }
 
-    /// Puts turns before those of the request.
+    /// Inserts turns before those of the request.
     pub(crate) fn prepend(&mut self, messages: &[Message]) {
         let turn = |message: &Message| {
             let role = match message.role {
@@ -159,7 +160,7 @@ fn text(param: &str, content: &Content) -> Result<String, Refusal> {
     Ok(texts.join("\n"))
 }
 
-/// Arguments come as JSON text; templates read them as an object.
+/// Parses the arguments, which are sent as JSON text; templates read them as an object.
 fn parse_arguments(call: &mut Value) {
     let Some(arguments) = call
         .get_mut("function")
@@ -213,7 +214,7 @@ fn uses_tools(turn: &Value) -> bool {
     turn["role"] == "tool" || !calls(turn).is_empty()
 }
 
-/// The calls of a turn, of which OpenAI's older API had one.
+/// The tool calls of a turn, or the single call of OpenAI's older API.
 fn calls(turn: &Value) -> Vec<&Value> {
     let calls = turn["tool_calls"].as_array();
     let functions = calls
@@ -223,7 +224,7 @@ fn calls(turn: &Value) -> Vec<&Value> {
     functions.chain(turn.get("function_call")).collect()
 }
 
-/// Turns of system, user and assistant alone: calls and results are written as text.
+/// The turns as turns of system, user and assistant only; calls and results are written as text.
 fn without_tools(turns: &[Value]) -> Vec<Value> {
     let mut plain: Vec<(&'static str, String)> = Vec::with_capacity(turns.len());
     for turn in turns {

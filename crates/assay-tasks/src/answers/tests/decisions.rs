@@ -1,4 +1,4 @@
-//! Where assay and math-verify disagree, and what was decided. docs/metrics.md gives the reasons.
+//! Cases in which assay and math-verify disagree. docs/metrics.md gives the reasons.
 
 use super::super::{check, same_answer};
 

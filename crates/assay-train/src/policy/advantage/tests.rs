@@ -139,7 +139,7 @@ fn fault_10_long_discounts_stay_finite() {
     }
 }
 
-/// The estimate of the standard deviation is the one that was asked for, everywhere.
+/// All estimators use the requested kind of standard deviation.
 #[test]
 fn fault_11_biased_and_unbiased_std() {
     let group = || vec![sample(&[0.0]), sample(&[2.0])];
@@ -244,7 +244,7 @@ fn bad_input_is_named() {
 }
 
 proptest! {
-    /// Centred advantages do not see a shift of all rewards.
+    /// Centred advantages are invariant to a shift of all rewards.
     #[test]
     fn shift_invariance(shift in -20f32..20.0, seed in 0u32..500) {
         let r = |k: u32| ((seed * 13 + k * 7) as f32).sin();
@@ -272,7 +272,7 @@ proptest! {
         }
     }
 
-    /// One scalar a trace sums to zero over the group.
+    /// One scalar per trace sums to zero over the group.
     #[test]
     fn trace_advantages_cancel(rewards in prop::collection::vec(-5f32..5.0, 2..9)) {
         let group: Vec<_> = rewards.chunks(1).map(sample).collect();

@@ -161,7 +161,7 @@ fn fault_09_zero_advantages_stay_in_the_mean() {
     close(run(&traces, &bnpo).loss, -4.0 / 6.0);
 }
 
-/// Parts computed with the whole update's size add up to the whole, however it is cut.
+/// Parts computed with the whole update's size add up to the whole, however it is split.
 #[test]
 fn fault_04_micro_batches_add_up() {
     for case in golden() {
@@ -224,7 +224,7 @@ fn the_sampler_gap_is_measured_and_corrected() {
         ),
         (0.5, 0.5)
     );
-    // The first token's weight is e^0.5, cut at 1.25; the second's e^-0.5.
+    // The first token's weight is e^0.5, capped at 1.25; the second's is e^-0.5.
     close(
         output.statistics.importance_mean,
         (1.25 + (-0.5f64).exp()) / 2.0,

@@ -1,12 +1,14 @@
-//! Agreement with a judge that has read the demonstration, on traces that it judged.
+//! Agreement with a judge that reads the demonstration, on the traces that it judged.
 //!
-//! With d_t the judge's token rewards, J = sum |d| d / sum |d| its trace score, S the critic's trace score:
+//! Let d_t be the judge's token rewards, J = sum |d| d / sum |d| its trace score, and S the
+//! critic's trace score:
 //!
 //! L = sum |d_t| softplus(-sign(d_t) z_t) / sum |d_t|
-//!   + sum |J_i - J_j| softplus(-scale (S_i - S_j)) / sum |J_i - J_j| over pairs of one prompt with J_i > J_j.
+//!   + sum |J_i - J_j| softplus(-scale (S_i - S_j)) / sum |J_i - J_j| over pairs of one prompt with
+//!     J_i > J_j.
 //!
-//! The first sum runs over all labelled tokens of all judged traces, the second over all pairs of judged traces. A
-//! token about which the hints agree has no part in the loss.
+//! The first sum is over all labelled tokens of all judged traces, the second over all pairs of
+//! judged traces. A token with d_t = 0 does not contribute.
 
 use assay_critic::judge::judged_score;
 use assay_evals::scores::{sigmoid, softplus};
@@ -16,7 +18,7 @@ use super::pairwise::{score_shares, trace_score};
 use super::settings::DiscriminatorLossSettings;
 use crate::masked_mean::masked_mean;
 
-/// The term before its weight; adds weight * gradient to `grads`.
+/// The term without its weight; adds weight * gradient to `grads`.
 pub(super) fn judge(
     traces: &[LabelledTrace<'_>],
     settings: &DiscriminatorLossSettings,
@@ -29,7 +31,7 @@ fn is_judged(trace: &LabelledTrace<'_>) -> bool {
     !trace.positions.is_empty() && trace.judged.len() == trace.logits.len()
 }
 
-/// A judged token: where it is, which sign the judge gives it, how much it counts.
+/// A judged token: its position, the sign of the judge's reward, and its weight.
 struct JudgedToken {
     trace: usize,
     token: usize,
@@ -96,7 +98,7 @@ fn pairs(
     mean.mean
 }
 
-/// Every two judged traces of one prompt that the judge does not rate alike.
+/// All pairs of judged traces of one prompt with different judge scores.
 fn judged_pairs(
     traces: &[LabelledTrace<'_>],
     margin: impl Fn(usize, usize) -> f64,

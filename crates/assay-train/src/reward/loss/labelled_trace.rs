@@ -2,10 +2,11 @@
 
 use crate::trace::{TokenSpans, TraceRole};
 
-/// One trace of an update, as the loss sees it.
+/// One trace of an update, as an input of the loss.
 ///
 /// # Shapes
-/// `logits`: one f32 a completion token; `positions`: labelled tokens, ascending, within `logits`.
+/// `logits`: one f32 per completion token; `positions`: labelled tokens, ascending, within
+/// `logits`.
 #[derive(Clone, Copy, Debug)]
 pub struct LabelledTrace<'a> {
     /// The prompt it belongs to; pairs are formed within one group.
@@ -18,8 +19,9 @@ pub struct LabelledTrace<'a> {
     pub positions: &'a [usize],
     /// Which tokens are corrupted, or differ from the demonstration.
     pub spans: TokenSpans,
-    /// How much the trace counts within its class and in pairs; 0 leaves it out of the loss, not of the statistics.
+    /// Weight of the trace within its class and in pairs. A trace with weight 0 is left out of the
+    /// loss but not of the statistics.
     pub weight: f32,
-    /// The judge's token rewards, one a token; empty for a trace that was not judged.
+    /// The judge's token rewards, one per token; empty for a trace that was not judged.
     pub judged: &'a [f32],
 }

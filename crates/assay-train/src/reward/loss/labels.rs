@@ -1,4 +1,4 @@
-//! Which labelled position is positive, which negative, and how much it counts.
+//! The class and weight of each labelled position.
 
 use super::labelled_trace::LabelledTrace;
 use super::settings::{DiscriminatorLossSettings, PolicyLabels, PrefixLabels, SuffixLabels};
@@ -49,7 +49,7 @@ pub(super) fn labels(
     labels
 }
 
-/// The class of one token, `None` where it has no label.
+/// The class of one token; `None` if it has no label.
 pub(super) fn class_of(
     trace: &LabelledTrace<'_>,
     token: usize,
@@ -88,7 +88,7 @@ pub(super) fn class_of(
     }
 }
 
-/// Whether a trace may stand as the negative of a pair.
+/// Whether a trace may be the negative of a pair.
 pub(super) fn is_negative(trace: &LabelledTrace<'_>, settings: &DiscriminatorLossSettings) -> bool {
     match trace.role {
         TraceRole::Expert => false,

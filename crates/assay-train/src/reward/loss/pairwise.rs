@@ -1,4 +1,5 @@
-//! Terms over pairs of one prompt: whole traces against each other, and the corrupted token against its original.
+//! Terms over pairs of one prompt: comparisons of whole traces, and of the corrupted token with its
+//! original.
 
 use assay_evals::scores::{sigmoid, softplus};
 
@@ -8,7 +9,7 @@ use super::settings::{DiscriminatorLossSettings, PairScore};
 use crate::masked_mean::masked_mean;
 use crate::trace::TraceRole;
 
-/// softplus(-margin) of two scalars, each a weighted sum of logits in the first order.
+/// A pair of traces, with the margin of its term softplus(-margin) and its weight.
 struct Pair {
     expert: usize,
     negative: usize,
@@ -16,7 +17,8 @@ struct Pair {
     weight: f64,
 }
 
-/// Mean softplus(-(S_expert - S_negative)) over pairs of one prompt; adds weight * gradient to `grads`.
+/// Mean softplus(-(S_expert - S_negative)) over pairs of one prompt; adds weight * gradient to
+/// `grads`.
 pub(super) fn relativistic(
     traces: &[LabelledTrace<'_>],
     settings: &DiscriminatorLossSettings,
@@ -65,8 +67,8 @@ pub(super) fn relativistic(
     mean.mean
 }
 
-/// Mean softplus(-(z_expert - z_perturbed)) at the first labelled positions from the corruption on; adds weight *
-/// gradient to `grads`.
+/// Mean softplus(-(z_expert - z_perturbed)) at the first labelled positions from the corruption on;
+/// adds weight * gradient to `grads`.
 pub(super) fn contrast(traces: &[LabelledTrace<'_>], weight: f64, grads: &mut [Vec<f64>]) -> f64 {
     let mut pairs = Vec::new();
     let mut tokens = Vec::new();
@@ -97,7 +99,7 @@ pub(super) fn contrast(traces: &[LabelledTrace<'_>], weight: f64, grads: &mut [V
     mean.mean
 }
 
-/// The tokens compared by the contrast term, `None` when the pair has none.
+/// The tokens that the contrast term compares; `None` if the pair has none.
 pub(super) fn contrast_positions(
     expert: &LabelledTrace<'_>,
     perturbed: &LabelledTrace<'_>,
@@ -106,11 +108,11 @@ pub(super) fn contrast_positions(
         return None;
     }
     let from = perturbed.spans.corrupted_from?;
-    // A verified sample of the policy shares the demonstration's prefix only up to where it leaves it.
+    // A verified policy sample shares the demonstration's prefix only up to their first difference.
     if expert.spans.diverges_at.is_some_and(|at| at <= from) {
         return None;
     }
-    // So does a wrong trace whose error was marked later than where it leaves the demonstration.
+    // The same holds for a wrong trace that differs from the demonstration before its marked error.
     if perturbed.spans.diverges_at.is_some_and(|at| at < from) {
         return None;
     }

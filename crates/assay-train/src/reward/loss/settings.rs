@@ -1,4 +1,4 @@
-//! Settings of the discriminator's loss: the weight of each term, and which tokens carry which label.
+//! Settings of the discriminator's loss: the weight of each term, and which tokens have which label.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,11 +16,11 @@ pub struct DiscriminatorLossSettings {
     pub contrast: ContrastSettings,
     /// Wasserstein critic.
     pub wgan: WganSettings,
-    /// Agreement with a judge that has read the demonstration.
+    /// Agreement with a judge that reads the demonstration.
     pub judge: JudgeSettings,
-    /// What tokens before the corruption of a perturbed demonstration are.
+    /// Labels of the tokens before the corruption of a perturbed demonstration.
     pub prefix_labels: PrefixLabels,
-    /// What tokens after the corrupted span of a perturbed demonstration are.
+    /// Labels of the tokens after the corrupted span of a perturbed demonstration.
     pub suffix_labels: SuffixLabels,
     /// Which tokens of a policy sample are negative.
     pub policy_labels: PolicyLabels,
@@ -32,7 +32,8 @@ pub struct DiscriminatorLossSettings {
 pub struct BceSettings {
     /// Factor of the term; 0 is off.
     pub weight: f64,
-    /// Label smoothing eps in [0, 1/2): positives 1 - eps, negatives eps. The paper's first version halves its eps.
+    /// Label smoothing eps in [0, 1/2): targets are 1 - eps and eps. The first version of the paper
+    /// halves its eps.
     pub smoothing: f64,
 }
 
@@ -47,8 +48,8 @@ impl Default for BceSettings {
 
 /// Relativistic term: softplus(-scale (S_expert - S_negative)), mean over pairs of one prompt.
 ///
-/// A pair counts with the product of its traces' weights. A policy sample equal to the demonstration forms no pair
-/// when `policy_labels` is `from_divergence`.
+/// A pair counts with the product of its traces' weights. A policy sample equal to the
+/// demonstration forms no pair when `policy_labels` is `from_divergence`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RelativisticSettings {
@@ -56,7 +57,7 @@ pub struct RelativisticSettings {
     pub weight: f64,
     /// The trace score S over labelled positions; the gradient flows through it.
     pub score: PairScore,
-    /// Multiplies S_expert - S_negative: how sharply a small difference counts.
+    /// Factor of S_expert - S_negative; larger values give more weight to small differences.
     pub scale: f64,
 }
 
@@ -91,11 +92,11 @@ fn default_temperature() -> f64 {
     1.0
 }
 
-/// Localised pair term: `softplus(-(z_expert[p] - z_perturbed[q]))`, mean over pairs of one prompt, with p and q the
-/// first labelled positions at or after the first corrupted token.
+/// Localised pair term: `softplus(-(z_expert[p] - z_perturbed[q]))`, mean over pairs of one prompt,
+/// with p and q the first labelled positions at or after the first corrupted token.
 ///
-/// Demonstration and perturbation share every token before it, so the comparison sees the error and nothing else.
-/// A pair without such positions is left out.
+/// Demonstration and perturbation share every token before it, so only the error differs. A pair
+/// without such positions is left out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ContrastSettings {
@@ -106,8 +107,8 @@ pub struct ContrastSettings {
 /// Wasserstein critic with hard labels: mean_neg z - mean_pos z, global means.
 ///
 /// The Lipschitz bound is the original one: after each optimiser step every trained parameter is
-/// clipped to [-c, c] with c = [`WganSettings::CLIP`], with the optimiser's decoupled weight decay
-/// acting towards 0 beside it.
+/// clipped to [-c, c] with c = [`WganSettings::CLIP`]. The optimiser's decoupled weight decay still
+/// applies.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WganSettings {
@@ -120,9 +121,9 @@ impl WganSettings {
     pub const CLIP: f32 = 0.1;
 }
 
-/// Agreement with a judge that has read the demonstration, on policy samples.
+/// Agreement with a judge that reads the demonstration, on policy samples.
 ///
-/// It is off by default: judging takes three forward passes over the samples.
+/// It is off by default, because judging takes three forward passes over the samples.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct JudgeSettings {
@@ -130,7 +131,8 @@ pub struct JudgeSettings {
     pub weight: f64,
 }
 
-/// What the tokens before the corruption of a perturbed demonstration are: they are the expert's own.
+/// Labels of the tokens before the corruption of a perturbed demonstration. The expert wrote these
+/// tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PrefixLabels {
@@ -139,20 +141,21 @@ pub enum PrefixLabels {
     Positive,
     /// Without a label.
     LeftOut,
-    /// Negative like the rest (the paper): not localised.
+    /// Negative like the rest (the paper), so the error is not localised.
     Whole,
 }
 
-/// What the tokens after the corrupted span of a perturbed demonstration are: the expert's own words, after an error.
+/// Labels of the tokens after the corrupted span of a perturbed demonstration. The expert wrote
+/// these tokens, but they follow an error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SuffixLabels {
-    /// Negative: what follows from an error is wrong.
+    /// Negative: text that follows from an error is wrong.
     #[default]
     Negative,
     /// Without a label.
     LeftOut,
-    /// Positive: only the corrupted span is negative, so the reward marks where the error is made and recovers.
+    /// Positive: only the corrupted span is negative, so the reward rises again after the error.
     Positive,
 }
 
@@ -160,7 +163,7 @@ pub enum SuffixLabels {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PolicyLabels {
-    /// Those from the first difference to the demonstration; none if there is none.
+    /// Those from the first difference to the demonstration on; none if there is no difference.
     #[default]
     FromDivergence,
     /// All (the paper).
@@ -168,7 +171,7 @@ pub enum PolicyLabels {
 }
 
 impl DiscriminatorLossSettings {
-    /// Refuses values without meaning; `key` is the dotted path of this table.
+    /// Checks the values; `key` is the dotted path of this table.
     ///
     /// # Errors
     /// [`TrainError::InvalidSetting`] names the key.

@@ -1,4 +1,4 @@
-//! What the discriminator got right in an update, whatever its loss.
+//! Accuracies of the discriminator in an update, independent of its loss.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,8 +9,8 @@ use super::settings::{DiscriminatorLossSettings, PairScore};
 use crate::masked_mean::masked_mean;
 use crate::trace::TraceRole;
 
-/// Accuracies and gaps of an update. Traces count alike here whatever their weight; a value without anything to
-/// average is `None`.
+/// Accuracies and gaps of an update. All traces count equally, whatever their weight. A mean over
+/// nothing is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LossStatistics {
     /// Share of the experts' labelled positions with z > 0.
@@ -23,13 +23,15 @@ pub struct LossStatistics {
     pub gap_policy: Option<f64>,
     /// Mean of the experts' trace means less the mean of the perturbed traces', in logits.
     pub gap_perturbed: Option<f64>,
-    /// Share of (expert, policy) pairs of one prompt in which the expert's mean logit is higher, ties half: the
-    /// within-prompt AUROC of expert against policy, 0.5 when they cannot be told apart. This is the style advantage
-    /// that the schedule of policy negatives reads.
+    /// Share of (expert, policy) pairs of one prompt in which the expert's mean logit is higher;
+    /// ties count half. This is the within-prompt AUROC of expert against policy; 0.5 means that
+    /// they cannot be distinguished. The schedule of policy negatives uses it as the style
+    /// advantage.
     pub pairs_policy: Option<f64>,
     /// The same for (expert, perturbed) pairs.
     pub pairs_perturbed: Option<f64>,
-    /// Share of (expert, perturbed) pairs whose logit at the first corrupted token is higher for the expert, ties half.
+    /// Share of (expert, perturbed) pairs in which the expert's logit at the first corrupted token
+    /// is higher; ties count half.
     pub pairs_at_error: Option<f64>,
     /// Labelled positions in the positive class.
     pub positives: usize,
@@ -104,7 +106,8 @@ fn mean_of_role(traces: &[LabelledTrace<'_>], means: &[f64], role: TraceRole) ->
     mean(own.map(|(_, &mean)| mean))
 }
 
-/// Share of right signs among the positions of a role's own class: positive for experts, negative for the others.
+/// Share of correct signs among the positions of a role's own class: positive for experts, negative
+/// for the others.
 fn accuracy(
     traces: &[LabelledTrace<'_>],
     role: TraceRole,

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 const LN2: f64 = std::f64::consts::LN_2;
 
-/// A trace that owns its numbers, as the golden file has them.
+/// A trace of the golden file.
 #[derive(Clone, Debug, Deserialize)]
 struct OwnedTrace {
     group: usize,
@@ -69,7 +69,7 @@ fn run(traces: &[OwnedTrace], settings: &DiscriminatorLossSettings) -> LossOutpu
     discriminator_loss(&labelled, settings).unwrap()
 }
 
-/// Everything off; whole traces labelled.
+/// All terms off; whole traces labelled.
 fn nothing() -> DiscriminatorLossSettings {
     DiscriminatorLossSettings {
         bce: BceSettings {
@@ -148,7 +148,8 @@ fn bce_by_hand() {
     );
 }
 
-/// The class means run over the whole update, so unequal numbers of negatives a prompt need no class weights.
+/// The class means are over the whole update, so unequal numbers of negatives per prompt need no
+/// class weights.
 #[test]
 fn fault_03_class_balance_with_several_prompts() {
     use TraceRole::{Expert, Policy};
@@ -181,8 +182,8 @@ fn fault_03_class_balance_with_several_prompts() {
     close(pushes(Policy), 0.5);
 }
 
-/// An update made twice as large by repeating it has the same loss and half the gradient a token: nothing depends on
-/// how many traces, prompts or micro-batches it is cut into.
+/// An update repeated twice has the same loss and half the gradient per token: the loss does not
+/// depend on the numbers of traces, prompts or micro-batches.
 #[test]
 fn fault_04_scale_independent_of_the_cut() {
     let cases: Vec<GoldenCase> =
@@ -207,7 +208,8 @@ fn fault_04_scale_independent_of_the_cut() {
     }
 }
 
-/// Smoothing moves targets; which positions count as positive is known from roles, never from a label's value.
+/// Smoothing changes targets. The class of a position follows from roles, never from a label's
+/// value.
 #[test]
 fn fault_05_smoothed_labels_are_not_masks() {
     use TraceRole::{Expert, Policy};
@@ -400,7 +402,7 @@ fn bad_input_is_named() {
 }
 
 proptest! {
-    /// Comparisons within a prompt do not see what all its traces share.
+    /// Comparisons within a prompt are invariant to a value added to all its traces.
     #[test]
     fn pairs_ignore_a_shift_of_the_prompt(shift in -5f32..5.0, seed in 0u32..1000) {
         use TraceRole::{Expert, Perturbed, Policy};
@@ -426,7 +428,7 @@ proptest! {
         }
     }
 
-    /// The order of traces and the names of groups mean nothing.
+    /// The order of traces and the names of groups do not matter.
     #[test]
     fn order_of_traces_does_not_matter(rotation in 0usize..8) {
         let cases: Vec<GoldenCase> =
@@ -500,7 +502,8 @@ fn the_judge_gives_signs_and_order() {
         OwnedTrace::dense(0, TraceRole::Policy, &[3.0]),
     ];
     let output = run(&traces, &judge_only());
-    // Tokens: 0.5 softplus(-1) + 0.5 softplus(2) over 1; the pair: S 0.5 against 1, J 0.5 against -0.5.
+    // Tokens: 0.5 softplus(-1) + 0.5 softplus(2) over 1; the pair: S 0.5 against 1, J 0.5 against
+    // -0.5.
     let softplus = |x: f64| x.exp().ln_1p();
     let tokens = (softplus(-1.0) + softplus(2.0)) / 2.0;
     let term = output.terms.judge.unwrap();

@@ -15,7 +15,7 @@ const LIMITS: TokenLimits = TokenLimits {
     completion: 48,
 };
 
-/// A tiny model, a policy of it, the prompt style of its task.
+/// A tiny model, its policy, and the prompt style of its task.
 struct World {
     model: LanguageModel,
     policy: PolicyModel,
@@ -88,7 +88,7 @@ fn settings(place: BranchPlace, end: BranchEnd) -> BranchSettings {
     }
 }
 
-/// Tokens of a branch from where it leaves the demonstration.
+/// Tokens of a branch from where it differs from the demonstration.
 fn tail(branch: &Trace) -> &[u32] {
     &branch.completion.ids[branch.spans.corrupted_from.unwrap()..]
 }

@@ -1,7 +1,8 @@
-//! What a completions server answered, as tokens with log-probabilities.
+//! Parses the response of a completions server into tokens with log-probabilities.
 //!
-//! Ids come from `token_ids` (vLLM with `return_token_ids`), from tokens named `token_id:N` (vLLM and SGLang when asked), or, where
-//! there is only text, by encoding it again: then every token must be spelled as the server's is.
+//! Ids come from `token_ids` (vLLM with `return_token_ids`) or from tokens named `token_id:N` (vLLM
+//! and SGLang on request). If there is only text, it is encoded again, and every token must have
+//! the text of the server's token.
 
 use assay_lm::LanguageModel;
 use assay_lm::sampling::Completion;
@@ -10,22 +11,23 @@ use serde_json::Value;
 /// Highest log-probability that rounding may produce.
 const ROUNDING: f64 = 1e-3;
 
-/// A completion as a server gave it.
+/// A completion of a server.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Sampled {
-    /// Tokens, the end-of-turn token included where it ended.
+    /// Tokens, including the end-of-turn token if it ended.
     pub(super) ids: Vec<u32>,
-    /// What the server says of each; `None` where it says nothing, as llama.cpp of the end-of-turn token.
+    /// The server's log-probability of each token; `None` if it returns none, as llama.cpp for the
+    /// end-of-turn token.
     pub(super) logprobs: Vec<Option<f32>>,
     /// Whether the completion limit was reached.
     pub(super) truncated: bool,
 }
 
 impl Sampled {
-    /// Reads the first choice of an answer.
+    /// Reads the first choice of a response.
     ///
     /// # Errors
-    /// Why it cannot be used.
+    /// The reason why it cannot be used.
     pub(super) fn read(body: &[u8], model: &LanguageModel, limit: usize) -> Result<Self, String> {
         let answer: Value =
             serde_json::from_slice(body).map_err(|_| "the answer is not JSON".to_owned())?;
@@ -69,7 +71,8 @@ impl Sampled {
         Ok(())
     }
 
-    /// As a sampled completion; `policy` are the trainer's own log-probabilities, which stand in where the server gave none.
+    /// Converts it into a sampled completion. `policy` are the trainer's own log-probabilities,
+    /// which replace missing ones of the server.
     pub(super) fn into_completion(self, policy: Vec<f32>) -> Completion {
         let given = self.logprobs.iter().zip(&policy);
         Completion {
@@ -117,14 +120,14 @@ fn named_ids(choice: &Value) -> Option<Vec<u32>> {
     tokens.iter().map(id).collect()
 }
 
-/// The text's tokens; refused where one is spelled otherwise than the server's at its place.
+/// The text's tokens. Fails if one has another text than the server's token.
 fn encoded(choice: &Value, model: &LanguageModel) -> Result<Vec<u32>, String> {
     let text = choice.get("text").and_then(Value::as_str).unwrap_or("");
     let encoding = model.tokenizer.encode_with_offsets(text);
     let (ids, spans) = encoding.map_err(|error| error.to_string())?;
     let tokens = choice.pointer("/logprobs/tokens").and_then(Value::as_array);
     let tokens = tokens.ok_or("the answer has neither token_ids nor tokens")?;
-    // A token that is a part of a character is spelled with U+FFFD by servers.
+    // Servers return U+FFFD for a token that is a part of a character.
     let differs = |(token, &(start, end)): (&Value, &(usize, usize))| {
         let spelled = token.as_str().unwrap_or("");
         !spelled.contains(char::REPLACEMENT_CHARACTER) && text.get(start..end) != Some(spelled)

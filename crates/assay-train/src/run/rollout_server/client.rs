@@ -7,19 +7,19 @@ use serde_json::Value;
 
 use crate::TrainError;
 
-/// Most bytes of an answer that are read.
+/// Maximum size of a response in bytes.
 const MAX_ANSWER_BYTES: u64 = 64 << 20;
-/// Longest pause between two tries.
+/// Longest pause between two attempts.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
-/// Most characters of a server's message in an error.
+/// Maximum number of characters of a server's message in an error.
 const MAX_MESSAGE_CHARS: usize = 300;
 
-/// How long and how often a request is tried.
+/// Timeout and number of attempts of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RetryLimits {
-    /// Until a try counts as failed.
+    /// Time after which an attempt counts as failed.
     pub(super) timeout: Duration,
-    /// Tries of a request that may succeed later.
+    /// Maximum number of attempts of a request that may succeed later.
     pub(super) attempts: usize,
 }
 
@@ -31,16 +31,17 @@ pub(super) struct Client {
     attempts: usize,
 }
 
-/// Why one try failed.
+/// Why one attempt failed.
 enum Failure {
-    /// It may succeed later.
+    /// A later attempt may succeed.
     Retryable(String),
-    /// It will not.
+    /// No later attempt will succeed.
     Final(String),
 }
 
 impl Client {
-    /// A client of the address before `/completions`; the bearer token is read from `key_file` unless that is empty.
+    /// A client of the address before `/completions`. The bearer token is read from `key_file`
+    /// unless that is empty.
     ///
     /// # Errors
     /// Names the key file that cannot be read.
@@ -73,10 +74,10 @@ impl Client {
         })
     }
 
-    /// The body of a successful answer, after as many tries as it may take.
+    /// Posts a request, with retries, and returns the body of the successful response.
     ///
     /// # Errors
-    /// [`TrainError::RolloutServer`] names the address and what the last try met.
+    /// [`TrainError::RolloutServer`] names the address and the error of the last attempt.
     pub(super) fn post(&self, endpoint: &str, body: &Value) -> Result<Vec<u8>, TrainError> {
         let mut pause = Duration::from_millis(500);
         let mut tries = 1;

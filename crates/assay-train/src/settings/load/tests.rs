@@ -280,7 +280,7 @@ fn configs() -> PathBuf {
 #[test]
 fn every_shipped_config_loads_and_is_valid() {
     let mut files = toml_files(&configs());
-    // Grids of `assay sweep` are no settings; they are read by its own tests.
+    // Grids of `assay sweep` are not settings; its own tests read them.
     files.retain(|file| !file.parent().is_some_and(|dir| dir.ends_with("sweeps")));
     assert!(files.len() >= 9, "{files:?}");
     for file in files {
@@ -304,7 +304,7 @@ fn value_keys(table: &Table, path: &str) -> Vec<String> {
     table.iter().flat_map(of).collect()
 }
 
-/// The file names every key, each with its default, and there are few enough to read.
+/// The file has every key with its default, and at most 90 keys.
 #[test]
 fn the_base_config_is_the_default_settings() {
     let file = configs().join("base.toml");
@@ -319,7 +319,8 @@ fn the_base_config_is_the_default_settings() {
     assert!(resolved.len() <= 90, "{} keys", resolved.len());
 }
 
-/// What earlier versions wrote into settings.toml is read; another value has no meaning now.
+/// Retired keys with the value that earlier versions wrote into settings.toml are read; other
+/// values are errors.
 #[test]
 fn retired_keys_with_their_value_are_read() {
     let text = "sampling.top_p = 1.0\noptimiser.beta1 = 0.9\n\

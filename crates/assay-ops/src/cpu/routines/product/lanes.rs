@@ -7,12 +7,13 @@ use std::arch::x86_64::*;
 /// Rows of the tallest register tile.
 pub(crate) const ROWS: usize = 14;
 
-/// Rows of the right factor that are asked for ahead: frozen weights come straight from memory when few rows are multiplied.
+/// Number of rows of the right factor that are prefetched. With few rows on the left, frozen
+/// weights are read directly from memory.
 const AHEAD: usize = 16;
 
 /// A vector register of floats.
 pub(crate) trait Lanes: Copy {
-    /// Floats a vector.
+    /// Number of floats in a vector.
     const WIDTH: usize;
     /// Rows of a register tile two vectors wide.
     const TILE_ROWS: usize;
@@ -20,7 +21,7 @@ pub(crate) trait Lanes: Copy {
     /// All zero.
     ///
     /// # Safety
-    /// The machine has the instruction set; so for all functions here.
+    /// The machine has the instruction set. This holds for all functions here.
     unsafe fn zero() -> Self;
     /// `WIDTH` floats at `from`.
     ///
@@ -57,10 +58,11 @@ pub(crate) trait Lanes: Copy {
     /// # Safety
     /// `to` is writable for `WIDTH` floats.
     unsafe fn store(self, to: *mut f32);
-    /// Asks for the cache line at `from`, which may be any address.
+    /// Prefetches the cache line at `from`, which may be any address.
     #[inline(always)]
     fn prefetch(_from: *const f32) {}
-    /// Writes eight rows of eight floats, `stride` apart at `from`, as columns `to_stride` apart at `to`.
+    /// Writes eight rows of eight floats, `stride` apart at `from`, as columns `to_stride` apart at
+    /// `to`.
     ///
     /// # Safety
     /// All 64 addresses on both sides are valid.
@@ -366,7 +368,8 @@ pub(crate) struct Destination {
 /// One register tile.
 ///
 /// # Safety
-/// The machine has the instruction set; a and b are readable and the first `columns` of each row of c writable.
+/// The machine has the instruction set; a and b are readable and the first `columns` of each row of
+/// c writable.
 #[inline(always)]
 pub(crate) unsafe fn tile<L: Lanes, const M: usize, const V: usize>(t: &Addresses) {
     // SAFETY: every address is among those the caller promises.
@@ -470,7 +473,8 @@ pub(crate) unsafe fn dot_tile<W>(rows: usize, t: &PairAddresses<W>) {
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 unsafe fn dot<W, const M: usize, const V: usize>(t: &PairAddresses<W>) {
-    // SAFETY: every address is among those the caller promises; vectors of pairs and of integers have the same bits.
+    // SAFETY: every address is among those the caller promises; vectors of pairs and of integers
+    // have the same bits.
     unsafe {
         let mut sums = [[Avx512::zero(); V]; M];
         let (mut a, mut b) = (t.a.cast::<i32>(), t.b);
@@ -502,7 +506,8 @@ fn pairs(words: __m512i) -> __m512bh {
     unsafe { std::mem::transmute(words) }
 }
 
-/// Writes a tile, or adds it to the values there. Takes a copy, so that the sums stay in registers until here.
+/// Writes a tile, or adds it to the values there. Takes a copy, so that the sums stay in registers
+/// until here.
 #[inline(always)]
 unsafe fn store<L: Lanes, const M: usize, const V: usize>(sums: [[L; V]; M], t: &Destination) {
     // SAFETY: the caller promises the first `columns` of each row.

@@ -1,4 +1,4 @@
-//! Matrices of bf16 values, packed in pairs of neighbours for products with them.
+//! Matrices of bf16 values, packed in pairs of neighbours for products.
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
@@ -204,7 +204,8 @@ impl Panels<Pair> {
         self.all()
     }
 
-    /// Makes room for the `dims` values of b from `start` on; returns the number of columns with their padding.
+    /// Makes room for the `dims` values of b from `start` on; returns the number of columns with
+    /// their padding.
     fn reserve(&mut self, b: Right<'_>, start: [usize; 2], dims: [usize; 2]) -> usize {
         b.check(start[0] + dims[0], start[1] + dims[1]);
         let (pairs, padded) = (dims[0].div_ceil(2), dims[1].next_multiple_of(PANEL));
@@ -236,7 +237,8 @@ fn pack_pairs(b: Right<'_>, start: [usize; 2], dims: [usize; 2], to: &mut [Pair]
     }
 }
 
-/// Packs a panel of the transpose of packed pairs: value (i, j) of it is value (`start[1]` + j, `start[0]` + i) of them.
+/// Packs a panel of the transpose of packed pairs: its value (i, j) is their value
+/// (`start[1]` + j, `start[0]` + i).
 fn pack_turned_pairs(b: Part<'_, Pair>, start: [usize; 2], dims: [usize; 2], to: &mut [Pair]) {
     match level() {
         // SAFETY: the machine has AVX-512.
@@ -269,7 +271,7 @@ unsafe fn turn_pairs_avx2(b: Part<'_, Pair>, start: [usize; 2], dims: [usize; 2]
     unsafe { turn_pairs::<Avx2>(b, start, dims, to) }
 }
 
-/// Turns one source panel after another: 32 columns of the source become 16 rows of pairs.
+/// Transposes one source panel after another: 32 columns of the source become 16 rows of pairs.
 ///
 /// # Safety
 /// The machine has the instruction set.
@@ -287,7 +289,8 @@ unsafe fn turn_pairs<L: Lanes>(
         .step_by(PANEL)
         .zip(to.chunks_mut(HALF * PANEL))
     {
-        // A panel is no wider than a depth block is high, so its columns lie in one block of the source.
+        // A panel is no wider than a depth block is high, so its columns lie in one block of the
+        // source.
         let pair = column / 2;
         let source = b.panel(pair / BLOCK * BLOCK, source_column);
         let source = &source[pair % BLOCK * PANEL..][..width.div_ceil(2) * PANEL];

@@ -34,8 +34,8 @@ impl Word for f32 {
     }
 }
 
-/// A matrix `[depth, columns]` packed for products with it: for each block of [`DEPTH`] rows, for each panel of columns, the
-/// rows of the panel one after another, zero-padded.
+/// A matrix `[depth, columns]` packed for products with it: for each block of [`DEPTH`] rows, for
+/// each panel of columns, the rows of the panel one after another, zero-padded.
 #[derive(Clone)]
 pub(crate) struct Panels<W = f32> {
     pub(super) values: Vec<W>,
@@ -216,10 +216,11 @@ impl<'a, W: Word> Part<'a, W> {
             [row % W::BLOCK * PANEL + column % PANEL]
     }
 
-    /// The panel at (row of words, column), first of a depth block and of a panel: `[rows of the block, PANEL]`.
+    /// The panel at (row of words, column), first of a depth block and of a panel:
+    /// `[rows of the block, PANEL]`.
     pub(super) fn panel(&self, row: usize, column: usize) -> &'a [W] {
         let (row, column) = (self.first_depth + row, self.first_column + column);
-        // A part of one depth block ends where the block ends, so both count its rows alike.
+        // A part of one depth block ends with the block, so both give the same number of rows.
         let rows = W::BLOCK.min(self.depth - row);
         let start = row * self.padded + column * rows;
         &self.values[start..start + rows * PANEL]
@@ -243,7 +244,8 @@ impl Part<'_> {
             "the result of a product is shorter than its dimensions"
         );
         LEFT.with_borrow_mut(|left| match level() {
-            // SAFETY: the machine has the instruction set; a and c were checked above, panels check themselves.
+            // SAFETY: the machine has the instruction set; a and c were checked above, panels check
+            // themselves.
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => unsafe { multiply_avx512(*self, a, rows, c, write, left) },
             // SAFETY: as above.
@@ -286,8 +288,8 @@ unsafe fn multiply_avx2(
 /// All register tiles of a product.
 ///
 /// # Safety
-/// The machine has the instruction set; `a` holds `rows` rows of the packed depth, `c` as many rows of the packed columns, and
-/// nobody else writes those.
+/// The machine has the instruction set; `a` holds `rows` rows of the packed depth, `c` as many rows
+/// of the packed columns, and nobody else writes those.
 #[inline(always)]
 unsafe fn multiply_rows<L: Lanes>(
     b: Part<'_>,
@@ -313,7 +315,8 @@ unsafe fn multiply_rows<L: Lanes>(
             for column in (0..b.columns).step_by(2 * L::WIDTH) {
                 let columns = (2 * L::WIDTH).min(b.columns - column);
                 let panel = b.panel(from, column / PANEL * PANEL);
-                // SAFETY: panels are padded to PANEL columns and hold this depth; the row is inside c.
+                // SAFETY: panels are padded to PANEL columns and hold this depth; the row is inside
+                // c.
                 unsafe {
                     let addresses = Addresses {
                         depth,
@@ -366,7 +369,8 @@ pub(super) fn pack_panel(b: View<'_>, dims: [usize; 2], to: &mut [f32]) {
         return;
     }
     match level() {
-        // SAFETY: `b` was checked to hold the panel, `to` holds rows * PANEL values, and the machine has AVX2.
+        // SAFETY: `b` was checked to hold the panel, `to` holds rows * PANEL values, and the
+        // machine has AVX2.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 | Level::Avx2 => unsafe { pack_turned_avx2(b, dims, to) },
         // SAFETY: as above.
@@ -381,7 +385,8 @@ unsafe fn pack_turned_avx2(b: View<'_>, dims: [usize; 2], to: &mut [f32]) {
     unsafe { pack_turned::<Avx2>(b, dims, to) }
 }
 
-/// Packs a panel whose columns are contiguous: eight by eight values at a time where they are whole.
+/// Packs a panel whose columns are contiguous, in full blocks of eight by eight values where
+/// possible.
 #[inline(always)]
 unsafe fn pack_turned<L: Lanes>(b: View<'_>, dims: [usize; 2], to: &mut [f32]) {
     let [rows, width] = dims;
@@ -392,7 +397,8 @@ unsafe fn pack_turned<L: Lanes>(b: View<'_>, dims: [usize; 2], to: &mut [f32]) {
     };
     for column in (0..whole_width).step_by(8) {
         for row in (0..whole_rows).step_by(8) {
-            // SAFETY: rows row..row + 8 of columns column..column + 8 are inside b and inside the panel.
+            // SAFETY: rows row..row + 8 of columns column..column + 8 are inside b and inside the
+            // panel.
             unsafe {
                 let from = b.values.as_ptr().add(column * b.column_stride + row);
                 L::turn8(
@@ -425,7 +431,8 @@ fn pack_values(b: Right<'_>, start: [usize; 2], dims: [usize; 2], to: &mut [f32]
     }
 }
 
-/// Packs a panel of the transpose of packed columns: value (i, j) of it is value (`start[1]` + j, `start[0]` + i) of them.
+/// Packs a panel of the transpose of packed columns: its value (i, j) is their value
+/// (`start[1]` + j, `start[0]` + i).
 fn pack_turned_panels(b: Part<'_>, start: [usize; 2], dims: [usize; 2], to: &mut [f32]) {
     match level() {
         // SAFETY: `to` holds dims[0] * PANEL values, and the machine has AVX2.
@@ -443,7 +450,8 @@ unsafe fn turn_panels_avx2(b: Part<'_>, start: [usize; 2], dims: [usize; 2], to:
     unsafe { turn_panels::<Avx2>(b, start, dims, to) }
 }
 
-/// One source panel after another, eight by eight values at a time where they are whole.
+/// Transposes one source panel after another, in full blocks of eight by eight values where
+/// possible.
 ///
 /// # Safety
 /// The machine has the instruction set.
@@ -457,14 +465,16 @@ unsafe fn turn_panels<L: Lanes>(b: Part<'_>, start: [usize; 2], dims: [usize; 2]
         .step_by(PANEL)
         .zip(to.chunks_mut(PANEL * PANEL))
     {
-        // A panel is no wider than a depth block is high, so its columns lie in one block of the source.
+        // A panel is no wider than a depth block is high, so its columns lie in one block of the
+        // source.
         let source = b.panel(column / DEPTH * DEPTH, source_column);
         let source = &source[column % DEPTH * PANEL..][..width * PANEL];
         let rows = to.len() / PANEL;
         let (whole_rows, whole_width) = (rows / 8 * 8, width / 8 * 8);
         for j in (0..whole_width).step_by(8) {
             for i in (0..whole_rows).step_by(8) {
-                // SAFETY: rows j..j + 8 of the source and i..i + 8 of the panel exist, PANEL values each.
+                // SAFETY: rows j..j + 8 of the source and i..i + 8 of the panel exist, PANEL values
+                // each.
                 unsafe {
                     let (from, to) = (source.as_ptr(), to.as_mut_ptr());
                     L::turn8(from.add(j * PANEL + i), PANEL, to.add(i * PANEL + j), PANEL);

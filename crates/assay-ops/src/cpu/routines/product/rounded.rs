@@ -1,13 +1,16 @@
 //! Products of factors rounded to bf16, summed in f32.
 //!
-//! Both factors are rounded to the nearest bf16, ties to even. Products of two bf16 values are exact in f32, and the sums are
-//! those of the f32 product in the same order. So the result has the bits of the f32 product of the rounded factors.
+//! Both factors are rounded to the nearest bf16, ties to even. Products of two bf16 values are
+//! exact in f32, and the sums are those of the f32 product in the same order. So the result has the
+//! bits of the f32 product of the rounded factors.
 //!
-//! There are two ways to compute it. [`Method::Widen`] widens the packed right factor in registers and uses f32 fused
-//! multiply-adds: it halves the memory traffic of the f32 product at the same rate. [`Method::Dot`] uses AVX512-BF16, which
-//! multiplies two pairs at a time. It differs in one point: it treats subnormal numbers as zero.
+//! There are two ways to compute it. [`Method::Widen`] widens the packed right factor in registers
+//! and uses f32 fused multiply-adds: it halves the memory traffic of the f32 product at the same
+//! rate. [`Method::Dot`] uses AVX512-BF16, which multiplies two pairs at a time. It differs in one
+//! point: it treats subnormal numbers as zero.
 //!
-//! Published crates are not used: `gemm` has no bf16, and `gemmkit` rounds results to bf16 and takes other paths for few rows.
+//! No published crate is suitable: `gemm` has no bf16, and `gemmkit` rounds results to bf16 and
+//! uses other code for few rows.
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
@@ -42,8 +45,9 @@ pub(crate) enum Method {
 
 /// The faster method of this machine.
 ///
-/// AMD's cores run `vdpbf16ps` at the rate of f32 multiply-adds, so pairs are twice as fast. Intel's run it at half that rate
-/// (measured on an Emerald Rapids core: 88 against 179 GFLOP/s), so widening is as fast and exact for subnormal numbers.
+/// AMD's cores run `vdpbf16ps` at the rate of f32 multiply-adds, so pairs are twice as fast.
+/// Intel's run it at half that rate (measured on an Emerald Rapids core: 88 against 179 GFLOP/s),
+/// so widening is as fast and exact for subnormal numbers.
 pub(crate) fn method() -> Method {
     static METHOD: OnceLock<Method> = OnceLock::new();
     *METHOD.get_or_init(|| match has_dot() && vendor_is_amd() {
@@ -54,7 +58,8 @@ pub(crate) fn method() -> Method {
 
 /// Returns whether this CPU has instructions that multiply bf16 faster than f32.
 ///
-/// Where it returns false, bf16 matrices halve memory and memory traffic, and large products take as long as in f32.
+/// If it returns false, bf16 matrices still halve memory and memory traffic, but large products
+/// take as long as in f32.
 pub fn multiplies_bf16_natively() -> bool {
     method() == Method::Dot
 }
@@ -82,7 +87,8 @@ fn vendor_is_amd() -> bool {
 trait LeftWord: Word {
     /// Rounds contiguous values of a row; the rest of `to` becomes zero.
     fn round_row(from: &[f32], to: &mut [Self]);
-    /// Rounds `dims` = [rows, depth] values of a transposed factor: the words of all rows for one depth, then for the next.
+    /// Rounds `dims` = [rows, depth] values of a transposed factor: the words of all rows for one
+    /// depth, then for the next.
     fn pack_strip(a: View<'_>, dims: [usize; 2], to: &mut [Self]);
     /// Runs `work` with buffers that the thread keeps.
     fn with_buffers<R>(work: impl FnOnce(&mut Buffers<Self>) -> R) -> R;
@@ -256,7 +262,7 @@ impl<'a, W: LeftWord> Left<'a, W> {
             let round = |(row, to): (usize, &mut [W])| {
                 W::round_row(&values.values[row * values.row_stride..][..depth], to);
             };
-            // Few rows are not worth the hand-over to another thread.
+            // For few rows, another thread is not worth the overhead.
             match buffer.len() <= ROUNDED_ROWS * stride {
                 true => buffer.chunks_mut(stride).enumerate().for_each(round),
                 false => buffer
@@ -302,10 +308,12 @@ impl<W: LeftWord> Strips<'_, W> {
         unsafe { W::multiply(self, c, strip) }
     }
 
-    /// Calls `tile` for each register tile of at most `height` rows and two vectors of `lanes` columns.
+    /// Calls `tile` for each register tile of at most `height` rows and two vectors of `lanes`
+    /// columns.
     ///
     /// # Safety
-    /// The addresses that `tile` receives are valid where the caller of [`LeftWord::multiply`] keeps its promise.
+    /// The addresses that `tile` receives are valid if the caller of [`LeftWord::multiply`] meets
+    /// its safety conditions.
     #[inline(always)]
     unsafe fn tiles(
         &self,
@@ -370,7 +378,8 @@ impl<W: LeftWord> Strips<'_, W> {
     }
 }
 
-/// c `[m, n]` = the sum of the terms in order with their factors rounded to bf16, or added to it, in parallel.
+/// c `[m, n]` = the sum of the terms in order with their factors rounded to bf16, or added to it,
+/// in parallel.
 ///
 /// # Errors
 /// [`OpsError::OutOfMemory`].
@@ -451,7 +460,8 @@ fn multiply_block<W: LeftWord>(
 }
 
 impl Part<'_, Pair> {
-    /// c `[rows, columns]` = a `[rows, depth]` rounded to bf16 times this part, or added to it, on this thread.
+    /// c `[rows, columns]` = a `[rows, depth]` rounded to bf16 times this part, or added to it, on
+    /// this thread.
     pub(crate) fn multiply(&self, a: View<'_>, dims: [usize; 2], c: Output<'_>, write: Write) {
         a.check(dims[0], dims[1]);
         match method() {
