@@ -2,9 +2,10 @@
 """Labels answers in the viewer of a running `assay serve --labels` by keyboard alone, in headless Chromium.
 
     apt-get install chromium chromium-driver; python -m venv venv && venv/bin/pip install selenium
-    venv/bin/python tools/serve/label_shots.py http://127.0.0.1:8000 shots/
+    venv/bin/python tools/serve/label_shots.py http://127.0.0.1:8000 shots/ [TRACES]
 
-The file of labels should be new. Fails when a key does not act as the page's help line says, when a label is not kept
+TRACES (JSON lines, such as quickstart's traces.jsonl) gives a question and three answers for a reward that cannot read
+the page's example. The file of labels should be new. Fails when a key does not act as the page's help line says, when a label is not kept
 over a reload, or when the page logs an error. Takes screenshots in light and dark mode.
 """
 
@@ -35,9 +36,21 @@ def labels(base):
         return json.load(answer)
 
 
+def example():
+    """The first question of TRACES and three of its answers; None without TRACES."""
+    if len(sys.argv) < 4:
+        return None
+    with open(sys.argv[3]) as lines:
+        traces = [json.loads(line) for line in lines]
+    texts = {trace["text"]: None for trace in traces if trace["question"] == traces[0]["question"]}
+    return {"question": traces[0]["question"], "answers": "\n---\n".join(list(texts)[:3])}
+
+
 def score(driver, base):
     driver.get(base)
     WebDriverWait(driver, 60).until(lambda d: d.find_element(By.ID, "marking").is_displayed())
+    for field, text in (example() or {}).items():
+        driver.execute_script("document.getElementById(arguments[0]).value = arguments[1]", field, text)
     key(driver, Keys.CONTROL + Keys.ENTER)
     wait_for(driver, "rewards hidden")
 

@@ -62,6 +62,9 @@ pub(super) fn read_quantity(plain: &str) -> Option<Quantity> {
     if reader.decimal_comma && unit.is_empty() && currency.is_none() {
         return None;
     }
+    if !unit.reads_back() {
+        return None;
+    }
     Some(Quantity {
         value: value.times(scale)?,
         unit,
@@ -166,7 +169,7 @@ impl Reader<'_> {
         let value = self.power()?;
         if let Some(bottom) = self.denominator() {
             let value = value.times(bottom?.inverted()?)?;
-            return Some(value).filter(|_| !self.rest.trim_start().starts_with('/'));
+            return Some(value).filter(|_| denominator_start(self.rest).is_none());
         }
         let whole = &start[..start.len() - self.rest.len()];
         if whole
@@ -189,10 +192,7 @@ impl Reader<'_> {
     }
 
     fn denominator(&mut self) -> Option<Option<Rational>> {
-        let after = self.rest.trim_start().strip_prefix('/')?.trim_start();
-        if !after.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '(' | '-' | '.')) {
-            return None;
-        }
+        let after = denominator_start(self.rest)?;
         let sign = Sign::of(after);
         self.rest = after.strip_prefix('-').unwrap_or(after);
         Some(self.power().map(|value| sign.apply(value)))
@@ -243,11 +243,18 @@ impl Reader<'_> {
     }
 }
 
+/// The text after a slash that divides by a number; `None` for `/h`, which is a unit.
+fn denominator_start(text: &str) -> Option<&str> {
+    let after = text.trim_start().strip_prefix('/')?.trim_start();
+    let is_number = |c: char| c.is_ascii_digit() || matches!(c, '(' | '-' | '.');
+    after.starts_with(is_number).then_some(after)
+}
+
 /// `1/2` with a value below 1, digits only.
 fn proper_fraction(text: &str) -> Option<(Rational, &str)> {
     let (top, rest) = digits(text)?;
     let (bottom, rest) = digits(rest.trim_start().strip_prefix('/')?.trim_start())?;
-    if rest.trim_start().starts_with('/') {
+    if denominator_start(rest).is_some() {
         return None;
     }
     let value = Rational::new(top, bottom)?;

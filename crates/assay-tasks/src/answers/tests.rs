@@ -246,3 +246,18 @@ fn the_mark_spans_the_whole_statement() {
         assert_eq!(&text[extract_lenient(text).unwrap().mark], mark);
     }
 }
+
+/// A word with a meaning in one place only names no unit elsewhere, so the answer stays a text that
+/// is read in the same way again.
+#[test]
+fn misplaced_words_are_no_units() {
+    for text in ["9th th", "0the st", "5 percent apples", "0cubic/per"] {
+        let read = Answer::read(text);
+        assert!(matches!(read, Answer::Text(_)), "{text}: {read:?}");
+        assert_eq!(Answer::read(&read.to_string()), read);
+    }
+    let same = |left: &str, right: &str| same_answer(left, right) && same_answer(right, left);
+    assert!(same("9th", "9") && same("5 percent", "5%") && same("5 per cent", "5%"));
+    assert!(same("60 mph", "60 mi/h") && same("29/2 per cup per day", "14.5 /cup/day"));
+    assert!(!same("3/4/5", "0.15"));
+}

@@ -273,6 +273,15 @@ impl Unit {
 }
 
 /// Words, then known units: `worker km/h`.
+impl Unit {
+    /// Whether the written unit is read as this unit. Words that mean something else where they are
+    /// written are not a unit, so the answer stays a text.
+    pub(super) fn reads_back(&self) -> bool {
+        let written = format!(" {self}");
+        self.is_empty() || read_unit(&written, None).is_some_and(|(_, read)| read == *self)
+    }
+}
+
 impl std::fmt::Display for Unit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let divides = |known: &&String| known.contains("^-");
@@ -381,6 +390,12 @@ fn is_attachable(after: &str) -> bool {
         || scale_word(&letters.to_lowercase()).is_some()
 }
 
+/// Words with a meaning in one place only: an ordinal's end directly after the number, a per cent
+/// mark at the end, a power as a word of its own. In another place they are not the name of a unit.
+const PLACED: [&str; 10] = [
+    "st", "nd", "rd", "th", "percent", "pct", "square", "sq", "cubic", "cu",
+];
+
 /// The words after a number while they are read.
 struct Words {
     unit: Unit,
@@ -430,7 +445,9 @@ impl Words {
                 _ if factor.is_some() => self.scale = self.scale.times(factor?)?,
                 "st" | "nd" | "rd" | "th" if count == 1 => {}
                 "percent" | "pct" if position == Position::Last => self.unit = Unit::percent(),
-                "cent" if self.divided && count == 2 => self.unit = Unit::percent(),
+                "cent" if self.divided && count == 2 && position == Position::Last => {
+                    self.unit = Unit::percent()
+                }
                 "per" => self.divided = true,
                 "square" | "sq" | "sq." => self.raise = 2,
                 "cubic" | "cu" | "cu." => self.raise = 3,
@@ -466,18 +483,15 @@ impl Words {
             self.unit.add(known, power);
             return Some(());
         }
-        match trimmed.to_lowercase().as_str() {
-            "mph" if power == 1 => {
-                self.unit.add("mi", 1);
-                self.unit.add("h", -1);
-                return Some(());
-            }
-            "kph" | "kmh" if power == 1 => {
-                self.unit.add("km", 1);
-                self.unit.add("h", -1);
-                return Some(());
-            }
-            _ => {}
+        let distance = match trimmed.to_lowercase().as_str() {
+            "mph" => Some("mi"),
+            "kph" | "kmh" => Some("km"),
+            _ => None,
+        };
+        if let Some(distance) = distance {
+            self.unit.add(distance, power);
+            self.unit.add("h", -power);
+            return Some(());
         }
         if exponent != 1 || !is_plain_word(trimmed) {
             return None;
@@ -538,9 +552,9 @@ fn is_plain_word(word: &str) -> bool {
         .all(|c| c.is_alphabetic() || matches!(c, '\'' | '.'));
     let variable = stem.chars().count() == 1 && stem.is_ascii() && stem != "a";
     let greek = stem.chars().all(|c| ('\u{370}'..'\u{400}').contains(&c));
-    let refused = [lower.as_str(), stem]
-        .iter()
-        .any(|word| CONTINUATIONS.contains(word) || scale_word(word).is_some());
+    let refused = [lower.as_str(), stem].iter().any(|word| {
+        CONTINUATIONS.contains(word) || PLACED.contains(word) || scale_word(word).is_some()
+    });
     letters && lower.starts_with(char::is_alphabetic) && !variable && !greek && !refused
 }
 

@@ -81,6 +81,27 @@ fn any_answer() -> impl Strategy<Value = String> {
     ]
 }
 
+/// Words that mean something after a number, many of them only in some places.
+const WORDS_AFTER_NUMBERS: [&str; 36] = [
+    "st", "nd", "rd", "th", "percent", "pct", "%", "cent", "cents", "per", "a", "in", "of", "the",
+    "each", "square", "sq", "sq.", "cubic", "cu", "m", "cm", "cm^2", "ft2", "km/h", "mph", "h",
+    "dozen", "half", "k", "million", "apple", "apples", "(", ")", "/",
+];
+
+/// A number and any words after it.
+fn number_and_words() -> impl Strategy<Value = String> {
+    let gap = prop::sample::select(vec!["", " ", " ", " ", "-", "/", "\0", ", "]);
+    let word = (gap, prop::sample::select(WORDS_AFTER_NUMBERS.to_vec()));
+    let words = prop::collection::vec(word, 1..6);
+    (0..50_u32, words).prop_map(|(number, words)| {
+        let words: String = words
+            .iter()
+            .map(|(gap, word)| format!("{gap}{word}"))
+            .collect();
+        format!("{number}{words}")
+    })
+}
+
 fn wrapped(answer: &str) -> [String; 10] {
     [
         format!("${answer}$"),
@@ -114,7 +135,7 @@ proptest! {
     }
 
     #[test]
-    fn reading_is_idempotent(text in prop_oneof![any_text(), any_answer()]) {
+    fn reading_is_idempotent(text in prop_oneof![any_text(), any_answer(), number_and_words()]) {
         let read = Answer::read(&text);
         prop_assert_eq!(Answer::read(&read.to_string()), read);
     }
