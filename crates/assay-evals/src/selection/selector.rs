@@ -379,6 +379,13 @@ mod tests {
         }
     }
 
+    #[test]
+    fn names_stand_in_the_order_of_selectors() {
+        for selector in Selector::ALL {
+            assert_eq!(Selector::parse(selector.name()).ok(), Some(selector));
+        }
+    }
+
     fn accuracy(selector: Selector, candidates: &[Candidate]) -> f64 {
         selector
             .expected_accuracy(candidates, &SelectorConstants::default())
