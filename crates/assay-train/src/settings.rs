@@ -2,7 +2,7 @@
 //!
 //! The defaults are the recommended recipe: a supervised warm start, comparisons within a prompt,
 //! localised perturbed negatives, policy negatives by schedule and one advantage per trace. Later
-//! files override earlier ones ([`load`]); [`Settings::validate`] rejects invalid values. Paths are
+//! files override earlier ones (`load`); [`Settings::validate`] rejects invalid values. Paths are
 //! relative to the working directory.
 
 mod branches;

@@ -3,7 +3,7 @@
 //!
 //! A [`PromptGroup`] holds the traces of one prompt, a [`Trace`] all data of one of them. Both are
 //! cheap to clone: problem, prompt, tokens and log-probabilities are shared. Losses borrow views of
-//! the record ([`crate::reward::loss::LabelledTrace`], [`crate::policy::objective::PolicyTrace`]).
+//! the record ([`crate::reward::loss::LabelledTrace`], `policy::objective::PolicyTrace`).
 
 use std::sync::Arc;
 
