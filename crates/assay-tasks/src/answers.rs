@@ -134,7 +134,7 @@ pub fn is_correct(predicted: Option<&str>, gold: &str) -> bool {
 
 /// Whether two answers mean the same: [`Answer::agrees`] of both.
 ///
-/// If the gold answer is a Countdown task (target and numbers), the prediction must be a solution of it.
+/// If the gold answer is a Countdown task, the prediction must be a solution of it.
 pub fn same_answer(predicted: &str, gold: &str) -> bool {
     if let Some(task) = CountdownTask::parse(gold) {
         return task.accepts(predicted);
