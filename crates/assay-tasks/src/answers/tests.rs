@@ -261,3 +261,22 @@ fn misplaced_words_are_no_units() {
     assert!(same("60 mph", "60 mi/h") && same("29/2 per cup per day", "14.5 /cup/day"));
     assert!(!same("3/4/5", "0.15"));
 }
+
+#[test]
+fn a_share_of_something_is_a_percentage() {
+    for text in [
+        "20 percent of the students",
+        "20 per cent of the students",
+        "20% of the students",
+        "20 pct of total",
+        "20 percent more",
+        "0.2 hundred percent",
+    ] {
+        assert!(
+            same_answer(text, "20%") && same_answer("20%", text),
+            "{text}"
+        );
+        assert!(same_answer(text, "20"), "{text}");
+    }
+    assert!(!same_answer("20 percent of the students", "30%"));
+}

@@ -391,7 +391,7 @@ fn is_attachable(after: &str) -> bool {
 }
 
 /// Words with a meaning in one place only: an ordinal's end directly after the number, a per cent
-/// mark at the end, a power as a word of its own. In another place they are not the name of a unit.
+/// mark before `of` or at the end, a power as a word of its own. In another place they are not the name of a unit.
 const PLACED: [&str; 10] = [
     "st", "nd", "rd", "th", "percent", "pct", "square", "sq", "cubic", "cu",
 ];
@@ -428,7 +428,7 @@ impl Words {
             .split(is_break)
             .filter(|word| !word.is_empty())
             .peekable();
-        let (mut count, mut scaled) = (0, true);
+        let (mut count, mut scaled, mut percent) = (0, true, false);
         while let Some(word) = words.next() {
             count += 1;
             if count > MAX_WORDS {
@@ -444,15 +444,17 @@ impl Words {
             match lower.as_str() {
                 _ if factor.is_some() => self.scale = self.scale.times(factor?)?,
                 "st" | "nd" | "rd" | "th" if count == 1 => {}
-                "percent" | "pct" if position == Position::Last => self.unit = Unit::percent(),
-                "cent" if self.divided && count == 2 && position == Position::Last => {
-                    self.unit = Unit::percent()
-                }
+                "percent" | "pct" if ends_name(words.peek().copied()) => percent = true,
+                "cent" if self.divided && count == 2 => percent = true,
                 "per" => self.divided = true,
                 "square" | "sq" | "sq." => self.raise = 2,
                 "cubic" | "cu" | "cu." => self.raise = 3,
                 _ => self.word(word, &position)?,
             }
+        }
+        if percent {
+            // As after the sign: what the share is of is not part of the unit.
+            self.unit = Unit::percent();
         }
         Some(())
     }
@@ -503,6 +505,11 @@ impl Words {
         }
         Some(())
     }
+}
+
+/// Whether a unit's name ends before the next word: `percent of`, not `percent apples`.
+fn ends_name(next: Option<&str>) -> bool {
+    next.is_none_or(|next| FILLERS.contains(&next.to_lowercase().as_str()))
 }
 
 /// Whether there is at most one pair of parentheses, around something: `(apples)`, `(ten) apples`.
