@@ -434,10 +434,6 @@ impl Words {
             if count > MAX_WORDS {
                 return None;
             }
-            let position = match words.peek() {
-                Some(_) => Position::Inner,
-                None => Position::Last,
-            };
             let lower = word.to_lowercase();
             let factor = scale_word(&lower).filter(|_| scaled);
             scaled = factor.is_some();
@@ -449,7 +445,7 @@ impl Words {
                 "per" => self.divided = true,
                 "square" | "sq" | "sq." => self.raise = 2,
                 "cubic" | "cu" | "cu." => self.raise = 3,
-                _ => self.word(word, &position)?,
+                _ => self.word(word, words.peek().is_none())?,
             }
         }
         if percent {
@@ -460,18 +456,18 @@ impl Words {
     }
 
     /// Reads one word, which may hold slashes: `km/h`.
-    fn word(&mut self, word: &str, position: &Position) -> Option<()> {
+    fn word(&mut self, word: &str, is_last: bool) -> Option<()> {
         for (index, part) in word.split('/').enumerate() {
             self.divided |= index > 0;
             if !part.is_empty() {
-                self.part(part, position)?;
+                self.part(part, is_last)?;
                 self.raise = 1;
             }
         }
         Some(())
     }
 
-    fn part(&mut self, word: &str, position: &Position) -> Option<()> {
+    fn part(&mut self, word: &str, is_last: bool) -> Option<()> {
         let (base, exponent) = split_power(word)?;
         let power = exponent
             * if self.divided {
@@ -480,7 +476,8 @@ impl Words {
                 self.raise
             };
         let trimmed = base.trim_end_matches(['.', ';', ':']);
-        let preposition = trimmed == "in" && *position == Position::Inner;
+        // `in` means inches only at the end.
+        let preposition = trimmed == "in" && !is_last;
         if let Some(known) = known_unit(trimmed).filter(|_| !preposition) {
             self.unit.add(known, power);
             return Some(());
@@ -524,13 +521,6 @@ fn has_plain_brackets(text: &str) -> bool {
         .iter()
         .any(|part| part.contains(['(', ')']));
     !nested && !inner.trim().is_empty()
-}
-
-/// The position of a word: `in` means inches only at the end.
-#[derive(PartialEq)]
-enum Position {
-    Inner,
-    Last,
 }
 
 /// A unit's name and power: `cm^2`, `cm2`, `h^-1`; `None` for a power that no unit has.
