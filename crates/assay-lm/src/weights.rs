@@ -18,9 +18,11 @@ use crate::family::OUTER;
 mod fingerprint;
 pub(crate) mod gguf;
 mod names;
+mod packed;
 mod safetensors;
 
 pub use gguf::GgufFile;
+pub(crate) use packed::Packing;
 pub(crate) use safetensors::SafetensorsDirectory;
 
 /// The tensors of one model.
@@ -108,7 +110,8 @@ impl Weights {
         }
     }
 
-    /// A matrix by name: f32 on the CPU, or the quantised blocks of the file.
+    /// A matrix by name: f32 on the CPU, or the quantised blocks of a GGUF file. Packed matrices of
+    /// safetensors files (bitsandbytes, GPTQ, AWQ) are unpacked.
     ///
     /// Query and key rows of Llama GGUF files are reordered as in Hugging Face files.
     ///

@@ -10,6 +10,7 @@ use super::{ModelConfig, RopeScaling, RopeSettings, invalid};
 use crate::LmError;
 use crate::family::{Activation, Architecture, Family};
 use crate::files::{MAX_TEXT_BYTES, read_bounded};
+use crate::weights::Packing;
 
 /// The configuration's file name.
 pub(crate) const CONFIG_FILE: &str = "config.json";
@@ -218,14 +219,9 @@ impl ConfigFile {
             let reason = "biases on the feed-forward layer are not supported";
             return invalid(path, "mlp_bias", reason);
         }
-        if let Some(settings) = &self.quantization_config {
-            let method = settings
-                .get("quant_method")
-                .and_then(Value::as_str)
-                .unwrap_or("unknown");
-            let reason = format!(
-                "weights quantised with {method} are not read; use f32, f16, bf16 or a .gguf file"
-            );
+        if let Some(settings) = &self.quantization_config
+            && let Err(reason) = Packing::parse(settings)
+        {
             return invalid(path, "quantization_config", reason);
         }
         Ok(())

@@ -8,10 +8,12 @@ use candle_core::Tensor;
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
+use serde_json::Value;
 
+use super::packed::{PackedMatrix, Packing};
 use super::{FloatType, check_shape, dense, map_file};
 use crate::LmError;
-use crate::config::read_json;
+use crate::config::{CONFIG_FILE, read_json};
 
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -29,6 +31,8 @@ pub(crate) struct SafetensorsDirectory {
     path: PathBuf,
     shards: Vec<Shard>,
     entries: BTreeMap<String, Entry>,
+    /// How its matrices are packed; `None` if they are not.
+    packing: Option<Packing>,
 }
 
 #[derive(Debug)]
@@ -45,6 +49,12 @@ struct Entry {
     range: Range<usize>,
 }
 
+/// The part of `config.json` that says how matrices are packed.
+#[derive(Deserialize)]
+struct PackingConfig {
+    quantization_config: Option<Value>,
+}
+
 #[derive(Deserialize)]
 struct IndexFile {
     weight_map: BTreeMap<String, String>,
@@ -56,6 +66,7 @@ impl SafetensorsDirectory {
             path: dir.to_owned(),
             shards: Vec::new(),
             entries: BTreeMap::new(),
+            packing: packing(dir)?,
         };
         let index = dir.join(INDEX_FILE);
         if dir.join(SINGLE_FILE).is_file() {
@@ -103,29 +114,82 @@ impl SafetensorsDirectory {
         one.dtype != other.dtype || bytes(one) != bytes(other)
     }
 
+    /// A tensor in f32, unpacked if its values are packed.
+    ///
+    /// # Errors
+    /// It is missing, or has another shape or an unsupported type.
     pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LmError> {
-        let Some(entry) = self.entries.get(name) else {
-            return Err(LmError::MissingTensor {
-                file: self.path.clone(),
-                tensor: name.to_owned(),
-            });
-        };
-        let shard = &self.shards[entry.shard];
-        check_shape(&shard.path, name, shape, &entry.shape)?;
+        if let [outputs, inputs] = *shape {
+            let packed = PackedMatrix::new(self, name, [outputs, inputs]);
+            if let Some(values) = packed.values(self.packing)? {
+                return dense(values, shape);
+            }
+        }
+        self.check_shape(name, shape)?;
+        dense(self.floats(name)?.0, shape)
+    }
+
+    pub(super) fn holds(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    pub(super) fn shape(&self, name: &str) -> Result<&[usize], LmError> {
+        Ok(&self.entry(name)?.shape)
+    }
+
+    pub(super) fn check_shape(&self, name: &str, expected: &[usize]) -> Result<(), LmError> {
+        let entry = self.entry(name)?;
+        check_shape(&self.shards[entry.shard].path, name, expected, &entry.shape)
+    }
+
+    /// The bytes of a tensor of any type; there must be `length` if it is given.
+    pub(super) fn bytes(&self, name: &str, length: Option<usize>) -> Result<&[u8], LmError> {
+        let entry = self.entry(name)?;
+        let bytes = &self.shards[entry.shard].bytes[entry.range.clone()];
+        match length.filter(|&length| length != bytes.len()) {
+            Some(length) => {
+                let reason = format!("has {} bytes, where {length} are needed", bytes.len());
+                Err(self.fault(name, &reason))
+            }
+            None => Ok(bytes),
+        }
+    }
+
+    /// The values of a tensor of a floating-point type, and the type.
+    pub(super) fn floats(&self, name: &str) -> Result<(Vec<f32>, FloatType), LmError> {
+        let entry = self.entry(name)?;
         let float = match entry.dtype {
             Dtype::F32 => FloatType::F32,
             Dtype::F16 => FloatType::F16,
             Dtype::BF16 => FloatType::Bf16,
             other => {
                 let reason = format!("type {other:?} is not read, only F32, F16 and BF16");
-                return Err(LmError::InvalidWeightFile {
-                    path: shard.path.clone(),
-                    what: name.to_owned(),
-                    reason,
-                });
+                return Err(self.fault(name, &reason));
             }
         };
-        dense(float.widen(&shard.bytes[entry.range.clone()]), shape)
+        Ok((float.widen(self.bytes(name, None)?), float))
+    }
+
+    /// An error of a tensor, with the file that holds it.
+    pub(super) fn fault(&self, name: &str, reason: &str) -> LmError {
+        let shard = self
+            .entries
+            .get(name)
+            .map(|entry| &self.shards[entry.shard]);
+        LmError::InvalidWeightFile {
+            path: shard.map_or(&self.path, |shard| &shard.path).clone(),
+            what: name.to_owned(),
+            reason: reason.to_owned(),
+        }
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry, LmError> {
+        self.entries
+            .get(name)
+            .ok_or_else(|| LmError::MissingTensor {
+                file: self.path.clone(),
+                tensor: name.to_owned(),
+            })
     }
 
     /// Maps one file and records its tensors; the header was checked for gaps, overlaps and
@@ -182,6 +246,22 @@ impl SafetensorsDirectory {
         }
         Ok(())
     }
+}
+
+/// How the matrices of a directory are packed, from its `config.json` if it has one.
+fn packing(dir: &Path) -> Result<Option<Packing>, LmError> {
+    let path = dir.join(CONFIG_FILE);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let config: PackingConfig = read_json(&path, "model configuration")?;
+    let settings = config.quantization_config.as_ref();
+    let packing = settings.map(Packing::parse).transpose();
+    packing.map_err(|reason| LmError::InvalidConfig {
+        path,
+        field: "quantization_config".to_owned(),
+        reason,
+    })
 }
 
 /// Whether a name stays inside its directory on every system.

@@ -122,8 +122,16 @@ fn configurations_that_are_refused() {
             "partial_rotary_factor",
         ),
         (
-            json!({"quantization_config": {"quant_method": "awq"}}),
-            "quantised with awq",
+            json!({"quantization_config": {"quant_method": "fp8"}}),
+            "quantised with fp8",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": true}}),
+            "quantised with bitsandbytes in 8 bits",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "awq", "version": "gemv"}}),
+            "quantised with awq in the layout gemv",
         ),
         (
             json!({"layer_types": ["sliding_attention"]}),
