@@ -1,7 +1,8 @@
 """One stage of an iteration in PyTorch + transformers + peft, at the shapes of `assay bench`; prints one JSON line.
 
 The configuration of a TRL user without a separate rollout engine: right-padded batches (none needed here, all lengths are equal), each prompt
-repeated for every sample, LoRA on all linear layers, SDPA attention, no gradient checkpointing, f32 on the CPU.
+repeated for every sample, LoRA on all linear layers, SDPA attention, no gradient checkpointing. In bf16 the base is bf16 and
+the adapter f32, as peft makes it.
 Install: pip install torch transformers peft
 """
 import argparse
@@ -29,13 +30,14 @@ parser.add_argument("--new-tokens", type=int, default=150)
 parser.add_argument("--rank", type=int, default=64)
 parser.add_argument("--micro-batch", type=int, default=16)
 parser.add_argument("--repeats", type=int, default=1)
+parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: bfloat16 on a GPU, float32 on the CPU")
 parser.add_argument("--threads", type=int, default=0, help="0: torch's choice")
 args = parser.parse_args()
 
 if args.threads:
     torch.set_num_threads(args.threads)
 device = "cuda" if torch.cuda.is_available() else "cpu"
-dtype = torch.bfloat16 if device == "cuda" else torch.float32
+dtype = getattr(torch, args.dtype or ("bfloat16" if device == "cuda" else "float32"))
 torch.manual_seed(0)
 hidden, inner, layers, heads, kv_heads, vocabulary = SHAPES[args.shape]
 config = Qwen2Config(hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads,
@@ -92,4 +94,5 @@ for _ in range(args.repeats):
         torch.cuda.synchronize()
     seconds.append(time.perf_counter() - started)
 peak = torch.cuda.max_memory_allocated() if device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(json.dumps({"stage": args.stage, "seconds": seconds, "peak_bytes": peak, "torch": torch.__version__, "device": device}))
+print(json.dumps({"stage": args.stage, "seconds": seconds, "peak_bytes": peak, "torch": torch.__version__, "device": device,
+                  "dtype": str(dtype).removeprefix("torch.")}))

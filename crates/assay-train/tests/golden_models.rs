@@ -1,6 +1,7 @@
 //! Compares tiny random models of every family with transformers and peft: logits,
 //! log-probabilities, gradients of the SFT, GRPO and BCE losses and of the implicit head, ten AdamW
-//! steps. The references come from tools/golden/models.py.
+//! steps. The references come from tools/golden/models.py. In bf16, the distance from the f32
+//! references is compared with that of transformers in bf16 (tools/golden/models_bf16.py).
 
 #![allow(clippy::unwrap_used, clippy::panic)] // tests stop where something is not as expected
 
@@ -88,20 +89,36 @@ struct Case {
     base: Arc<Transformer>,
 }
 
-/// f32 on the first GPU if the tests are built for one, else on the CPU.
-fn place() -> Placement {
+/// The distance of transformers in bf16 from itself in f32.
+#[derive(Deserialize)]
+struct Distance {
+    /// Root mean square over log-probabilities.
+    logprobs: f64,
+    /// Root mean square over all gradients of the adapter, relative to theirs.
+    gradients: f64,
+    /// Root mean square over the losses of ten steps.
+    losses: f64,
+}
+
+/// On the first GPU if the tests are built for one, else on the CPU.
+fn place(dtype: Precision) -> Placement {
     let device = match cfg!(feature = "cuda") {
         true => DeviceName::Cuda(0),
         false => DeviceName::Cpu,
     };
-    let dtype = Precision::F32;
     PlacementSettings { device, dtype }.resolve().unwrap()
 }
 
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models")
+}
+
 fn case(name: &str) -> Case {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden/models")
-        .join(name);
+    case_in(name, Precision::F32)
+}
+
+fn case_in(name: &str, dtype: Precision) -> Case {
+    let dir = folder().join(name);
     let golden: Golden =
         serde_json::from_slice(&std::fs::read(dir.join("golden.json")).unwrap()).unwrap();
     let groups = golden.groups.iter().map(|g| Group {
@@ -111,7 +128,7 @@ fn case(name: &str) -> Case {
     let groups = groups.collect();
     let config = ModelConfig::read(&dir.join("model")).unwrap();
     let weights = Weights::open(&dir.join("model")).unwrap();
-    let base = Arc::new(Transformer::load(&config, &weights, &place()).unwrap());
+    let base = Arc::new(Transformer::load(&config, &weights, &place(dtype)).unwrap());
     Case {
         dir,
         golden,
@@ -296,7 +313,7 @@ fn distance_with(name: &str, change: impl Fn(&mut ModelConfig)) -> f32 {
     let mut config = case.config.clone();
     change(&mut config);
     let weights = Weights::open(&case.dir.join("model")).unwrap();
-    let wrong = Transformer::load(&config, &weights, &place()).unwrap();
+    let wrong = Transformer::load(&config, &weights, &place(Precision::F32)).unwrap();
     let batch = PackedBatch::new(&case.groups).unwrap();
     let (found, _) = logprobs_and_entropies(&wrong, None, &batch).unwrap();
     let pairs = found
@@ -451,41 +468,53 @@ fn every_weight_has_torchs_gradient() {
     }
 }
 
+/// Loss and gradient norm of ten steps on the SFT loss, with the learning rates of the reference.
+fn ten_steps(case: &Case, policy: &PolicyModel) -> Vec<Iteration> {
+    let parameters = policy.parameters();
+    let mut optimiser = AdamW::new(&parameters).unwrap();
+    let step = |expected: &Iteration| {
+        let execution = Execution::single_process(100_000);
+        let updated = updated(policy, &case.groups, execution, sft(case.tokens()));
+        let (loss, gradients) = updated.unwrap();
+        let settings = AdamWSettings {
+            lr: expected.lr,
+            beta1: 0.9,
+            beta2: 0.99,
+            eps: 1e-8,
+            weight_decay: 0.1,
+        };
+        let report = optimiser.step(&parameters, &gradients, &settings, 1.0);
+        Iteration {
+            loss,
+            norm: report.unwrap().gradient_norm,
+            lr: expected.lr,
+        }
+    };
+    case.golden.trajectory.iter().map(step).collect()
+}
+
 #[test]
 fn ten_adamw_steps_follow_torch() {
     for name in MODELS {
         let case = case(name);
         let policy = case.policy();
-        let parameters = policy.parameters();
-        let mut optimiser = AdamW::new(&parameters).unwrap();
-        for (index, expected) in case.golden.trajectory.iter().enumerate() {
-            let (loss, gradients) = updated(
-                &policy,
-                &case.groups,
-                Execution::single_process(100_000),
-                sft(case.tokens()),
-            )
-            .unwrap();
-            let settings = AdamWSettings {
-                lr: expected.lr,
-                beta1: 0.9,
-                beta2: 0.99,
-                eps: 1e-8,
-                weight_decay: 0.1,
-            };
-            let report = optimiser
-                .step(&parameters, &gradients, &settings, 1.0)
-                .unwrap();
-            close(loss, expected.loss, 1e-4, &format!("{name} loss {index}"));
+        let steps = ten_steps(&case, &policy);
+        for (index, (own, expected)) in steps.iter().zip(&case.golden.trajectory).enumerate() {
             close(
-                report.gradient_norm,
+                own.loss,
+                expected.loss,
+                1e-4,
+                &format!("{name} loss {index}"),
+            );
+            close(
+                own.norm,
                 expected.norm,
                 1e-3,
                 &format!("{name} norm {index}"),
             );
         }
         let expected = case.reference("adamw_final.safetensors");
-        for (parameter, var) in &parameters {
+        for (parameter, var) in &policy.parameters() {
             close_tensors(
                 var.as_tensor(),
                 &expected[parameter],
@@ -494,6 +523,67 @@ fn ten_adamw_steps_follow_torch() {
             );
         }
     }
+}
+
+fn rms(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) = values.fold((0.0, 0.0), |(sum, count), v| (sum + v * v, count + 1.0));
+    (sum / count).sqrt()
+}
+
+/// The distance of assay in bf16 from transformers in f32.
+fn distance_in_bf16(name: &str) -> Distance {
+    let case = case_in(name, Precision::Bf16);
+    let policy = case.policy();
+    let batch = PackedBatch::new(&case.groups).unwrap();
+    let (logprobs, _) = policy.logprobs_and_entropies(&batch).unwrap();
+    let pairs = logprobs.iter().zip(&case.golden.policy_logprobs);
+    let pairs = pairs.flat_map(|(own, reference)| own.iter().zip(reference));
+    let logprobs = rms(pairs.map(|(a, b)| f64::from(a - b)));
+    let execution = Execution::single_process(100_000);
+    let updated = updated(&policy, &case.groups, execution, sft(case.tokens()));
+    let (_, gradients) = updated.unwrap();
+    let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let reference = case.reference("grad_sft.safetensors");
+    let (mut own, mut expected) = (Vec::new(), Vec::new());
+    for (name, var) in policy.parameters() {
+        own.extend(flat(gradients.get(&var).unwrap()));
+        expected.extend(flat(&reference[&name]));
+    }
+    let difference = own.iter().zip(&expected).map(|(a, b)| f64::from(a - b));
+    let gradients = rms(difference) / rms(expected.iter().map(|&g| f64::from(g)));
+    let steps = ten_steps(&case, &policy);
+    let steps = steps.iter().zip(&case.golden.trajectory);
+    Distance {
+        logprobs,
+        gradients,
+        losses: rms(steps.map(|(own, reference)| own.loss - reference.loss)),
+    }
+}
+
+/// The losses of ten steps of one model depend on a few roundings, so they are compared over all
+/// models.
+#[test]
+fn bf16_is_no_further_than_transformers() {
+    let text = std::fs::read(folder().join("bf16.json")).unwrap();
+    let theirs: HashMap<String, Distance> = serde_json::from_slice(&text).unwrap();
+    let (mut own_losses, mut their_losses) = (Vec::new(), Vec::new());
+    for name in MODELS {
+        let (own, theirs) = (distance_in_bf16(name), &theirs[name]);
+        for (quantity, own, theirs) in [
+            ("log-probabilities", own.logprobs, theirs.logprobs),
+            ("gradients", own.gradients, theirs.gradients),
+        ] {
+            let said = format!("{name}, {quantity}: {own:.2e} against {theirs:.2e}");
+            assert!(own > 0.0 && own <= theirs, "{said}");
+        }
+        own_losses.push(own.losses);
+        their_losses.push(theirs.losses);
+    }
+    let (own, theirs) = (rms(own_losses.into_iter()), rms(their_losses.into_iter()));
+    assert!(
+        own > 0.0 && own <= theirs,
+        "losses: {own:.2e} against {theirs:.2e}"
+    );
 }
 
 /// Softplus of the difference to the mean of the sums of the group's other completions, so the loss
