@@ -22,6 +22,9 @@ const ZERO_STD: f64 = 0.5;
 const SHORTCUT: f64 = 0.5;
 /// Share of its start below which the entropy has collapsed.
 const ENTROPY: f64 = 0.2;
+/// Multiple of its start from which the entropy is rising. Runs that learn stay below 1.1; one that
+/// fell apart reached 1.9 after 17 iterations.
+const ENTROPY_RISE: f64 = 1.5;
 /// Rise of the truncated share.
 const TRUNCATION: f64 = 0.1;
 /// Mean absolute difference of recomputed and sampled log-probabilities, in nats.
@@ -46,6 +49,8 @@ pub enum AlarmKind {
     RewardFollowsFormat,
     /// The policy has become nearly deterministic.
     EntropyCollapse,
+    /// The policy has become much more random.
+    EntropyRising,
     /// A growing share of samples is cut at the token limit.
     TruncationRising,
     /// Sampler and trainer compute different log-probabilities.
@@ -153,13 +158,14 @@ pub fn find_alarms(rows: &[MetricRow]) -> Vec<Alarm> {
 
 impl AlarmKind {
     /// Every alarm.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::DiscriminatorSaturated,
         Self::ZeroStdGroups,
         Self::RewardWithoutAccuracy,
         Self::RewardFollowsLength,
         Self::RewardFollowsFormat,
         Self::EntropyCollapse,
+        Self::EntropyRising,
         Self::TruncationRising,
         Self::SamplingGap,
         Self::Collapsed,
@@ -174,6 +180,7 @@ impl AlarmKind {
             Self::RewardFollowsLength => "reward follows length",
             Self::RewardFollowsFormat => "reward follows format",
             Self::EntropyCollapse => "entropy collapse",
+            Self::EntropyRising => "entropy rising",
             Self::TruncationRising => "truncation rising",
             Self::SamplingGap => "sampler and trainer disagree",
             Self::Collapsed => "policy collapsed",
@@ -184,7 +191,7 @@ impl AlarmKind {
     pub fn advice(self) -> &'static str {
         match self {
             Self::DiscriminatorSaturated => {
-                "lower reward.optimiser.learning_rate or reward.schedule.policy_negatives, or warm-start the policy longer: \
+                "lower optimiser.reward.learning_rate or reward.schedule.policy_negatives, or warm-start the policy longer: \
                  the discriminator sees style, and its reward no longer grades reasoning"
             }
             Self::ZeroStdGroups => {
@@ -201,7 +208,11 @@ impl AlarmKind {
                 "render demonstrations and samples in the same style (prompt.style) and warm-start until the format is learned"
             }
             Self::EntropyCollapse => {
-                "lower policy.optimiser.learning_rate, raise policy.objective.clip_high, or add policy.objective.kl_weight"
+                "lower optimiser.policy.learning_rate, raise policy.objective.clip_high, or add policy.objective.kl_weight"
+            }
+            Self::EntropyRising => {
+                "lower optimiser.policy.learning_rate, raise the number of samples, or add policy.objective.kl_weight: \
+                 the policy unlearns its own text"
             }
             Self::TruncationRising => {
                 "raise sampling.max_completion_tokens, or set policy.objective.mask_truncated; check whether the reward grows with length"
@@ -210,7 +221,7 @@ impl AlarmKind {
                 "expected with a temperature; otherwise sampler and trainer compute differently: check model and adapter"
             }
             Self::Collapsed => {
-                "restart from the best checkpoint with a lower policy.optimiser.learning_rate or a KL term"
+                "restart from the best checkpoint with a lower optimiser.policy.learning_rate or a KL term"
             }
         }
     }
@@ -223,7 +234,7 @@ impl AlarmKind {
             Self::RewardWithoutAccuracy => &[REWARD, ACCURACY],
             Self::RewardFollowsLength => &[LENGTH_CORRELATION],
             Self::RewardFollowsFormat => &[FORMAT_CORRELATION],
-            Self::EntropyCollapse => &[ENTROPY_ESTIMATE],
+            Self::EntropyCollapse | Self::EntropyRising => &[ENTROPY_ESTIMATE],
             Self::TruncationRising => &[TRUNCATED_SHARE],
             Self::SamplingGap => &[GAP_MEAN],
             Self::Collapsed => &[ACCURACY],
@@ -298,6 +309,10 @@ impl AlarmWatch {
                     threshold,
                     holds: value <= threshold,
                 })
+            }
+            AlarmKind::EntropyRising => {
+                let limit = ENTROPY_RISE * self.start(ENTROPY_ESTIMATE)?;
+                above(self.last(ENTROPY_ESTIMATE)?, limit)
             }
             AlarmKind::TruncationRising => {
                 let limit = self.start(TRUNCATED_SHARE)? + TRUNCATION;
@@ -440,6 +455,9 @@ mod tests {
         // (.9 (10-k) + .01 k) / 10 <= .18 from k = 9 (.099)
         let entropy = only(&from_twenty(ENTROPY_ESTIMATE, 0.01));
         assert_eq!(entropy, (AlarmKind::EntropyCollapse, 28.0));
+        // (.9 (10-k) + 2 k) / 10 >= 1.35 from k = 5 (1.45)
+        let entropy = only(&from_twenty(ENTROPY_ESTIMATE, 2.0));
+        assert_eq!(entropy, (AlarmKind::EntropyRising, 24.0));
         // .02 + .1: (.02 (10-k) + .32 k) / 10 >= .12 from k = 4
         let cut = only(&from_twenty(TRUNCATED_SHARE, 0.3201));
         assert_eq!(cut, (AlarmKind::TruncationRising, 23.0));

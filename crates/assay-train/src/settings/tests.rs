@@ -111,3 +111,25 @@ fn nonsense_is_refused_by_key() {
             .contains("policy.advantage.centre")
     );
 }
+
+#[test]
+fn advice_names_settings_that_exist() {
+    let settings = toml::Table::try_from(Settings::default()).unwrap();
+    let exists = |path: &str| {
+        let mut keys = path.split('.');
+        let top = keys.next().and_then(|key| settings.get(key));
+        keys.try_fold(top, |node, key| Some(node?.as_table()?.get(key)))
+            .flatten()
+            .is_some()
+    };
+    let mut named = 0;
+    for alarm in assay_evals::AlarmKind::ALL {
+        for word in alarm.advice().split([' ', ',', ';', ':', '(', ')']) {
+            if word.trim_end_matches('.').contains('.') {
+                assert!(exists(word), "{alarm:?} names {word}");
+                named += 1;
+            }
+        }
+    }
+    assert!(named >= 10, "{named} settings are named");
+}
