@@ -40,10 +40,16 @@ pub fn segment(name: &str) -> String {
 
 impl Summary {
     /// Adds or replaces an entry. An estimate with a number that is not finite is dropped: the file
-    /// holds no NaN.
+    /// holds no NaN. Negative zero becomes zero.
     pub fn insert(&mut self, name: &str, estimate: Estimate) {
         if estimate.is_finite() {
-            self.entries.insert(name.to_owned(), estimate);
+            let unsigned = Estimate {
+                value: estimate.value + 0.0,
+                low: estimate.low + 0.0,
+                high: estimate.high + 0.0,
+                n: estimate.n,
+            };
+            self.entries.insert(name.to_owned(), unsigned);
         }
     }
 
@@ -222,6 +228,16 @@ mod tests {
         );
         summary.insert("seconds", Estimate::exact(12.5));
         summary
+    }
+
+    #[test]
+    fn zero_has_no_sign() {
+        let mut summary = Summary::default();
+        summary.insert("none", Estimate::exact(-0.0));
+        let none = summary.get("none").unwrap();
+        for value in [none.value, none.low, none.high] {
+            assert!(value == 0.0 && value.is_sign_positive());
+        }
     }
 
     #[test]

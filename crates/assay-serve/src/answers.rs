@@ -314,6 +314,10 @@ pub(crate) struct ModelEntry {
     pub(crate) created: u64,
     pub(crate) owned_by: &'static str,
     pub(crate) kind: ModelKind,
+    /// Maximum number of tokens of prompt and completion together, as in vLLM; absent for an
+    /// upstream server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_model_len: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, JsonSchema)]

@@ -19,18 +19,27 @@ const POLICY_OF_CONTENT: &str = "default-src 'none'; script-src 'self'; style-sr
 
 /// `GET /v1/models`.
 pub(crate) async fn models(State(app): State<Arc<App>>) -> Json<ModelList> {
-    let entry = |name: &str, kind: ModelKind| ModelEntry {
+    let entry = |name: &str, kind: ModelKind, max_model_len: Option<usize>| ModelEntry {
         id: name.to_owned(),
         object: "model",
         created: app.started,
         owned_by: "assay",
         kind,
+        max_model_len,
     };
-    let rewards = app.models.rewards.iter();
-    let mut data: Vec<ModelEntry> = rewards.map(|r| entry(&r.name, ModelKind::Reward)).collect();
+    let rewards = app.models.rewards.iter().enumerate();
+    let mut data: Vec<ModelEntry> = rewards
+        .map(|(index, reward)| {
+            let positions = app.models.positions(index);
+            entry(&reward.name, ModelKind::Reward, Some(positions))
+        })
+        .collect();
     match &app.models.generator {
-        Some(Generator::Local(_)) => data.push(entry(POLICY, ModelKind::Policy)),
-        Some(Generator::Upstream(_)) => data.push(entry("upstream", ModelKind::Upstream)),
+        Some(Generator::Local(policy)) => {
+            let positions = policy.model.transformer.config().max_positions;
+            data.push(entry(POLICY, ModelKind::Policy, Some(positions)));
+        }
+        Some(Generator::Upstream(_)) => data.push(entry("upstream", ModelKind::Upstream, None)),
         None => {}
     }
     Json(ModelList {

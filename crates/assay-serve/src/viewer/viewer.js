@@ -40,7 +40,18 @@ const EXAMPLES = [
       "He sprints 3 + 3 = 6 times a week.\nSo he runs 6 * 60 = 360 meters.\n#### 360",
     ],
   },
+  {
+    name: "Clock of seven hours: the task of assay quickstart",
+    question: "start 3 take 6 times 3 times 4 add 4:",
+    answers: [
+      "then 3-6=4\nnow 4*3=5\n5*4=6\n6+4=3\n#### 3",
+      "then 3-6=4\nnow 4*3=5\n5*4=1\n1+4=5\n#### 5",
+    ],
+  },
 ];
+// A model with fewer positions cannot read the other examples.
+const SHORT_EXAMPLE = 3;
+const SHORT_POSITIONS = 400;
 
 const state = { models: [], readings: [], scales: [], question: "", shown: null };
 
@@ -91,6 +102,8 @@ async function loadModels() {
   at("compare").replaceChildren(none, ...state.models.map((name) => make("option", { value: name }, name)));
   at("compare-row").hidden = state.models.length < 2;
   at("upstream-row").hidden = !state.upstream;
+  const isShort = list.some((model) => model.kind === "reward" && model.max_model_len < SHORT_POSITIONS);
+  if (isShort && at("question").value === EXAMPLES[0].question) example(SHORT_EXAMPLE);
   at("tab-sample").disabled = !samples;
   at("tab-sample").title = samples ? "" : "Start the server with --policy or --upstream to sample answers.";
 }
@@ -330,6 +343,7 @@ function otherAnswer(step) {
 // ---- the form
 
 function example(index) {
+  at("examples").value = String(index);
   at("question").value = EXAMPLES[index].question;
   at("answers").value = EXAMPLES[index].answers.join("\n---\n");
 }

@@ -2,7 +2,7 @@
 //! servers.
 
 use crate::http::get;
-use crate::world::{Running, models};
+use crate::world::{POSITIONS, Running, models};
 
 #[test]
 fn the_viewer_allows_only_itself() {
@@ -39,4 +39,11 @@ fn the_viewer_allows_only_itself() {
             assert!(!text.contains(elsewhere), "{path}: {elsewhere}");
         }
     }
+}
+
+#[test]
+fn models_say_how_much_they_read() {
+    let server = Running::default_of(models(None));
+    let listed = get(&server, "/v1/models").json();
+    assert_eq!(listed["data"][0]["max_model_len"], POSITIONS);
 }
