@@ -1,6 +1,7 @@
 //! The command line: names, options and their help.
 
 mod drawing;
+mod editing;
 mod exchange;
 mod judging;
 mod layout;
@@ -16,6 +17,7 @@ use assay_train::settings::PassBudget;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::drawing::DrawArgs;
+pub(crate) use self::editing::EditArgs;
 pub(crate) use self::exchange::*;
 pub(crate) use self::judging::JudgeArgs;
 pub(crate) use self::layout::LayoutArgs;
@@ -51,7 +53,10 @@ pub(crate) enum Command {
     /// Write token rewards of traces from a model that reads each problem's demonstration; trains
     /// nothing.
     Judge(JudgeArgs),
-    /// Choose among the traces of each problem and report the accuracy of the choice.
+    /// Have a language model on a server rewrite steps of demonstrations wrongly: negatives that
+    /// need no digits.
+    Edit(EditArgs),
+    /// Choose among the traces of each problem; report the accuracy of the choice, or write it.
     Select(SelectArgs),
     /// Evaluate traces: pass@k, selection, reward against correctness.
     Eval(EvalArgs),

@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod calibrate;
+pub(crate) mod edit;
 pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod fetch;

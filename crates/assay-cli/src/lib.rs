@@ -49,6 +49,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Search(args) => commands::search::run(&args),
         Command::Score(args) => commands::score::run(&args),
         Command::Judge(args) => commands::judge::run(&args),
+        Command::Edit(args) => commands::edit::run(&args),
         Command::Select(args) => commands::select::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Localise(args) => commands::localise::run(&args),

@@ -115,6 +115,9 @@ pub enum StreamKey {
     /// Misleading versions of a demonstration that a judge reads. Path: problem, or its
     /// [`text_key`].
     Hints,
+    /// Steps of a demonstration that are rewritten, and seeds of the server that does it. Path:
+    /// [`text_key`] of the problem.
+    Edits,
     /// Resamples of a bootstrap. Path: resample; and the index of the draw if there are two.
     Bootstrap,
     /// Texts of a benchmark. Path: empty.
@@ -131,7 +134,7 @@ pub enum StreamKey {
 
 impl StreamKey {
     /// Every purpose.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::DataOrder,
         Self::WrongDemonstrations,
         Self::Rollout,
@@ -145,6 +148,7 @@ impl StreamKey {
         Self::Deduction,
         Self::Branch,
         Self::Hints,
+        Self::Edits,
         Self::Bootstrap,
         Self::BenchTexts,
         Self::BenchSamples,
@@ -185,6 +189,7 @@ impl StreamKey {
             Self::Deduction => 0x6465_6475_6374_696f,  // "deductio"
             Self::Branch => 0xb4,
             Self::Hints => 0x4a,
+            Self::Edits => 0xed,
             Self::Bootstrap => 0xb5,
             Self::BenchTexts => 0xb0,
             Self::BenchSamples => 0xb1,

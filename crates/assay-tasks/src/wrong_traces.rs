@@ -1,9 +1,11 @@
 //! Wrong traces from the user: negatives for training a reward.
 //!
 //! A record names its problem by `id` or by `question` and has the trace as `text`. The file is
-//! JSON lines, a JSON array or parquet. Other columns are ignored. A file of
-//! [labels](crate::labels) can also be read: its wrong traces, each with its first wrong token.
+//! JSON lines, a JSON array or parquet. `wrong_span` may mark the wrong passage in bytes of the text.
+//! Other columns are ignored. A file of [labels](crate::labels) can also be read: its wrong traces,
+//! each with its first wrong token.
 
+use std::ops::Range;
 use std::path::Path;
 
 use serde_json::Value;
@@ -24,6 +26,8 @@ pub struct WrongTrace {
     pub text: String,
     /// The first wrong token, if a person marked it.
     pub first_error: Option<FirstError>,
+    /// The wrong passage in bytes of `text`, if it is known where the error ends.
+    pub wrong_span: Option<Range<usize>>,
 }
 
 /// The wrong traces of a file.
@@ -76,6 +80,7 @@ fn labelled(path: &Path) -> Result<WrongTraces, TasksError> {
             question: Some(trace.question.to_owned()),
             text: trace.text.to_owned(),
             first_error: trace.first_error,
+            wrong_span: None,
         })
         .collect();
     let right = consensus.traces.len() - traces.len();
@@ -93,13 +98,18 @@ fn wrong_trace(columns: &Columns) -> Result<WrongTrace, RecordFault> {
         question: text(columns, "question")?,
         text: text(columns, "text")?.unwrap_or_default(),
         first_error: None,
+        wrong_span: None,
     };
     let missing = if trace.text.trim().is_empty() {
         "text"
     } else if trace.id.is_none() && trace.question.is_none() {
         "id"
     } else {
-        return Ok(trace);
+        let wrong_span = span(columns, &trace.text)?;
+        return Ok(WrongTrace {
+            wrong_span,
+            ..trace
+        });
     };
     let problem = match missing {
         "text" => "is missing or empty: it holds the wrong trace",
@@ -109,6 +119,25 @@ fn wrong_trace(columns: &Columns) -> Result<WrongTrace, RecordFault> {
         column: missing.to_owned(),
         problem: problem.to_owned(),
     })
+}
+
+/// The passage that the column `wrong_span` marks, `{"start","end"}`; `None` if it is missing or null.
+fn span(columns: &Columns, text: &str) -> Result<Option<Range<usize>>, RecordFault> {
+    let marked = match columns.values.get("wrong_span") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(marked) => marked,
+    };
+    let offset = |name| usize::try_from(marked.get(name)?.as_u64()?).ok();
+    let range = offset("start").zip(offset("end"));
+    // `get` is None for a range that is reversed, past the text or inside of a character.
+    let inside = |range: &Range<usize>| text.get(range.clone()).is_some_and(|t| !t.is_empty());
+    match range.map(|(start, end)| start..end).filter(inside) {
+        Some(range) => Ok(Some(range)),
+        None => Err(RecordFault::Column {
+            column: "wrong_span".to_owned(),
+            problem: "is no range {\"start\",\"end\"} of bytes in the text".to_owned(),
+        }),
+    }
 }
 
 /// A column that is a text or a number; `None` if it is missing or null.
@@ -148,15 +177,13 @@ mod tests {
             [
                 WrongTrace {
                     id: Some("7".to_owned()),
-                    question: None,
                     text: "one".to_owned(),
-                    first_error: None,
+                    ..WrongTrace::default()
                 },
                 WrongTrace {
-                    id: None,
                     question: Some("why?".to_owned()),
                     text: "two".to_owned(),
-                    first_error: None,
+                    ..WrongTrace::default()
                 }
             ]
         );
@@ -172,12 +199,30 @@ mod tests {
                 "{\"id\": [], \"text\": \"x\"}",
                 "wrong.jsonl:2: column `id` is a list",
             ),
+            (
+                r#"{"id": "a", "text": "ü", "wrong_span": {"start": 1, "end": 2}}"#,
+                "wrong.jsonl:2: column `wrong_span` is no range",
+            ),
+            (
+                r#"{"id": "a", "text": "ab", "wrong_span": {"start": 1, "end": 3}}"#,
+                "wrong.jsonl:2: column `wrong_span` is no range",
+            ),
+            (
+                r#"{"id": "a", "text": "ab", "wrong_span": "b"}"#,
+                "wrong.jsonl:2: column `wrong_span` is no range",
+            ),
             ("{\"id\": ", "wrong.jsonl:2: not the expected JSON"),
             ("[1]", "wrong.jsonl:2: not the expected JSON"),
         ] {
             let message = read(&format!("{good}{bad}\n")).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
+    }
+
+    #[test]
+    fn a_passage_may_be_marked() {
+        let lines = r#"{"id": "a", "text": "abc", "wrong_span": {"start": 1, "end": 2}}"#;
+        assert_eq!(read(lines).unwrap()[0].wrong_span, Some(1..2));
     }
 
     #[test]

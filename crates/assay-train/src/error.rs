@@ -6,6 +6,7 @@ use assay_critic::{CriticError, FileError};
 use thiserror::Error;
 
 use crate::failed_update::FailedUpdate;
+use crate::remote::RemoteError;
 
 /// An error of this crate.
 #[derive(Debug, Error)]
@@ -115,14 +116,9 @@ pub enum TrainError {
     },
     /// A server that samples for the trainer failed.
     #[error(
-        "rollouts from {url}: {reason}; the last checkpoint is intact: restart the server and continue with --resume"
+        "rollouts from {0}; the last checkpoint is intact: restart the server and continue with --resume"
     )]
-    RolloutServer {
-        /// The address of the request.
-        url: String,
-        /// The cause.
-        reason: String,
-    },
+    RolloutServer(#[from] RemoteError),
     /// A run directory already holds another run.
     #[error("{} holds a run already; continue it with --resume or choose another --out", .path.display())]
     RunExists {

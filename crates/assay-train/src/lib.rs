@@ -27,6 +27,7 @@ pub mod metrics;
 pub mod optimiser;
 pub mod policy;
 pub mod ranks;
+pub mod remote;
 pub mod reward;
 pub mod run;
 pub mod settings;

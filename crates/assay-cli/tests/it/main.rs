@@ -5,6 +5,7 @@
 mod architecture;
 mod artifacts;
 mod commands;
+mod editing;
 mod interop;
 mod labels;
 mod layouts;

@@ -13,6 +13,7 @@ use assay_critic::player::TokenScalars;
 use assay_lm::draw::DrawSettings;
 use assay_lm::packed::Group;
 use assay_lm::sampling::{Completion, SampleRequest, SamplingLimits, sample};
+use assay_tasks::labels::FirstError;
 use assay_tasks::prompts::PromptSettings;
 use assay_tasks::random::{Stream, StreamKey};
 use assay_tasks::wrong_traces::{WrongTrace, WrongTraces, read_wrong_traces};
@@ -317,7 +318,7 @@ impl LeftOut {
     }
 
     /// The first negative token of a wrong trace: the marked one, else the first that differs from
-    /// the demonstration. Counts a trace that has none.
+    /// the demonstration; in a marked passage the later of the two. Counts a trace that has none.
     fn place(&mut self, wrong: &WrongTrace, spans: Places<'_>) -> Option<usize> {
         let Places {
             completion,
@@ -327,15 +328,27 @@ impl LeftOut {
             self.equal += 1;
             return None;
         };
-        let Some(mark) = &wrong.first_error else {
+        let passage = wrong.wrong_span.as_ref().map(|passage| FirstError {
+            start: passage.start,
+            end: passage.end,
+            token: None,
+        });
+        let Some(mark) = wrong.first_error.or(passage) else {
             return Some(diverges_at);
         };
         if !mark.stands_in(&wrong.text, &completion.text) {
             self.moved += 1;
             return None;
         }
-        let from = completion.token_at(&(mark.start..mark.end));
-        if from < diverges_at {
+        let marked = completion.token_at(&(mark.start..mark.end));
+        let (from, end) = match passage {
+            Some(_) => (
+                marked.max(diverges_at),
+                completion.first_after(mark.end, None),
+            ),
+            None => (marked, marked + 1),
+        };
+        if from < diverges_at || from >= end {
             self.shared += 1;
             return None;
         }
@@ -419,7 +432,12 @@ fn align(
         };
         let mut trace = Trace::new(TraceRole::Perturbed, completion);
         trace.spans.corrupted_from = Some(from);
-        trace.spans.diverges_at = diverges_at.filter(|_| wrong.first_error.is_some());
+        if let Some(passage) = &wrong.wrong_span {
+            let until = trace.completion.first_after(passage.end, Some(from));
+            trace.spans.corrupted_until = Some(until);
+        }
+        let is_marked = wrong.first_error.is_some() || wrong.wrong_span.is_some();
+        trace.spans.diverges_at = diverges_at.filter(|_| is_marked);
         aligned[index].push(trace);
     }
     Ok((aligned, left_out))

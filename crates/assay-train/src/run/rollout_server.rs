@@ -8,11 +8,9 @@
 //! server's is logged, and importance weights correct for it (`policy.objective.importance_cap`).
 
 mod answer;
-mod client;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use assay_critic::PolicyModel;
@@ -25,11 +23,11 @@ use assay_tasks::random::Stream;
 use serde_json::{Value, json};
 
 use self::answer::Sampled;
-use self::client::{Client, RetryLimits};
 use super::rollout::{RolloutPlan, add_samples};
 use super::start::save_policy;
 use crate::TrainError;
 use crate::execution::{Execution, infer_all};
+use crate::remote::{Client, RetryLimits, run_jobs};
 use crate::settings::{EngineSettings, Handover, PromptForm};
 use crate::trace::PromptGroup;
 
@@ -98,7 +96,8 @@ impl RolloutServer {
             attempts: *attempts,
         };
         Ok(Some(Self {
-            client: Client::new(url, key_file, retries)?,
+            client: Client::new(url, key_file, retries)
+                .map_err(|source| TrainError::io("reading the key", key_file, source))?,
             model: model.clone(),
             prompts: *prompts,
             handover: *handover,
@@ -145,7 +144,10 @@ impl RolloutServer {
             plan,
         };
         let ask = |job: &Job<'_>| self.ask(job, &form);
-        let sampled = run_jobs(&jobs, self.concurrency, ask, |one| on_token(one.ids.len()))?;
+        let sampled = run_jobs(&jobs, self.concurrency, ask, |one| {
+            on_token(one.ids.len());
+            Ok(())
+        })?;
         let drawn = groups.iter().zip(sampled.chunks(plan.samples));
         let packed: Vec<Group> = drawn
             .map(|(group, own)| Group {
@@ -190,7 +192,7 @@ impl RolloutServer {
         }
         let reason =
             format!("{MAX_UNUSABLE_ANSWERS} answers that cannot be used, the last: {reason}");
-        Err(self.client.error("completions", reason))
+        Err(self.client.error("completions", reason).into())
     }
 
     /// Loads the policy's adapter on the server and returns its name there.
@@ -223,7 +225,7 @@ impl RolloutServer {
 
     fn unload(&self, name: &str) -> Result<Vec<u8>, TrainError> {
         let body = json!({ "lora_name": name });
-        self.client.post("unload_lora_adapter", &body)
+        Ok(self.client.post("unload_lora_adapter", &body)?)
     }
 
     fn adapter(&self, iteration: u64) -> Adapter {
@@ -287,43 +289,4 @@ fn distribution(
         ("repeat_penalty", json!(1.0)),
     ]
     .into_iter()
-}
-
-/// Runs `work` on every job, `concurrency` at a time, and returns the results in the jobs' order.
-/// `done` is called with each result in order of completion.
-///
-/// Returns the first error; jobs that have not begun are skipped.
-fn run_jobs<J: Sync, R: Send>(
-    jobs: &[J],
-    concurrency: usize,
-    work: impl Fn(&J) -> Result<R, TrainError> + Sync,
-    mut done: impl FnMut(&R),
-) -> Result<Vec<R>, TrainError> {
-    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let (sender, results) = mpsc::channel();
-    let mut collected: Vec<Option<R>> = jobs.iter().map(|_| None).collect();
-    std::thread::scope(|scope| {
-        for _ in 0..concurrency.min(jobs.len()) {
-            let (sender, next, failed, work) = (sender.clone(), &next, &failed, &work);
-            scope.spawn(move || {
-                while !failed.load(Ordering::Relaxed) {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(job) = jobs.get(index) else { return };
-                    let result = work(job);
-                    failed.fetch_or(result.is_err(), Ordering::Relaxed);
-                    if sender.send((index, result)).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-        drop(sender);
-        for (index, result) in results {
-            let result = result?;
-            done(&result);
-            collected[index] = Some(result);
-        }
-        Ok::<(), TrainError>(())
-    })?;
-    Ok(collected.into_iter().flatten().collect())
 }

@@ -226,7 +226,7 @@ fn wrong_traces_are_aligned_by_their_prefix() {
         id: id.map(str::to_owned),
         question: question.map(str::to_owned),
         text: text.to_owned(),
-        first_error: None,
+        ..WrongTrace::default()
     };
     let traces = [
         wrong(Some(id), None, &format!("{lines}#### 9")),
@@ -300,4 +300,35 @@ fn labelled_traces_are_negative_from_their_mark() {
         "it leaves the demonstration before the mark"
     );
     assert_eq!(trace.spans.corrupted_until, None, "the rest is negative");
+}
+
+#[test]
+fn a_marked_passage_ends_the_error() {
+    let world = World::new();
+    let groups = world.groups(2);
+    let expert = &groups[1].demonstration().unwrap().completion.text;
+    let (line, rest) = expert.split_once('\n').unwrap();
+    let digit = line.chars().last().unwrap().to_digit(10).unwrap();
+    let wrong_line = format!("{}{}", &line[..line.len() - 1], (digit + 1) % 10);
+    let wrong = |text: String| WrongTrace {
+        question: Some(groups[1].problem.question.clone()),
+        text,
+        wrong_span: Some(0..line.len()),
+        ..WrongTrace::default()
+    };
+    let (same, _) = expert.rsplit_once("#### ").unwrap();
+    let traces = [
+        wrong(format!("{wrong_line}\n{rest}")),
+        wrong(format!("{same}#### 99")),
+    ];
+    let (aligned, left_out) = align(&traces, &groups, &world.encoder(), &world.prompt).unwrap();
+    assert_eq!(left_out.shared, 1, "the second one is right in its passage");
+    let [trace]: [Trace; 1] = aligned.concat().try_into().unwrap();
+    let offsets = |token: Option<usize>| trace.completion.offsets[token.unwrap()];
+    // The passage begins with the demonstration's own tokens.
+    assert_eq!(
+        offsets(trace.spans.corrupted_from),
+        (line.len() - 1, line.len())
+    );
+    assert_eq!(offsets(trace.spans.corrupted_until).0, line.len());
 }

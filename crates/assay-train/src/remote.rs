@@ -1,11 +1,13 @@
-//! Requests to a rollout server: which failures are retried, and the error after the last try.
+//! Requests to a server that speaks OpenAI's protocol: which failures are retried, the error after
+//! the last try, and several requests at a time.
 
+use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use serde_json::Value;
-
-use crate::TrainError;
 
 /// Maximum size of a response in bytes.
 const MAX_ANSWER_BYTES: u64 = 64 << 20;
@@ -16,15 +18,25 @@ const MAX_MESSAGE_CHARS: usize = 300;
 
 /// Timeout and number of attempts of a request.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct RetryLimits {
+pub struct RetryLimits {
     /// Time after which an attempt counts as failed.
-    pub(super) timeout: Duration,
+    pub timeout: Duration,
     /// Maximum number of attempts of a request that may succeed later.
-    pub(super) attempts: usize,
+    pub attempts: usize,
+}
+
+/// A request that failed for good.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{url}: {reason}")]
+pub struct RemoteError {
+    /// The address of the request.
+    pub url: String,
+    /// The cause.
+    pub reason: String,
 }
 
 /// A server by its address.
-pub(super) struct Client {
+pub struct Client {
     agent: ureq::Agent,
     url: String,
     key: Option<String>,
@@ -44,18 +56,12 @@ impl Client {
     /// unless that is empty.
     ///
     /// # Errors
-    /// Names the key file that cannot be read.
-    pub(super) fn new(
-        url: &str,
-        key_file: &Path,
-        retries: RetryLimits,
-    ) -> Result<Self, TrainError> {
+    /// The key file cannot be read.
+    pub fn new(url: &str, key_file: &Path, retries: RetryLimits) -> io::Result<Self> {
         let key = match key_file.as_os_str().is_empty() {
             true => None,
             false => {
-                let read = std::fs::read_to_string(key_file);
-                let key =
-                    read.map_err(|source| TrainError::io("reading the key", key_file, source))?;
+                let key = std::fs::read_to_string(key_file)?;
                 Some(key.trim().to_owned())
             }
         };
@@ -77,8 +83,8 @@ impl Client {
     /// Posts a request, with retries, and returns the body of the successful response.
     ///
     /// # Errors
-    /// [`TrainError::RolloutServer`] names the address and the error of the last attempt.
-    pub(super) fn post(&self, endpoint: &str, body: &Value) -> Result<Vec<u8>, TrainError> {
+    /// [`RemoteError`] names the address and the error of the last attempt.
+    pub fn post(&self, endpoint: &str, body: &Value) -> Result<Vec<u8>, RemoteError> {
         let mut pause = Duration::from_millis(500);
         let mut tries = 1;
         loop {
@@ -97,8 +103,8 @@ impl Client {
     }
 
     /// An error of this server.
-    pub(super) fn error(&self, endpoint: &str, reason: String) -> TrainError {
-        TrainError::RolloutServer {
+    pub fn error(&self, endpoint: &str, reason: String) -> RemoteError {
+        RemoteError {
             url: format!("{}/{endpoint}", self.url),
             reason,
         }
@@ -137,4 +143,44 @@ impl Client {
             _ => Err(Failure::Final(reason)),
         }
     }
+}
+
+/// Runs `work` on every job, `concurrency` at a time, and returns the results in the jobs' order.
+/// `done` is called with each result in order of completion.
+///
+/// # Errors
+/// The first error of `work` or `done`; jobs that have not begun are skipped.
+pub fn run_jobs<J: Sync, R: Send, E: Send>(
+    jobs: &[J],
+    concurrency: usize,
+    work: impl Fn(&J) -> Result<R, E> + Sync,
+    mut done: impl FnMut(&R) -> Result<(), E>,
+) -> Result<Vec<R>, E> {
+    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let (sender, results) = mpsc::channel();
+    let mut collected: Vec<Option<R>> = jobs.iter().map(|_| None).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..concurrency.min(jobs.len()) {
+            let (sender, next, failed, work) = (sender.clone(), &next, &failed, &work);
+            scope.spawn(move || {
+                while !failed.load(Ordering::Relaxed) {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(job) = jobs.get(index) else { return };
+                    let result = work(job);
+                    failed.fetch_or(result.is_err(), Ordering::Relaxed);
+                    if sender.send((index, result)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        for (index, result) in results {
+            let result = result.and_then(|result| done(&result).map(|()| result));
+            let result = result.inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
+            collected[index] = Some(result);
+        }
+        Ok(())
+    })?;
+    Ok(collected.into_iter().flatten().collect())
 }
