@@ -41,6 +41,9 @@ pub enum TraceScore {
     LogprobMean,
     /// Number of completion tokens, or of bytes if the trace has no tokens.
     Length,
+    /// `sum |r_t| r_t / sum |r_t|` of the rewards that `assay judge` gave the trace. It is read from
+    /// the trace's `scores`, so it stays when another reward scores the trace.
+    Judge,
 }
 
 /// The constants of the trace scores.
@@ -67,7 +70,7 @@ impl Default for ScoreSettings {
 
 impl TraceScore {
     /// Every score, in the order of [`TraceScore::NAMES`].
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Mean,
         Self::Last,
         Self::Min,
@@ -79,6 +82,7 @@ impl TraceScore {
         Self::LogprobSum,
         Self::LogprobMean,
         Self::Length,
+        Self::Judge,
     ];
 
     /// The scores computed from token rewards.
@@ -94,7 +98,7 @@ impl TraceScore {
     ];
 
     /// Names, as in `traces.jsonl` and on the command line.
-    pub const NAMES: [&'static str; 11] = [
+    pub const NAMES: [&'static str; 12] = [
         "mean",
         "last",
         "min",
@@ -106,6 +110,7 @@ impl TraceScore {
         "logprob_sum",
         "logprob_mean",
         "length",
+        "judge",
     ];
 
     /// The score's name.
@@ -149,7 +154,11 @@ impl TraceScore {
             Self::SoftMin => Some(soft_min(rewards, settings.soft_min_temperature)),
             Self::TailK => Some(mean(&rewards[n - settings.tail.clamp(1, n)..])),
             Self::Discounted => Some(discounted_mean(rewards, settings.discount)),
-            Self::AnswerWindow | Self::LogprobSum | Self::LogprobMean | Self::Length => None,
+            Self::AnswerWindow
+            | Self::LogprobSum
+            | Self::LogprobMean
+            | Self::Length
+            | Self::Judge => None,
         }
     }
 }

@@ -44,6 +44,11 @@ pub(crate) struct SelectArgs {
     /// constants.
     #[arg(long, conflicts_with = "score")]
     pub(crate) calibration: Option<PathBuf>,
+    /// Write the selector's choice of each problem to this file instead of measuring accuracy. The
+    /// traces need no known correctness. Those cut at the token limit are left out, so that the
+    /// file can be used as demonstrations.
+    #[arg(long, requires = "selector")]
+    pub(crate) out: Option<PathBuf>,
     /// Print JSON instead of a table.
     #[arg(long)]
     pub(crate) json: bool,

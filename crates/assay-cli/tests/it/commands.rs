@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use assay_lm::LanguageModel;
 use assay_tasks::arithmetic::{ArithmeticSettings, Split, generate};
 use assay_tasks::problem::Problem;
-use assay_tasks::trace::ScoredTrace;
+use assay_tasks::trace::{FinishReason, ScoredTrace};
 use assay_tasks::trace_io::{read_traces, write_traces};
 use assay_testkit::{tiny_model, wave_reward};
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ const POSITIONS: usize = 160;
 /// A directory with `model`, `reward` and `problems.jsonl`.
 pub(super) struct World {
     dir: TempDir,
-    problems: Vec<Problem>,
+    pub(super) problems: Vec<Problem>,
 }
 
 pub(crate) fn tiny(extra: &[&str]) -> LanguageModel {
@@ -193,6 +193,39 @@ fn sample_score_select_eval_report() {
     );
     let page = fs::read_to_string(world.path("report.html")).unwrap();
     assert!(page.starts_with("<!doctype html>") && page.contains("select.oracle.at_4"));
+}
+
+#[test]
+fn select_writes_complete_chosen_traces() {
+    let world = World::new();
+    let trace = |id: &str, judge: f32, finish: FinishReason| ScoredTrace {
+        id: id.to_owned(),
+        question: format!("{id}?"),
+        generator: "g".to_owned(),
+        text: format!("{id} {judge}"),
+        scores: [("judge".to_owned(), judge)].into(),
+        finish_reason: Some(finish),
+        ..ScoredTrace::default()
+    };
+    let traces = [
+        trace("p", 0.25, FinishReason::Stop),
+        trace("q", 0.75, FinishReason::Length),
+        trace("p", 1.0, FinishReason::Length),
+        trace("p", 0.5, FinishReason::Stop),
+    ];
+    write_traces(&world.path("judged.jsonl"), &traces).unwrap();
+    let choose = "select --traces judged.jsonl --selector best_of_n";
+    let counts = world.json(&format!("{choose} --score judge --out chosen.jsonl --json"));
+    let expected = json!({ "chosen": 1, "problems_without": 1, "known": 0, "right": 0 });
+    assert_eq!(counts, expected);
+    assert_eq!(
+        read_traces(&world.path("chosen.jsonl")).unwrap(),
+        [traces[3].clone()]
+    );
+    let said = world.refused(&format!("{choose} --out other.jsonl"));
+    assert!(said.contains("lacks the values") && !world.path("other.jsonl").exists());
+    let said = world.refused(&format!("{choose} --score judge --out judged.jsonl"));
+    assert!(said.contains("would overwrite the input"), "{said}");
 }
 
 #[test]
