@@ -3,9 +3,9 @@
 //!
 //! | `quant_method` | weight | packed as |
 //! |---|---|---|
-//! | `bitsandbytes` (NF4, FP4) | map[q] absmax[block] | two 4-bit values per byte, high bits first, row after row |
-//! | `gptq` (2, 4 or 8 bits) | scale[g, o] (q - zero[g, o]), g = g_idx[i] | along the inputs, low bits first |
-//! | `awq` (4 bits, `gemm`) | scale[g, o] (q - zero[g, o]), g = i / group | along the outputs, in the order 0 2 4 6 1 3 5 7 |
+//! | `bitsandbytes` (NF4, FP4) | `map[q] absmax[block]` | two 4-bit values per byte, high bits first, row after row |
+//! | `gptq` (2, 4 or 8 bits) | `scale[g, o] (q - zero[g, o])`, `g = g_idx[i]` | along the inputs, low bits first |
+//! | `awq` (4 bits, `gemm`) | `scale[g, o] (q - zero[g, o])`, `g = i / group` | along the outputs, in the order 0 2 4 6 1 3 5 7 |
 //!
 //! Values are rounded to the type of the scales, or to the type that bitsandbytes names, as the
 //! programs that wrote the files do. `tools/golden/packed_weights.py` makes the references.
