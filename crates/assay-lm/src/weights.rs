@@ -151,6 +151,15 @@ impl FloatType {
         }
     }
 
+    /// The nearest value of this type.
+    pub(crate) fn round(self, value: f32) -> f32 {
+        match self {
+            Self::F32 => value,
+            Self::F16 => f16::from_f32(value).to_f32(),
+            Self::Bf16 => bf16::from_f32(value).to_f32(),
+        }
+    }
+
     /// Converts little-endian bytes to f32.
     pub(crate) fn widen(self, bytes: &[u8]) -> Vec<f32> {
         match self {

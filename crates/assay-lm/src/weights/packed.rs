@@ -10,7 +10,6 @@
 //! Values are rounded to the type of the scales, or to the type that bitsandbytes names, as the
 //! programs that wrote the files do. `tools/golden/packed_weights.py` makes the references.
 
-use half::{bf16, f16};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -95,24 +94,6 @@ struct QuantState {
     nested_offset: f32,
 }
 
-/// The type that values are rounded to.
-#[derive(Clone, Copy)]
-enum Rounding {
-    F32,
-    F16,
-    Bf16,
-}
-
-impl Rounding {
-    fn round(self, value: f32) -> f32 {
-        match self {
-            Self::F32 => value,
-            Self::F16 => f16::from_f32(value).to_f32(),
-            Self::Bf16 => bf16::from_f32(value).to_f32(),
-        }
-    }
-}
-
 /// Words of packed values, row after row.
 struct Words<'d> {
     bytes: &'d [u8],
@@ -194,9 +175,9 @@ impl<'d> PackedMatrix<'d> {
             return Err(self.directory.fault(state_name, &reason));
         }
         let rounding = match state.dtype.as_str() {
-            "float32" => Rounding::F32,
-            "float16" => Rounding::F16,
-            "bfloat16" => Rounding::Bf16,
+            "float32" => FloatType::F32,
+            "float16" => FloatType::F16,
+            "bfloat16" => FloatType::Bf16,
             _ => return Err(self.directory.fault(state_name, "names an unknown type")),
         };
         if state.blocksize == 0 {
@@ -326,16 +307,10 @@ impl<'d> PackedMatrix<'d> {
         })
     }
 
-    fn scales(&self, groups: usize) -> Result<(Vec<f32>, Rounding), LmError> {
+    fn scales(&self, groups: usize) -> Result<(Vec<f32>, FloatType), LmError> {
         let name = self.part("scales");
         self.directory.check_shape(&name, &[groups, self.outputs])?;
-        let (values, float) = self.directory.floats(&name)?;
-        let rounding = match float {
-            FloatType::F32 => Rounding::F32,
-            FloatType::F16 => Rounding::F16,
-            FloatType::Bf16 => Rounding::Bf16,
-        };
-        Ok((values, rounding))
+        self.directory.floats(&name)
     }
 
     /// A part with `count` floating-point values.

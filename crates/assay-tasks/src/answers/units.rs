@@ -391,7 +391,8 @@ fn is_attachable(after: &str) -> bool {
 }
 
 /// Words with a meaning in one place only: an ordinal's end directly after the number, a per cent
-/// mark before `of` or at the end, a power as a word of its own. In another place they are not the name of a unit.
+/// mark before `of` or at the end, a power as a word of its own. In another place they are not the
+/// name of a unit.
 const PLACED: [&str; 10] = [
     "st", "nd", "rd", "th", "percent", "pct", "square", "sq", "cubic", "cu",
 ];
